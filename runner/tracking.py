@@ -1,0 +1,89 @@
+"""Metric names, the record of one reporting interval, and where records can go.
+
+Records come in from `runner.<backend>.train` once per `write_interval`; sinks carry them on: a TensorBoard
+folder here, the launcher's ledger through a callback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+RETURN_MEAN = "Reward / Total reward (mean)"
+RETURN_MAX = "Reward / Total reward (max)"
+RETURN_MIN = "Reward / Total reward (min)"
+LENGTH_MEAN = "Episode / Total timesteps (mean)"
+LENGTH_MAX = "Episode / Total timesteps (max)"
+LENGTH_MIN = "Episode / Total timesteps (min)"
+REWARD_MEAN = "Reward / Instantaneous reward (mean)"
+REWARD_MAX = "Reward / Instantaneous reward (max)"
+REWARD_MIN = "Reward / Instantaneous reward (min)"
+POLICY_LOSS = "Loss / Policy loss"
+VALUE_LOSS = "Loss / Value loss"
+ENTROPY_LOSS = "Loss / Entropy loss"
+STANDARD_DEVIATION = "Policy / Standard deviation"
+LEARNING_RATE = "Learning / Learning rate"
+APPROXIMATE_KL = "Learning / Approximate KL"
+CLIP_FRACTION = "Learning / Clip fraction"
+EXPLAINED_VARIANCE = "Learning / Explained variance"
+GRADIENT_NORM = "Learning / Gradient norm"
+STEPS_PER_SECOND = "Stats / Env steps per second"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one trial reports for one interval.
+
+    Attributes:
+        index: 0, 1, 2, … without gaps for the life of a trial.
+        timestep: steps of every environment of the trial so far.
+        env_steps: timestep × num_envs, the x axis of every curve.
+        seconds: wall-clock seconds this trial's pack has trained so far, start-up and compilation excluded.
+        values: metric tag → number; may be NaN or infinite.
+    """
+
+    index: int
+    timestep: int
+    env_steps: int
+    seconds: float
+    values: Mapping[str, float]
+
+
+class TensorBoard:
+    """Writes records of one trial to one TensorBoard folder: one event per record, env steps on the x axis."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open an event file in `directory`, creating the folder.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(directory))
+
+    def write(self, env_steps: int, values: Mapping[str, float], wall_time: float) -> None:
+        """Append one event with every value of `values` at x = `env_steps`; `wall_time` is Unix seconds."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._writer.add_event(Event(wall_time=wall_time, step=env_steps, summary=summary))
+
+    def restart(self, env_steps: int, wall_time: float) -> None:
+        """Tell readers to drop what they hold from `env_steps` on: the trial was rewound."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self._writer.add_event(
+            Event(wall_time=wall_time, step=env_steps, session_log=SessionLog(status=SessionLog.START))
+        )
+
+    def flush(self) -> None:
+        """Force what was written to disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close; the object is unusable afterwards."""
+        self._writer.close()
