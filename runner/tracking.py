@@ -50,6 +50,23 @@ class Record:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a pack in training has to say.
+
+    Attributes:
+        records: per member; None for a member that has nothing to report.
+        checkpoint: a checkpoint of every member is due.
+        best: members whose score is better than ever before.
+        diverged: members whose numbers stopped being finite since the last report; they train no further.
+    """
+
+    records: list[Record | None]
+    checkpoint: bool
+    best: list[int]
+    diverged: list[int]
+
+
 class TensorBoard:
     """Writes records of one trial to one TensorBoard folder: one event per record, env steps on the x axis."""
 

@@ -1,0 +1,352 @@
+"""The Runner that both backends share: skrl's contract over one pack.
+
+A Runner is built from an environment and a configuration, and writes nothing until `run("train")`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from runner import checkpoint
+from runner.checkpoint import MemberState
+from runner.config import Config, resolve
+from runner.config.load import read_yaml
+from runner.config.schema import too_many_mini_batches
+from runner.envs.base import VectorEnv, environment_seeds, wrap_env
+from runner.errors import UserError
+from runner.evaluate import Episode, play
+from runner.pack import Pack
+from runner.parameters import Network
+from runner.spaces import ActionSpace
+from runner.tracking import Report, TensorBoard
+
+log = logging.getLogger(__name__)
+
+EVALUATION_RESET = 2**31
+"""The `timestep of the reset` of evaluation environments: none that training reaches."""
+
+
+class Learning(Protocol):
+    """What a backend implements: P members in training. See `runner.torch.train.Learning`."""
+
+    pack: Pack
+    network: Network
+    updates: int
+    alive: list[bool]
+
+    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+        """Initialise every member from its own seed."""
+
+    @property
+    def timestep(self) -> int:
+        """Steps of every environment so far."""
+
+    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
+        """Actions for the environment."""
+
+    def train(self, env: VectorEnv) -> Iterator[Report]:
+        """Train from where it stands to the configured length."""
+
+    def states(self) -> list[MemberState]:
+        """Every member as it is now."""
+
+    def restore(self, states: Sequence[MemberState]) -> None:
+        """Continue from states of equal progress."""
+
+
+class Agent:
+    """The policies of a runner: act, save, load.
+
+    Attributes:
+        experiment_dir: where `run("train")` writes; made only then.
+    """
+
+    def __init__(self, learning: Learning, env: VectorEnv, experiment_dir: Path) -> None:
+        self._learning = learning
+        self._env = env
+        self._draws = 0
+        self.experiment_dir = experiment_dir
+
+    def act(self, observations: Any, deterministic: bool = False) -> Any:
+        """Actions for a batch of observations.
+
+        Args:
+            observations: `[N, …]` as the environment gives them, flattened or not, numpy or a tensor; any N.
+            deterministic: the most probable action instead of a sample.
+
+        Returns:
+            `[N, …]` actions as the environment takes them; a tensor if observations were one.
+
+        Raises:
+            UserError: observations that do not fit the environment's space, or a runner of several members.
+        """
+        if self._learning.pack.size != 1:
+            raise UserError(
+                f"agent.act: this runner trains {self._learning.pack.size} members; act with a runner of one seed"
+            )
+        tensor = type(observations).__module__.partition(".")[0] == "torch"
+        rows = observations.detach().cpu().numpy() if tensor else observations
+        first: Any = rows
+        while isinstance(first, Mapping):
+            first = next(iter(first.values()))
+        count = np.shape(first)[0] if np.ndim(first) else 0
+        try:
+            flat = self._env.flatten(rows, count)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"agent.act: observations do not fit [N, {self._env.observation_size}] "
+                f"({self._env.observation_space}): {error}"
+            ) from None
+        self._draws += 1
+        actions = self._learning.choose(flat, deterministic, self._draws)
+        return observations.new_tensor(actions) if tensor else actions
+
+    def save(self, path: str | Path, member: int = 0) -> None:
+        """Write one member's checkpoint, whole or not at all.
+
+        Raises:
+            UserError: no such member, or the file cannot be written.
+        """
+        states = self._learning.states()
+        if not 0 <= member < len(states):
+            raise UserError(f"agent.save: no member {member}; allowed: 0 to {len(states) - 1}")
+        data = checkpoint.to_bytes(states[member], self._learning.network, self._learning.pack.configs[member])
+        try:
+            checkpoint.write_file(path, data)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def load(self, path: str | Path | Sequence[str | Path]) -> None:
+        """Continue from, or act with, a checkpoint: one file, or one per member.
+
+        Raises:
+            UserError: missing, corrupted, foreign, of another network, or of unequal progress.
+        """
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        if len(paths) != self._learning.pack.size:
+            raise UserError(
+                f"agent.load: {len(paths)} checkpoints for {self._learning.pack.size} members; give one per member"
+            )
+        self.restore([checkpoint.from_bytes(checkpoint.read_file(p), self._learning.network, str(p)) for p in paths])
+
+    def restore(self, states: Sequence[MemberState]) -> None:
+        """Continue from states that are already in memory.
+
+        Raises:
+            UserError: of unequal progress, or with other statistics than the configuration asks for.
+        """
+        if len({state.counters.update for state in states}) != 1:
+            raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
+        agent = self._learning.pack.static.agent
+        for state in states:
+            for name, moments in (
+                ("observation_preprocessor", state.observation_statistics),
+                ("value_preprocessor", state.value_statistics),
+            ):
+                wanted = getattr(agent, name)
+                if (moments is None) != (wanted is None):
+                    has = "has no statistics" if moments is None else "carries statistics"
+                    raise UserError(f"agent.load: agent.{name} is {wanted!r}, but the checkpoint {has} for it")
+        self._learning.restore(states)
+
+
+class Runner:
+    """Trains and evaluates PPO on one environment, for one seed or a pack of seeds.
+
+    Attributes:
+        agent: the policies.
+        cfg: the resolved configuration, as plain data.
+        config: the same, typed.
+    """
+
+    learning: ClassVar[type[Learning]]
+
+    def __init__(
+        self,
+        env: Any,
+        cfg: Mapping[str, Any] | Config,
+        seeds: Sequence[int] | None = None,
+        *,
+        threads: int | None = None,
+        configs: Sequence[Config] | None = None,
+    ) -> None:
+        """Build everything that needs no environment step.
+
+        Args:
+            env: anything that `wrap_env` takes, N environments. An EnvPool pool is rebuilt from its specification with
+                the seeds that follow from the configuration's.
+            cfg: a configuration, as `load_cfg_from_yaml` returns it or in canonical form.
+            seeds: train one member per seed as one batched program; default the configuration's own seed.
+            threads: EnvPool threads; default the cores this process may use.
+            configs: one configuration per member, instead of `seeds`, where members differ in Hyper numbers.
+
+        Raises:
+            UserError: configuration and environment do not fit, or a pack over an environment that cannot be rebuilt.
+        """
+        self.env = wrap_env(env)
+        config = cfg if isinstance(cfg, Config) else resolve(cfg)[0]
+        config = self._with_environment(config)
+        if configs is not None:
+            members = [self._with_environment(c) for c in configs]
+        else:
+            chosen = [config.seed if config.seed is not None else _fresh_seed()] if seeds is None else list(seeds)
+            members = [config.model_copy(update={"seed": int(seed)}) for seed in chosen]
+        if not members or any((c.seed or 0) < 0 for c in members):
+            raise UserError(f"seeds: found {seeds!r}; allowed: one or more numbers, each 0 or greater")
+        pack = Pack.of(members)
+        self.config = members[0]
+        self.cfg = self.config.dump()
+        policy = config.models.policy
+        self.env.actions.check_policy(policy.cls, policy.clip_actions)
+        if pack.size > 1:
+            _refuse_fixed(self.env, pack.size)
+        self._threads = threads
+        self._learning = self.learning(pack, self.env.observation_size, self.env.actions)
+        self.agent = Agent(self._learning, self.env, _experiment_directory(config))
+
+    @staticmethod
+    def load_cfg_from_yaml(path: str | Path) -> dict[str, Any]:
+        """Read a YAML file, as skrl does: an error is logged and gives `{}`."""
+        try:
+            return read_yaml(path)[0]
+        except UserError as error:
+            log.error("%s", error)
+            return {}
+
+    def run(self, mode: str = "train") -> list[Episode] | None:
+        """Train to the configured length, or evaluate.
+
+        Returns:
+            For "eval" one episode per environment, also logged; nothing is written.
+
+        Raises:
+            ValueError: another mode.
+            UserError: the experiment directory cannot be written.
+        """
+        if mode == "train":
+            self._train()
+            return None
+        if mode == "eval":
+            return self.evaluate()
+        raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
+
+    def reports(self) -> Iterator[Report]:
+        """Train, yielding what is due; for callers that keep records and checkpoints themselves."""
+        yield from self._learning.train(self._seeded(self._learning.timestep))
+
+    def evaluate(self, deterministic: bool | None = None) -> list[Episode]:
+        """Play one whole episode in every environment.
+
+        Args:
+            deterministic: default the opposite of `trainer.stochastic_evaluation`.
+        """
+        if deterministic is None:
+            deterministic = not self.config.trainer.stochastic_evaluation
+        members = self._learning.pack.size
+        choose = self._learning.choose
+        episodes = play(self._seeded(EVALUATION_RESET), lambda o, t: choose(o, bool(deterministic), t), members)
+        for member in range(members):
+            returns = np.array([e.ret for e in episodes if e.member == member])
+            print(
+                f"seed {self._learning.pack.seeds[member]}: {len(returns)} episodes, "
+                f"return {returns.mean():.2f} ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
+            )
+        return episodes
+
+    def states(self) -> list[MemberState]:
+        """Every member's state, in order."""
+        return self._learning.states()
+
+    def checkpoint(self, member: int, state: MemberState) -> bytes:
+        """One member's state as the bytes of a checkpoint file."""
+        return checkpoint.to_bytes(state, self._learning.network, self._learning.pack.configs[member])
+
+    def restore(self, data: Sequence[bytes]) -> None:
+        """Continue from checkpoints, one per member.
+
+        Raises:
+            UserError: see `Agent.load`.
+        """
+        self.agent.restore([checkpoint.from_bytes(d, self._learning.network) for d in data])
+
+    def _seeded(self, timestep: int) -> VectorEnv:
+        """The environments of all members, reset at `timestep`."""
+        envs = self.config.env.num_envs or 0
+        seeds = [s for seed in self._learning.pack.seeds for s in environment_seeds(seed, envs, timestep)]
+        return self.env.seeded(seeds, self._threads)
+
+    def _with_environment(self, config: Config) -> Config:
+        """The configuration with the environment's number of environments, which must not contradict it."""
+        if config.env.num_envs not in (None, self.env.num_envs):
+            raise UserError(
+                f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {self.env.num_envs}"
+            )
+        rows = config.agent.rollouts * self.env.num_envs
+        if config.agent.mini_batches > rows:
+            raise UserError(too_many_mini_batches(config.agent.mini_batches, config.agent.rollouts, self.env.num_envs))
+        return config.model_copy(update={"env": config.env.model_copy(update={"num_envs": self.env.num_envs})})
+
+    def _train(self) -> None:
+        """Train with skrl's files: event files in the experiment directory, checkpoints below it."""
+        directory = self.agent.experiment_dir
+        folders = _member_folders(directory, self._learning.pack.seeds)
+        try:
+            boards = [TensorBoard(folder) for folder in folders]
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
+        keeps = self.config.interval("checkpoint_interval") > 0
+        try:
+            for report in self.reports():
+                for board, record in zip(boards, report.records, strict=True):
+                    if record is not None:
+                        board.write(record.env_steps, record.values, time.time())
+                if keeps and (report.checkpoint or report.best):
+                    self._save(folders, report)
+                for member in report.diverged:
+                    log.error("seed %s diverged: a number is not finite", self._learning.pack.seeds[member])
+        finally:
+            for board in boards:
+                board.close()
+
+    def _save(self, folders: Sequence[Path], report: Report) -> None:
+        for member, (folder, state) in enumerate(zip(folders, self.states(), strict=True)):
+            data = self.checkpoint(member, state)
+            checkpoints = folder / "checkpoints"
+            if report.checkpoint:
+                checkpoint.write_file(checkpoints / f"agent_{self._learning.timestep}.safetensors", data)
+            if member in report.best:
+                checkpoint.write_file(checkpoints / "best_agent.safetensors", data)
+
+
+def _refuse_fixed(env: VectorEnv, members: int) -> None:
+    """A pack needs an environment that can be rebuilt larger."""
+    from runner.envs.gymnasium import GymnasiumVector
+
+    if isinstance(env, GymnasiumVector):
+        raise UserError(
+            f"seeds: a pack of {members} members needs an EnvPool environment, which can be rebuilt with members x "
+            f"num_envs environments; {type(env.env).__name__} cannot"
+        )
+
+
+def _fresh_seed() -> int:
+    """A seed for `seed: null`, from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _experiment_directory(config: Config) -> Path:
+    """skrl's layout: directory (default `runs`) / experiment name (default the time)."""
+    experiment = config.agent.experiment
+    name = experiment.experiment_name or f"{datetime.now():%y-%m-%d_%H-%M-%S-%f}_{config.agent.cls}"
+    return Path(experiment.directory or "runs").absolute() / name
+
+
+def _member_folders(directory: Path, seeds: Sequence[int]) -> list[Path]:
+    return [directory] if len(seeds) == 1 else [directory / f"seed_{seed}" for seed in seeds]

@@ -1,0 +1,151 @@
+"""YAML text → plain data plus the line of every key. Nothing in the text is executed or trusted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.errors import UserError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 20_000
+"""Nodes after anchors are expanded: a configuration has hundreds, an anchor bomb billions."""
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration came from: the name to print and the line of each key path."""
+
+    name: str
+    lines: dict[Key, int] = field(default_factory=dict)
+
+    def where(self, key: Key) -> str:
+        """`cfg.yaml:12: agent.learning_rate` for a key path, or the nearest parent that has a line."""
+        for end in range(len(key), 0, -1):
+            if key[:end] in self.lines:
+                return f"{self.name}:{self.lines[key[:end]]}: {dotted(key)}"
+        return f"{self.name}: {dotted(key)}"
+
+
+def dotted(key: Key) -> str:
+    """`('models', 'policy', 0)` → `models.policy.0`."""
+    return ".".join(str(part) for part in key) or "(top level)"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 3e-4 and 1e6 as numbers, as people (and YAML 1.2) do."""
+
+
+# A copy, not the class attribute that every SafeLoader of the process shares.
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_scalar(text: str) -> Any:
+    """Parse one value as it would be read from a YAML file; for `a.b=value` on the command line.
+
+    Raises:
+        UserError: the text is not valid YAML.
+    """
+    return parse(text, "command line")[0]
+
+
+def parse(text: str, name: str) -> tuple[Any, Source]:
+    """Parse YAML text into dicts, lists and scalars.
+
+    Raises:
+        UserError: not YAML, several documents, a tag that would build an object, a repeated key, or anchors that
+            expand to more than `MAX_NODES` nodes or contain themselves.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, Source(name)
+        source = Source(name)
+        _check(node, (), source, {}, set())
+        return loader.construct_document(node), source
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error)
+        if "could not determine a constructor" in problem:
+            problem += "; tags that build objects are never executed, write plain values"
+        raise UserError(f"{where}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply to be a configuration") from None
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _check(node: yaml.Node, key: Key, source: Source, sizes: dict[int, int], open_nodes: set[int]) -> int:
+    """Number of nodes below `node` with anchors expanded; notes lines and refuses repeated keys on the way."""
+    if id(node) in open_nodes:
+        raise UserError(f"{source.where(key)}: an anchor that contains itself")
+    if id(node) in sizes:
+        return sizes[id(node)]
+    line = node.start_mark.line + 1
+    source.lines.setdefault(key, line)
+    open_nodes.add(id(node))
+    size = 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{source.name}:{line}: a key must be a plain word")
+            name = key_node.value
+            if name in seen and name != "<<":
+                raise UserError(
+                    f"{source.name}:{key_node.start_mark.line + 1}: {dotted((*key, name))}: given twice in one block"
+                )
+            seen.add(name)
+            source.lines[(*key, name)] = key_node.start_mark.line + 1
+            size += _check(value_node, (*key, name), source, sizes, open_nodes)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            size += _check(child, (*key, index), source, sizes, open_nodes)
+    open_nodes.discard(id(node))
+    if size > MAX_NODES:
+        raise UserError(f"{source.name}:{line}: anchors expand to more than {MAX_NODES:,} values; write them out")
+    sizes[id(node)] = size
+    return size
+
+
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], Source]:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        UserError: missing, unreadable, too large, not UTF-8, empty, not YAML or not a mapping.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, not a configuration file")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start} is 0x{raw[error.start]:02x})") from None
+    data, source = parse(text, str(path))
+    if data is None:
+        raise UserError(f"{path}: empty; a configuration needs at least models, agent and trainer")
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: the top level is a {type(data).__name__}, it must be a mapping of keys to values")
+    return data, source

@@ -1,0 +1,125 @@
+"""The vector environment that runners step: flat float32 observations, one kind of episode end.
+
+Contract, whatever is below: `step` returns what gymnasium's vector environments return, and
+
+- after an episode end the next row of that environment is a *reset row*: its action is ignored, its reward is 0, and
+  it is not experience (gymnasium's NEXT_STEP auto-reset); `observations` of the ending step is the true final one;
+- or, where the environment resets at once (`resets_at_once`), `observations` of the ending step already belongs to the
+  next episode and `info["final_observations"]` is `(indices [K], observations [K, O])` of the episodes that ended.
+
+`info["episode_rewards"]` and `info["episode_ends"]`, where present, are the score's rewards and episode ends, which
+differ from the learner's where rewards are clipped or a lost life ends an episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from runner.errors import UserError
+from runner.spaces import ActionSpace, flatten_observations, observation_size
+
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+def environment_seeds(seed: int, num_envs: int, timestep: int = 0) -> list[int]:
+    """Seeds of one member's environments: functions of its seed, the environment's index and the reset's timestep.
+
+    Nothing about a pack enters, so a member meets the same environments alone and in any company.
+    """
+    return [int(np.random.SeedSequence((seed, index, timestep)).generate_state(1)[0] >> 1) for index in range(num_envs)]
+
+
+class VectorEnv:
+    """Base of the adapters; see the module's contract.
+
+    Attributes:
+        num_envs: environments stepped together.
+        observation_space: of one environment, unflattened.
+        action_space: of one environment.
+        observation_size: O, width of a flattened observation.
+        actions: what `step` takes.
+        resets_at_once: no reset rows; final observations come in `info`.
+    """
+
+    resets_at_once = False
+
+    def __init__(
+        self, num_envs: int, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
+    ) -> None:
+        self.num_envs = num_envs
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.observation_size = observation_size(observation_space)
+        self.actions = ActionSpace.of(action_space)
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes everywhere → observations `[N, O]` float32, info."""
+        raise NotImplementedError
+
+    def step(self, actions: Any) -> Step:
+        """One step of every environment.
+
+        Args:
+            actions: `[N]` integers, or `[N, A]` real numbers.
+
+        Returns:
+            observations `[N, O]`, rewards `[N]` float32, terminated `[N]`, truncated `[N]`, info.
+
+        Raises:
+            UserError: actions of the wrong shape, type or range.
+        """
+        raise NotImplementedError
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
+        """The same environment with `len(seeds)` environments seeded as given; it may be this object.
+
+        Args:
+            seeds: one per environment, 0 to 2³¹ − 1.
+            threads: stepping threads, None for the adapter's own choice.
+
+        Raises:
+            UserError: this kind of environment cannot be rebuilt with that many environments.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release the environments."""
+
+    def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
+        """Observations as the environment gives them → `[N, O]` float32."""
+        rows = self.num_envs if rows is None else rows
+        if isinstance(observations, np.ndarray) and observations.shape == (rows, self.observation_size):
+            return observations.astype(np.float32, copy=False)
+        flat = np.empty((rows, self.observation_size), np.float32)
+        flatten_observations(self.observation_space, observations, flat)
+        return flat
+
+
+def wrap_env(env: Any) -> VectorEnv:
+    """Make any supported environment a `VectorEnv`.
+
+    Args:
+        env: an EnvPool pool (`env_type="gymnasium"`), a gymnasium vector environment in any auto-reset mode, a single
+            gymnasium environment, or a `VectorEnv`.
+
+    Raises:
+        UserError: anything else.
+    """
+    if isinstance(env, VectorEnv):
+        return env
+    if any(base.__module__.startswith("envpool.") for base in type(env).__mro__):
+        from runner.envs.envpool import EnvPool
+
+        return EnvPool(env)
+    if isinstance(env, gymnasium.vector.VectorEnv | gymnasium.Env):
+        from runner.envs.gymnasium import GymnasiumVector
+
+        return GymnasiumVector(env)
+    raise UserError(
+        f"wrap_env: cannot use a {type(env).__module__}.{type(env).__qualname__}; allowed: an EnvPool pool made with "
+        'env_type="gymnasium", a gymnasium.vector.VectorEnv, or a gymnasium.Env'
+    )

@@ -1,0 +1,194 @@
+"""EnvPool: the only module that imports it, and the guard before everything that would end the process."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import envpool
+import numpy as np
+
+from runner.envs.base import Step, VectorEnv
+from runner.errors import UserError, did_you_mean
+
+OURS = {
+    "seed": "the YAML's seed decides it",
+    "env_seed": "the YAML's seed decides it",
+    "batch_size": "pools are synchronous",
+    "num_threads": "the worker decides it",
+    "thread_affinity_offset": "the worker decides it",
+    "base_path": "a wrong path would end the process",
+    "task": "it follows from env.id",
+    "max_num_players": "it follows from env.id",
+    "gym_reset_return_info": "it has one value",
+    "version": "it follows from env.id",
+}
+AT_LEAST_ONE = {
+    "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps",
+    "num_levels", "time_limit",
+}  # fmt: skip
+"""Values below 1 abort or crash the process, or end every episode at its first step."""
+LARGEST_INTEGER = 100_000_000
+
+
+def _spec(task: str) -> Any:
+    """EnvPool's specification of a task with default arguments.
+
+    Raises:
+        UserError: unknown task, or one whose library does not load on this machine.
+    """
+    known = envpool.list_all_envs()
+    if task not in known:
+        raise UserError(
+            f"env.id: unknown environment {task!r}.{did_you_mean(task, known) or ' See envpool.list_all_envs().'}"
+        )
+    try:
+        return envpool.make_spec(task)
+    except Exception as error:
+        raise UserError(f"env.id: {task} cannot be loaded on this machine: {error}") from None
+
+
+def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
+    """Check keyword arguments against the task's specification before EnvPool sees them.
+
+    Raises:
+        UserError: unknown task or argument, one that this program sets itself, wrong type, or out of range.
+    """
+    defaults = dict(_spec(task).config._asdict())
+    if defaults["max_num_players"] != 1:
+        raise UserError(f"env.id: {task} is a game of several players; only single-player tasks are supported")
+    allowed = sorted(defaults.keys() - OURS.keys() - {"num_envs"})
+    for name, value in arguments.items():
+        where = f"env.{name}"
+        if name in OURS:
+            raise UserError(f"{where}: cannot be set: {OURS[name]}")
+        if name not in allowed:
+            hint = did_you_mean(name, allowed) or f" Allowed for {task}: {', '.join(allowed)}."
+            raise UserError(f"{where}: {task} has no such argument.{hint}")
+        default = defaults[name]
+        if not _same_kind(value, default):
+            raise UserError(f"{where}: found {value!r}; allowed: a value like {task}'s default {default!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            least = 1 if name in AT_LEAST_ONE else None
+            if (least is not None and value < least) or abs(value) > LARGEST_INTEGER or value != value:
+                raise UserError(
+                    f"{where}: found {value!r}; allowed: {'1 or more' if least else 'a finite number'}, "
+                    f"at most {LARGEST_INTEGER:,}"
+                )
+    for name in ("repeat_action_probability", "reset_noise_scale"):
+        value = arguments.get(name, 0.0)
+        if not 0 <= value <= 1:
+            raise UserError(f"env.{name}: found {value!r}; allowed: 0 to 1")
+    for name in ("mode", "difficulty"):
+        if arguments.get(name, -1) != -1 and "stack_num" in defaults:
+            raise UserError(f"env.{name}: found {arguments[name]!r}; allowed: -1, the cartridge's default")
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, Sequence) and not isinstance(default, str):
+        return isinstance(value, list)
+    return isinstance(value, type(default))
+
+
+def make_envpool(
+    task: str, seeds: Sequence[int], threads: int | None = None, arguments: Mapping[str, Any] | None = None
+) -> EnvPool:
+    """A pool of `len(seeds)` environments of one task.
+
+    Args:
+        task: an id of `envpool.list_all_envs()`.
+        seeds: one per environment.
+        threads: stepping threads; None for the cores this process may use.
+        arguments: the task's keyword arguments.
+
+    Raises:
+        UserError: see `check_arguments`.
+    """
+    arguments = dict(arguments or {})
+    check_arguments(task, arguments)
+    try:
+        pool = envpool.make(
+            task,
+            env_type="gymnasium",
+            num_envs=len(seeds),
+            env_seed=list(seeds),
+            num_threads=_threads(threads, len(seeds)),
+            **arguments,
+        )
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"env: EnvPool cannot make {task} with {arguments}: {error}") from None
+    return EnvPool(pool)
+
+
+def _threads(threads: int | None, num_envs: int) -> int:
+    """EnvPool counts the host's cores, not those this process may use, so the number is always explicit."""
+    if threads is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        threads = cores
+    return max(1, min(threads, num_envs))
+
+
+class EnvPool(VectorEnv):
+    """A synchronous EnvPool pool."""
+
+    def __init__(self, pool: Any) -> None:
+        """Wrap a pool made with `env_type="gymnasium"`.
+
+        Raises:
+            UserError: another API, an asynchronous pool, several players, or an unsupported space.
+        """
+        name = type(pool).__name__
+        if "GymnasiumEnvPool" not in name:
+            raise UserError(f'{name}: make the pool with env_type="gymnasium", the only API that runners read')
+        if pool.is_async:
+            raise UserError(
+                f"{name}: batch_size {pool.config['batch_size']} is less than num_envs {pool.config['num_envs']}: an "
+                "asynchronous pool answers in arrival order, which cannot be reproduced; leave batch_size out"
+            )
+        if pool.config["max_num_players"] != 1:
+            raise UserError(f"{name}: games of several players are not supported")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*precision lowered.*")
+            super().__init__(pool.config["num_envs"], pool.observation_space, pool.action_space)
+        self.pool = pool
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes everywhere."""
+        observations, _ = self.pool.reset()
+        return self.flatten(observations), {}
+
+    def step(self, actions: Any) -> Step:
+        """Step every environment; see the base class."""
+        observations, rewards, terminated, truncated, info = self.pool.step(
+            self.actions.checked(actions, self.num_envs)
+        )
+        extra = {}
+        if "reward" in info and "terminated" in info:
+            # Atari: raw score and real game over, whatever clipping and episodic life show the learner.
+            extra = {
+                "episode_rewards": info["reward"],
+                "episode_ends": info["terminated"].astype(bool) | truncated,
+            }
+        return self.flatten(observations), rewards, terminated, truncated, extra
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
+        """A new pool from this one's specification with `len(seeds)` environments."""
+        config = dict(self.pool.config)
+        config.update(num_envs=len(seeds), batch_size=len(seeds), env_seed=list(seeds), seed=0)
+        config["num_threads"] = _threads(threads or config["num_threads"] or None, len(seeds))
+        spec = type(self.pool.spec)
+        try:
+            pool = type(self.pool)(spec(spec.gen_config(**config)))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"EnvPool cannot rebuild {type(self.pool).__name__}: {error}") from None
+        return EnvPool(pool)
+
+    def close(self) -> None:
+        """Close viewers; the pool's threads go with its last reference."""
+        self.pool.close()

@@ -1,0 +1,113 @@
+"""Pack = Static + Hyper[P] + seeds[P]: which trials may train together, and the numbers in which they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from runner.config import Config
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Per-member numbers, each `[P]` float64; names and meaning as in `runner.config.schema.Agent`."""
+
+    learning_rate: np.ndarray
+    discount_factor: np.ndarray
+    gae_lambda: np.ndarray
+    ratio_clip: np.ndarray
+    value_clip: np.ndarray
+    entropy_loss_scale: np.ndarray
+    value_loss_scale: np.ndarray
+    grad_norm_clip: np.ndarray
+    kl_threshold: np.ndarray
+    rewards_shaper_scale: np.ndarray
+    scheduler_kl_threshold: np.ndarray
+    scheduler_min_lr: np.ndarray
+    scheduler_max_lr: np.ndarray
+    scheduler_kl_factor: np.ndarray
+    scheduler_lr_factor: np.ndarray
+
+
+_SCHEDULER = "scheduler_"
+NOT_IDENTITY = (
+    "directory",
+    "experiment_name",
+    "write_interval",
+    "checkpoint_interval",
+    "wandb",
+    "wandb_kwargs",
+)
+"""Keys of `agent.experiment` that say where and how often to write, not what is trained."""
+
+
+def _hyper_values(agent: dict[str, Any]) -> dict[str, float]:
+    """Take the Hyper numbers out of a dumped agent section."""
+    scheduler = agent["learning_rate_scheduler_kwargs"]
+    return {
+        f.name: scheduler.pop(f.name.removeprefix(_SCHEDULER)) if f.name.startswith(_SCHEDULER) else agent.pop(f.name)
+        for f in fields(Hyper)
+    }
+
+
+def static_key(config: Config) -> str:
+    """Canonical text of everything that must be equal for two trials to share a pack."""
+    data = config.dump()
+    _hyper_values(data["agent"])
+    del data["seed"]
+    for name in ("directory", "experiment_name"):
+        del data["agent"]["experiment"][name]
+    return json.dumps(data, sort_keys=True)
+
+
+def identity(config: Config) -> str:
+    """Canonical text of what is trained: everything but the length, logging and output keys."""
+    data = config.dump()
+    for name in NOT_IDENTITY:
+        del data["agent"]["experiment"][name]
+    del data["trainer"]["timesteps"]
+    return json.dumps(data, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trials that train as one batched program.
+
+    Attributes:
+        configs: one per member; equal but for Hyper numbers, seed and output names.
+        hyper: their Hyper numbers, stacked.
+    """
+
+    configs: tuple[Config, ...]
+    hyper: Hyper
+
+    @classmethod
+    def of(cls, configs: Sequence[Config]) -> Pack:
+        """Stack configurations.
+
+        Raises:
+            ValueError: they differ in more than Hyper numbers and seeds.
+        """
+        if len({static_key(config) for config in configs}) != 1:
+            raise ValueError("configurations of one pack must have one Static signature")
+        rows = [_hyper_values(config.dump()["agent"]) for config in configs]
+        return cls(tuple(configs), Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]}))
+
+    @property
+    def static(self) -> Config:
+        """Any member's configuration, for what all share."""
+        return self.configs[0]
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return len(self.configs)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of every member."""
+        return [config.seed or 0 for config in self.configs]

@@ -1,0 +1,17 @@
+"""The torch backend: `Runner` and `wrap_env`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from runner import base
+from runner.envs.base import wrap_env
+from runner.torch.train import Learning
+
+__all__ = ["Runner", "wrap_env"]
+
+
+class Runner(base.Runner):
+    """`runner.base.Runner` on torch."""
+
+    learning: ClassVar[type[base.Learning]] = Learning

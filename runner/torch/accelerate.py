@@ -1,0 +1,96 @@
+"""How the update's functions run: eager or compiled. The functions themselves do not know."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.config import Config
+from runner.spaces import ActionSpace
+from runner.torch.update import Batch, Hyper, Learner, MinibatchStep, Rules, minibatch_step
+
+log = logging.getLogger(__name__)
+
+WORTH_COMPILING = 20_000
+"""Minibatch steps from which compilation (10 to 15 s a process, about 1 ms saved per step) pays for itself."""
+
+
+def device() -> torch.device:
+    """The GPU if torch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compiles(config: Config) -> bool:
+    """Whether this configuration's update is compiled.
+
+    A function of the configuration alone (and of there being a compiler at all), never of measured time: compiled and
+    eager arithmetic differ in the last bits, and a repeated run must repeat.
+    """
+    if config.compile != "auto":
+        return config.compile
+    steps = config.updates * config.agent.learning_epochs * config.agent.mini_batches
+    if steps < WORTH_COMPILING:
+        return False
+    if not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
+        log.warning("no C++ compiler found: the update runs uncompiled, about 2.5 times slower; install g++ or clang")
+        return False
+    return True
+
+
+def minibatch_stepper(rules: Rules) -> MinibatchStep:
+    """`minibatch_step` for these rules, compiled or not."""
+    if not compiles(rules.config):
+        return functools.partial(minibatch_step, rules=rules, gradient=eager_gradient)
+    step = functools.partial(minibatch_step, rules=rules, gradient=functional_gradient)
+    return torch.compile(step, dynamic=False, fullgraph=True)
+
+
+def warm_up(
+    step: MinibatchStep,
+    learner: Learner,
+    hyper: Hyper,
+    actions: ActionSpace,
+    shape: tuple[int, ...],
+    rules: Rules,
+) -> None:
+    """Compile `step` for every shape that training will use, on rows of zeros.
+
+    Args:
+        step: a compiled `minibatch_step`.
+        learner: gives the number of members and the device.
+        hyper: the pack's.
+        actions: discrete or not.
+        shape: (T, N, A) of a rollout.
+        rules: the step's.
+    """
+    optimizer = learner.optimizer
+    members, device = optimizer.parameters.shape[0], optimizer.parameters.device
+    width = rules.network.observation_size
+    rows = torch.empty(shape[0] * shape[1])
+    for size in {part.numel() for part in rows.tensor_split(rules.config.agent.mini_batches)}:
+        columns = [torch.zeros(members, size, device=device) for _ in range(6)]
+        chosen = columns[0].long() if actions.discrete else torch.zeros(members, size, shape[2], device=device)
+        observations = torch.zeros(members, size, width, device=device)
+        active = torch.ones(members, 1, dtype=torch.bool, device=device)
+        step(optimizer, Batch(observations, chosen, *columns[1:]), hyper, active)
+
+
+def eager_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradient by the autograd tape: the least overhead without a compiler."""
+    leaf = parameters.detach().requires_grad_()
+    with torch.enable_grad():
+        total, parts = loss(leaf)
+        (gradient,) = torch.autograd.grad(total, leaf)
+    return gradient, parts
+
+
+def functional_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradient as a function transform, which the compiler can trace into one graph with what surrounds it."""
+    gradient, (_, parts) = torch.func.grad_and_value(loss, has_aux=True)(parameters)
+    return gradient, parts

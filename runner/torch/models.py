@@ -1,0 +1,90 @@
+"""The policy and value networks of P members, as functions of their stacked parameters.
+
+Axes: P member · B row · O observation · A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from runner.config.network import Output
+from runner.parameters import LOG_STD, Network
+
+Parameters: TypeAlias = dict[str, Tensor]
+"""Name → `[P, inputs, outputs]` for weights, `[P, 1, outputs]` for biases and log_std."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "identity": lambda x: x,
+    "leaky_relu": functional.leaky_relu,
+    "mish": functional.mish,
+    "relu": torch.relu,
+    "selu": functional.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softmax": lambda x: torch.softmax(x, -1),
+    "softplus": functional.softplus,
+    "softsign": functional.softsign,
+    "tanh": torch.tanh,
+}
+
+
+def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
+    """Views of the flat parameters, by name."""
+    pieces = flat.split([entry.size for entry in network.entries], 1)
+    return {
+        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) == 2 else (1, *entry.shape))
+        for entry, piece in zip(network.entries, pieces, strict=True)
+    }
+
+
+def policy(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B A"]:
+    """Means or logits from normalised observations."""
+    hidden = _layers(network.policy, "policy.net", parameters, observations)
+    return _head(network.policy_output, "policy.head", parameters, hidden)
+
+
+def value(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
+    """State values, in the value statistics' normalised units, from normalised observations."""
+    layers, name = (network.value, "value.net") if network.separate else (network.policy, "policy.net")
+    hidden = _layers(layers, name, parameters, observations)
+    return _head(network.value_output, "value.head", parameters, hidden).squeeze(-1)
+
+
+def policy_and_value(
+    network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]
+) -> tuple[Float[Tensor, "P B A"], Float[Tensor, "P B"]]:
+    """Both, with shared hidden layers run once."""
+    if network.separate:
+        return policy(network, parameters, observations), value(network, parameters, observations)
+    hidden = _layers(network.policy, "policy.net", parameters, observations)
+    values = _head(network.value_output, "value.head", parameters, hidden)
+    return _head(network.policy_output, "policy.head", parameters, hidden), values.squeeze(-1)
+
+
+def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
+    """The Gaussian's log standard deviation, None for a categorical policy."""
+    raw = parameters.get(LOG_STD)
+    return raw.clamp(low, high) if clip and raw is not None else raw
+
+
+def _layers(layers: tuple[tuple[int, str], ...], name: str, parameters: Parameters, x: Tensor) -> Tensor:
+    for index, (_, activation) in enumerate(layers):
+        x = ACTIVATIONS[activation](_dense(f"{name}.{index}", parameters, x))
+    return x
+
+
+def _head(output: Output, name: str, parameters: Parameters, x: Tensor) -> Tensor:
+    x = ACTIVATIONS[output.activation](_dense(name, parameters, x))
+    return x if output.scale == 1.0 else output.scale * x
+
+
+def _dense(name: str, parameters: Parameters, x: Tensor) -> Tensor:
+    return torch.baddbmm(parameters[f"{name}.bias"], x, parameters[f"{name}.weight"])

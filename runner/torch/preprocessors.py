@@ -1,0 +1,75 @@
+"""Running statistics of observations and values, one set per member, over valid rows only.
+
+Merges are Chan, Golub and LeVeque's (1979) pairwise update in float64, with skrl's prior of one pseudo-row of mean 0
+and variance 1. Axes: P member · B row · K feature.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Statistics(NamedTuple):
+    """Mean, variance and number of rows seen: `[P, K]`, `[P, K]`, `[P, 1]`, all float64."""
+
+    mean: Float[Tensor, "P K"]
+    variance: Float[Tensor, "P K"]
+    seen: Float[Tensor, "P 1"]
+
+
+def initial(members: int, features: int, device: torch.device) -> Statistics:
+    """Statistics before any row."""
+    return Statistics(
+        torch.zeros(members, features, dtype=torch.float64, device=device),
+        torch.ones(members, features, dtype=torch.float64, device=device),
+        torch.ones(members, 1, dtype=torch.float64, device=device),
+    )
+
+
+def absorb(statistics: Statistics, rows: Float[Tensor, "P B K"], valid: Float[Tensor, "P B"]) -> Statistics:
+    """Merge the rows whose weight in `valid` is 1; a member without valid rows keeps its statistics.
+
+    The batch variance is unbiased, as skrl's; of a single row it is 0.
+    """
+    weight = valid.unsqueeze(-1).double()
+    rows = rows.double()
+    n = weight.sum(1)
+    at_least_one = n.clamp_min(1)
+    mean = (rows * weight).sum(1) / at_least_one
+    deviation = (rows - mean.unsqueeze(1)) * weight
+    variance = (deviation * deviation).sum(1) / (n - 1).clamp_min(1)
+    delta = mean - statistics.mean
+    total = statistics.seen + n
+    moment = statistics.variance * statistics.seen + variance * n + delta * delta * (statistics.seen * n / total)
+    any_row = n > 0
+    return Statistics(
+        torch.where(any_row, statistics.mean + delta * (n / total), statistics.mean),
+        torch.where(any_row, moment / total, statistics.variance),
+        total,
+    )
+
+
+class Scaler(NamedTuple):
+    """Statistics made ready for float32 rows: `[P, 1, K]` each."""
+
+    mean: Float[Tensor, "P 1 K"]
+    std: Float[Tensor, "P 1 K"]
+    epsilon: float
+    clip: float
+
+    def normalize(self, rows: Float[Tensor, "P B K"]) -> Float[Tensor, "P B K"]:
+        """clip((x − mean) / (std + ε), ±clip)."""
+        return ((rows - self.mean) / (self.std + self.epsilon)).clamp(-self.clip, self.clip)
+
+    def denormalize(self, rows: Float[Tensor, "P B K"]) -> Float[Tensor, "P B K"]:
+        """std · clip(x, ±clip) + mean."""
+        return self.std * rows.clamp(-self.clip, self.clip) + self.mean
+
+
+def scaler(statistics: Statistics, epsilon: float, clip: float) -> Scaler:
+    """Cast statistics for use on float32 rows."""
+    return Scaler(statistics.mean.float().unsqueeze(1), statistics.variance.sqrt().float().unsqueeze(1), epsilon, clip)

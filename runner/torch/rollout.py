@@ -1,0 +1,122 @@
+"""Collect T steps of every environment of every member.
+
+Axes: P member · T rollout step · N environment · O observation · A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from runner.envs.base import VectorEnv
+from runner.episodes import Episodes
+from runner.spaces import ActionSpace
+
+
+class Rollout(NamedTuple):
+    """Experience of P members, member-major.
+
+    Attributes:
+        observations: raw; one more step than the rest.
+        actions: unclipped samples `[P, T, N, A]`, or indices `[P, T, N]`.
+        outputs: the policy's means or logits that the actions were drawn from.
+        rewards: as the environment gave them.
+        terminated: the episode reached a true end at this step.
+        ended: terminated or truncated.
+        valid: 1 for experience, 0 for the row after an episode end.
+        final_rows: flat indices into `[T·N]` of steps whose successor is not the next observation, or None.
+        final_observations: those successors `[P, K, O]`.
+    """
+
+    observations: Float[Tensor, "P T1 N O"]
+    actions: Tensor
+    outputs: Float[Tensor, "P T N A"]
+    rewards: Float[Tensor, "P T N"]
+    terminated: Bool[Tensor, "P T N"]
+    ended: Bool[Tensor, "P T N"]
+    valid: Float[Tensor, "P T N"]
+    final_rows: Tensor | None
+    final_observations: Tensor
+
+
+Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(raw observations `[P, N, O]`, noise `[P, N, A]`) → (policy outputs, actions)."""
+
+
+class Collector:
+    """Steps the environments and remembers, between rollouts, where each of them stands."""
+
+    def __init__(self, env: VectorEnv, members: int, clip_actions: bool, device: torch.device) -> None:
+        """Reset `env` (P·N environments, member-major) and start counting episodes."""
+        self.env = env
+        self.members = members
+        self.envs = env.num_envs // members
+        self.device = device
+        self.episodes = Episodes(members, self.envs)
+        self._clip = clip_actions
+        observations, _ = env.reset()
+        self._observations = self._to_device(observations)
+        self._ended = np.zeros(env.num_envs, bool)
+
+    def collect(self, act: Act, noise: Float[Tensor, "T P N A"]) -> Rollout:
+        """T steps of every environment, one per row of `noise`."""
+        observations, actions, outputs = [self._observations], [], []
+        rewards, terminated, ended, valid = [], [], [], []
+        final_rows, final_observations = [], []
+        for t in range(noise.shape[0]):
+            output, action = act(observations[-1], noise[t])
+            after, reward, terminal, truncated, info = self.env.step(env_actions(action, self.env.actions, self._clip))
+            observations.append(self._to_device(after))
+            outputs.append(output)
+            actions.append(action)
+            rewards.append(reward)
+            terminated.append(terminal)
+            valid.append(~self._ended)
+            end = terminal | truncated
+            ended.append(end)
+            self._ended = np.zeros_like(end) if self.env.resets_at_once else end
+            if "final_observations" in info:
+                which, final = info["final_observations"]
+                final_rows.append(t * self.envs + which)
+                final_observations.append(final)
+            self.episodes.add(reward, end, valid[-1], info)
+        self._observations = observations[-1]
+        return Rollout(
+            torch.stack(observations, 1),
+            torch.stack(actions, 1),
+            torch.stack(outputs, 1),
+            self._stacked(rewards),
+            self._stacked(terminated),
+            self._stacked(ended),
+            self._stacked(valid).float(),
+            torch.from_numpy(np.concatenate(final_rows)).to(self.device) if final_rows else None,
+            self._finals(final_observations),
+        )
+
+    def _to_device(self, observations: np.ndarray) -> Float[Tensor, "P N O"]:
+        return torch.from_numpy(observations).to(self.device).unflatten(0, (self.members, self.envs))
+
+    def _stacked(self, steps: list[np.ndarray]) -> Any:
+        tensor = torch.from_numpy(np.stack(steps)).to(self.device)
+        return tensor.unflatten(1, (self.members, self.envs)).transpose(0, 1)
+
+    def _finals(self, observations: list[np.ndarray]) -> Tensor:
+        if not observations:
+            return torch.empty(self.members, 0, self.env.observation_size, device=self.device)
+        return torch.from_numpy(np.concatenate(observations)).to(self.device).unsqueeze(0)
+
+
+def env_actions(actions: Tensor, space: ActionSpace, clip: bool) -> np.ndarray:
+    """Policy actions `[P, N, …]` → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
+    array = actions.flatten(0, 1).cpu().numpy()
+    if space.discrete:
+        return array + space.start if space.start else array
+    if clip:
+        array = np.clip(array, space.low, space.high)
+    # A diverged member's numbers must not reach the pool that it shares with its pack.
+    return array if np.isfinite(array).all() else np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)

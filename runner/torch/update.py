@@ -1,0 +1,349 @@
+"""The PPO update of P members: rollout in, new learner out. A pure function of arrays.
+
+Axes: P member · T rollout step · N environment · B minibatch row · O observation · A action.
+Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; the README lists each difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from runner.config import Config
+from runner.parameters import Network
+from runner.torch import advantages as gae
+from runner.torch import distributions, models, preprocessors, schedulers
+from runner.torch.preprocessors import Scaler, Statistics
+from runner.torch.rollout import Rollout
+
+BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+
+class Hyper(NamedTuple):
+    """`runner.pack.Hyper` on the device, `[P, 1]` float32 each; a clip or threshold that is off is infinite."""
+
+    learning_rate: Tensor
+    discount_factor: Tensor
+    gae_lambda: Tensor
+    ratio_clip: Tensor
+    value_clip: Tensor
+    entropy_loss_scale: Tensor
+    value_loss_scale: Tensor
+    grad_norm_clip: Tensor
+    kl_threshold: Tensor
+    rewards_shaper_scale: Tensor
+    scheduler_kl_threshold: Tensor
+    scheduler_min_lr: Tensor
+    scheduler_max_lr: Tensor
+    scheduler_kl_factor: Tensor
+    scheduler_lr_factor: Tensor
+
+
+class Batch(NamedTuple):
+    """Rows to learn from; `weight` is 1 for experience and 0 for reset rows, or that over their number."""
+
+    observations: Float[Tensor, "P B O"]
+    actions: Tensor
+    log_prob: Float[Tensor, "P B"]
+    advantages: Float[Tensor, "P B"]
+    returns: Float[Tensor, "P B"]
+    values: Float[Tensor, "P B"]
+    weight: Float[Tensor, "P B"]
+
+
+class Optimizer(NamedTuple):
+    """Parameters and Adam's moments `[P, n]`, number of steps and learning rate `[P, 1]`."""
+
+    parameters: Float[Tensor, "P n"]
+    first_moment: Float[Tensor, "P n"]
+    second_moment: Float[Tensor, "P n"]
+    steps: Float[Tensor, "P 1"]
+    learning_rate: Float[Tensor, "P 1"]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that learning changes."""
+
+    optimizer: Optimizer
+    observation_statistics: Statistics | None
+    value_statistics: Statistics | None
+
+
+class Metrics(NamedTuple):
+    """Per-member numbers of one minibatch, or their mean over an update, `[P, 1]` each."""
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    entropy_loss: Tensor
+    kl: Tensor
+    clip_fraction: Tensor
+    gradient_norm: Tensor
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The Static side of an update."""
+
+    network: Network
+    config: Config
+    entropy: bool
+    """Any member has an entropy bonus."""
+
+    def log_std(self, parameters: models.Parameters) -> Tensor | None:
+        """The clipped log standard deviation."""
+        policy = self.config.models.policy
+        return models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
+
+    def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
+        """How observations are normalised, None for not at all."""
+        arguments = self.config.agent.observation_preprocessor_kwargs
+        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+
+    def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
+        """How values are normalised, None for not at all."""
+        arguments = self.config.agent.value_preprocessor_kwargs
+        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+
+
+Gradient = Callable[[Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+"""(loss of flat parameters → (total, parts), flat parameters) → (gradient, parts)."""
+MinibatchStep = Callable[[Optimizer, Batch, Hyper, Tensor], tuple[Optimizer, Metrics, Tensor]]
+
+
+def loss(
+    parameters: Float[Tensor, "P n"], batch: Batch, hyper: Hyper, rules: Rules
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """PPO's loss, summed over members (they share no parameter), and its parts `[P]`.
+
+        ρ = π(a|s) / π_old(a|s)
+        L = −mean(min(ρ A, clip(ρ, 1 ± ε) A)) + c_v·mean((R − V′)²) − c_e·mean(H)
+        V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
+
+    Every mean is over valid rows. `batch.weight` must sum to 1 over each member's rows.
+    """
+    named = models.cut(rules.network, parameters)
+    outputs, values = models.policy_and_value(rules.network, named, batch.observations)
+    log_std = rules.log_std(named)
+    log_ratio = distributions.log_prob(outputs, log_std, batch.actions) - batch.log_prob
+    ratio = log_ratio.exp()
+    low, high = 1 - hyper.ratio_clip, 1 + hyper.ratio_clip
+    clipped = torch.minimum(torch.maximum(ratio, low), high)
+    surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
+    policy_loss = -(batch.weight * surrogate).sum(1, keepdim=True)
+
+    change = values - batch.values
+    near = batch.values + torch.minimum(torch.maximum(change, -hyper.value_clip), hyper.value_clip)
+    squared = (batch.returns - near) ** 2
+    if rules.config.agent.value_loss == "max":
+        squared = torch.maximum(squared, (batch.returns - values) ** 2)
+    value_loss = hyper.value_loss_scale * (batch.weight * squared).sum(1, keepdim=True)
+
+    total = policy_loss + value_loss
+    entropy_loss = torch.zeros_like(policy_loss)
+    if rules.entropy:
+        entropies = distributions.entropy(outputs, log_std)
+        entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum(1, keepdim=True)
+        total = total + entropy_loss
+    with torch.no_grad():
+        kl = (batch.weight * (ratio - 1 - log_ratio)).sum(1, keepdim=True)
+        outside = ((ratio - 1).abs() > hyper.ratio_clip).float()
+        clip_fraction = (batch.weight * outside).sum(1, keepdim=True)
+    return total.sum(), tuple(part.detach() for part in (policy_loss, value_loss, entropy_loss, kl, clip_fraction))
+
+
+def minibatch_step(
+    optimizer: Optimizer,
+    batch: Batch,
+    hyper: Hyper,
+    active: Bool[Tensor, "P 1"],
+    *,
+    rules: Rules,
+    gradient: Gradient,
+) -> tuple[Optimizer, Metrics, Bool[Tensor, "P 1"]]:
+    """One gradient step of every member that is active: loss, joint gradient clip, Adam.
+
+    Returns:
+        The optimizer after the step, the metrics, and who is still active: a member whose KL is above
+        `kl_threshold` does not take this step.
+    """
+    raw, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = gradient(
+        lambda flat: loss(flat, batch, hyper, rules), optimizer.parameters
+    )
+    norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
+    metrics = Metrics(policy_loss, value_loss, entropy_loss, kl, clip_fraction, norm)
+    active = active & ~(kl > hyper.kl_threshold)
+    coefficient = (hyper.grad_norm_clip / (norm + 1e-6)).clamp(max=1.0)
+    # Members share tensors: one that stands still must also keep out of the others' way, NaN included.
+    step = torch.where(active, raw * coefficient, torch.zeros_like(raw))
+    moving = active.float()
+    first = torch.lerp(optimizer.first_moment, step, (1 - BETA_1) * moving)
+    second = torch.lerp(optimizer.second_moment, step * step, (1 - BETA_2) * moving)
+    steps = optimizer.steps + moving
+    at_least_one = steps.clamp_min(1)
+    unbiased_first = first / (1 - BETA_1**at_least_one)
+    unbiased_second = second / (1 - BETA_2**at_least_one)
+    change = optimizer.learning_rate * moving * unbiased_first / (unbiased_second.sqrt() + ADAM_EPSILON)
+    return (
+        Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate),
+        metrics,
+        active,
+    )
+
+
+def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> tuple[Learner, Batch, Tensor]:
+    """Values, advantages and returns of a rollout; value statistics absorb the returns once, before use.
+
+    Returns:
+        The learner with new value statistics, the rows `[P, T·N]` in time order with raw observations, and the
+        explained variance `[P, 1]` of the returns by the values.
+    """
+    agent = rules.config.agent
+    members, steps, envs = rollout.rewards.shape
+    named = models.cut(rules.network, learner.optimizer.parameters)
+    observe = rules.observation_scaler(learner.observation_statistics)
+    judge = rules.value_scaler(learner.value_statistics)
+
+    def values_of(rows: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
+        normalised = models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+        return judge.denormalize(normalised.unsqueeze(-1)).squeeze(-1) if judge else normalised
+
+    every = values_of(rollout.observations.flatten(1, 2)).unflatten(1, (steps + 1, envs))
+    values, next_values = every[:, :-1], every[:, 1:]
+    if rollout.final_rows is not None:
+        next_values = next_values.clone()
+        next_values.flatten(1)[:, rollout.final_rows] = values_of(rollout.final_observations)
+    terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
+    rewards = rollout.rewards * hyper.rewards_shaper_scale.unsqueeze(-1)
+    advantages, returns = gae.gae(
+        rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
+    )
+    flat = [x.reshape(members, steps * envs) for x in (advantages, returns, values, rollout.valid)]
+    advantages, returns, values, valid = flat
+    explained = _explained_variance(values, returns, valid)
+    if agent.advantage_normalization == "rollout":
+        advantages = gae.normalize(advantages, valid)
+    statistics = learner.value_statistics
+    if statistics is not None:
+        statistics = preprocessors.absorb(statistics, returns.unsqueeze(-1), valid)
+        judge = rules.value_scaler(statistics)
+        assert judge is not None
+        returns, values = (judge.normalize(x.unsqueeze(-1)).squeeze(-1) for x in (returns, values))
+    log_prob = distributions.log_prob(
+        rollout.outputs.flatten(1, 2), rules.log_std(named), rollout.actions.flatten(1, 2)
+    )
+    rows = Batch(
+        rollout.observations[:, :-1].flatten(1, 2),
+        rollout.actions.flatten(1, 2),
+        log_prob,
+        advantages,
+        returns,
+        values,
+        valid,
+    )
+    return replace(learner, value_statistics=statistics), rows, explained
+
+
+def update(
+    learner: Learner,
+    rollout: Rollout,
+    orders: Iterable[Tensor | None],
+    hyper: Hyper,
+    rules: Rules,
+    alive: Bool[Tensor, "P 1"],
+    step: MinibatchStep,
+) -> tuple[Learner, Metrics, Tensor]:
+    """All epochs over one rollout.
+
+    Args:
+        learner: before.
+        rollout: T steps of every environment.
+        orders: per epoch a permutation of the rows of every member `[P, T·N]`, or None for time order.
+        hyper: per-member numbers.
+        rules: what is equal for all.
+        alive: members that learn.
+        step: `minibatch_step`, as it is or compiled.
+
+    Returns:
+        The learner after, the mean metrics, and the explained variance `[P, 1]`.
+    """
+    agent = rules.config.agent
+    learner, data, explained = prepare(learner, rollout, hyper, rules)
+    raw_observations, valid = data.observations, data.weight
+    statistics, optimizer = learner.observation_statistics, learner.optimizer
+    absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
+    if not absorbs:
+        data = _observed(data, rules, statistics)
+    sums: Metrics | None = None
+    counted = torch.zeros_like(optimizer.steps)
+    for epoch, order in enumerate(orders):
+        active = alive
+        kl_sum, kl_count = torch.zeros_like(counted), torch.zeros_like(counted)
+        for rows in [None] if order is None else order.tensor_split(agent.mini_batches, 1):
+            batch = data if rows is None else _take(data, rows)
+            entered = active.float()
+            if absorbs and epoch == 0:
+                assert statistics is not None
+                statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
+                batch = _observed(batch, rules, statistics)
+                if rows is None:
+                    data = batch
+            optimizer, metrics, active = step(optimizer, _weighted(batch, agent.advantage_normalization), hyper, active)
+            kl_sum, kl_count = kl_sum + metrics.kl * entered, kl_count + entered
+            counted = counted + entered
+            entering = Metrics(*(m * entered for m in metrics))
+            sums = entering if sums is None else Metrics(*(a + b for a, b in zip(sums, entering, strict=True)))
+        if agent.learning_rate_scheduler == "KLAdaptiveLR":
+            optimizer = optimizer._replace(
+                learning_rate=schedulers.kl_adaptive(
+                    optimizer.learning_rate,
+                    kl_sum / kl_count,
+                    hyper.scheduler_kl_threshold,
+                    hyper.scheduler_kl_factor,
+                    hyper.scheduler_lr_factor,
+                    hyper.scheduler_min_lr,
+                    hyper.scheduler_max_lr,
+                )
+            )
+        if absorbs and epoch == 0 and order is not None:
+            data = _observed(data, rules, statistics)
+    if statistics is not None and not absorbs:
+        statistics = preprocessors.absorb(statistics, raw_observations, valid)
+    assert sums is not None
+    mean = Metrics(*(m / counted.clamp_min(1) for m in sums))
+    return replace(learner, optimizer=optimizer, observation_statistics=statistics), mean, explained
+
+
+def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:
+    """The batch with normalised observations."""
+    scaler = rules.observation_scaler(statistics)
+    return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
+
+
+def _take(data: Batch, rows: Tensor) -> Batch:
+    """Row `rows[p, b]` of member p."""
+    member = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
+    return Batch(*(x[member, rows] for x in data))
+
+
+def _weighted(batch: Batch, normalization: str) -> Batch:
+    """Weights that sum to 1 per member, and advantages normalised if that is per minibatch."""
+    if normalization == "minibatch":
+        batch = batch._replace(advantages=gae.normalize(batch.advantages, batch.weight))
+    return batch._replace(weight=batch.weight / batch.weight.sum(1, keepdim=True).clamp_min(1))
+
+
+def _explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+    """1 − Var(R − V) / Var(R) per member over valid rows; not a number where the returns do not vary."""
+    n = valid.sum(1, keepdim=True).clamp_min(1)
+
+    def variance(x: Tensor) -> Tensor:
+        centred = (x - (x * valid).sum(1, keepdim=True) / n) * valid
+        return (centred * centred).sum(1, keepdim=True) / n
+
+    return 1 - variance(returns - values) / variance(returns)
