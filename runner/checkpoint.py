@@ -155,10 +155,10 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
         found = tensors.get(entry.name)
         if found is None:
             raise UserError(f"{name}: of another network: it has no {entry.name}, which the configuration needs")
-        if found.shape != entry.shape[::-1]:
+        if found.shape != entry.shape:
             raise UserError(
                 f"{name}: of another network: {entry.name} is {list(found.shape)} there and "
-                f"{list(entry.shape[::-1])} in the configuration"
+                f"{list(entry.shape)} in the configuration"
             )
     known = {entry.name for entry in network.entries}
     surplus = [n for n in tensors if n not in known and n.startswith(("policy.", "value."))]

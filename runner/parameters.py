@@ -19,7 +19,7 @@ LOG_STD = "policy.log_std"
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter: `[inputs, outputs]` for a weight, `[outputs]` for a bias."""
+    """One parameter: `[outputs, inputs]` for a weight, as torch has it, `[outputs]` for a bias."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,7 +63,7 @@ class Network:
         entries: list[Entry] = []
 
         def dense(name: str, inputs: int, outputs: int) -> int:
-            entries.append(Entry(f"{name}.weight", (inputs, outputs)))
+            entries.append(Entry(f"{name}.weight", (outputs, inputs)))
             entries.append(Entry(f"{name}.bias", (outputs,)))
             return outputs
 
@@ -95,16 +95,13 @@ class Network:
         return sum(entry.size for entry in self.entries)
 
     def split(self, row: np.ndarray) -> dict[str, np.ndarray]:
-        """Cut one member's flat row `[n]` into named arrays; weights transposed to torch's `[outputs, inputs]`."""
+        """Cut one member's flat row `[n]` into named arrays."""
         pieces = np.split(row, np.cumsum([entry.size for entry in self.entries])[:-1])
-        return {
-            entry.name: np.ascontiguousarray(piece.reshape(entry.shape).T)
-            for entry, piece in zip(self.entries, pieces, strict=True)
-        }
+        return {entry.name: piece.reshape(entry.shape) for entry, piece in zip(self.entries, pieces, strict=True)}
 
     def join(self, named: dict[str, np.ndarray]) -> np.ndarray:
         """The inverse of `split`."""
-        return np.concatenate([named[entry.name].T.reshape(-1) for entry in self.entries]).astype(np.float32)
+        return np.concatenate([named[entry.name].reshape(-1) for entry in self.entries]).astype(np.float32)
 
     def initial(self, seed: int, initial_log_std: float) -> np.ndarray:
         """Initial parameters `[n]` of one member: torch's default distribution for linear layers,
@@ -118,7 +115,7 @@ class Network:
                 parts.append(np.full(entry.size, initial_log_std))
                 continue
             if len(entry.shape) == 2:
-                inputs = entry.shape[0]
+                inputs = entry.shape[1]
             bound = inputs**-0.5
             parts.append(rng.uniform(-bound, bound, entry.size))
         return np.concatenate(parts).astype(np.float32)

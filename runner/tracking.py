@@ -13,6 +13,7 @@ from pathlib import Path
 RETURN_MEAN = "Reward / Total reward (mean)"
 RETURN_MAX = "Reward / Total reward (max)"
 RETURN_MIN = "Reward / Total reward (min)"
+SCORE = "Reward / Total reward (last 100 episodes)"
 LENGTH_MEAN = "Episode / Total timesteps (mean)"
 LENGTH_MAX = "Episode / Total timesteps (max)"
 LENGTH_MIN = "Episode / Total timesteps (min)"

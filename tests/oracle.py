@@ -559,7 +559,7 @@ class Update:
     observation_scaler: RunningStandardScaler | None
     value_scaler: RunningStandardScaler | None
     valid: Mask  # [T, N]
-    values: Array  # [T, N] old values, normalised
+    values: Array  # [T, N] the network's old outputs
     advantages: Array  # [T, N] normalised under `rollout` only
     returns: Array  # [T, N] normalised
     epoch_kls: list[float]
@@ -586,7 +586,7 @@ def targets(
     """
     terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
     valid = valid_rows(terminated | truncated, ended_before)
-    values = np.asarray(values, np.float64)
+    values = outputs = np.asarray(values, np.float64)
     if value_scaler is not None:
         values = value_scaler.inverse(values[..., None])[..., 0]
     advantages, returns = gae(
@@ -602,9 +602,9 @@ def targets(
         advantages = normalize_advantages(advantages, valid)
     if value_scaler is not None:
         value_scaler.absorb(returns[valid][:, None])
-        values = value_scaler.normalize(values[..., None])[..., 0]
         returns = value_scaler.normalize(returns[..., None])[..., 0]
-    return valid, values[:-1], advantages, returns
+    # The clip is around what the network itself said: old values in new units would already be off centre.
+    return valid, outputs[:-1], advantages, returns
 
 
 def update(
@@ -638,7 +638,8 @@ def update(
     """One member's whole update, in the order of design §5.
 
     1. values ← inverse(values); GAE on scaled rewards; advantages normalised over valid rows (``rollout``)
-    2. value statistics absorb the valid returns once, then old values and returns are normalised with them
+    2. value statistics absorb the valid returns once, then returns are normalised with them; old values stay the
+       network's outputs
     3. per epoch, per part of ``array_split(permutation, mini_batches)``: in epoch 0 the observation
        statistics absorb the part's valid rows (``observation_statistics="skrl"``), then it is normalised;
        loss; if ``kl_threshold > 0`` and its KL is above, this and the epoch's other parts are skipped; joint

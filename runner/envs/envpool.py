@@ -96,42 +96,52 @@ def _same_kind(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def make_envpool(
-    task: str, seeds: Sequence[int], threads: int | None = None, arguments: Mapping[str, Any] | None = None
-) -> EnvPool:
-    """A pool of `len(seeds)` environments of one task.
-
-    Args:
-        task: an id of `envpool.list_all_envs()`.
-        seeds: one per environment.
-        threads: stepping threads; None for the cores this process may use.
-        arguments: the task's keyword arguments.
-
-    Raises:
-        UserError: see `check_arguments`.
-    """
-    arguments = dict(arguments or {})
-    check_arguments(task, arguments)
-    try:
-        pool = envpool.make(
-            task,
-            env_type="gymnasium",
-            num_envs=len(seeds),
-            env_seed=list(seeds),
-            num_threads=_threads(threads, len(seeds)),
-            **arguments,
-        )
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"env: EnvPool cannot make {task} with {arguments}: {error}") from None
-    return EnvPool(pool)
-
-
 def _threads(threads: int | None, num_envs: int) -> int:
     """EnvPool counts the host's cores, not those this process may use, so the number is always explicit."""
     if threads is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
         threads = cores
     return max(1, min(threads, num_envs))
+
+
+class EnvPoolTask(VectorEnv):
+    """A task with its arguments: spaces are known, environments are made by `seeded`."""
+
+    def __init__(self, task: str, num_envs: int, arguments: Mapping[str, Any] | None = None) -> None:
+        """Describe a pool of `num_envs` environments.
+
+        Args:
+            task: an id of `envpool.list_all_envs()`.
+            num_envs: environments of one member.
+            arguments: the task's keyword arguments.
+
+        Raises:
+            UserError: see `check_arguments`; or a space that is not supported.
+        """
+        self.task, self.arguments = task, dict(arguments or {})
+        check_arguments(task, self.arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*precision lowered.*")
+            try:
+                spec = envpool.make_spec(task, **self.arguments)
+            except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+                raise UserError(f"env: EnvPool cannot make {task} with {self.arguments}: {error}") from None
+            super().__init__(num_envs, spec.gymnasium_observation_space, spec.gymnasium_action_space)
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
+        """A pool of `len(seeds)` environments."""
+        try:
+            pool = envpool.make(
+                self.task,
+                env_type="gymnasium",
+                num_envs=len(seeds),
+                env_seed=list(seeds),
+                num_threads=_threads(threads, len(seeds)),
+                **self.arguments,
+            )
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"env: EnvPool cannot make {self.task} with {self.arguments}: {error}") from None
+        return EnvPool(pool)
 
 
 class EnvPool(VectorEnv):

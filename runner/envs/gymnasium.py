@@ -40,6 +40,10 @@ class GymnasiumVector(VectorEnv):
         self._seeds: Any = None
         self._ended = np.zeros(self.num_envs, bool)
 
+    def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
+        """Observations → `[N, O]` float32, a copy: some environments write the next observations over the last."""
+        return super().flatten(observations, rows).copy()
+
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes, with the seeds of `seeded` if it was called."""
         observations, _ = self.env.reset(seed=self._seeds)

@@ -45,7 +45,7 @@ def log_prob(
         logits = outputs.log_softmax(-1)
         return logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
     z = (actions - outputs) * torch.exp(-log_std)
-    return -(0.5 * z * z + log_std + _LOG_SQRT_2PI).sum(-1)
+    return -0.5 * z.square().sum(-1) - (log_std + _LOG_SQRT_2PI).sum(-1)
 
 
 def entropy(outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None) -> Float[Tensor, "P B"]:

@@ -1,6 +1,8 @@
 """The policy and value networks of P members, as functions of their stacked parameters.
 
-Axes: P member · B row · O observation · A action.
+Axes: P member · B row · O observation · A action. Inside, layers work on `[P, features, B]`: with rows last, the narrow
+products of heads and their gradients run 2 to 3 times faster in batched matrix multiplication on a CPU than with
+features last. What goes in and comes out is `[P, B, ·]`, transposed without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from runner.config.network import Output
 from runner.parameters import LOG_STD, Network
 
 Parameters: TypeAlias = dict[str, Tensor]
-"""Name → `[P, inputs, outputs]` for weights, `[P, 1, outputs]` for biases and log_std."""
+"""Name → `[P, outputs, inputs]` for weights, `[P, outputs, 1]` for biases and log_std."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": functional.elu,
@@ -29,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "selu": functional.selu,
     "sigmoid": torch.sigmoid,
     "silu": functional.silu,
-    "softmax": lambda x: torch.softmax(x, -1),
+    "softmax": lambda x: torch.softmax(x, 1),
     "softplus": functional.softplus,
     "softsign": functional.softsign,
     "tanh": torch.tanh,
@@ -40,7 +42,7 @@ def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
     """Views of the flat parameters, by name."""
     pieces = flat.split([entry.size for entry in network.entries], 1)
     return {
-        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) == 2 else (1, *entry.shape))
+        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) == 2 else (*entry.shape, 1))
         for entry, piece in zip(network.entries, pieces, strict=True)
     }
 
@@ -48,14 +50,14 @@ def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
 def policy(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B A"]:
     """Means or logits from normalised observations."""
     hidden = _layers(network.policy, "policy.net", parameters, observations)
-    return _head(network.policy_output, "policy.head", parameters, hidden)
+    return _head(network.policy_output, "policy.head", parameters, hidden).transpose(1, 2)
 
 
 def value(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
     """State values, in the value statistics' normalised units, from normalised observations."""
     layers, name = (network.value, "value.net") if network.separate else (network.policy, "policy.net")
     hidden = _layers(layers, name, parameters, observations)
-    return _head(network.value_output, "value.head", parameters, hidden).squeeze(-1)
+    return _head(network.value_output, "value.head", parameters, hidden).squeeze(1)
 
 
 def policy_and_value(
@@ -66,16 +68,22 @@ def policy_and_value(
         return policy(network, parameters, observations), value(network, parameters, observations)
     hidden = _layers(network.policy, "policy.net", parameters, observations)
     values = _head(network.value_output, "value.head", parameters, hidden)
-    return _head(network.policy_output, "policy.head", parameters, hidden), values.squeeze(-1)
+    outputs = _head(network.policy_output, "policy.head", parameters, hidden)
+    return outputs.transpose(1, 2), values.squeeze(1)
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
     """The Gaussian's log standard deviation, None for a categorical policy."""
     raw = parameters.get(LOG_STD)
-    return raw.clamp(low, high) if clip and raw is not None else raw
+    if raw is None:
+        return None
+    return (raw.clamp(low, high) if clip else raw).transpose(1, 2)
 
 
-def _layers(layers: tuple[tuple[int, str], ...], name: str, parameters: Parameters, x: Tensor) -> Tensor:
+def _layers(
+    layers: tuple[tuple[int, str], ...], name: str, parameters: Parameters, observations: Float[Tensor, "P B O"]
+) -> Float[Tensor, "P H B"]:
+    x = observations.transpose(1, 2)
     for index, (_, activation) in enumerate(layers):
         x = ACTIVATIONS[activation](_dense(f"{name}.{index}", parameters, x))
     return x
@@ -87,4 +95,4 @@ def _head(output: Output, name: str, parameters: Parameters, x: Tensor) -> Tenso
 
 
 def _dense(name: str, parameters: Parameters, x: Tensor) -> Tensor:
-    return torch.baddbmm(parameters[f"{name}.bias"], x, parameters[f"{name}.weight"])
+    return torch.baddbmm(parameters[f"{name}.bias"], parameters[f"{name}.weight"], x)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from math import isnan
 
 import numpy as np
 import torch
@@ -251,7 +252,8 @@ class Learning:
                 del numbers[tracking.STANDARD_DEVIATION]
             self._seconds[member] += elapsed
             self._scores[member] = collector.episodes.score(member)
-            values = {**episodes[member], **numbers, **shared}
+            score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
+            values = {**episodes[member], **score, **numbers, **shared}
             steps = self.timestep * collector.envs
             records.append(Record(self._records[member], self.timestep, steps, self._seconds[member], values))
             self._records[member] += 1

@@ -45,7 +45,11 @@ class Hyper(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows to learn from; `weight` is 1 for experience and 0 for reset rows, or that over their number."""
+    """Rows to learn from.
+
+    `values` are the value network's outputs before the update, `returns` are normalised. `weight` is 1 for experience
+    and 0 for reset rows, or that over their number.
+    """
 
     observations: Float[Tensor, "P B O"]
     actions: Tensor
@@ -96,9 +100,10 @@ class Rules:
     """Any member has an entropy bonus."""
 
     def log_std(self, parameters: models.Parameters) -> Tensor | None:
-        """The clipped log standard deviation."""
+        """The clipped log standard deviation; without gradient if it is fixed."""
         policy = self.config.models.policy
-        return models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
+        log_std = models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
+        return log_std.detach() if policy.fixed_log_std and log_std is not None else log_std
 
     def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
         """How observations are normalised, None for not at all."""
@@ -132,16 +137,14 @@ def loss(
     log_std = rules.log_std(named)
     log_ratio = distributions.log_prob(outputs, log_std, batch.actions) - batch.log_prob
     ratio = log_ratio.exp()
-    low, high = 1 - hyper.ratio_clip, 1 + hyper.ratio_clip
-    clipped = torch.minimum(torch.maximum(ratio, low), high)
-    surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
-    policy_loss = -(batch.weight * surrogate).sum(1, keepdim=True)
+    clipped = ratio.clamp(1 - hyper.ratio_clip, 1 + hyper.ratio_clip)
+    weighted = batch.weight * batch.advantages
+    policy_loss = -torch.minimum(ratio * weighted, clipped * weighted).sum(1, keepdim=True)
 
-    change = values - batch.values
-    near = batch.values + torch.minimum(torch.maximum(change, -hyper.value_clip), hyper.value_clip)
-    squared = (batch.returns - near) ** 2
+    near = batch.values + (values - batch.values).clamp(-hyper.value_clip, hyper.value_clip)
+    squared = (batch.returns - near).square()
     if rules.config.agent.value_loss == "max":
-        squared = torch.maximum(squared, (batch.returns - values) ** 2)
+        squared = torch.maximum(squared, (batch.returns - values).square())
     value_loss = hyper.value_loss_scale * (batch.weight * squared).sum(1, keepdim=True)
 
     total = policy_loss + value_loss
@@ -152,8 +155,7 @@ def loss(
         total = total + entropy_loss
     with torch.no_grad():
         kl = (batch.weight * (ratio - 1 - log_ratio)).sum(1, keepdim=True)
-        outside = ((ratio - 1).abs() > hyper.ratio_clip).float()
-        clip_fraction = (batch.weight * outside).sum(1, keepdim=True)
+        clip_fraction = (batch.weight * (clipped != ratio)).sum(1, keepdim=True)
     return total.sum(), tuple(part.detach() for part in (policy_loss, value_loss, entropy_loss, kl, clip_fraction))
 
 
@@ -209,17 +211,25 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     observe = rules.observation_scaler(learner.observation_statistics)
     judge = rules.value_scaler(learner.value_statistics)
 
-    def values_of(rows: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
-        normalised = models.value(rules.network, named, observe.normalize(rows) if observe else rows)
-        return judge.denormalize(normalised.unsqueeze(-1)).squeeze(-1) if judge else normalised
+    def judged(rows: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
 
-    every = values_of(rollout.observations.flatten(1, 2)).unflatten(1, (steps + 1, envs))
-    values, next_values = every[:, :-1], every[:, 1:]
+    def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:
+        return judge.denormalize(outputs.unsqueeze(-1)).squeeze(-1) if judge else outputs
+
+    def experience(x: Tensor) -> Tensor:
+        # Zeros where no experience is: weight 0 alone would let a NaN or infinity through.
+        valid = rollout.valid.bool()
+        return torch.where(valid if x.dim() == valid.dim() else valid.unsqueeze(-1), x, 0)
+
+    outputs = judged(rollout.observations.flatten(1, 2))
+    every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
+    values, next_values = experience(every[:, :-1]), every[:, 1:]
     if rollout.final_rows is not None:
         next_values = next_values.clone()
-        next_values.flatten(1)[:, rollout.final_rows] = values_of(rollout.final_observations)
+        next_values.flatten(1)[:, rollout.final_rows] = in_reward_units(judged(rollout.final_observations))
     terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
-    rewards = rollout.rewards * hyper.rewards_shaper_scale.unsqueeze(-1)
+    rewards = experience(rollout.rewards) * hyper.rewards_shaper_scale.unsqueeze(-1)
     advantages, returns = gae.gae(
         rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
     )
@@ -233,17 +243,19 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         statistics = preprocessors.absorb(statistics, returns.unsqueeze(-1), valid)
         judge = rules.value_scaler(statistics)
         assert judge is not None
-        returns, values = (judge.normalize(x.unsqueeze(-1)).squeeze(-1) for x in (returns, values))
+        returns = judge.normalize(returns.unsqueeze(-1)).squeeze(-1)
     log_prob = distributions.log_prob(
         rollout.outputs.flatten(1, 2), rules.log_std(named), rollout.actions.flatten(1, 2)
     )
     rows = Batch(
-        rollout.observations[:, :-1].flatten(1, 2),
-        rollout.actions.flatten(1, 2),
-        log_prob,
+        experience(rollout.observations[:, :-1]).flatten(1, 2),
+        experience(rollout.actions).flatten(1, 2),
+        experience(log_prob.unflatten(1, (steps, envs))).flatten(1, 2),
         advantages,
         returns,
-        values,
+        # The value clip is around what the network itself said. Old values in the new statistics' units would be
+        # off centre by the statistics' change, and beyond `value_clip` the loss has no gradient at all.
+        experience(outputs.unflatten(1, (steps + 1, envs))[:, :-1]).flatten(1, 2),
         valid,
     )
     return replace(learner, value_statistics=statistics), rows, explained

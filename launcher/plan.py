@@ -1,0 +1,183 @@
+"""Experiment → trials → packs: what will be trained, together with what, and under which names.
+
+Pure functions of configurations; Ray and frameworks do not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.config import Config, load_config
+from runner.config.load import Key
+from runner.config.overrides import parse_override
+from runner.errors import UserError
+from runner.pack import identity, static_key
+
+LARGEST_PACK = 32
+"""Members of one pack on CPU cores: beyond it the batched program gains nothing and memory grows."""
+LARGEST_LAUNCH = 100_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One resolved configuration with one seed.
+
+    Attributes:
+        id: readable and unique; stable when length, logging or output change.
+        name: of the configuration, equal for all its seeds.
+        config: resolved, seed included.
+    """
+
+    id: str
+    name: str
+    config: Config
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of a whole run."""
+        return self.config.updates * self.config.agent.rollouts * (self.config.env.num_envs or 0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a person asked for: trials, and notes on how their files were read."""
+
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+
+
+def read_experiment(
+    files: Sequence[Path], settings: Sequence[str], flags: Mapping[Key, Any], seeds: str | None
+) -> Experiment:
+    """Resolve every configuration file × every combination of swept settings × every seed.
+
+    Args:
+        files: configuration files.
+        settings: `a.b=value` texts; a top-level comma makes alternatives.
+        flags: settings that have a flag of their own; they win over `settings`.
+        seeds: see `parse_seeds`; None for the file's own seed.
+
+    Raises:
+        UserError: any problem in a file or setting, or the same trial twice.
+    """
+    swept = [parse_override(text) for text in settings]
+    names = _config_names(files)
+    trials: dict[str, Trial] = {}
+    notes: dict[str, None] = {}
+    for file, stem in zip(files, names, strict=True):
+        for values in itertools.product(*(alternatives for _, alternatives in swept)):
+            chosen = [(key, value) for (key, _), value in zip(swept, values, strict=True)]
+            config, found = load_config(file, [*chosen, *flags.items()])
+            notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
+            varied = [(key, v) for (key, alternatives), v in zip(swept, values, strict=True) if len(alternatives) > 1]
+            name = slug("_".join([stem, *(f"{key[-1]}={_short(v)}" for key, v in varied)]))
+            for seed in parse_seeds(seeds, config.seed):
+                trial = _trial(name, config.model_copy(update={"seed": seed}))
+                if trial.id in trials:
+                    raise UserError(f"{file}: the trial {trial.id} is asked for twice; give each configuration once")
+                trials[trial.id] = trial
+                if len(trials) > LARGEST_LAUNCH:
+                    raise UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
+    return Experiment(tuple(trials.values()), tuple(notes))
+
+
+def _trial(name: str, config: Config) -> Trial:
+    digest = hashlib.sha256(identity(config).encode()).hexdigest()[:8]
+    return Trial(f"{name}_s{config.seed}_{digest}", name, config)
+
+
+def _config_names(files: Sequence[Path]) -> list[str]:
+    """File stems, with their folder in front where stems repeat."""
+    stems = [file.stem for file in files]
+    return [
+        stem if stems.count(stem) == 1 else f"{file.absolute().parent.name}_{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def slug(text: str) -> str:
+    """Text as a readable file name: letters, digits and `._=+-`, at most 80 characters."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.")[:80] or "run"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse_seeds(text: str | None, base: int | None) -> list[int]:
+    """`8` → base … base + 7; `0-7` → 0 … 7; `3,5,7` and mixtures → as listed; None → the base seed alone.
+
+    A base of None (`seed: null`) is drawn from the operating system.
+
+    Raises:
+        UserError: not of that form, negative, repeated, or none.
+    """
+    start = base if base is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    if text is None:
+        return [start]
+    wrong = UserError(
+        f"command line: --seeds {text!r}: allowed: a count such as 8, a range such as 0-7, or a list such as 3,5,7"
+    )
+    text = text.strip()
+    if re.fullmatch(r"\d{1,7}", text):
+        if int(text) == 0:
+            raise wrong
+        return [start + i for i in range(int(text))]
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
+        if match is None:
+            raise wrong
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < first + LARGEST_LAUNCH:
+            raise wrong
+        seeds += range(first, last + 1)
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"command line: --seeds {text!r}: a seed is given twice")
+    return seeds
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where trials run.
+
+    Attributes:
+        workers: processes at a time.
+        gpus: GPUs of the launch, one per worker; 0 for CPU workers.
+        cpus: CPU cores of one worker.
+        logical: the GPUs are only numbers to Ray; nothing runs on one.
+    """
+
+    workers: int
+    gpus: int
+    cpus: int
+    logical: bool = False
+
+
+def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[Trial]]:
+    """Deal trials of equal Static signature and progress into packs, as even as can be, one per worker.
+
+    Args:
+        trials: with the timestep of the checkpoint that each goes on from.
+        workers: packs wanted per group.
+
+    Returns:
+        Packs, longest work first.
+    """
+    groups: dict[tuple[str, int], list[Trial]] = {}
+    for trial, timestep in trials:
+        groups.setdefault((static_key(trial.config), timestep), []).append(trial)
+    packs: list[list[Trial]] = []
+    for group in groups.values():
+        count = max(min(workers, len(group)), math.ceil(len(group) / LARGEST_PACK))
+        packs += [group[index::count] for index in range(count)]
+    return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))

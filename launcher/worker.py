@@ -1,0 +1,338 @@
+"""One attempt: a pack trained in a process of its own, which reports to the aggregator.
+
+The training loop never waits for the aggregator: a thread carries records and checkpoints there in order. It also
+renews the lease, and brings back what the launcher wants (stop) or what has become of a trial (lost).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from launcher.ledger import BUSY, GAP, LOST, Batch, Kind, Published
+from runner.errors import UserError
+from runner.tracking import Record
+
+if TYPE_CHECKING:
+    import ray.actor
+
+Outcome = Literal["running", "finished", "diverged", "interrupted"]
+
+BEAT_SECONDS = 1.0
+"""Between pushes; half of the lease's beat, so that one late push is no missed beat."""
+BACKLOG = 20_000
+"""Records that wait for the aggregator before training waits too."""
+GIVE_UP_SECONDS = 600.0
+"""After this long without a place to store results the attempt ends."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to train.
+
+    Attributes:
+        attempt: its number in the ledger.
+        trials: ids, one per member.
+        configs: resolved configurations as plain data, one per member.
+        checkpoints: bytes to go on from, one per member, or None to begin.
+        log: file for everything that the process prints.
+        threads: cores to use; 1 pins the process to a core of its own.
+        gpu: a GPU was reserved and must be there.
+    """
+
+    attempt: int
+    trials: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+    checkpoints: tuple[bytes, ...] | None
+    log: Path
+    threads: int
+    gpu: bool
+
+
+class Worker:
+    """A process for one pack; becomes a Ray actor in `launcher.cluster`."""
+
+    def __init__(self, threads: int, gpu: bool) -> None:
+        """Claim a core and import what training needs, before there is anything to train.
+
+        Affinity and thread counts are read when torch is imported, so they come first.
+        """
+        self._core = claim_core() if threads == 1 and not gpu else None
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+        if not gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        import torch
+
+        from runner import torch as _backend  # noqa: F401
+        from runner.envs import envpool as _envpool  # noqa: F401
+
+        torch.set_num_threads(threads)
+        self._gpu = torch.cuda.is_available()
+
+    def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
+        """Train a pack to its end, or until told to stop.
+
+        Returns:
+            "finished", "stopped" or "lost".
+
+        Raises:
+            UserError: the pack cannot be trained as configured, or results could not be stored for ten minutes.
+        """
+        with redirected(job.log):
+            try:
+                return self._train(job, aggregator)
+            except BaseException:
+                traceback.print_exc()
+                raise
+
+    def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
+        from runner.config import resolve
+        from runner.envs.envpool import EnvPoolTask
+        from runner.torch import Runner
+
+        if job.gpu and not self._gpu:
+            raise UserError(
+                f"a GPU was reserved on {socket.gethostname()}, but torch sees none there: install a CUDA build of "
+                "torch on that machine, or launch without --gpus"
+            )
+        configs = [resolve(config)[0] for config in job.configs]
+        env = configs[0].env
+        task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
+        runner = Runner(task, configs[0], configs=configs, threads=job.threads)
+        if job.checkpoints is not None:
+            runner.restore(job.checkpoints)
+        link = Link(aggregator, job.attempt, job.trials)
+        try:
+            return self._follow(runner, link, job.trials)
+        finally:
+            link.close()
+
+    def _follow(self, runner: Any, link: Link, trials: Sequence[str]) -> str:
+        """Pass on everything the runner reports."""
+        over: set[int] = set()
+
+        def publish(members: Sequence[int], state: Outcome, best: Sequence[int] = ()) -> None:
+            states = runner.states()
+            for member in members:
+                counters = states[member].counters
+                # The agent comes last: its row changes the state and is what a resume goes on from.
+                kinds: tuple[Kind, ...] = ("best", "agent") if member in best else ("agent",)
+                data = runner.checkpoint(member, states[member])
+                score = None if counters.score != counters.score else counters.score
+                for kind in kinds:
+                    shown: Outcome = state if kind == "agent" else "running"
+                    link.publish(
+                        trials[member], Published(counters.timestep, data, kind, counters.records, shown, score)
+                    )
+
+        for report in runner.reports():
+            link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
+            if report.diverged:
+                publish(report.diverged, "diverged")
+                over.update(report.diverged)
+            running = [m for m in range(len(trials)) if m not in over]
+            if report.checkpoint and running:
+                publish(running, "running", [m for m in report.best if m in running])
+            if link.lost >= {trials[m] for m in running} and running:
+                return "lost"
+            if link.stop:
+                publish(running, "interrupted")
+                link.flush()
+                return "stopped"
+        running = [m for m in range(len(trials)) if m not in over]
+        publish(running, "finished")
+        link.flush()
+        return "finished"
+
+
+class Link:
+    """The way to the aggregator: an ordered queue and the thread that empties it.
+
+    Attributes:
+        stop: the launcher asked everyone to save and leave.
+        lost: trials that belong to another attempt by now.
+    """
+
+    def __init__(self, aggregator: ray.actor.ActorHandle, attempt: int, trials: Sequence[str]) -> None:
+        self.stop = False
+        self.lost: set[str] = set()
+        self._aggregator = aggregator
+        self._attempt = attempt
+        self._records: dict[str, deque[Record]] = {trial: deque() for trial in trials}
+        self._published: deque[tuple[str, Published]] = deque()
+        self._change = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._carry, name="link", daemon=True)
+        self._thread.start()
+
+    def record(self, records: Mapping[str, Record]) -> None:
+        """Queue records; waits while too many are queued.
+
+        Raises:
+            UserError: nothing could be stored for ten minutes.
+        """
+        with self._change:
+            for trial, record in records.items():
+                if trial not in self.lost:
+                    self._records[trial].append(record)
+            self._change.wait_for(lambda: self._error or sum(map(len, self._records.values())) < BACKLOG)
+        self._check()
+
+    def publish(self, trial: str, published: Published) -> None:
+        """Queue a checkpoint; it is sent after the records that it covers."""
+        with self._change:
+            self._published.append((trial, published))
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._error or len(self._published) < 64)
+        self._check()
+
+    def flush(self) -> None:
+        """Wait until everything queued is stored.
+
+        Raises:
+            UserError: nothing could be stored for ten minutes.
+        """
+        with self._change:
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._error or not (self._published or any(self._records.values())))
+        self._check()
+
+    def close(self) -> None:
+        """End the thread, after a last try to send what is queued."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        self._thread.join(timeout=30)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _carry(self) -> None:
+        """The thread: push, publish, wait for the next beat or checkpoint."""
+        stored = time.monotonic()
+        try:
+            while True:
+                with self._change:
+                    closing = self._closing
+                done = self._push() and self._publish()
+                now = time.monotonic()
+                if done:
+                    stored = now
+                elif now - stored > GIVE_UP_SECONDS:
+                    raise UserError(
+                        f"results could not be stored for {GIVE_UP_SECONDS / 60:.0f} minutes: the disk of the launch "
+                        "directory is full or read-only; make room and resume the launch"
+                    )
+                with self._change:
+                    if closing:
+                        return
+                    self._change.notify_all()
+                    # A disk without room is asked again at the next beat, not at once.
+                    self._change.wait_for(self._urgent if done else self._is_closing, BEAT_SECONDS)
+        except BaseException as error:
+            with self._change:
+                self._error = error
+                self._change.notify_all()
+
+    def _urgent(self) -> bool:
+        return self._closing or bool(self._published)
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    def _push(self) -> bool:
+        """Send all queued records; True once they are stored."""
+        import ray
+
+        with self._change:
+            batches = {trial: Batch(q[0].index if q else 0, list(q)) for trial, q in self._records.items()}
+        reply = ray.get(self._aggregator.push.remote(self._attempt, batches))
+        self.stop = self.stop or reply.stop
+        with self._change:
+            for trial, expected in reply.high_water.items():
+                queue = self._records[trial]
+                if expected == LOST:
+                    self.lost.add(trial)
+                    queue.clear()
+                    continue
+                while queue and queue[0].index < expected:
+                    queue.popleft()
+        return not reply.busy
+
+    def _publish(self) -> bool:
+        """Send queued checkpoints in order; True once the queue is empty."""
+        import ray
+
+        while True:
+            with self._change:
+                if not self._published:
+                    return True
+                trial, published = self._published[0]
+                missing = any(r.index < published.records for r in self._records[trial])
+            if missing and not self._push():
+                return False
+            answer = ray.get(self._aggregator.publish.remote(self._attempt, {trial: published}))
+            if answer == BUSY or answer[trial] == GAP:
+                return False
+            with self._change:
+                if answer[trial] == LOST:
+                    self.lost.add(trial)
+                self._published.popleft()
+                self._change.notify_all()
+
+
+def claim_core() -> IO[str] | None:
+    """Pin this process to a core that no other worker on this machine has claimed.
+
+    The claim is a file lock, so it ends with the process however that ends, and holds across launches.
+
+    Returns:
+        What holds the claim, or None where all cores are taken or the system cannot pin.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        path = Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}-core-{core}.lock"
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        return file
+    return None
+
+
+@contextlib.contextmanager
+def redirected(log: Path) -> Any:
+    """Send what this process prints, native aborts included, to a file of its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(1), os.dup(2)
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for saved, target in zip(before, (1, 2), strict=True):
+            os.dup2(saved, target)
+            os.close(saved)
