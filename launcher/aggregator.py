@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.ledger import BUSY, Attempt, Batch, Ledger, Published
+from launcher.ledger import Ledger
+from launcher.rows import BUSY, Attempt, Batch, Published
 from runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,8 +104,12 @@ class Aggregator:
             self._ledger.request_stop(True)
 
 
-def _writer(directory: Path) -> Ledger:
-    """The ledger of `directory`, as soon as the aggregator of a launch that has just ended is gone."""
+def writer(directory: Path) -> Ledger:
+    """The ledger of `directory`, as soon as the aggregator of a launch that has just ended is gone.
+
+    Raises:
+        UserError: another launch is at work there.
+    """
     last_try = time.monotonic() + RELEASE_SECONDS
     while True:
         try:
@@ -134,7 +139,7 @@ def start_aggregator(directory: Path) -> ray.actor.ActorHandle:
             super().__init__(directory)
 
     # An error in an actor's start loses its type, so whether the lock is free is found out here.
-    with _writer(directory) as ledger:
+    with writer(directory) as ledger:
         ledger.request_stop(False)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote = ray.remote(num_cpus=0, num_gpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(

@@ -95,6 +95,7 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     if ray.is_initialized():
         yield
         return
+    on_terminate = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         assert placement is not None
@@ -113,6 +114,9 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"command line: --address {address}: cannot connect: {error}") from None
     try:
+        if on_terminate is not None and threading.current_thread() is threading.main_thread():
+            # Ray has put a handler in its place that aborts the process and leaves a native stack trace.
+            signal.signal(signal.SIGTERM, on_terminate)
         yield
     finally:
         ray.shutdown()
@@ -243,7 +247,7 @@ def reason(directory: Path, error: BaseException, attempt: int) -> str:
     with contextlib.suppress(OSError):
         lines = (directory / log_path).read_text(errors="replace").strip().splitlines()
         if lines and not isinstance(error, ray.exceptions.RayTaskError):
-            words = f" Its last line: {lines[-1][:300]}"
+            words = f". Its last line: {lines[-1][:300]}"
     return f"{first[:2000]}{words} (log: {log_path})"
 
 

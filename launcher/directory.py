@@ -6,12 +6,15 @@ OUT/NAME/  plan.json  ledger.sqlite  tensorboard/  logs/attempt-<n>.log
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import shutil
+import sqlite3
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -19,71 +22,136 @@ from typing import Any
 
 import yaml
 
-from launcher.ledger import Ledger, TrialRow
+from launcher.aggregator import writer
+from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial, slug
-from runner.checkpoint import versions, write_file
+from launcher.rows import TrialRow
+from runner.checkpoint import versions
 from runner.config import load_config
 from runner.errors import UserError
+from runner.files import write_whole
 
 
-def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None) -> Path:
-    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and its name and time.
+def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
+    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time.
 
     Raises:
-        UserError: it exists already.
+        UserError: it exists already, or `name` is none that every file system takes.
     """
-    first = trials[0]
-    experiment = first.config.agent.experiment
-    base = out or Path(experiment.directory or "runs")
-    default = experiment.experiment_name or f"{first.name}_{datetime.now():%y-%m-%d_%H-%M-%S}"
-    directory = (base / slug(name or default)).absolute()
-    if directory.exists():
+    experiment = trials[0].config.agent.experiment
+    if name is not None and slug(name) != name:
         raise UserError(
-            f"{directory}: exists already and is never overwritten; choose another --name or --out, or continue it "
-            f"with launch resume {directory}"
+            f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
+            f"ends, such as {slug(name)}; the folder above it is --out"
         )
+    base = out or Path(experiment.directory or "runs")
+    default = experiment.experiment_name or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"
+    directory = (base / (name or slug(default))).absolute()
+    try:
+        exists = os.path.lexists(directory)
+    except ValueError:  # a null byte
+        exists = False
+    if exists:
+        raise _exists(directory)
     return directory
 
 
-def create(directory: Path, trials: Sequence[Trial], revision: dict[str, Any]) -> None:
-    """Make the directory with every trial's resolved configuration, the ledger and the first plan revision.
+def _exists(directory: Path) -> UserError:
+    return UserError(
+        f"{directory}: exists already and is never overwritten; choose another --name or --out, or continue it with "
+        f"launch resume {directory}"
+    )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the disk as a message about `path`."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def create(directory: Path, trials: Sequence[Trial]) -> list[Path]:
+    """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
+
+    Returns:
+        The folders that were made, `directory` first: what `remove` takes back.
 
     Raises:
         UserError: it exists, or cannot be written.
     """
-    try:
+    made = [directory, *(folder for folder in directory.parents if not os.path.lexists(folder))]
+    with _writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(exist_ok=False)
-        for trial in trials:
-            text = yaml.safe_dump(trial.config.dump(), sort_keys=False)
-            folder = directory / "trials" / trial.id
-            folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text(text, encoding="utf-8")
-        write_plan(directory, revision, trials)
-    except FileExistsError:
-        raise UserError(f"{directory}: exists already and is never overwritten; choose another --name") from None
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
-    with Ledger(directory) as ledger:
-        ledger.add_trials(
-            TrialRow(
-                trial=trial.id,
-                config=trial.name,
-                seed=trial.config.seed or 0,
-                num_envs=trial.config.env.num_envs or 0,
-                timesteps=trial.config.updates * trial.config.agent.rollouts,
-            )
-            for trial in trials
-        )
+    try:
+        with _writing(directory):
+            directory.mkdir()
+    except UserError:
+        if os.path.lexists(directory):
+            raise _exists(directory) from None
+        raise
+    try:
+        with _writing(directory):
+            for trial in trials:
+                text = yaml.safe_dump(trial.config.dump(), sort_keys=False)
+                write_whole(directory / "trials" / trial.id / "config.yaml", text.encode())
+            _write_plan(directory, {"trials": [_row(trial) for trial in trials], "revisions": []})
+            with Ledger(directory) as ledger:
+                ledger.add_trials(
+                    TrialRow(
+                        trial=trial.id,
+                        config=trial.name,
+                        seed=trial.config.seed or 0,
+                        num_envs=trial.config.env.num_envs or 0,
+                        timesteps=trial.config.updates * trial.config.agent.rollouts,
+                    )
+                    for trial in trials
+                )
+    except BaseException:
+        remove(made)
+        raise
+    return made
 
 
-def write_plan(directory: Path, revision: dict[str, Any], trials: Sequence[Trial] = ()) -> None:
-    """Append a revision to plan.json; the first one brings the trials."""
-    path = directory / "plan.json"
-    plan = json.loads(path.read_text()) if path.exists() else {"trials": [], "revisions": []}
-    plan["trials"] += [{"id": t.id, "name": t.name, "seed": t.config.seed} for t in trials]
-    plan["revisions"].append(revision)
-    write_file(path, (json.dumps(plan, indent=2) + "\n").encode())
+def remove(made: Sequence[Path]) -> None:
+    """Take back a directory in which nothing was trained, and the folders above it that were made for it."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def check_free(directory: Path) -> None:
+    """Find out whether an existing launch may go on here.
+
+    Raises:
+        UserError: another launch is at work there, or it cannot be written.
+    """
+    with _writing(directory), writer(directory):
+        pass
+
+
+def add_revision(directory: Path, revision: dict[str, Any]) -> None:
+    """Append a revision to plan.json.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _writing(directory / "plan.json"):
+        plan = json.loads((directory / "plan.json").read_text())
+        plan["revisions"].append(revision)
+        _write_plan(directory, plan)
+
+
+def _write_plan(directory: Path, plan: dict[str, Any]) -> None:
+    write_whole(directory / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {"id": trial.id, "name": trial.name, "seed": trial.config.seed}
 
 
 def read_trials(directory: Path) -> list[Trial]:
@@ -95,16 +163,48 @@ def read_trials(directory: Path) -> list[Trial]:
     path = directory / "plan.json"
     try:
         plan = json.loads(path.read_text())
+        if not isinstance(plan["revisions"], list):
+            raise TypeError("revisions must be a list")
         return [
             Trial(row["id"], row["name"], load_config(directory / "trials" / row["id"] / "config.yaml")[0])
             for row in plan["trials"]
         ]
-    except FileNotFoundError:
-        raise UserError(f"{directory}: not a launch directory: it has no plan.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        missing = "it has no plan.json" if directory.is_dir() else "there is no such folder"
+        raise UserError(f"{directory}: not a launch directory: {missing}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: damaged: it has no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged: {error}") from None
+
+
+def read_unfinished(directory: Path) -> tuple[list[TrialRow], list[tuple[Trial, int]]]:
+    """All rows of an existing launch, and what is left to do: trials with the timestep each goes on from.
+
+    Raises:
+        UserError: not a launch directory, or damaged.
+    """
+    trials = {trial.id: trial for trial in read_trials(directory)}
+    try:
+        with Ledger(directory, writer=False) as ledger:
+            rows = ledger.trials()
+            todo = [
+                (
+                    trials[row.trial],
+                    max((c.timestep for c in ledger.checkpoints(row.trial) if c.kind == "agent"), default=0),
+                )
+                for row in rows
+                if row.state not in ("finished", "diverged")
+            ]
+    except sqlite3.Error as error:
+        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: {error}") from None
+    except KeyError as error:
+        raise UserError(f"{directory / 'plan.json'}: damaged: the ledger's trial {error} is not in it") from None
+    if not rows:
+        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: it has no trials")
+    return rows, todo
 
 
 def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:

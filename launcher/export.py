@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.ledger import Ledger, Progress, StoredRecord, TrialRow
+from launcher.ledger import Ledger
+from launcher.rows import Progress, StoredRecord, TrialRow
 from launcher.stats import interquartile_mean
 from runner.tracking import TensorBoard
 

@@ -8,39 +8,34 @@ state is in one SQLite file, so any process may die at any instant. One process 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import Literal
 
+from launcher.rows import (
+    BUSY,
+    GAP,
+    LOST,
+    STORED,
+    Attempt,
+    AttemptRow,
+    Batch,
+    Checkpoint,
+    Progress,
+    Published,
+    StoredRecord,
+    TrialRow,
+)
+from launcher.storage import connect, disk_refuses, is_whole, lock
 from runner.errors import UserError
+from runner.files import write_whole
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
-
-State = Literal["pending", "running", "finished", "diverged", "failed", "interrupted"]
-Kind = Literal["agent", "best"]
-
-# Answers travel between processes, so they are plain values that compare equal after pickling.
-LOST: Final = -1
-"""The trial belongs to another attempt by now: stop working on it."""
-BUSY: Final = "busy"
-"""The disk is full, read-only or failing: nothing was stored, send the same again later."""
-STORED: Final = "stored"
-GAP: Final = "gap"
-"""Records which the checkpoint covers are missing: push them first."""
-
-# BUSY: a reader has held the lock of a network file system for longer than the timeout.
-_SQLITE_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
-_OS_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES}
-_NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -74,109 +69,6 @@ INSERT INTO stop SELECT 0 WHERE NOT EXISTS (SELECT * FROM stop);
 """
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial: `timesteps` is the length it is to reach, `attempt` its owner, `error` why it failed."""
-
-    trial: str
-    config: str
-    seed: int
-    num_envs: int
-    timesteps: int
-    state: State = "pending"
-    attempt: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class AttemptRow:
-    """One attempt: times in Unix seconds, `log` relative to the launch directory, `note` its last words."""
-
-    number: int
-    opened_at: float
-    closed_at: float | None
-    outcome: str | None
-    log: str | None
-    host: str | None
-    pid: int | None
-    note: str | None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One file: `path` relative to the launch directory, `records` the number of records that it covers."""
-
-    trial: str
-    timestep: int
-    kind: Kind
-    path: str
-    sha256: str
-    bytes: int
-    score: float | None
-    attempt: int
-    records: int
-
-
-@dataclass(frozen=True)
-class StoredRecord:
-    """A record as it is in the ledger.
-
-    Attributes:
-        revision: its place in the order in which all records of all trials were stored.
-        wall_time: when it was stored, in Unix seconds.
-        previous_env_steps: of the trial's record before it; -1 if it is the first.
-    """
-
-    revision: int
-    trial: str
-    wall_time: float
-    previous_env_steps: int
-    record: Record
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a trial is: the number of its records, and what the last one says (zero or None without)."""
-
-    trial: TrialRow
-    records: int
-    timestep: int
-    env_steps: int
-    value: float | None
-    steps_per_second: float | None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A new life of some trials, and the checkpoint each goes on from (None: from the beginning)."""
-
-    number: int
-    resume: dict[str, Checkpoint | None]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Consecutive records of one trial; `first` is the index of the first one."""
-
-    first: int
-    records: Sequence[Record] = ()
-
-
-@dataclass(frozen=True)
-class Published:
-    """A checkpoint and what becomes of its trial; with empty `data` only the state changes.
-
-    `records` is how many records of the trial come before it; the states `finished` and `diverged` are final.
-    """
-
-    timestep: int
-    data: bytes
-    kind: Kind
-    records: int
-    state: Literal["running", "finished", "diverged", "interrupted"]
-    score: float | None = None
-
-
 class Ledger:
     """One launch directory's SQLite file. Every call that writes is one transaction: on disk, or not done.
 
@@ -188,20 +80,26 @@ class Ledger:
 
         Raises:
             UserError: another process writes here; or there is nothing to read.
+            sqlite3.Error: the file is damaged, or the disk is full.
         """
         self.directory = directory.resolve()
         path = self.directory / "ledger.sqlite"
         if not writer and not path.is_file():
             raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
-        self._lock = _lock(self.directory) if writer else None
+        self._lock = lock(self.directory) if writer else None
         self._warned = False
-        if writer and not path.is_file():
-            # Readers may come at any time, so the file appears with all its tables.
-            partial = path.with_name("ledger.partial")
-            with contextlib.closing(_connect(partial, writer)) as db:
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            partial.replace(path)
-        self._db = _connect(path, writer)
+        try:
+            if writer and not path.is_file():
+                # Readers may come at any time, so the file appears with all its tables.
+                partial = path.with_name("ledger.partial")
+                with contextlib.closing(connect(partial, writer)) as db:
+                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+                partial.replace(path)
+            self._db = connect(path, writer)
+        except BaseException:
+            if self._lock:
+                self._lock.close()
+            raise
 
     def __enter__(self) -> Ledger:
         return self
@@ -428,7 +326,7 @@ class Ledger:
             best = new.kind == "best"
             name = "best_agent.safetensors" if best else f"checkpoints/agent_{new.timestep}.safetensors"
             path = f"trials/{trial}/{name}"
-            _store(self.directory, path, new.data)
+            write_whole(self.directory / path, new.data)
             if best:
                 self._db.execute("DELETE FROM checkpoints WHERE trial = ? AND kind = 'best'", (trial,))
             file = (path, hashlib.sha256(new.data).hexdigest(), len(new.data))
@@ -444,7 +342,7 @@ class Ledger:
 
     def _rewind(self, trial: str) -> None:
         """Forget what comes after the last checkpoint of `trial` whose file is whole."""
-        while (last := self._last_agent(trial)) and not _is_whole(self.directory / last.path, last.sha256):
+        while (last := self._last_agent(trial)) and not is_whole(self.directory / last.path, last.sha256):
             delete = "DELETE FROM checkpoints WHERE trial = ? AND timestep = ? AND kind = 'agent'"
             self._db.execute(delete, (trial, last.timestep))
         kept = last.records if last else 0
@@ -467,80 +365,9 @@ class Ledger:
 
     def _busy(self, error: sqlite3.OperationalError | OSError) -> Literal["busy"]:
         """BUSY if `error` says that storage fails, logged once; any other error is raised again."""
-        if isinstance(error, OSError):
-            known = error.errno in _OS_STORAGE
-        else:
-            known = error.sqlite_errorcode & 0xFF in _SQLITE_STORAGE
-        if not known:
+        if not disk_refuses(error):
             raise error
         if not self._warned:
             logging.getLogger(__name__).warning("%s cannot be written to: %s", self.directory, error)
             self._warned = True
         return BUSY
-
-
-def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether `directory` is on NFS, SMB, Lustre or the like; False where there is no table of `mounts`."""
-    if not mounts.is_file():
-        return False
-    table = (line.split(" ") for line in mounts.read_text().splitlines())
-    kinds = {Path(place.replace("\\040", " ")): kind for _, place, kind, *_ in table}
-    resolved = directory.resolve()
-    kind = next((kinds[place] for place in (resolved, *resolved.parents) if place in kinds), "")
-    return kind.startswith(_NETWORK_FILE_SYSTEMS)
-
-
-def _connect(path: Path, writer: bool) -> sqlite3.Connection:
-    # The launcher may poll from a thread, though never from two at once.
-    uri = f"{path.as_uri()}?mode={'rwc' if writer else 'ro'}"
-    db = sqlite3.connect(uri, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
-    if writer:
-        # WAL needs memory shared by all processes that open the file: not so on network file systems.
-        mode = "TRUNCATE" if on_network_file_system(path.parent) else "WAL"
-        for pragma in (f"journal_mode = {mode}", "synchronous = FULL", "foreign_keys = ON"):
-            db.execute(f"PRAGMA {pragma}")
-    return db
-
-
-def _lock(directory: Path) -> IO[bytes]:
-    """Hold `DIR/lock` until the result is closed or the process is gone, however it went."""
-    file = (directory / "lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(
-            f"{directory} is in use by another launch. Wait until it ends, stop it with Ctrl-C, "
-            "or start this one under another name."
-        ) from None
-    return file
-
-
-def _store(root: Path, path: str, data: bytes) -> None:
-    """Write `root/path` so that after a power cut there is the old file or the new one, whole."""
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    # A name is on disk when its folder is, and so are the names of folders that were made just now.
-    for folder in target.parents[: len(Path(path).parts)]:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except OSError:
-        return False

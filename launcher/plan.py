@@ -72,6 +72,7 @@ def read_experiment(
     swept = [parse_override(text) for text in settings]
     names = _config_names(files)
     trials: dict[str, Trial] = {}
+    taken: dict[str, set[str]] = {}
     notes: dict[str, None] = {}
     for file, stem in zip(files, names, strict=True):
         for values in itertools.product(*(alternatives for _, alternatives in swept)):
@@ -79,7 +80,8 @@ def read_experiment(
             config, found = load_config(file, [*chosen, *flags.items()])
             notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
             varied = [(key, v) for (key, alternatives), v in zip(swept, values, strict=True) if len(alternatives) > 1]
-            name = slug("_".join([stem, *(f"{key[-1]}={_short(v)}" for key, v in varied)]))
+            wanted = slug("_".join([stem, *(f"{key[-1]}={_short(v)}" for key, v in varied)]))
+            name = _free_name(wanted, config, taken)
             for seed in parse_seeds(seeds, config.seed):
                 trial = _trial(name, config.model_copy(update={"seed": seed}))
                 if trial.id in trials:
@@ -93,6 +95,17 @@ def read_experiment(
 def _trial(name: str, config: Config) -> Trial:
     digest = hashlib.sha256(identity(config).encode()).hexdigest()[:8]
     return Trial(f"{name}_s{config.seed}_{digest}", name, config)
+
+
+def _free_name(wanted: str, config: Config, taken: dict[str, set[str]]) -> str:
+    """`wanted`, or with a number where another configuration has that name: cut short, or rounded to the same."""
+    trained = identity(config)
+    name = wanted
+    for number in itertools.count(2):
+        if trained in taken.setdefault(name, {trained}):
+            return name
+        name = f"{wanted}_{number}"
+    raise AssertionError
 
 
 def _config_names(files: Sequence[Path]) -> list[str]:
@@ -125,12 +138,15 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
     if text is None:
         return [start]
     wrong = UserError(
-        f"command line: --seeds {text!r}: allowed: a count such as 8, a range such as 0-7, or a list such as 3,5,7"
+        f"command line: --seeds {text!r}: allowed: a count such as 8, a range such as 0-7, or a list such as 3,5,7 "
+        f"(at most {LARGEST_LAUNCH:,})"
     )
     text = text.strip()
     if re.fullmatch(r"\d{1,7}", text):
-        if int(text) == 0:
+        if not 0 < int(text) <= LARGEST_LAUNCH:
             raise wrong
+        if start + int(text) > 2**63:
+            raise UserError(f"command line: --seeds {text}: the last of them, counted from seed {start}, is too large")
         return [start + i for i in range(int(text))]
     seeds: list[int] = []
     for part in text.split(","):
@@ -138,7 +154,7 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
         if match is None:
             raise wrong
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < first + LARGEST_LAUNCH:
+        if not first <= last < first + LARGEST_LAUNCH - len(seeds):
             raise wrong
         seeds += range(first, last + 1)
     if len(set(seeds)) != len(seeds):
@@ -179,5 +195,6 @@ def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[T
     packs: list[list[Trial]] = []
     for group in groups.values():
         count = max(min(workers, len(group)), math.ceil(len(group) / LARGEST_PACK))
-        packs += [group[index::count] for index in range(count)]
+        ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
+        packs += [group[start:end] for start, end in itertools.pairwise(ends)]
     return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))

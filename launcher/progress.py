@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +16,15 @@ from rich.live import Live
 from rich.table import Table
 
 from launcher import stats
-from launcher.ledger import Ledger, Progress
+from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial
+from launcher.rows import Progress, StoredRecord
 from runner.tracking import SCORE
 
 LINES_EVERY = 10.0
 """Seconds between progress lines where the output is no terminal."""
+LONGEST_PACK_CELL = 8
+"""Configurations that the plan names per pack."""
 TALLEST = 30
 """Trials that the live table lists; of more it shows those that run."""
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
@@ -25,36 +32,65 @@ STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "
 
 def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], placement: Placement) -> None:
     """Print trials, packs, workers and sizes."""
+    workers = min(placement.workers, len(packs))
     if placement.gpus:
-        place = f"{placement.gpus} {'logical ' if placement.logical else ''}GPUs, one worker each"
+        kind = "logical GPU" if placement.logical else "GPU"
+        place = f"{_count(placement.gpus, kind)}, one worker each"
     else:
-        pinned = "pinned to a core each" if placement.workers > 1 or placement.cpus == 1 else ""
-        place = f"{min(placement.workers, len(packs))} single-threaded CPU workers {pinned}"
+        place = f"{_count(workers, 'CPU worker')}, {'one core each' if workers > 1 else 'one core'}"
     trials = [trial for pack in packs for trial in pack]
     steps = sum(trial.env_steps for trial in trials)
-    console.print(f"[bold]{len(trials)} trials[/] in {len(packs)} packs on {place}; {steps:,} env steps in all")
+    sizes = f"[bold]{_count(len(trials), 'trial')}[/] in {_count(len(packs), 'pack')}"
+    console.print(f"{sizes} on {place}; {steps:,} env steps in all", highlight=False)
     if placement.logical:
         console.print(
             "[bold red]LOGICAL GPUs:[/] they are only counted; everything runs on the CPU and says nothing about GPUs"
         )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("pack", "trials", "what they share", "env steps"):
-        table.add_column(heading, justify="right" if heading == "env steps" else "left")
+    table = _table("pack:", "trials", "what they share", "env steps:")
     for number, pack in enumerate(packs, 1):
         first = pack[0].config
-        names = ", ".join(f"{name} (seeds {_seeds(pack, name)})" for name in dict.fromkeys(t.name for t in pack))
+        names = [f"{name} ({_seeds(pack, name)})" for name in dict.fromkeys(t.name for t in pack)]
+        if len(names) > LONGEST_PACK_CELL:
+            names = [*names[: LONGEST_PACK_CELL - 1], f"… {len(names) - LONGEST_PACK_CELL + 1} more"]
         shared = (
-            f"{first.env.id} x {first.env.num_envs}, {first.backend}, "
-            f"{first.agent.rollouts}-step rollouts, {first.updates:,} updates"
+            f"{first.env.num_envs} x {first.env.id}, {first.backend}, "
+            f"{_count(first.updates, 'update')} of {_count(first.agent.rollouts, 'step')}"
         )
-        table.add_row(str(number), names, shared, f"{sum(t.env_steps for t in pack):,}")
+        table.add_row(str(number), "\n".join(names), shared, f"{sum(t.env_steps for t in pack):,}")
     console.print(table)
     console.print("Trials with the same network, environment and loop sizes train as one batched program.")
-    console.print(f"Directory: {directory}", soft_wrap=True)
+    console.print(f"Directory: {directory}", soft_wrap=True, highlight=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(*headings: str) -> Table:
+    """A plain table, which breaks its texts where the terminal is narrow, never its numbers.
+
+    A colon after a heading makes its column numbers, aligned right.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        if heading.endswith(":"):
+            table.add_column(heading.rstrip(":"), justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold", no_wrap=heading == "state")
+    return table
 
 
 def _seeds(pack: Sequence[Trial], name: str) -> str:
-    return ",".join(str(t.config.seed) for t in pack if t.name == name)
+    """`seed 3`, `seeds 0-7`, `seeds 3, 5, 7-9`."""
+    seeds = sorted(t.config.seed or 0 for t in pack if t.name == name)
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and runs[-1][1] == seed - 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(shown)}"
 
 
 class View:
@@ -78,27 +114,31 @@ class View:
         self._ledger.disconnect()
 
     def refresh(self) -> None:
-        """Show how things stand."""
+        """Show how things stand; what cannot be read just now is shown later."""
         if self._live is None and time.monotonic() < self._line_due:
             return
-        rows = self._ledger.progress(SCORE)
+        try:
+            rows = self._ledger.progress(SCORE)
+        except sqlite3.OperationalError:  # a full disk: readers need a little of it too
+            return
         if self._live is not None:
             self._live.update(progress_table(rows))
             return
         self._line_due = time.monotonic() + LINES_EVERY
-        states = {state: sum(row.trial.state == state for row in rows) for state in dict.fromkeys(_states(rows))}
-        counts = ", ".join(f"{number} {state}" for state, number in states.items())
-        steps, total = sum(r.env_steps for r in rows), sum(r.trial.timesteps * r.trial.num_envs for r in rows)
         self._console.print(
-            f"[{time.monotonic() - self._began:5.0f} s] {counts}: {steps:,} of {total:,} env steps, "
-            f"{_rate(rows):,.0f} steps/s, return {_number(_mean(rows))}, time left {_left(rows)}",
-            highlight=False,
-            markup=False,
+            progress_line(rows, time.monotonic() - self._began), highlight=False, markup=False, soft_wrap=True
         )
 
 
-def _states(rows: Sequence[Progress]) -> list[str]:
-    return [row.trial.state for row in rows]
+def progress_line(rows: Sequence[Progress], seconds: float) -> str:
+    """Where a launch stands after `seconds`."""
+    states = Counter(row.trial.state for row in rows)
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    steps, total = sum(row.env_steps for row in rows), _steps(rows)
+    return (
+        f"[{seconds:5.0f} s] {counts}: {steps:,} of {total:,} env steps ({_percent(steps, total)}), "
+        f"{_rate(rows):,.0f} steps/s, mean return {_number(_mean(rows))}, time left {_left(rows)}"
+    )
 
 
 def _running(rows: Sequence[Progress]) -> list[Progress]:
@@ -109,13 +149,28 @@ def _rate(rows: Sequence[Progress]) -> float:
     return sum(row.steps_per_second or 0 for row in _running(rows))
 
 
+def _steps(rows: Sequence[Progress]) -> int:
+    """Env steps that the trials are to reach."""
+    return sum(row.trial.timesteps * row.trial.num_envs for row in rows)
+
+
+def _percent(steps: int, total: int) -> str:
+    return f"{100 * steps // max(total, 1)}%"
+
+
+def _scores(rows: Sequence[Progress]) -> list[float]:
+    """Returns of the trials in which an episode has ended."""
+    return [row.value for row in rows if row.value is not None and not math.isnan(row.value)]
+
+
 def _mean(rows: Sequence[Progress]) -> float | None:
-    values = [row.value for row in rows if row.value is not None]
-    return float(np.mean(values)) if values else None
+    """Mean return; None across configurations, where it would mean nothing."""
+    values = _scores(rows)
+    return float(np.mean(values)) if values and len({row.trial.config for row in rows}) == 1 else None
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}"
+    return "-" if value is None or math.isnan(value) else f"{value:,.2f}"
 
 
 def _left(rows: Sequence[Progress]) -> str:
@@ -134,28 +189,29 @@ def _duration(seconds: float) -> str:
 
 def progress_table(rows: Sequence[Progress]) -> Table:
     """A row per trial and a total."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("trial", "state", "env steps", "steps/s", "return", "time left"):
-        table.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
+    table = _table("config", "seed:", "state", "env steps:", "done:", "steps/s:", "return:", "time left:")
     shown = rows if len(rows) <= TALLEST else _running(rows)[:TALLEST]
     for row in shown:
-        state = row.trial.state
-        running = state == "running"
-        starting = running and not row.records
+        running = row.trial.state == "running"
         table.add_row(
-            row.trial.trial,
-            f"[{STYLES.get(state, 'dim')}]{'starting' if starting else state}[/]",
+            row.trial.config,
+            str(row.trial.seed),
+            _state("starting" if running and not row.records else row.trial.state),
             f"{row.env_steps:,}",
+            _percent(row.env_steps, _steps([row])),
             f"{row.steps_per_second:,.0f}" if running and row.steps_per_second else "-",
             _number(row.value),
             _left([row]) if running else "-",
         )
     if len(shown) < len(rows):
-        table.add_row(f"… {len(rows) - len(shown)} more", "", "", "", "", "")
+        table.add_row(f"… {len(rows) - len(shown)} more")
+    steps = sum(row.env_steps for row in rows)
     table.add_row(
-        f"[bold]{len(rows)} trials[/]",
+        f"[bold]{_count(len(rows), 'trial')}[/]",
+        "",
         f"{sum(r.trial.state == 'finished' for r in rows)} finished",
-        f"{sum(r.env_steps for r in rows):,}",
+        f"{steps:,}",
+        _percent(steps, _steps(rows)),
         f"{_rate(rows):,.0f}",
         _number(_mean(rows)),
         _left(rows),
@@ -163,26 +219,27 @@ def progress_table(rows: Sequence[Progress]) -> Table:
     return table
 
 
-def show_result(console: Console, directory: Path, seconds: float) -> None:
+def _state(state: str) -> str:
+    return f"[{STYLES.get(state, 'dim')}]{state}[/]"
+
+
+def show_result(console: Console, directory: Path, seconds: float, before: int) -> None:
     """Print the final return of every trial, the statistics of every configuration, and where everything is.
 
     Args:
         console: where to.
         directory: of the launch.
         seconds: wall-clock time of the launch.
+        before: env steps that were trained before it.
     """
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.progress(SCORE)
         logs = {attempt.number: attempt.log for attempt in ledger.attempts()}
-        last = {row.trial.trial: ledger.records(row.trial.trial, row.records - 1) for row in rows if row.records}
-    table = Table(box=None, pad_edge=False)
-    for heading in ("trial", "state", "env steps", "final return"):
-        table.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
+        last = [ledger.records(row.trial.trial, row.records - 1, 1)[0] for row in rows if row.records]
+    table = _table("config", "seed:", "state", "env steps:", "return (last 100 episodes):")
     for row in rows:
-        state = row.trial.state
-        table.add_row(
-            row.trial.trial, f"[{STYLES.get(state, 'dim')}]{state}[/]", f"{row.env_steps:,}", _number(row.value)
-        )
+        trial = row.trial
+        table.add_row(trial.config, str(trial.seed), _state(trial.state), f"{row.env_steps:,}", _number(row.value))
     console.print(table)
     for row in rows:
         if row.trial.state in ("failed", "diverged"):
@@ -194,26 +251,50 @@ def show_result(console: Console, directory: Path, seconds: float) -> None:
             console.print(f"[red]{row.trial.trial} {row.trial.state}:[/] ", end="")
             console.print(f"{what}{where}", markup=False, highlight=False, soft_wrap=True)
     for name in dict.fromkeys(row.trial.config for row in rows):
-        console.print(summary(name, [row for row in rows if row.trial.config == name]), soft_wrap=True)
-    trained = sum(row.env_steps for row in rows)
-    busy = [records[-1].record.seconds for records in last.values() if records]
-    rate = sum(r.env_steps / s for r, s in zip([r for r in rows if r.records], busy, strict=True) if s > 0)
+        lines = summary(name, [row for row in rows if row.trial.config == name])
+        console.print(lines, soft_wrap=True, highlight=False)
+    trained = max(sum(row.env_steps for row in rows) - before, 0)
+    busy = _busy_seconds(last, time.time() - seconds)
+    speed = f", {trained / busy:,.0f} steps/s while training" if busy else ""
     console.print(
-        f"{trained:,} env steps in {seconds:.1f} s, start-up included; while training the trials ran at {rate:,.0f} "
-        "steps/s summed over all",
-        highlight=False,
+        f"{trained:,} env steps in {seconds:,.1f} s, start-up included{speed}", highlight=False, soft_wrap=True
     )
     console.print(f"Directory:   {directory}", soft_wrap=True, highlight=False)
-    console.print(f"TensorBoard: tensorboard --logdir {directory / 'tensorboard'}", soft_wrap=True, highlight=False)
+    console.print(
+        f"TensorBoard: tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _busy_seconds(last: Sequence[StoredRecord], began: float) -> float:
+    """Seconds since `began` in which at least one trial was training, from the last record of each."""
+    spans = sorted((max(stored.wall_time - stored.record.seconds, began), stored.wall_time) for stored in last)
+    total, reached = 0.0, began
+    for start, end in spans:
+        total += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return total
 
 
 def summary(name: str, rows: Sequence[Progress]) -> str:
     """One line: final return of a configuration across its seeds, and how many seeds it stands on."""
-    scores = np.array([r.value for r in rows if r.value is not None and r.trial.state == "finished"])
-    lost = [r for r in rows if r.trial.state in ("failed", "diverged")]
-    note = f"; {len(lost)} of {len(rows)} seeds failed or diverged and are not in these numbers" if lost else ""
+    finished = [row for row in rows if row.trial.state == "finished"]
+    scores = np.array(_scores(finished))
+    lost = sum(row.trial.state in ("failed", "diverged") for row in rows)
+    unfinished = len(rows) - len(finished) - lost
+    notes = [
+        f"{number} of {_count(len(rows), 'seed')} {what}"
+        for number, what in (
+            (lost, "failed or diverged"),
+            (unfinished, "did not finish"),
+            (len(finished) - len(scores), "never ended an episode"),
+        )
+        if number
+    ]
+    left_out = f"; not in these numbers: {', '.join(notes)}" if notes else ""
     if not len(scores):
-        return f"[bold]{name}[/]: no finished trial has ended an episode{note}"
+        return f"[bold]{name}[/]: no final return: {', '.join(notes)}"
     rng = np.random.default_rng(0)
     interval = stats.bootstrap_interval(scores, stats.interquartile_mean, rng)
     spread = (
@@ -222,6 +303,6 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
         else "fewer than 3 seeds: no interval"
     )
     return (
-        f"[bold]{name}[/]: {len(scores)} seeds, final return mean {scores.mean():,.2f}, "
-        f"IQM {stats.interquartile_mean(scores):,.2f}, {spread}{note}"
+        f"[bold]{name}[/]: {_count(len(scores), 'seed')}, final return mean {scores.mean():,.2f}, "
+        f"IQM {stats.interquartile_mean(scores):,.2f}, {spread}{left_out}"
     )

@@ -16,12 +16,12 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from launcher.ledger import BUSY, GAP, LOST, Batch, Kind, Published
+from launcher.rows import BUSY, GAP, LOST, Batch, Kind, Published
 from runner.errors import UserError
 from runner.tracking import Record
 
@@ -107,14 +107,20 @@ class Worker:
                 f"a GPU was reserved on {socket.gethostname()}, but torch sees none there: install a CUDA build of "
                 "torch on that machine, or launch without --gpus"
             )
-        configs = [resolve(config)[0] for config in job.configs]
-        env = configs[0].env
-        task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
-        runner = Runner(task, configs[0], configs=configs, threads=job.threads)
-        if job.checkpoints is not None:
-            runner.restore(job.checkpoints)
         link = Link(aggregator, job.attempt, job.trials)
         try:
+            configs = [resolve(config)[0] for config in job.configs]
+            env = configs[0].env
+            task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
+            runner = Runner(task, configs[0], configs=configs, threads=job.threads)
+            if job.checkpoints is not None:
+                runner.restore(job.checkpoints)
+            if link.stop:
+                # Told so before anything was trained: the checkpoint to go on from is the one that came along.
+                for trial in job.trials:
+                    link.publish(trial, Published(0, b"", "agent", 0, "interrupted"))
+                link.flush()
+                return "stopped"
             return self._follow(runner, link, job.trials)
         finally:
             link.close()
@@ -171,6 +177,8 @@ class Link:
         self._aggregator = aggregator
         self._attempt = attempt
         self._records: dict[str, deque[Record]] = {trial: deque() for trial in trials}
+        self._next = dict.fromkeys(trials, 0)
+        """Index of the record that each trial sends next when none is queued."""
         self._published: deque[tuple[str, Published]] = deque()
         self._change = threading.Condition()
         self._closing = False
@@ -259,7 +267,11 @@ class Link:
         import ray
 
         with self._change:
-            batches = {trial: Batch(q[0].index if q else 0, list(q)) for trial, q in self._records.items()}
+            batches = {
+                trial: Batch(queue[0].index if queue else self._next[trial], list(queue))
+                for trial, queue in self._records.items()
+                if trial not in self.lost
+            }
         reply = ray.get(self._aggregator.push.remote(self._attempt, batches))
         self.stop = self.stop or reply.stop
         with self._change:
@@ -269,7 +281,9 @@ class Link:
                     self.lost.add(trial)
                     queue.clear()
                     continue
-                while queue and queue[0].index < expected:
+                # An actor that was started again may answer calls in another order: the highest counts.
+                self._next[trial] = max(self._next[trial], expected)
+                while queue and queue[0].index < self._next[trial]:
                     queue.popleft()
         return not reply.busy
 
@@ -319,20 +333,25 @@ def claim_core() -> IO[str] | None:
 
 
 @contextlib.contextmanager
-def redirected(log: Path) -> Any:
+def redirected(log: Path) -> Iterator[None]:
     """Send what this process prints, native aborts included, to a file of its own."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = os.dup(1), os.dup(2)
     with log.open("ab", buffering=0) as file:
+        _flush()
+        before = os.dup(1), os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for saved, target in zip(before, (1, 2), strict=True):
             os.dup2(saved, target)
             os.close(saved)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # On a full disk the log is cut short; that must not decide how the attempt ends.
+        with contextlib.suppress(OSError):
+            stream.flush()

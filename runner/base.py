@@ -22,6 +22,7 @@ from runner.config.schema import too_many_mini_batches
 from runner.envs.base import VectorEnv, environment_seeds, wrap_env
 from runner.errors import UserError
 from runner.evaluate import Episode, play
+from runner.files import write_whole
 from runner.pack import Pack
 from runner.parameters import Network
 from runner.spaces import ActionSpace
@@ -119,7 +120,7 @@ class Agent:
             raise UserError(f"agent.save: no member {member}; allowed: 0 to {len(states) - 1}")
         data = checkpoint.to_bytes(states[member], self._learning.network, self._learning.pack.configs[member])
         try:
-            checkpoint.write_file(path, data)
+            write_whole(path, data)
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -200,6 +201,8 @@ class Runner:
             members = [config.model_copy(update={"seed": int(seed)}) for seed in chosen]
         if not members or any((c.seed or 0) < 0 for c in members):
             raise UserError(f"seeds: found {seeds!r}; allowed: one or more numbers, each 0 or greater")
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise UserError(f"seeds: found {list(seeds)!r}: a seed is given twice and would train the same run twice")
         pack = Pack.of(members)
         self.config = members[0]
         self.cfg = self.config.dump()
@@ -320,9 +323,9 @@ class Runner:
             data = self.checkpoint(member, state)
             checkpoints = folder / "checkpoints"
             if report.checkpoint:
-                checkpoint.write_file(checkpoints / f"agent_{self._learning.timestep}.safetensors", data)
+                write_whole(checkpoints / f"agent_{self._learning.timestep}.safetensors", data)
             if member in report.best:
-                checkpoint.write_file(checkpoints / "best_agent.safetensors", data)
+                write_whole(checkpoints / "best_agent.safetensors", data)
 
 
 def _refuse_fixed(env: VectorEnv, members: int) -> None:
@@ -349,4 +352,8 @@ def _experiment_directory(config: Config) -> Path:
 
 
 def _member_folders(directory: Path, seeds: Sequence[int]) -> list[Path]:
-    return [directory] if len(seeds) == 1 else [directory / f"seed_{seed}" for seed in seeds]
+    if len(seeds) == 1:
+        return [directory]
+    # Members of equal seed differ in Hyper numbers; their place in the pack tells them apart.
+    names = [f"seed_{s}" if seeds.count(s) == 1 else f"seed_{s}_member_{i}" for i, s in enumerate(seeds)]
+    return [directory / name for name in names]

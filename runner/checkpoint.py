@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import struct
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -161,7 +159,7 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
                 f"{list(entry.shape)} in the configuration"
             )
     known = {entry.name for entry in network.entries}
-    surplus = [n for n in tensors if n not in known and n.startswith(("policy.", "value."))]
+    surplus = sorted(n for n in tensors if n not in known and n.startswith(("policy.", "value.")))
     if surplus:
         raise UserError(f"{name}: of another network: it has {surplus[0]}, which the configuration does not")
     moments = {
@@ -206,28 +204,3 @@ def read_file(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
-
-    Raises:
-        OSError: the folder cannot be made or written to, or the disk is full; nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

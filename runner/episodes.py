@@ -42,10 +42,9 @@ class Episodes:
         self._returns[ended] = 0
         self._lengths[ended] = 0
 
-    def score(self, member: int) -> float:
-        """Mean return of the member's last `WINDOW` episodes, NaN before the first."""
-        recent = self._recent[member]
-        return float(np.mean(recent)) if recent else float("nan")
+    def scores(self) -> list[float]:
+        """Per member the mean return of its last `WINDOW` episodes, NaN before the first."""
+        return [float(np.mean(recent)) if recent else float("nan") for recent in self._recent]
 
     def drain(self) -> list[dict[str, float]]:
         """Per member, skrl's reward and episode metrics since the last call."""

@@ -90,14 +90,9 @@ class ActionSpace:
             none = np.zeros(0, np.float32)
             return cls(True, int(space.n), dtype, (), none, none, int(space.start))
         if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-            return cls(
-                False,
-                int(np.prod(space.shape)),
-                np.dtype(space.dtype),
-                tuple(space.shape),
-                space.low.reshape(-1).astype(np.float32),
-                space.high.reshape(-1).astype(np.float32),
-            )
+            with np.errstate(over="ignore"):  # ±1.8e308 is some library's way to say infinity
+                low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
+            return cls(False, int(np.prod(space.shape)), np.dtype(space.dtype), tuple(space.shape), low, high)
         raise UserError(f"action space: {space} is not supported yet; allowed: Discrete and Box of real numbers")
 
     @property
@@ -133,7 +128,10 @@ class ActionSpace:
         Raises:
             UserError: naming what was found and what is right.
         """
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except ValueError as error:
+            raise UserError(f"actions are not one array: {error}") from None
         shape = (num_envs, *self.shape)
         if array.shape != shape:
             if array.size != np.prod(shape) or array.shape[:1] != (num_envs,):
@@ -148,6 +146,8 @@ class ActionSpace:
                     f"action {array.min() if array.min() < low else array.max()} is out of range; "
                     f"allowed: {low} to {high}"
                 )
+        elif array.dtype.kind not in "fiu":
+            raise UserError(f"actions of type {array.dtype}; a Box of {self.size} numbers takes real numbers")
         elif not np.isfinite(array).all():
             rows = np.flatnonzero(~np.isfinite(array.reshape(num_envs, -1)).all(1))
             raise UserError(f"actions of environments {rows[:8].tolist()} are not finite numbers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
-from runner.config.load import Key, Source, dotted, read_yaml
+from runner.config.load import Key, Source, read_yaml
 from runner.config.schema import Config
-from runner.config.skrl import canonical, canonical_override
+from runner.config.skrl import LEGACY_MODEL, canonical, canonical_override
 from runner.errors import UserError, did_you_mean
 
 __all__ = ["Config", "load_config", "resolve"]
@@ -51,6 +52,8 @@ def resolve(
     for key, value in overrides:
         if key[0] == "models":
             _overrides.apply(raw, key, value)
+    given = {canonical_override(key, value)[0] for key, value in overrides if key[0] != "models"}
+    source = replace(source, overridden=frozenset(given | {key for key, _ in overrides}))
     translated, notes = canonical(raw, source)
     for key, value in overrides:
         if key[0] != "models":
@@ -58,12 +61,10 @@ def resolve(
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:
-        given = {canonical_override(key, value)[0] for key, value in overrides if key[0] != "models"}
-        given |= {key for key, _ in overrides}
-        lines = [_explain(detail, source, given) for detail in error.errors()]
+        lines = _merged(_explain(detail, source) for detail in error.errors())
         if len(lines) > MAX_REPORTED:
             lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        raise UserError("\n".join(lines)) from None
 
 
 def canonical_copy(value: Any) -> Any:
@@ -73,13 +74,26 @@ def canonical_copy(value: Any) -> Any:
     return [canonical_copy(v) for v in value] if isinstance(value, list) else value
 
 
-def _explain(detail: ErrorDetails, source: Source, overridden: set[Key]) -> str:
+def _merged(sentences: Iterable[str]) -> list[str]:
+    """The sentences, each once; what one value may be in several ways is said in one."""
+    found: dict[str, list[str]] = {}
+    for sentence in dict.fromkeys(sentences):
+        start, separator, allowed = sentence.partition("; allowed: ")
+        found.setdefault(start + separator, []).append(allowed)
+    return [
+        start + " or ".join(way.rstrip(".") if len(ways) > 1 else way for way in ways) for start, ways in found.items()
+    ]
+
+
+def _explain(detail: ErrorDetails, source: Source) -> str:
     """One pydantic error as a sentence: where, what, what is allowed, nearest."""
     fields, key = _walk(detail["loc"])
-    where = f"command line: {dotted(key)}" if key in overridden else source.where(key)
+    where = source.where(key)
     found, kind, context = detail["input"], detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{where}: unknown key.{did_you_mean(key[-1], fields) or f' Allowed here: {_join(fields)}.'}"
+        older = LEGACY_MODEL if key[0] == "models" and "network" in fields else set()
+        near = did_you_mean(key[-1], sorted({*fields, *older}))
+        return f"{where}: unknown key.{near or f' Allowed here: {_join(fields)}.'}"
     if kind == "missing":
         return f"{where}: required, but not given"
     if kind == "value_error":
@@ -87,6 +101,8 @@ def _explain(detail: ErrorDetails, source: Source, overridden: set[Key]) -> str:
     if kind == "literal_error":
         names = [name.strip("' ") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
         return f"{where}: found {found!r}; allowed: {context['expected']}.{did_you_mean(found, names)}"
+    if kind in ("model_type", "dict_type"):
+        return f"{where}: found {found!r}; allowed: a block of keys"
     message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{where}: found {found!r}; allowed: {message}"
 

@@ -20,13 +20,17 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration came from: the name to print and the line of each key path."""
+    """Where a configuration came from: the name to print, the line of each key path, what the command line set."""
 
     name: str
     lines: dict[Key, int] = field(default_factory=dict)
+    overridden: frozenset[Key] = frozenset()
 
     def where(self, key: Key) -> str:
         """`cfg.yaml:12: agent.learning_rate` for a key path, or the nearest parent that has a line."""
+        made_there = key not in self.lines and any(k[: len(key)] == key for k in self.overridden)
+        if key and (made_there or key in self.overridden):
+            return f"command line: {dotted(key)}"
         for end in range(len(key), 0, -1):
             if key[:end] in self.lines:
                 return f"{self.name}:{self.lines[key[:end]]}: {dotted(key)}"
@@ -65,8 +69,9 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
         UserError: not YAML, several documents, a tag that would build an object, a repeated key, or anchors that
             expand to more than `MAX_NODES` nodes or contain themselves.
     """
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, Source(name)
@@ -76,7 +81,7 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
         if "could not determine a constructor" in problem:
             problem += "; tags that build objects are never executed, write plain values"
         raise UserError(f"{where}: not valid YAML: {problem}") from None
@@ -87,7 +92,8 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
             raise
         raise UserError(f"{name}: not valid YAML: {error}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _check(node: yaml.Node, key: Key, source: Source, sizes: dict[int, int], open_nodes: set[int]) -> int:

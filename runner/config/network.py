@@ -16,6 +16,7 @@ ACTIVATIONS = (
     "softsign", "tanh",
 )  # fmt: skip
 ALIASES = {"": "identity", "none": "identity", "linear": "identity", "swish": "silu"}
+LARGEST_FACTOR = 1e30
 INPUTS = ("OBSERVATIONS", "STATES")
 OUTPUTS = ("ACTIONS", "ONE")
 
@@ -81,9 +82,10 @@ def _number(tree: ast.expr) -> float | None:
     sign = 1.0
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
         sign, tree = -1.0, tree.operand
-    if isinstance(tree, ast.Constant) and isinstance(tree.value, int | float) and not isinstance(tree.value, bool):
-        return sign * float(tree.value)
-    return None
+    value = tree.value if isinstance(tree, ast.Constant) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_FACTOR:
+        return None
+    return sign * float(value)
 
 
 def layer_units(layer: Any, where: str) -> int:

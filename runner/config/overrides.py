@@ -20,13 +20,14 @@ def parse_override(text: str) -> tuple[Key, list[Any]]:
         UserError: no `=`, an empty key, or a value that is not YAML.
     """
     name, equals, value = text.partition("=")
-    key = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+    key = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
     if not equals or not all(part != "" for part in key):
         raise UserError(f"command line: --set {text!r}: write key=value, such as agent.learning_rate=3e-4")
     try:
         return key, [parse_scalar(part) for part in split_top_level(value)]
     except UserError as error:
-        raise UserError(f"command line: --set {text!r}: {error}") from None
+        what = str(error).removeprefix("command line:1: ").removeprefix("command line: ")
+        raise UserError(f"command line: --set {text!r}: {what}") from None
 
 
 def split_top_level(text: str) -> list[str]:

@@ -6,6 +6,7 @@ Sources and the history of each rename: skrl 1.0 to 2.1.1. Two eras matter for m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,7 +131,7 @@ def _network(model: dict[str, Any], key: Key, source: Source) -> dict[str, Any]:
     activations = activation_list(model.pop("hidden_activation", None), len(hiddens), where["hidden_activation"])
     activation = activation_name(model.pop("output_activation", ""), where["output_activation"])
     scale = model.pop("output_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number")
     model["network"] = [{"name": "net", "input": inputs, "layers": hiddens, "activations": activations}]
     output = token if activation == "identity" else f"{activation}({token})"

@@ -59,11 +59,12 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
     defaults = dict(_spec(task).config._asdict())
     if defaults["max_num_players"] != 1:
         raise UserError(f"env.id: {task} is a game of several players; only single-player tasks are supported")
-    allowed = sorted(defaults.keys() - OURS.keys() - {"num_envs"})
+    ours = _ours(defaults)
+    allowed = sorted(defaults.keys() - ours.keys() - {"num_envs"})
     for name, value in arguments.items():
         where = f"env.{name}"
-        if name in OURS:
-            raise UserError(f"{where}: cannot be set: {OURS[name]}")
+        if name in ours:
+            raise UserError(f"{where}: cannot be set: {ours[name]}")
         if name not in allowed:
             hint = did_you_mean(name, allowed) or f" Allowed for {task}: {', '.join(allowed)}."
             raise UserError(f"{where}: {task} has no such argument.{hint}")
@@ -84,6 +85,14 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
     for name in ("mode", "difficulty"):
         if arguments.get(name, -1) != -1 and "stack_num" in defaults:
             raise UserError(f"env.{name}: found {arguments[name]!r}; allowed: -1, the cartridge's default")
+
+
+def _ours(defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Arguments that cannot be set, and why."""
+    if "mission_bytes" not in defaults:
+        return OURS
+    # MiniGrid and BabyAI: a size, view or start that does not fit the task's map ends the process.
+    return dict.fromkeys(defaults.keys() - {"max_episode_steps"}, "it follows from env.id") | OURS
 
 
 def _same_kind(value: Any, default: Any) -> bool:

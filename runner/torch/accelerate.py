@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,9 +22,34 @@ WORTH_COMPILING = 20_000
 """Minibatch steps from which compilation (10 to 15 s a process, about 1 ms saved per step) pays for itself."""
 
 
+WORTH_SPLITTING = 1e9
+"""Floating-point operations of a minibatch from which several threads are faster than one."""
+
+
 def device() -> torch.device:
     """The GPU if torch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def few_threads(rules: Rules, rows: int) -> Iterator[None]:
+    """Use one torch thread while the arithmetic of a minibatch is small.
+
+    Splitting it costs more than it gives then, and where another process wants the core, torch's waiting threads make
+    a step up to 50 times slower.
+
+    Args:
+        rules: give the network and the number of minibatches.
+        rows: rows of a rollout of all members.
+    """
+    before = torch.get_num_threads()
+    # Forward and backward take about six operations per parameter and row.
+    operations = 6 * rules.network.size * rows / rules.config.agent.mini_batches
+    torch.set_num_threads(before if operations > WORTH_SPLITTING else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compiles(config: Config) -> bool:

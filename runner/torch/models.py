@@ -67,9 +67,16 @@ def policy_and_value(
     if network.separate:
         return policy(network, parameters, observations), value(network, parameters, observations)
     hidden = _layers(network.policy, "policy.net", parameters, observations)
-    values = _head(network.value_output, "value.head", parameters, hidden)
-    outputs = _head(network.policy_output, "policy.head", parameters, hidden)
-    return outputs.transpose(1, 2), values.squeeze(1)
+    # Both heads in one product: an outer product of one column is the slowest shape of all.
+    weight, bias = (
+        torch.cat((parameters[f"policy.head.{part}"], parameters[f"value.head.{part}"]), 1)
+        for part in ("weight", "bias")
+    )
+    outputs, values = torch.baddbmm(bias, weight, hidden).split((weight.shape[1] - 1, 1), 1)
+    return (
+        _shaped(network.policy_output, outputs).transpose(1, 2),
+        _shaped(network.value_output, values).squeeze(1),
+    )
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
@@ -90,7 +97,11 @@ def _layers(
 
 
 def _head(output: Output, name: str, parameters: Parameters, x: Tensor) -> Tensor:
-    x = ACTIVATIONS[output.activation](_dense(name, parameters, x))
+    return _shaped(output, _dense(name, parameters, x))
+
+
+def _shaped(output: Output, x: Tensor) -> Tensor:
+    x = ACTIVATIONS[output.activation](x)
     return x if output.scale == 1.0 else output.scale * x
 
 

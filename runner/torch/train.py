@@ -113,35 +113,47 @@ class Learning:
             env: P·N environments, member-major.
         """
         config = self.pack.static
-        clip, steps = config.models.policy.clip_actions, config.agent.rollouts
-        collector = Collector(env, self.pack.size, clip, self.device)
-        shape = (steps, collector.envs, self.actions.size)
-        step = accelerate.minibatch_stepper(self._rules)
-        if accelerate.compiles(config):
-            accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
-        yield Report([None] * self.pack.size, checkpoint=False, best=[], diverged=[])
+        steps = config.agent.rollouts
+        envs = env.num_envs // self.pack.size
+        with accelerate.few_threads(self._rules, self.pack.size * steps * envs):
+            collector = Collector(env, self.pack.size, config.models.policy.clip_actions, self.device)
+            shape = (steps, envs, self.actions.size)
+            step = accelerate.minibatch_stepper(self._rules)
+            if accelerate.compiles(config):
+                accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
+            yield Report([None] * self.pack.size, checkpoint=False, best=[], diverged=[])
+            yield from self._iterate(collector, shape, step)
 
+    def _iterate(
+        self, collector: Collector, shape: tuple[int, int, int], step: accelerate.MinibatchStep
+    ) -> Iterator[Report]:
+        """The loop: collect, update, report."""
+        config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
-        sums, diverged = [], []
-        began, reported = time.perf_counter(), self.timestep
+        sums: list[Tensor] = []
+        elapsed, reported, began = 0.0, self.timestep, time.perf_counter()
         while self.updates < config.updates and any(self.alive):
             generators = self._generators("update", self.updates)
-            noise = self._noise(shape, generators)
-            rollout = collector.collect(self._act(deterministic=False), noise)
+            rollout = collector.collect(self._act(deterministic=False), self._noise(shape, generators))
             learner, numbers = self._update(rollout, generators, step)
-            diverged += self._accept(learner, numbers)
+            diverged = self._accept(learner, numbers)
             sums.append(numbers)
             before, self.updates = self.timestep, self.updates + 1
 
             done = self.updates == config.updates or not any(self.alive)
-            saves = save > 0 and self.timestep // save > before // save
-            if done or diverged or saves or (write > 0 and self.timestep // write > before // write):
-                elapsed = time.perf_counter() - began
-                records = self._report(sums, collector, (self.timestep - reported) / elapsed, elapsed, diverged)
-                best = self._improved() if saves or done else []
-                yield Report(records, saves or done, best, diverged)
-                sums, diverged = [], []
-                began, reported = time.perf_counter(), self.timestep
+            saves = done or (save > 0 and self.timestep // save > before // save)
+            writes = done or bool(diverged) or (write > 0 and self.timestep // write > before // write)
+            if not (saves or writes):
+                continue
+            # What the caller does with a report is not training time.
+            elapsed += time.perf_counter() - began
+            self._scores = collector.episodes.scores()
+            records: list[Record | None] = [None] * self.pack.size
+            if writes:
+                records = self._report(sums, collector, self.timestep - reported, elapsed, diverged)
+                sums, elapsed, reported = [], 0.0, self.timestep
+            yield Report(records, saves, self._improved() if saves else [], diverged)
+            began = time.perf_counter()
 
     def states(self) -> list[MemberState]:
         """Every member as it is now."""
@@ -234,12 +246,12 @@ class Learning:
         return lost
 
     def _report(
-        self, sums: list[Tensor], collector: Collector, rate: float, elapsed: float, diverged: list[int]
+        self, sums: list[Tensor], collector: Collector, timesteps: int, elapsed: float, diverged: list[int]
     ) -> list[Record | None]:
-        """One record per member that trained in this interval; `rate` is timesteps per second."""
+        """One record per member that trained in this interval of `timesteps` and `elapsed` seconds."""
         means = torch.stack(sums).mean(0).cpu().numpy()
         episodes = collector.episodes.drain()
-        shared = {tracking.STEPS_PER_SECOND: rate * collector.envs}
+        rate = timesteps * collector.envs / elapsed
         records: list[Record | None] = []
         for member in range(self.pack.size):
             if not self.alive[member] and member not in diverged:
@@ -251,9 +263,8 @@ class Learning:
             if not self._rules.network.gaussian:
                 del numbers[tracking.STANDARD_DEVIATION]
             self._seconds[member] += elapsed
-            self._scores[member] = collector.episodes.score(member)
             score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
-            values = {**episodes[member], **score, **numbers, **shared}
+            values = {**episodes[member], **score, **numbers, tracking.STEPS_PER_SECOND: rate}
             steps = self.timestep * collector.envs
             records.append(Record(self._records[member], self.timestep, steps, self._seconds[member], values))
             self._records[member] += 1

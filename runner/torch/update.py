@@ -124,39 +124,55 @@ MinibatchStep = Callable[[Optimizer, Batch, Hyper, Tensor], tuple[Optimizer, Met
 def loss(
     parameters: Float[Tensor, "P n"], batch: Batch, hyper: Hyper, rules: Rules
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """PPO's loss, summed over members (they share no parameter), and its parts `[P]`.
+    """A scalar with the gradient of PPO's loss, summed over members (they share no parameter), and the loss's parts.
 
         ρ = π(a|s) / π_old(a|s)
         L = −mean(min(ρ A, clip(ρ, 1 ± ε) A)) + c_v·mean((R − V′)²) − c_e·mean(H)
         V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
 
-    Every mean is over valid rows. `batch.weight` must sum to 1 over each member's rows.
+    Every mean is over valid rows: `batch.weight` must sum to 1 over each member's rows. What follows the networks is
+    differentiated by hand, which spares the tape a third of its operations:
+
+        ∂L/∂log π = −ρ A where the unclipped term is the smaller, else 0
+        ∂L/∂V     = 2 c_v (V′ − R) where the value clip does not hold, else 0
+
+    Returns:
+        The scalar; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
     """
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
     log_std = rules.log_std(named)
-    log_ratio = distributions.log_prob(outputs, log_std, batch.actions) - batch.log_prob
+    log_prob = distributions.log_prob(outputs, log_std, batch.actions)
+
+    log_ratio = log_prob.detach() - batch.log_prob
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - hyper.ratio_clip, 1 + hyper.ratio_clip)
     weighted = batch.weight * batch.advantages
-    policy_loss = -torch.minimum(ratio * weighted, clipped * weighted).sum(1, keepdim=True)
+    gain, clipped_gain = ratio * weighted, clipped * weighted
+    policy_loss = -torch.minimum(gain, clipped_gain).sum(1, keepdim=True)
+    policy_slope = gain * (gain <= clipped_gain)
 
-    near = batch.values + (values - batch.values).clamp(-hyper.value_clip, hyper.value_clip)
-    squared = (batch.returns - near).square()
+    change = values.detach() - batch.values
+    held = change.clamp(-hyper.value_clip, hyper.value_clip)
+    error = batch.values + held - batch.returns
+    squared, value_slope = error.square(), error * (held == change)
     if rules.config.agent.value_loss == "max":
-        squared = torch.maximum(squared, (batch.returns - values).square())
-    value_loss = hyper.value_loss_scale * (batch.weight * squared).sum(1, keepdim=True)
+        free = values.detach() - batch.returns
+        worse = free.square() >= squared
+        squared = torch.where(worse, free.square(), squared)
+        value_slope = torch.where(worse, free, value_slope)
+    scale = hyper.value_loss_scale * batch.weight
+    value_loss = (scale * squared).sum(1, keepdim=True)
 
-    total = policy_loss + value_loss
+    scalar = (2 * scale * value_slope * values - policy_slope * log_prob).sum()
     entropy_loss = torch.zeros_like(policy_loss)
     if rules.entropy:
         entropies = distributions.entropy(outputs, log_std)
         entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum(1, keepdim=True)
-        total = total + entropy_loss
-    with torch.no_grad():
-        kl = (batch.weight * (ratio - 1 - log_ratio)).sum(1, keepdim=True)
-        clip_fraction = (batch.weight * (clipped != ratio)).sum(1, keepdim=True)
-    return total.sum(), tuple(part.detach() for part in (policy_loss, value_loss, entropy_loss, kl, clip_fraction))
+        scalar = scalar + entropy_loss.sum()
+    kl = (batch.weight * (ratio - 1 - log_ratio)).sum(1, keepdim=True)
+    clip_fraction = (batch.weight * (clipped != ratio)).sum(1, keepdim=True)
+    return scalar, (policy_loss, value_loss, entropy_loss.detach(), kl, clip_fraction)
 
 
 def minibatch_step(
@@ -168,7 +184,7 @@ def minibatch_step(
     rules: Rules,
     gradient: Gradient,
 ) -> tuple[Optimizer, Metrics, Bool[Tensor, "P 1"]]:
-    """One gradient step of every member that is active: loss, joint gradient clip, Adam.
+    """One gradient step of every member that is active: loss, joint gradient clip, Adam (Kingma and Ba 2015).
 
     Returns:
         The optimizer after the step, the metrics, and who is still active: a member whose KL is above
@@ -182,20 +198,16 @@ def minibatch_step(
     active = active & ~(kl > hyper.kl_threshold)
     coefficient = (hyper.grad_norm_clip / (norm + 1e-6)).clamp(max=1.0)
     # Members share tensors: one that stands still must also keep out of the others' way, NaN included.
-    step = torch.where(active, raw * coefficient, torch.zeros_like(raw))
+    step = torch.where(active, raw * coefficient, 0.0)
     moving = active.float()
     first = torch.lerp(optimizer.first_moment, step, (1 - BETA_1) * moving)
     second = torch.lerp(optimizer.second_moment, step * step, (1 - BETA_2) * moving)
     steps = optimizer.steps + moving
     at_least_one = steps.clamp_min(1)
-    unbiased_first = first / (1 - BETA_1**at_least_one)
-    unbiased_second = second / (1 - BETA_2**at_least_one)
-    change = optimizer.learning_rate * moving * unbiased_first / (unbiased_second.sqrt() + ADAM_EPSILON)
-    return (
-        Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate),
-        metrics,
-        active,
-    )
+    rate = optimizer.learning_rate * moving / (1 - BETA_1**at_least_one)
+    root = (1 - BETA_2**at_least_one).rsqrt()
+    change = rate * first / (second.sqrt() * root + ADAM_EPSILON)
+    return Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate), metrics, active
 
 
 def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> tuple[Learner, Batch, Tensor]:

@@ -14,7 +14,8 @@ import pytest
 
 from launcher import aggregator as aggregator_module
 from launcher.aggregator import Aggregator, PushReply, start_aggregator
-from launcher.ledger import LOST, STORED, Batch, Ledger, Published, TrialRow
+from launcher.ledger import Ledger
+from launcher.rows import LOST, STORED, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.tracking import Record
 

@@ -11,30 +11,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.summary.writer import event_file_writer
-from tensorboard.util import tensor_util
 
 from launcher import export as export_module
 from launcher.export import TensorBoardExport
-from launcher.ledger import Batch, Ledger, Published, TrialRow
-from runner.tracking import Record, TensorBoard
-
-Points = list[tuple[int, float]]
-TRIALS = [TrialRow(f"a-{seed}", "a", seed, 4, 1000) for seed in range(4)] + [TrialRow("b-0", "b", 0, 4, 1000)]
-TAG = "Reward / Total reward (mean)"
-
-
-def read_scalars(folder: Path, tag: str) -> Points:
-    """As tools do that read event files directly."""
-    run = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return [(event.step, event.value) for event in run.Scalars(tag)]
-
-
-def read_as_server(folder: Path, tag: str) -> Points:
-    """As `tensorboard --logdir` does."""
-    run = plugin_event_accumulator.EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    return [(event.step, tensor_util.make_ndarray(event.tensor_proto).item()) for event in run.Tensors(tag)]
+from launcher.ledger import Ledger
+from launcher.rows import TrialRow
+from runner.tracking import TensorBoard
+from tests.launcher.boards import (
+    TAG,
+    TRIALS,
+    Points,
+    checkpoint,
+    opened,
+    push,
+    read_as_server,
+    read_scalars,
+    steps,
+)
 
 
 @pytest.fixture(params=[read_scalars, read_as_server])
@@ -66,26 +61,6 @@ def export(ledger: Ledger, tmp_path: Path) -> Iterator[TensorBoardExport]:
     export = TensorBoardExport(tmp_path)
     yield export
     export.close()
-
-
-def push(ledger: Ledger, attempt: int, trial: str, first: int, values: list[float], every: int = 10) -> None:
-    batch = [
-        Record(i, every * (i + 1), 4 * every * (i + 1), 1.0, {TAG: v, "index": i}) for i, v in enumerate(values, first)
-    ]
-    assert ledger.push(attempt, {trial: Batch(first, batch)}) == {trial: first + len(values)}
-
-
-def opened(ledger: Ledger, *trials: str) -> int:
-    return ledger.open(trials, f"token {len(ledger.attempts())}").number
-
-
-def checkpoint(ledger: Ledger, attempt: int, trial: str, covered: int, state: str = "running") -> None:
-    ledger.publish(attempt, {trial: Published(10 * covered, b"weights", "agent", covered, state)})
-
-
-def steps(*points: float) -> Points:
-    """The points with x = 40, 80, …"""
-    return [(40 * i, value) for i, value in enumerate(points, 1)]
 
 
 # Trials

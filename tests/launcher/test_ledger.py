@@ -1,59 +1,19 @@
-"""The ledger: every record once, whatever is sent twice, lost, cut off or refused."""
+"""The ledger: every record once, whatever is sent twice, late, out of order or by the wrong attempt."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from launcher import ledger as ledger_module
-from launcher.ledger import (
-    BUSY,
-    GAP,
-    LOST,
-    STORED,
-    Batch,
-    Ledger,
-    Published,
-    TrialRow,
-    on_network_file_system,
-)
+from launcher.ledger import Ledger
+from launcher.rows import GAP, LOST, STORED, Batch, TrialRow
 from runner.errors import UserError
-from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
-
-A, B = TrialRow("a-1", "a", 1, 4, 1000), TrialRow("b-1", "b", 1, 8, 1000)
-
-
-def records(first: int, end: int, shift: float = 0.0) -> list[Record]:
-    return [
-        Record(i, 10 * (i + 1), 40 * (i + 1), 0.5 * i, {RETURN_MEAN: i + shift, STEPS_PER_SECOND: 100.0})
-        for i in range(first, end)
-    ]
-
-
-def batch(first: int, end: int, shift: float = 0.0) -> Batch:
-    return Batch(first, records(first, end, shift))
-
-
-def agent(timestep: int, covered: int, data: bytes = b"weights", **changes: object) -> Published:
-    return dataclasses.replace(Published(timestep, data, "agent", covered, "running"), **changes)
-
-
-def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:
-    return [row.record for row in ledger.records(trial)]
-
-
-def state(ledger: Ledger, trial: str = "a-1") -> str:
-    return next(row.state for row in ledger.trials() if row.trial == trial)
+from runner.tracking import Record
+from tests.launcher.builders import A, B, agent, batch, records, state, stored
 
 
 @pytest.fixture
@@ -307,186 +267,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(ledger: Ledger, damage:
     assert stored(ledger) == []
 
 
-def test_crash_between_the_file_and_its_row(tmp_path: Path) -> None:
-    crash = """
-        import os, sys
-        from pathlib import Path
-        from launcher import ledger as module
-        from launcher.ledger import Ledger, Published, TrialRow
-
-        ledger = Ledger(Path(sys.argv[1]))
-        ledger.add_trials([TrialRow("a-1", "a", 1, 4, 1000)])
-        attempt = ledger.open(["a-1"], "t").number
-        whole = module._store
-        ledger.publish(attempt, {"a-1": Published(10, b"first", "agent", 0, "running")})
-        module._store = lambda *file: (whole(*file), os.kill(os.getpid(), 9))
-        ledger.publish(attempt, {"a-1": Published(20, b"second", "agent", 0, "finished")})
-    """
-    process = subprocess.run([sys.executable, "-c", textwrap.dedent(crash), str(tmp_path)], check=False)
-    assert process.returncode == -signal.SIGKILL
-    folder = tmp_path / "trials/a-1/checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["agent_10.safetensors", "agent_20.safetensors"]
-    with Ledger(tmp_path, writer=False) as reader:  # the dead writer's log is read without a writer
-        assert [row.timestep for row in reader.checkpoints("a-1")] == [10] and state(reader) == "running"
-    with Ledger(tmp_path) as ledger:
-        again = Published(20, b"second", "agent", 0, "finished")
-        assert ledger.publish(1, {"a-1": again}) == {"a-1": STORED}
-        assert [row.timestep for row in ledger.checkpoints("a-1")] == [10, 20] and state(ledger) == "finished"
-
-
-def test_file_is_never_half_written(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt = ledger.open(["a-1"], "t").number
-    ledger.publish(attempt, {"a-1": agent(10, 0, b"old", kind="best")})
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(ledger_module.os, "fsync", full)
-    new = agent(20, 0, b"new", kind="best", state="finished")
-    assert ledger.publish(attempt, {"a-1": new}) == BUSY
-    folder = ledger.directory / "trials/a-1"
-    assert [path.name for path in folder.iterdir()] == ["best_agent.safetensors"]
-    assert (folder / "best_agent.safetensors").read_bytes() == b"old"
-    assert ledger.checkpoints("a-1")[0].timestep == 10 and state(ledger) == "running"
-    monkeypatch.undo()
-    assert ledger.publish(attempt, {"a-1": new}) == {"a-1": STORED}
-    assert (folder / "best_agent.safetensors").read_bytes() == b"new" and state(ledger) == "finished"
-
-
-# Storage that fails
-
-
-def test_full_database_answers_busy_and_goes_on_later(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
-    attempt = ledger.open(["a-1"], "t").number
-    ledger.push(attempt, {"a-1": batch(0, 10)})
-    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
-    ledger._db.execute(f"PRAGMA max_page_count = {pages + 2}")  # a true SQLITE_FULL
-    assert ledger.push(attempt, {"a-1": batch(10, 2000)}) == BUSY
-    assert ledger.push(attempt, {"a-1": batch(10, 2000)}) == BUSY
-    assert [record.message for record in caplog.records] == [
-        f"{ledger.directory} cannot be written to: database or disk is full"
-    ]
-    assert stored(ledger) == records(0, 10)
-    assert ledger.push(attempt, {"a-1": Batch(10)}) == {"a-1": 10}  # the lease is kept
-    ledger._db.execute("PRAGMA max_page_count = 1000000")
-    assert ledger.push(attempt, {"a-1": batch(10, 2000)}) == {"a-1": 2000}
-    assert stored(ledger) == records(0, 2000)
-
-
-def test_read_only_database_answers_busy(ledger: Ledger) -> None:
-    attempt = ledger.open(["a-1"], "t").number
-    ledger._db.execute("PRAGMA query_only = ON")  # a true SQLITE_READONLY
-    assert ledger.push(attempt, {"a-1": batch(0, 1)}) == BUSY
-    assert ledger.publish(attempt, {"a-1": agent(10, 0)}) == BUSY
-    ledger._db.execute("PRAGMA query_only = OFF")
-    assert ledger.push(attempt, {"a-1": batch(0, 1)}) == {"a-1": 1}
-
-
-def test_errors_that_are_no_storage_errors_are_raised(ledger: Ledger) -> None:
-    attempt = ledger.open(["a-1"], "t").number
-    ledger._db.execute("DROP TABLE tag_sets")
-    with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        ledger.push(attempt, {"a-1": batch(0, 1)})
-    (ledger.directory / "trials").write_text("in the way")
-    with pytest.raises(NotADirectoryError):
-        ledger.publish(attempt, {"a-1": agent(10, 0)})
-
-
-# One writer, many readers
-
-
-def test_second_writer_is_refused(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"{tmp_path} is in use by another launch.*Ctrl-C"):
-        Ledger(tmp_path)
-    ledger.disconnect()
-    Ledger(tmp_path).disconnect()
-
-
-def test_lock_dies_with_its_process(tmp_path: Path) -> None:
-    hold = """
-        import sys
-        from pathlib import Path
-        from launcher.ledger import Ledger
-
-        ledger = Ledger(Path(sys.argv[1]))
-        print(flush=True)
-        input()
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(hold), str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        process.stdout.readline()
-        with pytest.raises(UserError, match="in use"):
-            Ledger(tmp_path)
-        process.kill()
-    Ledger(tmp_path).disconnect()
-
-
-def test_reader_sees_whole_transactions_while_another_process_writes(tmp_path: Path) -> None:
-    write = """
-        import sys
-        from pathlib import Path
-        from launcher.ledger import Batch, Ledger, TrialRow
-        from runner.tracking import Record
-
-        with Ledger(Path(sys.argv[1])) as ledger:
-            ledger.add_trials([TrialRow("a-1", "a", 1, 4, 1000)])
-            attempt = ledger.open(["a-1"], "t").number
-            print(flush=True)
-            for i in range(0, 600, 3):
-                batch = [Record(j, j, 4 * j, 0.0, {"x": j}) for j in range(i, i + 3)]
-                assert ledger.push(attempt, {"a-1": Batch(i, batch)}) == {"a-1": i + 3}
-    """
-    seen, revision = [], 0
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(write), str(tmp_path)], stdout=subprocess.PIPE
-    ) as process:
-        process.stdout.readline()
-        with Ledger(tmp_path, writer=False) as reader:
-            while len(seen) < 600 and (process.poll() is None or reader.changes(revision, 1)):
-                changes = reader.changes(revision, 1000)
-                assert len(changes) % 3 == 0
-                seen += [row.record.index for row in changes]
-                revision = changes[-1].revision if changes else revision
-    assert process.returncode == 0
-    assert seen == list(range(600))
-
-
-def test_reader_does_not_write(ledger: Ledger, tmp_path: Path) -> None:
-    with Ledger(tmp_path, writer=False) as reader, pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reader.open(["a-1"], "t")
-
-
-def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not the directory of a launch"):
-        Ledger(tmp_path, writer=False)
-    assert os.listdir(tmp_path) == []
-
-
-def test_file_appears_with_its_tables(tmp_path: Path) -> None:
-    crash = """
-        import os, sqlite3, sys
-        from pathlib import Path
-        from launcher import ledger as module
-
-        class Crashing(sqlite3.Connection):
-            def executescript(self, script):
-                super().executescript(script)
-                os.kill(os.getpid(), 9)
-
-        module.sqlite3.connect = lambda *a, **k: Crashing(*a, **k)
-        module.Ledger(Path(sys.argv[1]))
-    """
-    process = subprocess.run([sys.executable, "-c", textwrap.dedent(crash), str(tmp_path)], check=False)
-    assert process.returncode == -signal.SIGKILL
-    with pytest.raises(UserError, match="is not the directory of a launch"):
-        Ledger(tmp_path, writer=False)
-    with Ledger(tmp_path) as ledger, Ledger(tmp_path, writer=False) as reader:
-        ledger.add_trials([A])
-        assert reader.trials() == [A] and not reader.stop_requested()
-    assert sorted(os.listdir(tmp_path)) == ["ledger.sqlite", "lock"]
+# Reading
 
 
 def test_progress(ledger: Ledger) -> None:
@@ -526,37 +307,3 @@ def test_records_from_an_index(ledger: Ledger) -> None:
     ledger.push(attempt, {"a-1": batch(0, 5)})
     assert [row.record.index for row in ledger.records("a-1", 3)] == [3, 4]
     assert [row.record.index for row in ledger.records("a-1", 1, 2)] == [1, 2]
-
-
-# File systems
-
-
-@pytest.mark.parametrize(
-    ("directory", "expected"),
-    [("/home/me/runs", False), ("/net/my runs/x", True), ("/net/local/x", False), ("/lustre2/x", False)],
-)
-def test_network_file_systems(tmp_path: Path, directory: str, expected: bool) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "/dev/vda / ext4 rw 0 0\n"
-        "auto /net autofs rw 0 0\n"
-        "server:/runs /net/my\\040runs nfs4 rw 0 0\n"
-        "server:/all /net nfs4 rw 0 0\n"
-        "/dev/vdb /net/local xfs rw 0 0\n"
-        "fs /lustre lustre rw 0 0\n"
-    )
-    assert on_network_file_system(Path(directory), mounts) is expected
-    assert on_network_file_system(Path(directory), tmp_path / "none") is False
-
-
-@pytest.mark.parametrize(("network", "mode"), [(False, "wal"), (True, "truncate")])
-def test_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool, mode: str) -> None:
-    monkeypatch.setattr(ledger_module, "on_network_file_system", lambda directory: network)
-    with Ledger(tmp_path) as ledger:
-        assert ledger._db.execute("PRAGMA journal_mode").fetchone() == (mode,)
-        assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
-        ledger.add_trials([A])
-        attempt = ledger.open(["a-1"], "t").number
-        ledger.push(attempt, {"a-1": batch(0, 3)})
-        with Ledger(tmp_path, writer=False) as reader:
-            assert stored(reader) == records(0, 3)

@@ -1,0 +1,266 @@
+"""The verbs of the `launch` command: parse, validate, plan, run, report."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from launcher.plan import Placement, Trial, form_packs, read_experiment
+from runner.config.load import Key
+from runner.errors import UserError
+
+EXAMPLES = """\
+Examples:
+
+  launch configs/classic/cartpole.yaml --seeds 8
+
+  launch configs/skrl/ppo.yaml --env Pendulum-v1 --num-envs 64 --seeds 8
+
+  launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run
+"""
+VERBS = {"resume": "continue a launch that was interrupted or failed"}
+LATER = ("eval", "status", "logs", "report", "follow", "stop", "pull")
+"""Verbs of later versions: named in hints so that nobody takes them for a file."""
+
+app = App(
+    name="launch",
+    help="Train PPO from skrl-style YAML files over many seeds and settings.",
+    help_epilogue=EXAMPLES,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+    version_flags=[],
+)
+
+
+@app.default
+def train(
+    *cfgs: Annotated[Path, Parameter(help="Configuration files; each is a configuration.", negative=())],
+    seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
+    env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
+    num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
+    backend: Annotated[str | None, Parameter(help="torch.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(name="--set", help="a.b=value; a,b makes alternatives.", negative=(), allow_leading_hyphen=True),
+    ] = None,
+    workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None,
+    gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None,
+    logical_gpus: Annotated[
+        bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.", negative=())
+    ] = False,
+    name: Annotated[str | None, Parameter(help="Name of the launch; default config and time.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
+    address: Annotated[str | None, Parameter(help="Ray cluster: auto or HOST:PORT.")] = None,
+    dry_run: Annotated[bool, Parameter(help="Show the plan and stop.", negative=())] = False,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+) -> int:
+    """Train every configuration with every seed."""
+    console = _console()
+    _refuse_words(cfgs)
+    flags: dict[Key, Any] = {("env", "id"): env, ("env", "num_envs"): num_envs, ("backend",): backend}
+    given = {key: value for key, value in flags.items() if value is not None}
+    experiment = read_experiment(cfgs, set_ or [], given, seeds)
+    _check_environments(experiment.trials)
+    for note in experiment.notes:
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
+    from launcher import directory as folder
+
+    directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
+    pairs = [(trial, 0) for trial in experiment.trials]
+    return _launch(console, directory, pairs, workers, gpus, logical_gpus, address, dry_run, create=True)
+
+
+@app.command
+def resume(
+    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    /,
+    *,
+    workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None,
+    gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None,
+    logical_gpus: Annotated[
+        bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.", negative=())
+    ] = False,
+    address: Annotated[str | None, Parameter(help="Ray cluster: auto or HOST:PORT.")] = None,
+    dry_run: Annotated[bool, Parameter(help="Show the plan and stop.", negative=())] = False,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+) -> int:
+    """Continue a launch: every unfinished or failed trial goes on from its last checkpoint."""
+    from launcher import directory as folder
+
+    console = _console()
+    directory = directory.absolute()
+    rows, todo = folder.read_unfinished(directory)
+    if not todo:
+        console.print(
+            f"{directory}: all {len(rows)} trials are finished or diverged; nothing to do",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return 1 if any(row.state == "diverged" for row in rows) else 0
+    _check_environments([trial for trial, _ in todo])
+    return _launch(console, directory, todo, workers, gpus, logical_gpus, address, dry_run, create=False)
+
+
+def _launch(
+    console: Console,
+    directory: Path,
+    trials: Sequence[tuple[Trial, int]],
+    workers: int | None,
+    gpus: int | None,
+    logical: bool,
+    address: str | None,
+    dry_run: bool,
+    create: bool,
+) -> int:
+    """Plan, make the directory, connect, train, show the result; returns the exit status."""
+    from launcher import cluster, progress
+    from launcher import directory as folder
+
+    for flag, number, least in (("--workers", workers, 1), ("--gpus", gpus, 0)):
+        if number is not None and number < least:
+            raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+    began = time.monotonic()
+    placement = cluster.place(workers, gpus, logical, None) if address is None else None
+
+    def show_plan(placement: Placement) -> None:
+        progress.show_plan(console, directory, form_packs(trials, placement.workers), placement)
+
+    if placement is not None and dry_run:
+        show_plan(placement)
+        return 0
+    with contextlib.ExitStack() as stack:
+        if create and not dry_run:
+            # Before Ray starts, which takes seconds; taken back if it does not.
+            made = folder.create(directory, [trial for trial, _ in trials])
+            stack.callback(folder.remove, made)
+        elif not dry_run:
+            folder.check_free(directory)
+        if placement is not None:
+            show_plan(placement)
+        with cluster.connected(address, placement):
+            if placement is None:
+                placement = cluster.place(workers, gpus, logical, address)
+                show_plan(placement)
+                if dry_run:
+                    return 0
+            packs = form_packs(trials, placement.workers)
+            command = shlex.join(["launch", *sys.argv[1:]])
+            folder.add_revision(directory, folder.revision(command, placement, packs))
+            before = _trained_before(directory, trials)
+            stack.pop_all()  # from here on there is something to continue
+            try:
+                stopped_by = _train(console, directory, packs, placement)
+            except BaseException:
+                _say_how_to_continue(console, directory)
+                raise
+    progress.show_result(console, directory, time.monotonic() - began, before)
+    return _status(console, directory, stopped_by)
+
+
+def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int:
+    """Env steps that need not be trained any more: of trials that are over, and up to the checkpoints of the others."""
+    from launcher.ledger import Ledger
+
+    begin = {trial.id: timestep for trial, timestep in trials}
+    with Ledger(directory, writer=False) as ledger:
+        return sum(
+            begin[row.trial.trial] * row.trial.num_envs if row.trial.trial in begin else row.env_steps
+            for row in ledger.progress()
+        )
+
+
+def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], placement: Placement) -> int:
+    """Train all packs on the connected Ray, shown and exported; returns the signal that stopped it, or 0."""
+    from launcher import cluster, progress
+    from launcher.export import TensorBoardExport
+
+    export = TensorBoardExport(directory)
+    with progress.View(console, directory) as view:
+
+        def watch() -> None:
+            view.refresh()
+            export.poll()
+
+        try:
+            return cluster.run(directory, packs, placement, watch)
+        finally:
+            export.close()
+
+
+def _status(console: Console, directory: Path, stopped_by: int) -> int:
+    """Exit status: 0 all finished, 1 any failed or diverged, 128 + signal when interrupted."""
+    from launcher.ledger import Ledger
+
+    with Ledger(directory, writer=False) as ledger:
+        states = [row.state for row in ledger.trials()]
+    if any(state not in ("finished", "diverged") for state in states):
+        _say_how_to_continue(console, directory)
+    if stopped_by:
+        console.print(f"Interrupted by {signal.Signals(stopped_by).name}; what was trained is saved.")
+        return 128 + stopped_by
+    return 0 if all(state == "finished" for state in states) else 1
+
+
+def _say_how_to_continue(console: Console, directory: Path) -> None:
+    console.print(f"Continue:    launch resume {shlex.quote(str(directory))}", soft_wrap=True, highlight=False)
+
+
+def _check_environments(trials: Sequence[Trial]) -> None:
+    """Refuse what no worker could train: unknown environments and arguments, policies that do not fit.
+
+    Raises:
+        UserError: naming the trial's configuration.
+    """
+    from runner.envs.envpool import EnvPoolTask
+
+    seen = set()
+    for trial in trials:
+        config = trial.config
+        env, policy = config.env, config.models.policy
+        key = (env.model_dump_json(), policy.cls, policy.clip_actions)
+        if key in seen:
+            continue
+        seen.add(key)
+        if env.id is None:
+            raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
+        if env.num_envs is None:
+            raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
+        try:
+            EnvPoolTask(env.id, env.num_envs, env.arguments).actions.check_policy(policy.cls, policy.clip_actions)
+        except UserError as error:
+            raise UserError(f"{trial.name}: {error}") from None
+
+
+def _refuse_words(cfgs: Sequence[Path]) -> None:
+    """A hint where nothing is given, or where the first word looks like a verb or names a launch."""
+    if not cfgs:
+        raise UserError("command line: no configuration file; usage: launch CFG.yaml --seeds 8 (see launch --help)")
+    first = cfgs[0]
+    if (first / "plan.json").is_file():
+        raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
+    if first.exists() or first.suffix or "/" in str(first):
+        return
+    near = difflib.get_close_matches(str(first), [*VERBS, *LATER], 1, 0.6)
+    if near and near[0] in VERBS:
+        raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")
+    if near:
+        raise UserError(
+            f"command line: '{first}' is no file, and the verb '{near[0]}' is not part of this version; allowed: "
+            f"configuration files, or the verb {', '.join(VERBS)}"
+        )
+
+
+def _console() -> Console:
+    console = Console()
+    # A pipe has no width: lines are for programs then, and must not be cut at 80 columns.
+    return console if console.is_terminal else Console(width=200)

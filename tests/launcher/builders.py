@@ -1,0 +1,34 @@
+"""Trials, records and checkpoints for tests of the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from launcher.ledger import Ledger
+from launcher.rows import Batch, Published, TrialRow
+from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
+
+A, B = TrialRow("a-1", "a", 1, 4, 1000), TrialRow("b-1", "b", 1, 8, 1000)
+
+
+def records(first: int, end: int, shift: float = 0.0) -> list[Record]:
+    return [
+        Record(i, 10 * (i + 1), 40 * (i + 1), 0.5 * i, {RETURN_MEAN: i + shift, STEPS_PER_SECOND: 100.0})
+        for i in range(first, end)
+    ]
+
+
+def batch(first: int, end: int, shift: float = 0.0) -> Batch:
+    return Batch(first, records(first, end, shift))
+
+
+def agent(timestep: int, covered: int, data: bytes = b"weights", **changes: object) -> Published:
+    return dataclasses.replace(Published(timestep, data, "agent", covered, "running"), **changes)
+
+
+def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:
+    return [row.record for row in ledger.records(trial)]
+
+
+def state(ledger: Ledger, trial: str = "a-1") -> str:
+    return next(row.state for row in ledger.trials() if row.trial == trial)

@@ -1,0 +1,464 @@
+"""What is typed wrongly, or cannot be: exit status 2 and one paragraph, before anything is written or started."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher import cli, commands, directory
+from launcher.cli import main
+from launcher.ledger import Ledger
+from launcher.plan import Placement, read_experiment
+from launcher.rows import Published
+from runner.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+CARTPOLE, PPO = CONFIGS / "classic" / "cartpole.yaml", CONFIGS / "skrl" / "ppo.yaml"
+PENDULUM = ["--env", "Pendulum-v1", "--num-envs", "4"]
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of this file starts Ray; and there are no GPUs."""
+    import ray
+
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr("launcher.cluster.visible_gpus", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+
+
+class Refused:
+    """Runs the command line and takes what it says about it."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        shown, said = self._capsys.readouterr()
+        assert said.startswith("error: ")
+        assert "\n\n" not in said and "Traceback" not in said + shown
+        return said.removeprefix("error: ").removesuffix("\n")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    return Refused(capsys)
+
+
+def small_launch(folder: Path, name: str = "one") -> Path:
+    """The directory of a launch that has not begun to train."""
+    trials = read_experiment([CARTPOLE], [], {}, "2").trials
+    path = folder / name
+    directory.create(path, trials)
+    directory.add_revision(path, directory.revision("launch", Placement(2, 0, 1), [trials]))
+    return path
+
+
+# What is typed
+
+TYPED = {
+    "no arguments": ([], "no configuration file; usage: launch CFG.yaml"),
+    "missing file": (["nothing.yaml"], "nothing.yaml: no such configuration file"),
+    "missing second file": ([CARTPOLE, "more.yaml"], "more.yaml: no such configuration file"),
+    "folder as file": ([CONFIGS], "configs: cannot be read: Is a directory"),
+    "verb of later": (["evl", "x"], "'evl' is no file, and the verb 'eval' is not part of this version"),
+    "verb": (["resum", "x"], "'resum' is no file. Did you mean `launch resume`?"),
+    "resume nothing": (["resume"], "parameter DIR requires an argument. See launch --help."),
+    "resume no launch": (["resume", CONFIGS], "configs: not a launch directory: it has no plan.json"),
+    "resume missing": (["resume", "runs/x"], "runs/x: not a launch directory: there is no such folder"),
+    "resume a file": (["resume", CARTPOLE], "cartpole.yaml: not a launch directory: there is no such folder"),
+    "unknown flag": ([CARTPOLE, "--sedes", "8"], "Unknown option: --sedes. Did you mean --seeds? See launch --help."),
+    "unknown flag of resume": (["resume", "x", "--seeds", "8"], "Unknown option: --seeds"),
+    "no value": ([CARTPOLE, "--seeds"], "--seeds requires an argument"),
+    "seeds 0": ([CARTPOLE, "--seeds", "0"], "--seeds '0': allowed: a count such as 8, a range such as 0-7"),
+    "seeds -1": ([CARTPOLE, "--seeds", "-1"], "--seeds '-1': allowed: a count"),
+    "seeds a": ([CARTPOLE, "--seeds", "a"], "--seeds 'a': allowed: a count"),
+    "seeds 3,3": ([CARTPOLE, "--seeds", "3,3"], "--seeds '3,3': a seed is given twice"),
+    "seeds 7-3": ([CARTPOLE, "--seeds", "7-3"], "--seeds '7-3': allowed: a count"),
+    "seeds 1e3": ([CARTPOLE, "--seeds", "1e3"], "--seeds '1e3': allowed: a count"),
+    "seeds empty": ([CARTPOLE, "--seeds", ""], "--seeds '': allowed: a count"),
+    "too many seeds": ([CARTPOLE, "--seeds", "0-99999999"], "(at most 100,000)"),
+    "seeds beyond": ([CARTPOLE, "--set", f"seed={2**63 - 1}", "--seeds", "2"], "the last of them, counted from seed"),
+    "num-envs 0": ([CARTPOLE, "--num-envs", "0"], "command line: env.num_envs: found 0; allowed: "),
+    "num-envs -4": ([CARTPOLE, "--num-envs", "-4"], "command line: env.num_envs: found -4; allowed: "),
+    "num-envs abc": ([CARTPOLE, "--num-envs", "abc"], 'Invalid value for --num-envs: unable to convert "abc" into int'),
+    "env unknown": ([CARTPOLE, "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
+    "no env": ([PPO], "ppo: env.id is required: name it in the file (env: {id: …}) or with --env"),
+    "no num_envs": ([PPO, "--env", "Pendulum-v1"], "ppo: env.num_envs is required: name it in the file or with --num-"),
+    "jax": ([CARTPOLE, "--backend", "jax"], "command line: backend: found 'jax'; allowed: 'torch'"),
+    "tensorflow": ([CARTPOLE, "--backend", "tensorflow"], "backend: found 'tensorflow'; allowed: 'torch'"),
+    "gpus 4": ([CARTPOLE, "--gpus", "4"], "--gpus 4: Ray finds 0 on this machine"),
+    "gpus hint": ([CARTPOLE, "--gpus", "4"], "--logical-gpus to only count them"),
+    "gpus -1": ([CARTPOLE, "--gpus", "-1"], "--gpus -1: allowed: 0 or more"),
+    "workers 0": ([CARTPOLE, "--workers", "0"], "--workers 0: allowed: 1 or more"),
+    "twice": ([CARTPOLE, CARTPOLE], "is asked for twice; give each configuration once"),
+    "twice in a sweep": ([CARTPOLE, "--set", "agent.learning_rate=1e-3,0.001"], "is asked for twice"),
+    "name with slashes": ([CARTPOLE, "--name", "a/b"], "--name 'a/b': allowed: letters, digits and ._=+-"),
+    "name above": ([CARTPOLE, "--name", ".."], "--name '..': allowed: letters"),
+    "name too long": ([CARTPOLE, "--name", "x" * 300], "(80 at most)"),
+    "address": ([CARTPOLE, "--address", "somewhere"], "--address 'somewhere': allowed: auto or HOST:PORT"),
+    "address without answer": ([CARTPOLE, "--address", "127.0.0.1:1"], "nothing answers there: [Errno 111]"),
+    "address port": ([CARTPOLE, "--address", "127.0.0.1:99999999"], "nothing answers there"),
+}
+SETTINGS = {
+    "agent.learning_rate": "--set 'agent.learning_rate': write key=value, such as agent.learning_rate=3e-4",
+    "=3": "--set '=3': write key=value",
+    "agent..x=3": "--set 'agent..x=3': write key=value",
+    "foo=1": "command line: foo: unknown key. Allowed here: agent, backend,",
+    "agnet.learning_rate=1": "command line: agnet: unknown key. Did you mean 'agent'?",
+    "agent.lerning_rate=1": "command line: agent.lerning_rate: unknown key. Did you mean 'learning_rate'",
+    "agent.experiment.directry=x": "command line: agent.experiment.directry: unknown key. Did you mean 'directory'?",
+    "agent.learning_rate_scheduler_kwargs.kl=1": "kwargs.kl: unknown key. ",
+    "models.policy.network.0.layer=1": "models.policy.network.0.layer: unknown key. Did you mean 'layers'?",
+    "agent.²=1": "agent.²: unknown key.",
+    "agent.learning_rate=[1": "not valid YAML: expected ',' or ']'",
+    "agent.learning_rate=\x01": "not valid YAML: unacceptable character #x0001",
+    "agent.learning_rate=": "command line: agent.learning_rate: found None; allowed: ",
+    "agent.learning_rate=fast": "command line: agent.learning_rate: found 'fast'; allowed: ",
+    "agent.learning_rate.x=1": "agent.learning_rate.x: agent.learning_rate is a single value without keys",
+    "models.policy.network.5.name=x": "models.policy.network.5: the list has 1 entries, 0 to 0",
+    "models.policy.network.x=1": "models.policy.network.x: the list has 1 entries, 0 to 0",
+    "agent=5": "command line: agent: found 5; allowed: a block of keys",
+    "agent.mini_batches=99999": "agent.mini_batches 99999 is more than the 1024 rows of a rollout",
+    "trainer.timesteps=31": "trainer.timesteps 31 is less than one rollout (agent.rollouts 32)",
+    "env.stack_num=4": "env.stack_num: CartPole-v1 has no such argument. Allowed for CartPole-v1: max_episode_steps",
+}
+KILLERS = {  # EnvPool ends the process
+    "Pong-v5 stack_num=0": "env.stack_num: found 0; allowed: 1 or more",
+    "Pong-v5 frame_skip=0": "env.frame_skip: found 0; allowed: 1 or more",
+    "Pong-v5 img_height=-5": "env.img_height: found -5; allowed: 1 or more",
+    "Pong-v5 mode=3": "env.mode: found 3; allowed: -1, the cartridge's default",
+    "Pong-v5 repeat_action_probability=2": "env.repeat_action_probability: found 2; allowed: 0 to 1",
+    "Pong-v5 base_path=/x": "env.base_path: cannot be set: a wrong path would end the process",
+    "MiniGrid-Empty-5x5-v0 size=1": "env.size: cannot be set: it follows from env.id",
+    "MiniGrid-Empty-5x5-v0 agent_start_pos=[9,9]": "env.agent_start_pos: cannot be set: it follows from env.id",
+}
+
+
+@pytest.mark.parametrize("case", TYPED)
+def test_typed(refused: Refused, case: str, tmp_path: Path) -> None:
+    arguments, expected = TYPED[case]
+    assert expected in refused(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_set(refused: Refused, setting: str) -> None:
+    assert SETTINGS[setting] in refused(CARTPOLE, "--set", setting)
+
+
+@pytest.mark.parametrize("case", KILLERS)
+def test_arguments_that_would_end_the_process(refused: Refused, case: str) -> None:
+    task, setting = case.split(" ")
+    assert KILLERS[case] in refused(CARTPOLE, "--env", task, "--set", f"env.{setting}")
+
+
+def test_policies_that_do_not_fit(refused: Refused) -> None:
+    assert "CategoricalMixin cannot act in an action space Box of 1 numbers" in refused(CARTPOLE, *PENDULUM)
+    said = refused(PPO, "--env", "CartPole-v1", "--num-envs", "4")
+    assert said.startswith("ppo: models.policy.class: GaussianMixin cannot act in an action space Discrete(2)")
+
+
+def test_clip_actions_without_bounds(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gymnasium
+    import numpy as np
+
+    from runner.envs.envpool import EnvPoolTask
+    from runner.spaces import ActionSpace
+
+    unbounded = ActionSpace.of(gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32))
+    whole = EnvPoolTask.__init__
+
+    def init(task: EnvPoolTask, *arguments: Any) -> None:
+        whole(task, *arguments)
+        task.actions = unbounded
+
+    monkeypatch.setattr(EnvPoolTask, "__init__", init)
+    assert "clip_actions" in refused(PPO, *PENDULUM, "--set", "models.policy.clip_actions=True")
+
+
+def test_files_of_one_stem_get_their_folder_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other" / "cartpole.yaml"
+    other.parent.mkdir()
+    shutil.copy(CARTPOLE, other)
+    assert main([str(CARTPOLE), str(other), "--workers", "1", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "classic_cartpole (seed 0)" in shown and "other_cartpole (seed 0)" in shown
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(CARTPOLE), "--seeds", "0", "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "in parse_seeds" in said
+
+
+# Files and flags
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Gets (directory, trials) of what would be launched."""
+    got: list[Any] = []
+
+    def launch(_console: object, directory: Path, pairs: list[Any], *_: object, **__: object) -> int:
+        got[:] = [directory, [trial for trial, _ in pairs]]
+        return 0
+
+    monkeypatch.setattr(commands, "_launch", launch)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        (["--env", "Acrobot-v1"], "env.id", "Acrobot-v1"),
+        (["--num-envs", "7"], "env.num_envs", 7),
+        (["--num-envs", "7", "--set", "env.num_envs=9"], "env.num_envs", 7),
+        (["--set", "env={id: Acrobot-v1, num_envs: 5}"], "env.num_envs", 5),
+        (["--backend", "torch"], "backend", "torch"),
+        (["--seeds", "5-5"], "seed", 5),
+        (["--set", "seed=4"], "seed", 4),
+        (["--seeds", "9-9", "--set", "seed=4"], "seed", 9),
+        (["--set", "agent.lambda=0.5"], "agent.gae_lambda", 0.5),
+        (["--set", "models.policy.network.0.layers=[8,8]"], "models.policy.network.0.layers", [8, 8]),
+    ],
+)
+def test_command_line_beats_the_file(
+    tmp_path: Path, launched: list[Any], arguments: list[str], key: str, value: object
+) -> None:
+    data = yaml.safe_load(CARTPOLE.read_text())
+    data["backend"], data["seed"], data["agent"]["gae_lambda"] = "torch", 3, 0.9
+    path = tmp_path / "cfg.yaml"
+    path.write_text(yaml.safe_dump(data))
+    assert main([str(path), *arguments]) == 0
+    (trial,) = launched[1]
+    found: Any = trial.config.dump()
+    for part in key.split("."):
+        found = found[int(part) if part.isdecimal() else part]
+    assert found == value
+
+
+def test_out_and_name_beat_the_file(tmp_path: Path, launched: list[Any]) -> None:
+    named = ["--set", "agent.experiment.directory=elsewhere", "--set", "agent.experiment.experiment_name=old name"]
+    assert main([str(CARTPOLE), *named]) == 0
+    assert launched[0] == tmp_path / "elsewhere" / "old-name"
+    assert main([str(CARTPOLE), *named, "--out", str(tmp_path / "out"), "--name", "new"]) == 0
+    assert launched[0] == tmp_path / "out" / "new"
+
+
+def test_counted_seeds_begin_at_the_files(launched: list[Any]) -> None:
+    assert main([str(CARTPOLE), "--set", "seed=3", "--seeds", "2"]) == 0
+    assert [trial.config.seed for trial in launched[1]] == [3, 4]
+
+
+# Directories
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_existing_directory_stays_as_it_is(tmp_path: Path, refused: Refused) -> None:
+    small_launch(tmp_path)
+    before = contents(tmp_path)
+    said = refused(CARTPOLE, "--out", tmp_path, "--name", "one")
+    assert "exists already and is never overwritten" in said and f"launch resume {tmp_path}/one" in said
+    assert contents(tmp_path) == before
+    (tmp_path / "file").write_text("mine")
+    assert "exists already" in refused(CARTPOLE, "--out", tmp_path, "--name", "file")
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "exists already" in refused(CARTPOLE, "--out", tmp_path, "--name", "link")
+
+
+def test_directory_of_a_launch_as_file(tmp_path: Path, refused: Refused) -> None:
+    path = small_launch(tmp_path)
+    assert refused(path).endswith(f"the directory of a launch. Did you mean `launch resume {path}`?")
+
+
+def test_out_below_a_file(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "file/x/one: cannot be written: Not a directory" in refused(
+        CARTPOLE, "--out", tmp_path / "file" / "x", "--name", "one"
+    )
+    assert "file/one: cannot be written: " in refused(CARTPOLE, "--out", tmp_path / "file", "--name", "one")
+    long = tmp_path / ("x" * 300)
+    assert "cannot be written: File name too long" in refused(CARTPOLE, "--out", long, "--name", "one")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a file system needs root")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_full_disk(mounted: Path, refused: Refused) -> None:
+    said = refused(CARTPOLE, "--seeds", "8", "--out", mounted, "--name", "one")
+    assert said.startswith(f"{mounted}/one: cannot be written: ")
+    assert "No space left" in said or "full" in said
+    assert list(mounted.iterdir()) == []
+    said = refused(CARTPOLE, "--out", mounted, "--name", "one")  # small enough but for the ledger
+    assert said == f"{mounted}/one: cannot be written: database or disk is full"
+    assert list(mounted.iterdir()) == []
+
+
+def test_read_only_disk(mounted: Path, refused: Refused) -> None:
+    (mounted / "one").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
+    said = refused(CARTPOLE, "--out", mounted, "--name", "two")
+    assert said == f"{mounted}/two: cannot be written: Read-only file system"
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path, refused: Refused) -> None:
+    place = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "closed"
+    if os.geteuid():
+        place.mkdir(mode=0o500)
+    assert "/one: cannot be written: " in refused(CARTPOLE, "--out", place, "--name", "one")
+
+
+def test_nothing_is_left_where_ray_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("launcher.cluster.connected", cannot)
+    assert main([str(CARTPOLE), "--out", str(tmp_path), "--name", "one"]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# resume
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ("{", "plan.json: damaged: Expecting property name"),
+        ("[]", "plan.json: damaged: "),
+        ("{}", "plan.json: damaged: it has no 'revisions'"),
+        ('{"trials": [{"id": "x"}], "revisions": []}', "plan.json: damaged: it has no 'name'"),
+        ('{"trials": [], "revisions": []}', "plan.json: damaged: the ledger's trial 'cartpole_s0_"),
+    ],
+)
+def test_damaged_plan(tmp_path: Path, refused: Refused, damage: str, expected: str) -> None:
+    path = small_launch(tmp_path)
+    (path / "plan.json").write_text(damage)
+    assert expected in refused("resume", path)
+
+
+def test_damaged_directory(tmp_path: Path, refused: Refused) -> None:
+    path = small_launch(tmp_path)
+    (config,) = path.glob("trials/*_s1_*/config.yaml")
+    text = config.read_text()
+    config.unlink()
+    assert refused("resume", path) == f"{config}: no such configuration file"
+    config.write_text("agent: {}")
+    assert f"{config}" in refused("resume", path)
+    config.write_text(text)
+    (path / "ledger.sqlite").write_bytes(b"no database, but long enough to be looked at" * 100)
+    for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+        (path / name).unlink(missing_ok=True)
+    assert "ledger.sqlite: damaged: file is not a database" in refused("resume", path)
+    (path / "ledger.sqlite").unlink()
+    assert "ledger.sqlite does not exist" in refused("resume", path)
+
+
+def test_resume_where_another_launch_is_at_work(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("launcher.aggregator.RELEASE_SECONDS", 0.0)
+    path = small_launch(tmp_path)
+    with Ledger(path):
+        assert "is in use by another launch" in refused("resume", path, "--workers", "1")
+        assert len(json.loads((path / "plan.json").read_text())["revisions"]) == 1
+        assert main(["resume", str(path), "--workers", "1", "--dry-run"]) == 0
+    assert "2 trials in 1 pack " in capsys.readouterr().out
+
+
+def test_resume_refuses_bad_flags(tmp_path: Path, refused: Refused) -> None:
+    path = small_launch(tmp_path)
+    assert "--workers 0: allowed: 1 or more" in refused("resume", path, "--workers", "0")
+    assert "--gpus 4: Ray finds 0" in refused("resume", path, "--gpus", "4")
+    assert "nothing answers there" in refused("resume", path, "--address", "127.0.0.1:1")
+    assert len(json.loads((path / "plan.json").read_text())["revisions"]) == 1
+
+
+@pytest.mark.parametrize(("final", "status"), [("finished", 0), ("diverged", 1)])
+def test_resume_of_what_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], final: Any, status: int) -> None:
+    path = small_launch(tmp_path)
+    with Ledger(path) as ledger:
+        names = [row.trial for row in ledger.trials()]
+        attempt = ledger.open(names, "t").number
+        ledger.publish(attempt, {name: Published(0, b"", "agent", 0, final) for name in names})
+    assert main(["resume", str(path)]) == status
+    assert "all 2 trials are finished or diverged; nothing to do" in capsys.readouterr().out
+
+
+# Errors that nobody expected
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (OSError(errno.EIO, "Input/output error"), 1, "error: OSError: [Errno 5] Input/output error\n"),
+        (
+            sqlite3.OperationalError("disk I/O error"),
+            1,
+            "error: OperationalError: disk I/O error (--debug shows where)\n",
+        ),
+        (RuntimeError("boo"), 1, "error: RuntimeError: boo (--debug shows where)\n"),
+        (UserError("bad key"), 2, "error: bad key\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_every_error_is_a_sentence_and_a_status(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    expected: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "_refuse_words", fail)
+    assert main([str(CARTPOLE)]) == status
+    assert capsys.readouterr().err == expected
+
+
+def test_error_of_another_process_is_told_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray.exceptions import RayTaskError
+
+    cause = sqlite3.OperationalError("database or disk is full")
+    error = RayTaskError("open", "Traceback (most recent call last): …", cause).as_instanceof_cause()
+    assert cli._explained(error) == (1, "OperationalError: database or disk is full (--debug shows where)")
+    hidden = RayTaskError("open", "Traceback …", UserError("is in use")).as_instanceof_cause()
+    assert cli._explained(hidden) == (2, "is in use")
+
+
+def test_entry_imports_next_to_nothing() -> None:
+    code = (
+        "import sys, launcher.cli; print(sorted({'numpy', 'rich', 'pydantic', 'ray', 'cyclopts'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,91 @@
+"""Small configurations, environments and states that the runner's tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from runner.checkpoint import MemberState
+from runner.config import Config, resolve
+from runner.config.overrides import apply
+from runner.envs.base import VectorEnv, environment_seeds
+from runner.envs.envpool import EnvPoolTask
+
+SCALER = "RunningStandardScaler"
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Short episodes, so that a rollout of a few steps meets ends and reset rows.
+    "CartPole-v1": ("CategoricalMixin", {"max_episode_steps": 9}),
+    "Pendulum-v1": ("GaussianMixin", {"max_episode_steps": 5}),
+    "HalfCheetah-v4": ("GaussianMixin", {"max_episode_steps": 6}),
+}
+
+
+def plain_config(changes: dict[str, Any] | None = None, policy: str = "GaussianMixin") -> dict[str, Any]:
+    """A tiny canonical configuration, `changes` by dotted key."""
+    layers = [{"name": "net", "input": "OBSERVATIONS", "layers": [8, 8], "activations": "tanh"}]
+    data: dict[str, Any] = {
+        "seed": 1,
+        "compile": False,
+        "models": {
+            "separate": False,
+            "policy": {"class": policy, "network": layers, "output": "ACTIONS"},
+            "value": {"class": "DeterministicMixin", "network": layers, "output": "ONE"},
+        },
+        "agent": {
+            "class": "PPO",
+            "rollouts": 8,
+            "learning_epochs": 2,
+            "mini_batches": 2,
+            "learning_rate": 1e-3,
+            "observation_preprocessor": SCALER,
+            "value_preprocessor": SCALER,
+            "experiment": {"write_interval": 8, "checkpoint_interval": 0},
+        },
+        "trainer": {"class": "SequentialTrainer", "timesteps": 8},
+    }
+    for name, value in (changes or {}).items():
+        apply(data, tuple(int(part) if part.isdigit() else part for part in name.split(".")), value)
+    return data
+
+
+def make_config(changes: dict[str, Any] | None = None, policy: str = "GaussianMixin") -> Config:
+    """The same, resolved."""
+    return resolve(plain_config(changes, policy))[0]
+
+
+def make_env(task: str, num_envs: int = 3, arguments: dict[str, Any] | None = None, seed: int = 0) -> VectorEnv:
+    """An EnvPool environment behind our interface."""
+    return EnvPoolTask(task, num_envs, arguments).seeded(environment_seeds(seed, num_envs), 1)
+
+
+def numbers(state: MemberState) -> dict[str, np.ndarray]:
+    """Every number that learning has left in a member, by name."""
+    out = {name: getattr(state, name) for name in ("parameters", "first_moment", "second_moment")}
+    for name in ("observation_statistics", "value_statistics"):
+        if (moments := getattr(state, name)) is not None:
+            out |= {f"{name}.{key}": np.asarray(value) for key, value in asdict(moments).items()}
+    counters = state.counters
+    return {
+        **out,
+        "learning_rate": np.array(counters.learning_rate),
+        "optimizer_steps": np.array(counters.optimizer_steps),
+    }
+
+
+def fingerprint(state: MemberState, but: Sequence[str] = ("seconds",)) -> str:
+    """Text that two states share only if every bit and counter agrees."""
+    counters = {name: repr(value) for name, value in asdict(state.counters).items() if name not in but}
+    return json.dumps([counters, {name: value.tobytes().hex() for name, value in numbers(state).items()}])
+
+
+def assert_same(one: MemberState, other: MemberState, rtol: float = 0.0) -> None:
+    """Equal numbers, to `rtol` of each array's largest one."""
+    left, right = numbers(one), numbers(other)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        scale = float(np.abs(right[name]).max(initial=0.0))
+        np.testing.assert_allclose(value, right[name], rtol=rtol, atol=rtol * scale, err_msg=name)

@@ -1,0 +1,288 @@
+"""L7: a bad key or value is an error that names file, line, key, what was found, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.config import load_config
+from runner.config.overrides import parse_override
+from runner.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+SKRL = (ROOT / "configs/skrl/ppo.yaml").read_text()
+CARTPOLE = (ROOT / "configs/classic/cartpole.yaml").read_text()
+
+
+def message_of(tmp_path: Path, text: str | bytes, *sets: str) -> str:
+    """What loading `text` as `cfg.yaml` with these overrides says, the folder left out."""
+    path = tmp_path / "cfg.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        load_config(path, [(key, values[0]) for key, values in map(parse_override, sets)])
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def edited(*pairs: str, base: str = SKRL) -> str:
+    """`base` with old, new, old, new, … replaced once each."""
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        assert base.count(old) >= 1, old
+        base = base.replace(old, new, 1)
+    return base
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+FILES: dict[str, tuple[str | bytes, str]] = {
+    "tag that calls": (
+        edited("seed: 42", "seed: !!python/object/apply:os.system ['touch pwned']"),
+        "cfg.yaml:3: not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/"
+        "apply:os.system'; tags that build objects are never executed",
+    ),
+    "tag that builds": (edited("seed: 42", "seed: !!python/object:os.X {}"), "tags that build objects are never"),
+    "tag of one's own": (edited("seed: 42", "seed: !env HOME"), "could not determine a constructor for the tag '!env'"),
+    "anchor bomb": (BOMB + SKRL, "cfg.yaml:5: anchors expand to more than 20,000 values; write them out"),
+    "anchor in itself": (SKRL + "\nx: &x [*x]\n", "x.0: an anchor that contains itself"),
+    "anchor in its own block": (SKRL + "\nx: &x {a: *x}\n", "x.a: an anchor that contains itself"),
+    "key twice": (
+        edited("  rollouts: 16", "  rollouts: 16\n  rollouts: 32"),
+        "cfg.yaml:43: agent.rollouts: given twice in one block",
+    ),
+    "section twice": (SKRL + "\nseed: 3\n", "seed: given twice in one block"),
+    "empty": ("", "cfg.yaml: empty; a configuration needs at least models, agent and trainer"),
+    "comments only": ("# nothing\n", "cfg.yaml: empty"),
+    "null": ("null\n", "cfg.yaml: empty"),
+    "list": ("- a\n- b\n", "cfg.yaml: the top level is a list, it must be a mapping of keys to values"),
+    "text": ("hello\n", "cfg.yaml: the top level is a str"),
+    "two documents": (SKRL + "\n---\n" + SKRL, "not valid YAML: but found another document"),
+    "open bracket": ("a: [1,\nb: 2", "cfg.yaml:2: not valid YAML: expected ',' or ']'"),
+    "tab": ("a:\n\tb: 2", "cfg.yaml:2: not valid YAML: found character '\\t' that cannot start any token"),
+    "not UTF-8": (b"seed: \xff\xfe\n", "cfg.yaml: not UTF-8 text (byte 6 is 0xff)"),
+    "UTF-16": ("seed: 3".encode("utf-16"), "cfg.yaml: not UTF-8 text (byte 0 is 0xff)"),
+    "zero byte": (b"seed: \x00\n", "cfg.yaml: not valid YAML: unacceptable character #x0000"),
+    "too large": (b"#" * 1_000_001, "cfg.yaml: larger than 1,000,000 bytes, not a configuration file"),
+    "too deep": ("[" * 1500, "cfg.yaml: nested too deeply to be a configuration"),
+    "key that is a block": ("? {a: 1}\n: 2\n", "cfg.yaml:1: a key must be a plain word"),
+    "impossible date": (edited("seed: 42", "seed: 2020-13-45"), "cfg.yaml: not valid YAML: month must be in 1..12"),
+    "no models": ("seed: 3", "cfg.yaml: models: required, but not given"),
+    "empty models": ("models: {}", "cfg.yaml:1: models.policy: required, but not given\n"),
+    "unknown section": (SKRL + "\nagnet: {}\n", "agnet: unknown key. Did you mean 'agent'?"),
+    "number as key": (SKRL + "\n5: 3\n", "cfg.yaml:79: 5: unknown key. Allowed here: agent, backend, compile, env"),
+    "unknown agent key": (edited("  rollouts:", "  rolouts:"), "cfg.yaml:42: agent.rolouts: unknown key. Did you mean"),
+    "unknown experiment key": (
+        edited("    write_interval:", "    writ_interval:"),
+        "agent.experiment.writ_interval: unknown key. Did you mean 'write_interval'",
+    ),
+    "unknown model key": (
+        edited("    clip_log_std:", "    clip_logstd:"),
+        "models.policy.clip_logstd: unknown key. Did",
+    ),
+    "unknown container key": (
+        edited("        layers:", "        layer:", base=CARTPOLE),
+        "models.policy.network.0.layer: unknown key. Did you mean 'layers'?",
+    ),
+    "lambda twice over": (
+        edited("  lambda: 0.95", "  lambda: 0.95\n  gae_lambda: 0.9"),
+        "cfg.yaml:46: agent.lambda: 'lambda' and 'gae_lambda' are two names of one setting; keep one",
+    ),
+    "scaler twice over": (
+        edited("  random_timesteps: 0", "  observation_preprocessor: null"),
+        "'state_preprocessor' and 'observation_preprocessor' are two names of one setting",
+    ),
+    "network beside hiddens": (
+        edited("    hiddens: [32, 32]", "    hiddens: [32, 32]\n    network: []"),
+        "models.policy.network: 'network' cannot be combined with hidden_activation, hiddens, input_shape",
+    ),
+    "output beside hiddens": (
+        edited("    hiddens: [32, 32]", "    hiddens: [32, 32]\n    output: ONE"),
+        "models.policy.output: 'output' cannot be combined with",
+    ),
+    "rate is not a number": (
+        edited("learning_rate: 3.e-4", "learning_rate: .nan"),
+        "cfg.yaml:47: agent.learning_rate: found nan; allowed: a finite number",
+    ),
+    "clip flag is a number": (
+        edited("clip_predicted_values: True", "clip_predicted_values: 1"),
+        "agent.clip_predicted_values: found 1; allowed: True or False",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bad_files_are_refused_with_their_reason(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, message = FILES[name]
+    assert message in message_of(tmp_path, text)
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"], "something was executed"
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nope\.yaml: no such configuration file"):
+        load_config(tmp_path / "nope.yaml")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+OVERRIDES: dict[str, str] = {
+    # unknown keys at every depth
+    "timestep=5": "timestep: unknown key. Allowed here: agent, backend, compile, env, memory, models, seed, trainer",
+    "agnet.x=1": "command line: agnet: unknown key. Did you mean 'agent'?",
+    "a.b.c=3": "command line: a: unknown key.",
+    "agent.learning_rat=1": "command line: agent.learning_rat: unknown key. Did you mean 'learning_rate'",
+    "trainer.timestep=5": "command line: trainer.timestep: unknown key. Did you mean 'timesteps'?",
+    "memory.size=4": "command line: memory.size: unknown key. Allowed here: class, export",
+    "models.polcy.class=x": "command line: models.polcy: unknown key. Did you mean 'policy'?",
+    "models.policy.hiden=3": "command line: models.policy.hiden: unknown key. Did you mean 'hiddens'?",
+    "agent.learning_rate_scheduler_kwargs.kl_treshold=1": "kl_treshold: unknown key. Did you mean 'kl_threshold'?",
+    "agent.state_preprocessor_kwargs.eps=1": "agent.observation_preprocessor_kwargs.eps: unknown key. Did you mean",
+    "agent.learning_rate.x=3": "command line: agent.learning_rate.x: agent.learning_rate is a single value without",
+    "models.policy.hiddens.5=3": "command line: models.policy.hiddens.5: the list has 2 entries, 0 to 1",
+    # types
+    "agent=5": "command line: agent: found 5; allowed: a block of keys",
+    "models.policy=null": "command line: models.policy: found None; allowed: a block of keys",
+    "trainer.timesteps=1.5": "command line: trainer.timesteps: found 1.5; allowed: integer",
+    "trainer.timesteps=abc": "command line: trainer.timesteps: found 'abc'; allowed: integer",
+    "trainer.timesteps=true": "command line: trainer.timesteps: must be a number, not true or false",
+    "agent.learning_rate=true": "command line: agent.learning_rate: must be a number, not true or false",
+    "agent.learning_rate=[1,2]": "command line: agent.learning_rate: found [1, 2]; allowed: number",
+    "agent.learning_rate=1e-3x": "command line: agent.learning_rate: found '1e-3x'; allowed: number",
+    "agent.rewards_shaper_scale=null": "command line: agent.rewards_shaper_scale: found None; allowed: number",
+    "agent.time_limit_bootstrap=1": "command line: agent.time_limit_bootstrap: found 1; allowed: boolean",
+    "models.separate=1": "command line: models.separate: found 1; allowed: boolean",
+    "env.id=5": "command line: env.id: found 5; allowed: string",
+    "seed=abc": "command line: seed: found 'abc'; allowed: integer",
+    "compile=maybe": "command line: compile: found 'maybe'; allowed: 'auto' or boolean",
+    "agent.experiment.write_interval=always": "write_interval: found 'always'; allowed: integer or 'auto'",
+    "agent.experiment.checkpoint_interval=1.5": "checkpoint_interval: found 1.5; allowed: integer or 'auto'",
+    "agent.clip_predicted_values=true": "can only be switched off here; to clip, set agent.value_clip to the bound",
+    # ranges
+    "agent.learning_rate=.nan": "command line: agent.learning_rate: found nan; allowed: a finite number",
+    "agent.learning_rate=.inf": "command line: agent.learning_rate: found inf; allowed: a finite number",
+    "agent.learning_rate=-1": "command line: agent.learning_rate: found -1; allowed: greater than 0",
+    "agent.rollouts=0": "command line: agent.rollouts: found 0; allowed: greater than or equal to 1",
+    "agent.mini_batches=0": "command line: agent.mini_batches: found 0; allowed: greater than or equal to 1",
+    "agent.discount_factor=1.5": "command line: agent.discount_factor: found 1.5; allowed: less than or equal to 1",
+    "agent.lambda=-0.1": "command line: agent.gae_lambda: found -0.1; allowed: greater than or equal to 0",
+    "agent.kl_threshold=-1": "command line: agent.kl_threshold: found -1; allowed: greater than or equal to 0",
+    "agent.ratio_clip=0": "command line: agent.ratio_clip: found 0; allowed: greater than 0",
+    "agent.random_timesteps=5": "command line: agent.random_timesteps: found 5; allowed: less than or equal to 0",
+    "env.num_envs=0": "command line: env.num_envs: found 0; allowed: greater than or equal to 1",
+    "seed=-1": "command line: seed: found -1; allowed: greater than or equal to 0",
+    "models.policy.initial_log_std=.inf": "models.policy.initial_log_std: found inf; allowed: a finite number",
+    "models.policy.min_log_std=5": "models.policy: min_log_std 5.0 must be below max_log_std 2.0",
+    "agent.learning_rate_scheduler_kwargs.min_lr=1": "min_lr 1.0 must not be above max_lr 0.01",
+    "memory.memory_size=64": "memory.memory_size 64 must be -1 or agent.rollouts (16): PPO learns from exactly one",
+    "agent.rollouts=1601": "trainer.timesteps 1600 is less than one rollout (agent.rollouts 1601): nothing would be",
+    # names
+    "agent.class=DQN": "command line: agent.class: found 'DQN'; allowed: 'PPO'.",
+    "models.policy.class=Gausian": "found 'Gausian'; allowed: 'GaussianMixin' or 'CategoricalMixin'. Did you mean 'Ga",
+    "models.value.class=GaussianMixin": "models.value.class: found 'GaussianMixin'; allowed: 'DeterministicMixin'.",
+    "agent.learning_rate_scheduler=StepLR": "found 'StepLR'; allowed: 'KLAdaptiveLR', 'linear' or 'cosine'.",
+    "agent.learning_rate_scheduler=KLAdaptive": "'linear' or 'cosine'. Did you mean 'KLAdaptiveLR'?",
+    "agent.value_preprocessor=Scaler": "agent.value_preprocessor: found 'Scaler'; allowed: 'RunningStandardScaler'.",
+    "agent.advantage_normalization=batch": "allowed: 'rollout', 'minibatch' or 'none'. Did you mean 'minibatch'?",
+    "trainer.class=ParallelTrainer": "trainer.class: found 'ParallelTrainer'; allowed: 'SequentialTrainer'.",
+    "backend=jax": "command line: backend: found 'jax'; allowed: 'torch'.",
+    "agent.mixed_precision=true": "command line: agent.mixed_precision: found True; allowed: False.",
+    # the 1.x network
+    "models.policy.hidden_activation=eluu": "command line: models.policy.hidden_activation: unknown activation 'eluu'",
+    "models.policy.hidden_activation=[elu,elu,elu]": "3 activations for 2 layers; give one, or one per layer",
+    "models.policy.output_activation=foo": "command line: models.policy.output_activation: unknown activation 'foo'",
+    "models.policy.output_scale=true": "command line: models.policy.output_scale: found True; allowed: a number",
+    "models.policy.output_scale=.nan": "command line: models.policy.output_scale: found nan; allowed: a number",
+    "models.policy.input_shape=Shape.ACTIONS": "found 'Shape.ACTIONS'; allowed: Shape.STATES, Shape.OBSERVATIONS",
+    "models.policy.output_shape=Shape.ONE": "models.policy: output 'tanh(ONE)' must be built on ACTIONS",
+    "models.policy.hiddens=32": "models.policy.hiddens: found 32; allowed: a list of layer sizes such as [64, 64]",
+    "models.policy.hiddens=[0,8]": "a layer is a positive number of units, found 0",
+    "models.policy.hiddens=[true,8]": "models.policy.network.0.layers.0: found True; allowed: integer or",
+    # command line syntax
+    "novalue": "command line: --set 'novalue': write key=value, such as agent.learning_rate=3e-4",
+    "=3": "command line: --set '=3': write key=value",
+    "a..b=3": "command line: --set 'a..b=3': write key=value",
+    "agent.x=[1,": "command line: --set 'agent.x=[1,': not valid YAML: expected the node content",
+    "seed=!!python/object/apply:os.getcwd []": "tags that build objects are never executed",
+}
+
+
+@pytest.mark.parametrize("override", OVERRIDES)
+def test_bad_overrides_are_refused_with_their_reason(override: str, tmp_path: Path) -> None:
+    assert OVERRIDES[override] in message_of(tmp_path, SKRL, override)
+
+
+OUTPUTS = [
+    "__import__('os').system('touch pwned')",
+    "tanh(__import__('os').system('touch pwned'))",
+    "ACTIONS.__class__",
+    "[ACTIONS]",
+    "ACTIONS + ACTIONS",
+    "2 * 3 * ACTIONS",
+    "tanh(ACTIONS, ACTIONS)",
+    "tanh(x=ACTIONS)",
+    "True * ACTIONS",
+    "'2' * ACTIONS",
+    "(lambda: ACTIONS)()",
+    "ACTIONS if 1 else ONE",
+    "tanh(tanh(ACTIONS))",
+    "",
+    "ACTIONS ACTIONS",
+    "(" * 300 + "ACTIONS" + ")" * 300,
+    "ACTION",
+    "1e999 * ACTIONS",
+    "1" + "0" * 999 + " * ACTIONS",
+]
+
+
+@pytest.mark.parametrize("output", OUTPUTS, ids=lambda text: text[:30])
+def test_outputs_that_are_not_understood_are_refused_and_never_run(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quoted = "'" + output.replace("'", "''") + "'"
+    message = message_of(tmp_path, edited("output: ACTIONS", f"output: {quoted}", base=CARTPOLE))
+    assert "models.policy: output: " in message
+    assert "cannot read the output" in message and "such as '2 * tanh(ACTIONS)'" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["cfg.yaml"]
+
+
+def test_outputs_with_an_unknown_function_are_refused_by_its_name(tmp_path: Path) -> None:
+    text = edited("output: ACTIONS", "output: concatenate([ACTIONS, ONE])", base=CARTPOLE)
+    assert "models.policy: output: unknown activation 'concatenate'; allowed: elu" in message_of(tmp_path, text)
+
+
+NETWORKS: dict[str, str] = {
+    "layers: [64, {conv2d: 3}]": "network 'net': layer type 'conv2d' is not supported yet",
+    "layers: [64, flatten]": "models.policy.network.0.layers.1",
+    "layers: [64, 0]": "network 'net': a layer is a positive number of units, found 0",
+    "layers: [64, {linear: {}}]": "network 'net': a layer is a positive number of units, found None",
+    "layers: 64": "models.policy.network.0.layers: found 64; allowed: list",
+}
+
+
+@pytest.mark.parametrize("layers", NETWORKS)
+def test_networks_that_cannot_be_built_are_refused(layers: str, tmp_path: Path) -> None:
+    text = edited("layers: [64, 64]", layers, base=CARTPOLE)
+    assert NETWORKS[layers] in message_of(tmp_path, text)
+
+
+def test_inputs_of_containers_are_checked(tmp_path: Path) -> None:
+    text = edited("input: OBSERVATIONS", "input: ACTIONS", base=CARTPOLE)
+    assert "network 'net': input 'ACTIONS' is not supported yet; allowed here: OBSERVATIONS or STATES" in message_of(
+        tmp_path, text
+    )
+    text = edited("activations: tanh", "activations: swosh", base=CARTPOLE)
+    assert "network 'net': unknown activation 'swosh'" in message_of(tmp_path, text)
+
+
+def test_more_minibatches_than_rows_are_refused(tmp_path: Path) -> None:
+    message = message_of(tmp_path, SKRL, "agent.mini_batches=1025", "env.num_envs=64")
+    assert "agent.mini_batches 1025 is more than the 1024 rows of a rollout" in message
+    assert "(agent.rollouts 16 x num_envs 64); allowed: 1 to 1024" in message
+
+
+def test_every_mistake_is_told_at_once_but_not_more_than_a_screenful(tmp_path: Path) -> None:
+    message = message_of(tmp_path, SKRL, "agent.rollouts=0", "trainer.timesteps=x", "agent.foo=1")
+    assert [part in message for part in ("agent.rollouts", "trainer.timesteps", "agent.foo")] == [True] * 3
+    lines = message_of(tmp_path, "".join(f"key{i}: {i}\n" for i in range(50))).splitlines()
+    assert len(lines) == 9 and lines[-1] == "… and 43 more"

@@ -1,0 +1,53 @@
+"""Whole episodes with fixed policies; event files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runner.envs.base import wrap_env
+from runner.errors import UserError
+from runner.evaluate import Episode, play
+from runner.tracking import TensorBoard
+from tests.probe_envs import PoisonReset, Truncation, make_vector
+
+
+def test_every_environment_plays_one_episode_however_short_it_is() -> None:
+    env = wrap_env(PoisonReset(4, length=2, stagger=2))
+    right = play(env, lambda observations, step: (observations[:, 0] > 0).astype(int), members=2)
+    assert right == [Episode(0, 0, 2, 2), Episode(0, 1, 3, 3), Episode(1, 0, 2, 2), Episode(1, 1, 3, 3)]
+    wrong = play(env, lambda observations, step: (observations[:, 0] <= 0).astype(int), members=1)
+    assert [(e.ret, e.length) for e in wrong] == [(0, 2), (0, 3), (0, 2), (0, 3)]
+
+
+def test_the_policy_is_told_the_number_of_the_step() -> None:
+    steps: list[int] = []
+
+    def choose(observations: np.ndarray, step: int) -> np.ndarray:
+        steps.append(step)
+        return np.zeros(len(observations), int)
+
+    play(wrap_env(make_vector(Truncation, 2, length=3)), choose, members=1)
+    assert steps == [0, 1, 2]
+
+
+def test_an_episode_that_never_ends_is_an_error() -> None:
+    env = wrap_env(make_vector(Truncation, 2, length=50))
+    with pytest.raises(UserError, match="evaluation: 2 of 2 episodes did not end within 40 steps"):
+        play(env, lambda observations, _: np.zeros(len(observations), int), members=1, longest=40)
+
+
+def test_a_rewound_curve_shows_every_step_once(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path / "deep/folder")
+    for x in (10, 20, 30):
+        board.write(x, {"a": float(x), "b": 1.0}, 100.0 + x)
+    board.restart(20, 131.0)
+    for x in (20, 30):
+        board.write(x, {"a": -float(x)}, 150.0 + x)
+    board.close()
+    events = EventAccumulator(str(tmp_path / "deep/folder"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("a")] == [(10, 10.0), (20, -20.0), (30, -30.0)]

@@ -1,0 +1,139 @@
+"""Packs, identities, parameter layout, random streams, episode counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.episodes import Episodes
+from runner.pack import Hyper, Pack, identity, static_key
+from runner.parameters import LOG_STD, Network
+from runner.streams import stream_seed
+from runner.tracking import LENGTH_MAX, LENGTH_MEAN, RETURN_MAX, RETURN_MEAN, RETURN_MIN, REWARD_MAX, REWARD_MEAN
+from tests.runner.builders import make_config
+
+HYPER: dict[str, Any] = {
+    "agent.learning_rate": 1e-2,
+    "agent.discount_factor": 0.5,
+    "agent.gae_lambda": 0.5,
+    "agent.ratio_clip": 0.4,
+    "agent.value_clip": 0.4,
+    "agent.entropy_loss_scale": 0.4,
+    "agent.value_loss_scale": 0.4,
+    "agent.grad_norm_clip": 0.4,
+    "agent.kl_threshold": 0.4,
+    "agent.rewards_shaper_scale": 0.4,
+    "agent.learning_rate_scheduler_kwargs.kl_threshold": 0.4,
+    "agent.learning_rate_scheduler_kwargs.min_lr": 1e-5,
+    "agent.learning_rate_scheduler_kwargs.max_lr": 0.4,
+    "agent.learning_rate_scheduler_kwargs.kl_factor": 3.0,
+    "agent.learning_rate_scheduler_kwargs.lr_factor": 3.0,
+}
+STATIC: dict[str, Any] = {
+    "agent.rollouts": 4,
+    "agent.mini_batches": 1,
+    "agent.learning_epochs": 1,
+    "agent.value_loss": "max",
+    "agent.time_limit_bootstrap": False,
+    "agent.observation_statistics": "frozen",
+    "agent.experiment.write_interval": 4,
+    "models.separate": True,
+    "models.policy.initial_log_std": -1.0,
+    "models.policy.network.0.layers": [4],
+    "trainer.timesteps": 16,
+    "env.id": "Pendulum-v1",
+    "env.num_envs": 4,
+    "env.max_episode_steps": 4,
+    "compile": True,
+}
+OUTPUT = {"agent.experiment.directory": "elsewhere", "agent.experiment.experiment_name": "name"}
+
+
+def test_members_may_differ_in_hyper_numbers_and_seeds_only() -> None:
+    assert len(HYPER) == len(Hyper.__dataclass_fields__)
+    base = make_config()
+    for name, value in {**HYPER, **OUTPUT, "seed": 77}.items():
+        assert static_key(make_config({name: value})) == static_key(base), name
+    keys = {static_key(make_config({name: value})) for name, value in STATIC.items()}
+    assert len(keys) == len(STATIC) and static_key(base) not in keys
+    with pytest.raises(ValueError, match="one Static signature"):
+        Pack.of([base, make_config({"agent.rollouts": 4})])
+
+
+def test_a_packs_numbers_are_its_members_numbers() -> None:
+    pack = Pack.of([make_config({"seed": 5}), make_config({"seed": 6, **HYPER})])
+    assert pack.size == 2 and pack.seeds == [5, 6]
+    for name, value in HYPER.items():
+        column = name.removeprefix("agent.").replace("learning_rate_scheduler_kwargs.", "scheduler_")
+        assert getattr(pack.hyper, column).tolist()[1] == value
+        assert getattr(pack.hyper, column)[0] != value
+
+
+def test_a_trials_identity_leaves_out_length_logging_and_output_keys() -> None:
+    base = identity(make_config())
+    for name, value in {
+        **OUTPUT,
+        "trainer.timesteps": 800,
+        "agent.experiment.write_interval": 3,
+        "agent.experiment.checkpoint_interval": 3,
+    }.items():
+        assert identity(make_config({name: value})) == base, name
+    for name, value in {**HYPER, "seed": 77, "agent.rollouts": 4, "env.id": "CartPole-v1"}.items():
+        assert identity(make_config({name: value})) != base, name
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("policy", ["GaussianMixin", "CategoricalMixin"])
+def test_splitting_and_joining_a_row_of_parameters_is_the_identity(separate: bool, policy: str) -> None:
+    network = Network.of(make_config({"models.separate": separate}, policy).models, 5, 3)
+    row = np.random.default_rng(0).normal(size=network.size).astype(np.float32)
+    np.testing.assert_array_equal(network.join(network.split(row)), row)
+    layers = 2 * (5 * 8 + 8 + 8 * 8 + 8) if separate else 5 * 8 + 8 + 8 * 8 + 8
+    assert network.size == layers + 8 * 3 + 3 + 8 + 1 + (3 if policy == "GaussianMixin" else 0)
+
+
+def test_initial_parameters_are_torchs_distribution_from_the_members_own_seed() -> None:
+    network = Network.of(make_config({"models.policy.network.0.layers": [400, 100]}).models, 50, 3)
+    first, again, other = (network.split(network.initial(seed, -0.7)) for seed in (1, 1, 2))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+        assert name == LOG_STD or not np.array_equal(value, other[name])
+    assert first[LOG_STD].tolist() == pytest.approx([-0.7] * 3)
+    for layer, inputs in (("policy.net.0", 50), ("policy.net.1", 400), ("policy.head", 100), ("value.head", 100)):
+        bound = inputs**-0.5
+        weight, bias = first[f"{layer}.weight"], first[f"{layer}.bias"]
+        assert np.abs(weight).max() <= bound and np.abs(bias).max() <= bound
+        if weight.size > 1000:
+            assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_streams_differ_by_seed_purpose_and_draw_and_repeat() -> None:
+    seeds = [stream_seed(s, p, d) for s in range(10) for p in ("update", "act") for d in range(50)]
+    assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
+    assert stream_seed(3, "act", 4) == stream_seed(3, "act", 4)
+
+
+def test_episodes_are_counted_without_reset_rows_and_with_the_scores_own_rewards() -> None:
+    episodes = Episodes(members=2, envs=2)
+    yes, no = np.ones(4, bool), np.zeros(4, bool)
+
+    def step(rewards: list[float], ended: list[int], valid: np.ndarray = yes, **info: Any) -> None:
+        flags = no.copy()
+        flags[ended] = True
+        episodes.add(np.array(rewards, np.float32), flags, valid, info)
+
+    step([1, 2, 3, 4], [])
+    step([1, 2, 3, 4], [0, 3])
+    step([1e6, 2, 3, 1e6], [], valid=np.array([False, True, True, False]))
+    step([5, 2, 3, 4], [0, 1])
+    first, second = episodes.drain()
+    assert (first[RETURN_MAX], first[RETURN_MIN], first[RETURN_MEAN]) == (8, 2, 5)
+    assert (first[LENGTH_MAX], first[LENGTH_MEAN]) == (4, pytest.approx(7 / 3))
+    assert (second[RETURN_MEAN], second[LENGTH_MEAN], second[REWARD_MAX]) == (8, 2, 4)
+    assert first[REWARD_MEAN] == pytest.approx((1 + 1 + 5 + 2 * 4) / 7)
+    step([1, 1, 1, 1], [2], episode_rewards=np.full(4, 100.0), episode_ends=np.array([0, 0, 1, 0], bool))
+    first, second = episodes.drain()
+    assert RETURN_MEAN not in first and second[RETURN_MEAN] == 12 + 100
+    assert episodes.scores() == [pytest.approx(5), pytest.approx((8 + 112) / 2)]

@@ -1,0 +1,360 @@
+"""The Runner's contract: construction, modes, files, evaluation, acting, saving and loading."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import SyncVectorEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runner import checkpoint
+from runner.errors import UserError
+from runner.torch import Runner, wrap_env
+from tests.probe_envs import TwoSteps, make_vector
+from tests.runner.builders import TASKS, fingerprint, make_config, make_env, plain_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_runner(task: str = "Pendulum-v1", changes: dict[str, Any] | None = None, **more: Any) -> Runner:
+    policy, arguments = TASKS[task]
+    return Runner(make_env(task, 3, arguments), plain_config(changes, policy), threads=1, **more)
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ---------------------------------------------------------------------------------------------- construction
+
+
+def test_the_issues_snippet_runs(elsewhere: Path) -> None:
+    import envpool
+
+    env = wrap_env(envpool.make("Pendulum-v1", env_type="gymnasium", num_envs=4, num_threads=1))
+    cfg = Runner.load_cfg_from_yaml(ROOT / "configs/skrl/ppo.yaml")
+    cfg["trainer"]["timesteps"] = 16
+    runner = Runner(env, cfg)
+    assert runner.run("train") is None
+    episodes = runner.run("eval")
+    assert episodes is not None and [e.length for e in episodes] == [200] * 4
+    assert runner.cfg["agent"]["gae_lambda"] == 0.95 and runner.config.seed == 42
+
+
+def test_loading_a_bad_file_is_logged_and_gives_nothing(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (elsewhere / "bad.yaml").write_text("a: [1")
+    for name, message in (("none.yaml", "no such configuration file"), ("bad.yaml", "not valid YAML")):
+        caplog.clear()
+        assert Runner.load_cfg_from_yaml(elsewhere / name) == {}
+        assert [r.levelno for r in caplog.records] == [logging.ERROR] and message in caplog.text
+    with pytest.raises(UserError, match="models: required, but not given"):
+        Runner(make_env("Pendulum-v1"), {})
+
+
+def test_building_acting_and_evaluating_write_nothing(elsewhere: Path) -> None:
+    runner = make_runner(changes={"agent.experiment.directory": "out"})
+    runner.agent.act(np.zeros((2, 3), np.float32))
+    runner.run("eval")
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "", "TRAIN", None])
+def test_other_modes_are_refused(mode: Any) -> None:
+    with pytest.raises(ValueError, match="allowed: 'train' or 'eval'"):
+        make_runner().run(mode)
+
+
+def test_contradictions_between_configuration_and_environment_are_refused() -> None:
+    env = make_env("Pendulum-v1", 3)
+    with pytest.raises(UserError, match=r"env\.num_envs: the configuration says 4, the environment has 3"):
+        Runner(env, plain_config({"env.num_envs": 4}))
+    with pytest.raises(UserError, match=r"agent\.mini_batches 25 is more than the 24 rows of a rollout"):
+        Runner(env, plain_config({"agent.mini_batches": 25}))
+    with pytest.raises(UserError, match="CategoricalMixin cannot act in an action space Box of 1 numbers"):
+        Runner(env, plain_config({}, "CategoricalMixin"))
+    with pytest.raises(UserError, match=r"GaussianMixin cannot act in an action space Discrete\(2\)"):
+        Runner(make_env("CartPole-v1"), plain_config())
+    with pytest.raises(UserError, match=r"wrap_env: cannot use a builtins\.int"):
+        Runner(3, plain_config())
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], [3, -4]])
+def test_bad_seeds_are_refused(seeds: list[int]) -> None:
+    with pytest.raises(UserError, match="allowed: one or more numbers, each 0 or greater"):
+        make_runner(seeds=seeds)
+
+
+def test_a_seed_that_is_given_twice_is_refused_since_it_would_write_one_folder_twice() -> None:
+    with pytest.raises(UserError, match="given twice"):
+        make_runner(seeds=[3, 4, 3])
+
+
+def test_a_pack_needs_an_environment_that_can_be_rebuilt() -> None:
+    env = make_vector(TwoSteps, 2)
+    with pytest.raises(UserError, match=r"a pack of 2 members needs an EnvPool environment.*SyncVectorEnv cannot"):
+        Runner(env, plain_config({}, "CategoricalMixin"), seeds=[1, 2])
+    Runner(env, plain_config({}, "CategoricalMixin"), seeds=[1])
+
+
+def test_no_seed_means_a_fresh_one_that_is_written_down() -> None:
+    first, second = (make_runner(changes={"seed": None}) for _ in range(2))
+    assert first.config.seed != second.config.seed and first.cfg["seed"] == first.config.seed
+    again = make_runner(changes={"seed": first.config.seed})
+    assert fingerprint(again.states()[0]) == fingerprint(first.states()[0])
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of an event folder."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+FILES = {
+    "trainer.timesteps": 40,
+    "agent.experiment": {
+        "directory": "out",
+        "experiment_name": "name",
+        "write_interval": 8,
+        "checkpoint_interval": 16,
+    },
+}
+
+
+def test_training_writes_skrls_files(elsewhere: Path) -> None:
+    runner = make_runner(changes=FILES)
+    runner.run("train")
+    assert runner.agent.experiment_dir == elsewhere / "out/name"
+    events = [f for f in tree(elsewhere) if "events.out.tfevents" in f]
+    assert len(events) == 1 and events[0].startswith("out/name/events")
+    names = ("agent_16", "agent_32", "agent_40", "best_agent")
+    assert set(tree(elsewhere)) - set(events) == {f"out/name/checkpoints/{n}.safetensors" for n in names}
+    curves = scalars(elsewhere / "out/name")
+    steps = [24, 48, 72, 96, 120]  # env steps: timesteps × 3 environments
+    for tag in (
+        "Reward / Total reward (mean)", "Reward / Total reward (max)", "Reward / Instantaneous reward (mean)",
+        "Episode / Total timesteps (mean)", "Loss / Policy loss", "Loss / Value loss", "Policy / Standard deviation",
+        "Learning / Learning rate", "Learning / Approximate KL", "Stats / Env steps per second",
+    ):  # fmt: skip
+        assert [step for step, _ in curves[tag]] == steps, tag
+        assert all(math.isfinite(value) for _, value in curves[tag]), tag
+    assert "Loss / Entropy loss" not in curves
+    assert {value for _, value in curves["Episode / Total timesteps (mean)"]} == {5.0}
+    final = checkpoint.from_bytes(
+        (elsewhere / "out/name/checkpoints/agent_40.safetensors").read_bytes(), runner._learning.network
+    )
+    assert fingerprint(final, but=()) == fingerprint(runner.states()[0], but=())
+
+
+def test_tags_follow_the_policy_and_the_entropy_bonus(elsewhere: Path) -> None:
+    changes = {**FILES, "agent.entropy_loss_scale": 0.01}
+    make_runner("CartPole-v1", changes).run("train")
+    curves = scalars(elsewhere / "out/name")
+    assert "Loss / Entropy loss" in curves and "Policy / Standard deviation" not in curves
+
+
+def test_a_pack_writes_a_folder_per_seed(elsewhere: Path) -> None:
+    runner = make_runner(changes=FILES, seeds=[11, 12])
+    runner.run("train")
+    for member, seed in enumerate((11, 12)):
+        folder = elsewhere / f"out/name/seed_{seed}"
+        assert len(scalars(folder)["Loss / Policy loss"]) == 5
+        data = (folder / "checkpoints/agent_40.safetensors").read_bytes()
+        state = checkpoint.from_bytes(data, runner._learning.network)
+        assert fingerprint(state, but=()) == fingerprint(runner.states()[member], but=())
+
+
+def test_members_of_one_seed_write_apart(elsewhere: Path) -> None:
+    configs = [make_config({**FILES, "agent.learning_rate": rate}) for rate in (1e-3, 1e-2)]
+    Runner(make_env("Pendulum-v1", 3, {"max_episode_steps": 5}), configs[0], configs=configs).run("train")
+    rates = [scalars(elsewhere / f"out/name/seed_1_member_{m}")["Learning / Learning rate"][0][1] for m in range(2)]
+    assert rates == pytest.approx([1e-3, 1e-2])
+
+
+def test_no_checkpoints_where_none_are_wanted(elsewhere: Path) -> None:
+    make_runner(changes={**FILES, "agent.experiment.checkpoint_interval": 0}).run("train")
+    assert [f for f in tree(elsewhere) if f.endswith("safetensors")] == []
+
+
+def test_skrls_default_folder_is_runs_and_the_time(elsewhere: Path) -> None:
+    runner = make_runner()
+    assert runner.agent.experiment_dir.parent == elsewhere / "runs"
+    assert runner.agent.experiment_dir.name.endswith("_PPO")
+
+
+def test_a_folder_that_cannot_be_written_is_a_users_error(elsewhere: Path) -> None:
+    (elsewhere / "out").write_text("a file")
+    with pytest.raises(UserError, match="out/name: cannot be written: "):
+        make_runner(changes=FILES).run("train")
+    runner = make_runner()
+    with pytest.raises(UserError, match="cannot be written"):
+        runner.agent.save(elsewhere / "out" / "agent.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------- act and evaluate
+
+
+@pytest.mark.parametrize(("task", "shape"), [("Pendulum-v1", (1,)), ("CartPole-v1", ()), ("HalfCheetah-v4", (6,))])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_actions_have_the_environments_shape_for_any_number_of_observations(
+    task: str, shape: tuple[int, ...], deterministic: bool
+) -> None:
+    runner = make_runner(task)
+    width = runner.env.observation_size
+    for rows in (1, 3, 8):
+        observations = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
+        actions = runner.agent.act(observations, deterministic)
+        assert isinstance(actions, np.ndarray) and actions.shape == (rows, *shape)
+        assert np.issubdtype(actions.dtype, np.integer) == (shape == ())
+        tensor = runner.agent.act(torch.tensor(observations), deterministic)
+        assert isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == (rows, *shape)
+        if deterministic:
+            np.testing.assert_array_equal(tensor.numpy(), actions)
+            np.testing.assert_array_equal(runner.agent.act(observations.astype(np.float64), True), actions)
+    if rows == 3:
+        runner.env.step(actions)
+
+
+def test_samples_differ_between_calls_and_repeat_between_runners() -> None:
+    observations = np.zeros((5, 3), np.float32)
+    first, second = make_runner(), make_runner()
+    draws = [[r.agent.act(observations) for _ in range(3)] for r in (first, second)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0][0], draws[0][1])
+    assert len(np.unique(draws[0][0])) == 5
+
+
+def test_clipping_is_of_what_the_environment_gets() -> None:
+    wide = {"models.policy.initial_log_std": 2.0}
+    observations = np.zeros((200, 3), np.float32)
+    clipped = make_runner(changes={**wide, "models.policy.clip_actions": True}).agent.act(observations)
+    free = make_runner(changes=wide).agent.act(observations)
+    assert np.abs(clipped).max() == 2.0 < np.abs(free).max()
+    np.testing.assert_array_equal(np.clip(free, -2, 2), clipped)
+
+
+def test_dict_observations_are_acted_on_as_the_environment_gives_them() -> None:
+    import envpool
+
+    pool = envpool.make("CheetahRun-v1", env_type="gymnasium", num_envs=2, num_threads=1)
+    runner = Runner(pool, plain_config())
+    observations, _ = pool.reset()
+    actions = runner.agent.act(observations, deterministic=True)
+    flat = np.concatenate([observations["position"], observations["velocity"]], 1)
+    np.testing.assert_array_equal(runner.agent.act(flat.astype(np.float32), deterministic=True), actions)
+    assert actions.shape == (2, 6)
+
+
+@pytest.mark.parametrize("observations", [np.zeros((2, 4)), np.zeros(3), 3.0, "abc", {"a": np.zeros((2, 3))}, None])
+def test_observations_that_do_not_fit_are_refused(observations: Any) -> None:
+    with pytest.raises(UserError, match=r"agent\.act: observations do not fit \[N, 3\]"):
+        make_runner().agent.act(observations)
+
+
+def test_a_pack_does_not_act_as_one() -> None:
+    with pytest.raises(UserError, match="this runner trains 2 members; act with a runner of one seed"):
+        make_runner(seeds=[1, 2]).agent.act(np.zeros((2, 3), np.float32))
+
+
+def test_evaluation_plays_one_whole_episode_everywhere_and_repeats(capsys: pytest.CaptureFixture[str]) -> None:
+    runner = make_runner(seeds=[5, 6])
+    first, second = runner.run("eval"), runner.evaluate()
+    assert first == second and first is not None
+    assert [(e.member, e.env, e.length) for e in first] == [(m, n, 5) for m in range(2) for n in range(3)]
+    assert len({e.ret for e in first}) == 6
+    printed = capsys.readouterr().out.splitlines()
+    mean = np.mean([e.ret for e in first if e.member == 0])
+    assert printed[0].startswith(f"seed 5: 3 episodes, return {mean:.2f} ± ") and printed[1].startswith("seed 6: ")
+    solo = make_runner(seeds=[6]).evaluate()
+    assert [e.ret for e in solo] == pytest.approx([e.ret for e in first[3:]], rel=1e-6)
+    assert runner.evaluate(deterministic=False) != first
+
+
+def test_evaluation_is_stochastic_where_the_configuration_says_so() -> None:
+    plain = make_runner()
+    noisy = make_runner(changes={"trainer.stochastic_evaluation": True})
+    assert noisy.run("eval") == plain.evaluate(deterministic=False) != plain.run("eval")
+
+
+# ---------------------------------------------------------------------------------------------- save and load
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_saved_agent_acts_the_same_when_loaded(task: str, elsewhere: Path) -> None:
+    runner = make_runner(task, {"trainer.timesteps": 16})
+    list(runner.reports())
+    runner.agent.save(elsewhere / "new/folder/agent.safetensors")
+    other = make_runner(task, {"seed": 99})
+    observations = np.random.default_rng(0).normal(size=(7, runner.env.observation_size)).astype(np.float32)
+    actions = runner.agent.act(observations, deterministic=True)
+    other.agent.load(elsewhere / "new/folder/agent.safetensors")
+    np.testing.assert_array_equal(other.agent.act(observations, deterministic=True), actions)
+    assert fingerprint(other.states()[0], but=()) == fingerprint(runner.states()[0], but=())
+    assert [e.ret for e in make_runner(task).evaluate()] != [e.ret for e in other.evaluate()]
+
+
+def test_members_are_saved_and_loaded_one_by_one(elsewhere: Path) -> None:
+    pack = make_runner(changes={"trainer.timesteps": 16}, seeds=[1, 2])
+    list(pack.reports())
+    for member in range(2):
+        pack.agent.save(f"{member}.safetensors", member)
+    with pytest.raises(UserError, match=r"agent\.save: no member 2; allowed: 0 to 1"):
+        pack.agent.save("2.safetensors", 2)
+    swapped = make_runner(seeds=[1, 2])
+    swapped.agent.load(["1.safetensors", "0.safetensors"])
+    assert [fingerprint(s) for s in swapped.states()] == [fingerprint(s) for s in pack.states()[::-1]]
+    with pytest.raises(UserError, match=r"agent\.load: 1 checkpoints for 2 members; give one per member"):
+        swapped.agent.load("0.safetensors")
+
+
+def test_checkpoints_that_do_not_fit_together_or_here_are_refused(elsewhere: Path) -> None:
+    runner = make_runner()
+    state = runner.states()[0]
+    later = dataclasses.replace(state, counters=dataclasses.replace(state.counters, update=3, timestep=24))
+    pack = make_runner(seeds=[1, 2])
+    with pytest.raises(UserError, match="the members' checkpoints are of different timesteps; a pack advances"):
+        pack.restore([runner.checkpoint(0, state), runner.checkpoint(0, later)])
+    plain = make_runner(changes={"agent.value_preprocessor": None})
+    with pytest.raises(UserError, match=r"agent\.value_preprocessor is None, but the checkpoint carries statistics"):
+        plain.restore([runner.checkpoint(0, state)])
+    with pytest.raises(UserError, match="is 'RunningStandardScaler', but the checkpoint has no statistics for it"):
+        runner.restore([plain.checkpoint(0, plain.states()[0])])
+    runner.agent.save("a.safetensors")
+    before = fingerprint(pack.states()[0])
+    for name, data in (("cut", Path("a.safetensors").read_bytes()[:-9]), ("empty", b"")):
+        Path(name).write_bytes(data)
+        with pytest.raises(UserError, match=f"^{name}: "):
+            pack.agent.load([name, "a.safetensors"])
+    assert fingerprint(pack.states()[0]) == before, "a refused checkpoint changed the agent"
+    torch.save({"policy": {"weight": torch.zeros(3)}}, "agent.pt")
+    with pytest.raises(UserError, match="a torch or pickle file"):
+        runner.agent.load("agent.pt")
+    with pytest.raises(UserError, match="nowhere: cannot be read: No such file"):
+        runner.agent.load("nowhere")
+
+
+def test_gymnasium_environments_of_every_kind_run(elsewhere: Path) -> None:
+    single = gymnasium.make("CartPole-v1", max_episode_steps=6)
+    vector = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1", max_episode_steps=6)] * 2)
+    for env in (single, vector):
+        runner = Runner(env, make_config({"trainer.timesteps": 16}, "CategoricalMixin"))
+        list(runner.reports())
+        assert runner.states()[0].counters.env_steps == 16 * runner.env.num_envs

@@ -1,0 +1,49 @@
+"""How the update runs: a function of the configuration alone."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from runner.torch import Runner, accelerate
+from tests.runner.builders import make_config, make_env
+
+STEPS = {"agent.learning_epochs": 10, "agent.mini_batches": 4, "agent.rollouts": 8, "compile": "auto"}
+
+
+def long_enough(updates: int, **changes: object) -> bool:
+    return accelerate.compiles(make_config({**STEPS, "trainer.timesteps": 8 * updates, **changes}))
+
+
+def test_long_runs_are_compiled_and_short_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    worth = accelerate.WORTH_COMPILING // 40
+    assert long_enough(worth) and not long_enough(worth - 1)
+    assert long_enough(1, compile=True) and not long_enough(worth, compile=False)
+
+
+def test_without_a_compiler_the_run_is_eager_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with caplog.at_level(logging.WARNING):
+        assert not long_enough(10**6)
+    assert "no C++ compiler found" in caplog.text
+
+
+def test_training_leaves_torchs_threads_as_they_were() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        runner = Runner(make_env("Pendulum-v1"), make_config({"trainer.timesteps": 24}), threads=1)
+        reports = runner.reports()
+        next(reports)
+        reports.close()  # type: ignore[attr-defined]  # abandoned half-way
+        assert torch.get_num_threads() == 3
+        list(runner.reports())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,67 @@
+"""README's two commands, and the presets that they and people use."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launcher.cli import main
+from launcher.ledger import Ledger
+from runner.config import load_config
+from runner.tracking import SCORE
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+SET_UP = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
+PRESETS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+
+
+def command_after(install: str) -> list[str]:
+    """Words of the one README command that follows this set-up."""
+    (found,) = re.findall(rf"^    {re.escape(SET_UP + install)} && (.*)$", README, re.MULTILINE)
+    return shlex.split(found)
+
+
+def test_the_main_command_is_a_launch_that_plans(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    program, *arguments = command_after(".")
+    assert program == "launch"
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "8 trials" in capsys.readouterr().out
+
+
+def test_the_test_command_is_pytest() -> None:
+    assert command_after('".[dev]"') == ["pytest"]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_trains_two_updates(preset: Path) -> None:
+    from runner.envs.envpool import EnvPoolTask
+    from runner.torch import Runner
+
+    config, _ = load_config(preset)
+    length = (("trainer", "timesteps"), 2 * config.agent.rollouts)
+    config, _ = load_config(preset, [length])
+    task = EnvPoolTask(config.env.id or "Pendulum-v1", config.env.num_envs or 4, config.env.arguments)
+    *_, report = Runner(task, config, threads=1).reports()
+    assert report.records[0] is not None
+    assert report.records[0].timestep == 2 * config.agent.rollouts
+    assert not report.diverged
+
+
+@pytest.mark.slow
+def test_the_main_command_solves_cartpole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    _, *arguments = command_after(".")
+    assert main([*arguments, "--out", str(tmp_path), "--name", "solved"]) == 0
+    with Ledger(tmp_path / "solved", writer=False) as ledger:
+        scores = [row.value for row in ledger.progress(SCORE)]
+    assert len(scores) == 8
+    assert np.mean(scores) >= 475
+    assert min(scores) >= 400
