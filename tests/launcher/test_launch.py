@@ -140,7 +140,7 @@ def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(
     assert states == {"small_learning_rate=0.001": "finished", "small_learning_rate=1e+38": "diverged"}
     shown = capsys.readouterr().out
     assert "diverged" in shown
-    assert "1 of 1 seeds failed or diverged" in shown
+    assert "1 of 1 seed failed or diverged" in shown
 
 
 def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(

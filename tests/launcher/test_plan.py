@@ -56,7 +56,7 @@ def test_id_stays_when_length_logging_or_output_change(setting: str) -> None:
         "agent.value_loss=max",
         "agent.learning_rate_scheduler_kwargs.min_lr=1e-7",
         "models.policy.network.0.layers=[8]",
-        "models.separate=False",
+        "agent.observation_statistics=frozen",
     ],
 )
 def test_id_changes_with_anything_that_is_trained(setting: str) -> None:
