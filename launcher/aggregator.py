@@ -82,9 +82,15 @@ class Aggregator:
         """See `Ledger.publish`."""
         return self._ledger.publish(attempt, published)
 
-    def fail(self, attempt: int, trials: Iterable[str], error: str) -> None:
+    def fail(
+        self,
+        attempt: int,
+        trials: Iterable[str],
+        error: str | None,
+        state: Literal["failed", "interrupted"] = "failed",
+    ) -> None:
         """See `Ledger.fail`."""
-        self._ledger.fail(attempt, trials, error)
+        self._ledger.fail(attempt, trials, error, state)
 
     def close(self, attempt: int, outcome: str) -> None:
         """See `Ledger.close`; the lease ends."""

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,9 +71,10 @@ def place(workers: int | None, gpus: int | None, logical: bool, address: str | N
         resources = ray.cluster_resources()
         cores, found, where = int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), f"in the cluster {address}"
     if gpus and gpus > found:
+        allowed = f"allowed: 0 to {found}" if found else "leave --gpus out"
         raise UserError(
-            f"command line: --gpus {gpus}: Ray finds {found} {where}; allowed: 0 to {found}, or add --logical-gpus to "
-            "only count them (nothing then runs on a GPU)"
+            f"command line: --gpus {gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only count "
+            "them (nothing then runs on a GPU)"
         )
     use = found if gpus is None and not logical else (gpus or 0)
     if use:
@@ -161,81 +163,116 @@ def run(
     # Workers import their framework while the aggregator starts.
     workers = [actor.remote(threads, gpu) for _ in range(min(placement.workers, len(packs)))]
     aggregator = start_aggregator(directory)
-    waiting = list(packs)
-    running: dict[Any, tuple[Any, int, list[str]]] = {}
-
-    def start(worker: Any) -> None:
-        pack = waiting.pop(0)
-        names = [trial.id for trial in pack]
-        attempt = ray.get(aggregator.open.remote(names, uuid.uuid4().hex))
-        files = [attempt.resume[name] for name in names]
-        if len({file and file.timestep for file in files}) > 1:
-            # A damaged checkpoint fell back to an earlier one: its trial goes on alone.
-            ray.get(aggregator.close.remote(attempt.number, "regrouped"))
-            by_timestep: dict[int | None, list[Trial]] = {}
-            for trial, file in zip(pack, files, strict=True):
-                by_timestep.setdefault(file and file.timestep, []).append(trial)
-            waiting[:0] = list(by_timestep.values())
-            return start(worker)
-        log_path = directory / "logs" / f"attempt-{attempt.number}.log"
-        ray.get(
-            aggregator.describe_attempt.remote(
-                attempt.number, str(log_path.relative_to(directory)), socket.gethostname(), 0
-            )
-        )
-        data = tuple((directory / file.path).read_bytes() for file in files if file is not None)
-        job = Job(
-            attempt.number,
-            tuple(names),
-            tuple(trial.config.dump() for trial in pack),
-            data or None,
-            log_path,
-            threads,
-            gpu,
-        )
-        running[worker.train.remote(job, aggregator)] = (worker, attempt.number, names)
-        return None
-
+    waiting = [list(pack) for pack in packs]
+    running: dict[Any, _Running] = {}
     with _signals() as signals:
         told: float | None = None
         while running or (waiting and not signals):
             while waiting and len(running) < placement.workers and not signals:
-                start(workers.pop() if workers else actor.remote(threads, gpu))
+                pack = waiting.pop(0)
+                started = _open(directory, aggregator, pack)
+                if isinstance(started, list):
+                    waiting[:0] = started
+                    continue
+                attempt, checkpoints = started
+                names = tuple(trial.id for trial in pack)
+                job = Job(
+                    attempt,
+                    names,
+                    tuple(trial.config.dump() for trial in pack),
+                    checkpoints,
+                    directory / _log_of(attempt),
+                    threads,
+                    gpu,
+                )
+                worker = workers.pop() if workers else actor.remote(threads, gpu)
+                ready = worker.ready.remote()
+                running[worker.train.remote(job, aggregator)] = _Running(worker, ready, attempt, names)
             if signals and told is None:
                 told = time.monotonic()
                 ray.get(aggregator.stop.remote())
+                # Whoever still imports has nothing to save.
+                for item in running.values():
+                    if not ray.wait([item.ready], timeout=0)[0]:
+                        ray.kill(item.worker)
             if told is not None and (len(signals) > 1 or time.monotonic() - told > STOP_SECONDS):
-                for worker, _, _ in running.values():
-                    ray.kill(worker)
+                for item in running.values():
+                    ray.kill(item.worker)
             done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for future in done:
-                worker, attempt, names = running.pop(future)
-                _settle(directory, aggregator, future, attempt, names)
+                item = running.pop(future)
+                _settle(directory, aggregator, future, item, stopping=told is not None)
                 # A fresh process for every pack: its memory, threads and log are its own.
-                ray.kill(worker)
+                ray.kill(item.worker)
             watch()
         ray.kill(aggregator)
         return signals[0] if signals else 0
 
 
-def _settle(directory: Path, aggregator: Any, future: Any, attempt: int, names: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class _Running:
+    """A pack at work: its process, a future that is done once that has imported everything, and its attempt."""
+
+    worker: Any
+    ready: Any
+    attempt: int
+    names: tuple[str, ...]
+
+
+def _open(
+    directory: Path, aggregator: Any, pack: list[Trial]
+) -> tuple[int, tuple[bytes, ...] | None] | list[list[Trial]]:
+    """Open an attempt at a pack.
+
+    Returns:
+        Its number and the checkpoints to go on from; or smaller packs to open instead, where a damaged checkpoint fell
+        back to an earlier one, so that members are no longer at the same timestep.
+    """
+    import ray
+
+    names = [trial.id for trial in pack]
+    attempt = ray.get(aggregator.open.remote(names, uuid.uuid4().hex))
+    groups: dict[int | None, list[Trial]] = {}
+    for trial in pack:
+        file = attempt.resume[trial.id]
+        groups.setdefault(file and file.timestep, []).append(trial)
+    if len(groups) > 1:
+        ray.get(aggregator.close.remote(attempt.number, "regrouped"))
+        return list(groups.values())
+    log_path = str(_log_of(attempt.number))
+    ray.get(aggregator.describe_attempt.remote(attempt.number, log_path, socket.gethostname(), 0))
+    files = [attempt.resume[name] for name in names]
+    data = tuple((directory / file.path).read_bytes() for file in files if file is not None)
+    return attempt.number, data or None
+
+
+def _log_of(attempt: int) -> Path:
+    return Path("logs") / f"attempt-{attempt}.log"
+
+
+def _settle(directory: Path, aggregator: Any, future: Any, item: _Running, stopping: bool) -> None:
     """Close an attempt that ended, well or not."""
     import ray
 
     try:
         outcome = ray.get(future)
+    except ray.exceptions.RayActorError as error:
+        # Killed by us after a stop: what it had published is where a resume goes on.
+        outcome = "interrupted" if stopping else "failed"
+        words = None if stopping else reason(directory, error, item.attempt)
+        ray.get(aggregator.fail.remote(item.attempt, item.names, words, outcome))
     except Exception as error:
         # Whatever ended it, the ledger keeps the reason and the log, and the other packs go on.
         outcome = "failed"
-        ray.get(aggregator.fail.remote(attempt, names, reason(directory, error, attempt)))
-    ray.get(aggregator.close.remote(attempt, outcome))
+        ray.get(aggregator.fail.remote(item.attempt, item.names, reason(directory, error, item.attempt)))
+    ray.get(aggregator.close.remote(item.attempt, outcome))
 
 
 def reason(directory: Path, error: BaseException, attempt: int) -> str:
     """Why an attempt failed, in one paragraph: the error, or that the process died, and its last words."""
     import ray
 
-    log_path = Path("logs") / f"attempt-{attempt}.log"
+    log_path = _log_of(attempt)
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause
         first = f"{type(cause).__name__}: {cause}" if not isinstance(cause, UserError) else str(cause)

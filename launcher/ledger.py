@@ -166,12 +166,18 @@ class Ledger:
             update = "UPDATE attempts SET log = ?, host = ?, pid = ? WHERE number = ?"
             self._db.execute(update, (log, host, pid, attempt))
 
-    def fail(self, attempt: int, trials: Iterable[str], error: str) -> None:
-        """Mark those of `trials` as failed that `attempt` owns and that still run; `error` says why."""
+    def fail(
+        self,
+        attempt: int,
+        trials: Iterable[str],
+        error: str | None,
+        state: Literal["failed", "interrupted"] = "failed",
+    ) -> None:
+        """Mark those of `trials` as ended early that `attempt` owns and that still run; `error` says why."""
         with self._transaction():
-            update = "UPDATE trials SET state = 'failed', error = ?"
+            update = "UPDATE trials SET state = ?, error = ?"
             where = "WHERE trial = ? AND attempt = ? AND state = 'running'"
-            self._db.executemany(f"{update} {where}", [(error, trial, attempt) for trial in trials])
+            self._db.executemany(f"{update} {where}", [(state, error, trial, attempt) for trial in trials])
 
     def close(self, attempt: int, outcome: str) -> None:
         """End `attempt`; whatever it still sends is LOST. The first outcome stays."""

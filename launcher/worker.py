@@ -81,6 +81,9 @@ class Worker:
         torch.set_num_threads(threads)
         self._gpu = torch.cuda.is_available()
 
+    def ready(self) -> None:
+        """Done once the imports are."""
+
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         """Train a pack to its end, or until told to stop.
 

@@ -92,9 +92,7 @@ def brute_force_advantages(
         ends = np.flatnonzero(terminated[:, n] | truncated[:, n])
         for t in range(steps):
             last = min([int(end) for end in ends if end >= t], default=steps - 1)
-            advantages[t, n] = sum(
-                (discount_factor * gae_lambda) ** (k - t) * deltas[k, n] for k in range(t, last + 1)
-            )
+            advantages[t, n] = sum((discount_factor * gae_lambda) ** (k - t) * deltas[k, n] for k in range(t, last + 1))
     return advantages
 
 
@@ -329,9 +327,7 @@ def gaussian_log_prob(
     return (-0.5 * z**2 - log_std - 0.5 * math.log(2.0 * math.pi)).sum(axis=-1)
 
 
-def gaussian_entropy(
-    mean: Array, log_std: Array, min_log_std: float = -20.0, max_log_std: float = 2.0
-) -> Array:
+def gaussian_entropy(mean: Array, log_std: Array, min_log_std: float = -20.0, max_log_std: float = 2.0) -> Array:
     """``Σ_A ½ + ½ log 2π + log σ`` [B]."""
     per_dimension = 0.5 + 0.5 * math.log(2.0 * math.pi) + np.clip(log_std, min_log_std, max_log_std)
     return np.broadcast_to(per_dimension, mean.shape).sum(axis=-1)
@@ -408,8 +404,7 @@ def loss(
     """
     keep = np.asarray(valid, bool)
     observations, actions, log_probs, values, advantages, returns = (
-        np.asarray(x, np.float64)[keep]
-        for x in (observations, actions, log_probs, values, advantages, returns)
+        np.asarray(x, np.float64)[keep] for x in (observations, actions, log_probs, values, advantages, returns)
     )
     divisor = max(int(keep.sum()), 1)
     output, value = forward(parameters, observations, **network)

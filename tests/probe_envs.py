@@ -244,9 +244,7 @@ class PoisonReset(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
 
     def step(
         self, actions: NDArray[Any]
-    ) -> tuple[
-        NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
-    ]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         rewards = np.zeros(self.num_envs)
         self.dummy = self.ended.copy()
         shown = self.elapsed.copy()  # a dummy row shows the old episode's count

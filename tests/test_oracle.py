@@ -53,9 +53,7 @@ NONE, LAST, MIDDLE = column(0, 0, 0), column(0, 0, 1), column(0, 1, 0)
         (MIDDLE, MIDDLE, True, (1.8, 0.0, 3.6)),
     ],
 )
-def test_gae_by_hand(
-    terminated: Array, truncated: Array, bootstrap: bool, expected: tuple[float, ...]
-) -> None:
+def test_gae_by_hand(terminated: Array, truncated: Array, bootstrap: bool, expected: tuple[float, ...]) -> None:
     arguments = {**HAND, "terminated": terminated, "truncated": truncated, "time_limit_bootstrap": bootstrap}
     advantages, returns = oracle.gae(**arguments)
     np.testing.assert_allclose(advantages[:, 0], expected, atol=1e-12)
@@ -236,9 +234,7 @@ def test_gaussian_by_hand() -> None:
 def test_categorical_by_hand() -> None:
     # p = (1/4, 3/4); shifting the logits changes nothing
     logits = np.log(np.array([[1.0, 3.0], [1.0, 3.0]])) + 700.0
-    np.testing.assert_allclose(
-        oracle.categorical_log_prob(logits, np.array([0, 1])), np.log([0.25, 0.75]), rtol=1e-10
-    )
+    np.testing.assert_allclose(oracle.categorical_log_prob(logits, np.array([0, 1])), np.log([0.25, 0.75]), rtol=1e-10)
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     np.testing.assert_allclose(oracle.categorical_entropy(logits), [entropy, entropy], rtol=1e-10)
 
@@ -364,9 +360,7 @@ def random_problem(
     ],
     ids=["plain", "skrl", "max"],
 )
-def test_gradient_against_central_differences(
-    options: dict[str, Any], gaussian: bool, separate: bool
-) -> None:
+def test_gradient_against_central_differences(options: dict[str, Any], gaussian: bool, separate: bool) -> None:
     parameters, batch = random_problem(3, gaussian=gaussian, separate=separate)
     result = oracle.loss(parameters, **batch, **options)
     assert 0.0 < result.clip_fraction < 1.0
@@ -610,9 +604,7 @@ def test_schedule_runs_once_per_epoch_and_is_used() -> None:
 def test_one_minibatch_update_is_its_pieces_put_together() -> None:
     parameters, arguments = rollout()
     arguments |= {"mini_batches": 1, "permutations": arguments["permutations"][:1]}
-    result = oracle.update(
-        parameters, oracle.Adam(), **arguments, grad_norm_clip=0.1, entropy_loss_scale=0.01
-    )
+    result = oracle.update(parameters, oracle.Adam(), **arguments, grad_norm_clip=0.1, entropy_loss_scale=0.01)
     assert result.observation_scaler is not None
     batch = oracle.loss(
         parameters,

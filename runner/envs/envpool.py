@@ -30,7 +30,9 @@ AT_LEAST_ONE = {
     "num_levels", "time_limit",
 }  # fmt: skip
 """Values below 1 abort or crash the process, or end every episode at its first step."""
-LARGEST_INTEGER = 100_000_000
+SIZES = {"stack_num", "frame_stack", "frame_skip", "img_height", "img_width"}
+"""Arguments that memory or the time of a step grows with."""
+LARGEST_SIZE, LARGEST_NUMBER = 1_000, 100_000_000
 
 
 def _spec(task: str) -> Any:
@@ -72,12 +74,10 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
         if not _same_kind(value, default):
             raise UserError(f"{where}: found {value!r}; allowed: a value like {task}'s default {default!r}")
         if isinstance(value, int | float) and not isinstance(value, bool):
-            least = 1 if name in AT_LEAST_ONE else None
-            if (least is not None and value < least) or abs(value) > LARGEST_INTEGER or value != value:
-                raise UserError(
-                    f"{where}: found {value!r}; allowed: {'1 or more' if least else 'a finite number'}, "
-                    f"at most {LARGEST_INTEGER:,}"
-                )
+            least = 1 if name in AT_LEAST_ONE else -LARGEST_NUMBER
+            most = LARGEST_SIZE if name in SIZES else LARGEST_NUMBER
+            if not least <= value <= most:
+                raise UserError(f"{where}: found {value!r}; allowed: {least:,} to {most:,}")
     for name in ("repeat_action_probability", "reset_noise_scale"):
         value = arguments.get(name, 0.0)
         if not 0 <= value <= 1:

@@ -131,7 +131,7 @@ class Learning:
         config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
         sums: list[Tensor] = []
-        elapsed, reported, began = 0.0, self.timestep, time.perf_counter()
+        reported, began = self.timestep, time.perf_counter()
         while self.updates < config.updates and any(self.alive):
             generators = self._generators("update", self.updates)
             rollout = collector.collect(self._act(deterministic=False), self._noise(shape, generators))
@@ -142,18 +142,15 @@ class Learning:
 
             done = self.updates == config.updates or not any(self.alive)
             saves = done or (save > 0 and self.timestep // save > before // save)
-            writes = done or bool(diverged) or (write > 0 and self.timestep // write > before // write)
-            if not (saves or writes):
-                continue
-            # What the caller does with a report is not training time.
-            elapsed += time.perf_counter() - began
-            self._scores = collector.episodes.scores()
-            records: list[Record | None] = [None] * self.pack.size
-            if writes:
+            writes = write > 0 and self.timestep // write > before // write
+            # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
+            if saves or writes or diverged:
+                elapsed = time.perf_counter() - began
+                self._scores = collector.episodes.scores()
                 records = self._report(sums, collector, self.timestep - reported, elapsed, diverged)
-                sums, elapsed, reported = [], 0.0, self.timestep
-            yield Report(records, saves, self._improved() if saves else [], diverged)
-            began = time.perf_counter()
+                yield Report(records, saves, self._improved() if saves else [], diverged)
+                # What the caller does with a report is not training time.
+                sums, reported, began = [], self.timestep, time.perf_counter()
 
     def states(self) -> list[MemberState]:
         """Every member as it is now."""

@@ -109,9 +109,9 @@ SETTINGS = {
     "env.stack_num=4": "env.stack_num: CartPole-v1 has no such argument. Allowed for CartPole-v1: max_episode_steps",
 }
 KILLERS = {  # EnvPool ends the process
-    "Pong-v5 stack_num=0": "env.stack_num: found 0; allowed: 1 or more",
-    "Pong-v5 frame_skip=0": "env.frame_skip: found 0; allowed: 1 or more",
-    "Pong-v5 img_height=-5": "env.img_height: found -5; allowed: 1 or more",
+    "Pong-v5 stack_num=0": "env.stack_num: found 0; allowed: 1 to",
+    "Pong-v5 frame_skip=0": "env.frame_skip: found 0; allowed: 1 to",
+    "Pong-v5 img_height=-5": "env.img_height: found -5; allowed: 1 to",
     "Pong-v5 mode=3": "env.mode: found 3; allowed: -1, the cartridge's default",
     "Pong-v5 repeat_action_probability=2": "env.repeat_action_probability: found 2; allowed: 0 to 1",
     "Pong-v5 base_path=/x": "env.base_path: cannot be set: a wrong path would end the process",

@@ -1,0 +1,170 @@
+"""Training speed against the environment alone and against other libraries: every program in turn, several rounds.
+
+    python -m tests.benchmarks.throughput Pendulum-v1
+    python -m tests.benchmarks.throughput HalfCheetah-v4 --timesteps 800 --rivals /tmp/rivals/bin/python
+
+The work is PPO as in configs/skrl/ppo.yaml with 64 environments a trial. Each line is a process of its own, so that
+nothing is warm but the compiler's cache (round 0 fills it and is not counted); the order within a round is fixed, and
+what is compared are medians over rounds. Rivals (skrl, stable_baselines3, rl_games) run where they are installed: in
+this environment, or in another one named by --rivals (see rivals.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONFIG = Path(__file__).parents[2] / "configs" / "skrl" / "ppo.yaml"
+NUM_ENVS = 64
+RIVALS = ("skrl", "stable_baselines3", "rl_games")
+SEEDS = 8
+
+
+def train(task: str, members: int, timesteps: int, compile_: bool) -> dict[str, float]:
+    """One pack in this process: steps per second while training, start-up and compilation excluded."""
+    from runner.config import load_config
+    from runner.envs.envpool import EnvPoolTask
+    from runner.torch import Runner
+
+    overrides: list[Any] = [
+        (("trainer", "timesteps"), timesteps),
+        (("compile",), compile_),
+        (("agent", "experiment", "checkpoint_interval"), 0),
+    ]
+    config, _ = load_config(CONFIG, overrides)
+    runner = Runner(EnvPoolTask(task, NUM_ENVS), config, seeds=range(members))
+    began = 0.0
+    for report in runner.reports():
+        if report.records[0] is None:
+            began = time.perf_counter()
+    seconds = time.perf_counter() - began
+    return {"steps_per_second": members * NUM_ENVS * timesteps / seconds}
+
+
+def launch(task: str, timesteps: int, compile_: bool) -> dict[str, float]:
+    """`launch --seeds 8` as a person types it: its whole time, and the sum of its trials' steps/s while training."""
+    from launcher.ledger import Ledger
+
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "launcher.cli", str(CONFIG), "--env", task, "--num-envs", str(NUM_ENVS)]
+        command += ["--seeds", str(SEEDS), "--out", out, "--name", "run", "--set", f"trainer.timesteps={timesteps}"]
+        began = time.perf_counter()
+        subprocess.run([*command, "--set", f"compile={compile_}"], check=True, stdout=subprocess.DEVNULL)
+        wall = time.perf_counter() - began
+        with Ledger(Path(out) / "run", writer=False) as ledger:
+            last = [ledger.records(row.trial)[-1].record for row in ledger.trials()]
+    return {"steps_per_second": sum(r.env_steps / r.seconds for r in last), "wall_seconds": wall}
+
+
+def in_process(*arguments: str, python: str = sys.executable) -> dict[str, float]:
+    """Run a module of this package in a process of its own and read the JSON line that it prints."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [python, "-m", *arguments], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"wall_seconds": time.perf_counter() - began, **result}
+
+
+def installed(python: str) -> list[str]:
+    """Rivals that this interpreter can import."""
+    probe = f"import importlib.util as u; print(*[n for n in {RIVALS!r} if u.find_spec(n)])"
+    return subprocess.run([python, "-c", probe], check=True, capture_output=True, text=True).stdout.split()
+
+
+def programs(task: str, timesteps: int, rivals_python: str) -> dict[str, Callable[[], dict[str, float]]]:
+    """Name → one measurement."""
+
+    def ours(members: int, compile_: bool) -> Callable[[], dict[str, float]]:
+        one = f"{members},{int(compile_)}"
+        return lambda: in_process("tests.benchmarks.throughput", task, "--timesteps", str(timesteps), "--one", one)
+
+    def rival(name: str) -> Callable[[], dict[str, float]]:
+        arguments = ("tests.benchmarks.rivals", name, task, "--num-envs", str(NUM_ENVS), "--timesteps", str(timesteps))
+        return lambda: in_process(*arguments, python=rivals_python)
+
+    table: dict[str, Callable[[], dict[str, float]]] = {
+        "environment alone": lambda: in_process(
+            "tests.benchmarks.rivals", "environment", task, "--num-envs", str(NUM_ENVS), "--timesteps", "4000"
+        )
+    }
+    table |= {name: rival(name) for name in installed(rivals_python)}
+    for members in (1, SEEDS):
+        table[f"runner P={members} eager"] = ours(members, False)
+        table[f"runner P={members} compiled"] = ours(members, True)
+    table[f"launch --seeds {SEEDS} eager"] = lambda: launch(task, timesteps, False)
+    table[f"launch --seeds {SEEDS} compiled"] = lambda: launch(task, timesteps, True)
+    return table
+
+
+def main() -> None:
+    """Measure and print a table of medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", nargs="?", default="Pendulum-v1")
+    parser.add_argument("--timesteps", type=int, default=1600)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rivals", default=sys.executable, help="a Python that has rival libraries installed")
+    parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        members, compile_ = map(int, arguments.one.split(","))
+        print(json.dumps(train(arguments.task, members, arguments.timesteps, bool(compile_))))
+        return
+    table = programs(arguments.task, arguments.timesteps, arguments.rivals)
+    table = {name: run for name, run in table.items() if arguments.only in name}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in table}
+    for round_ in range(arguments.rounds + 1):
+        for name, run in table.items():
+            result = run()
+            print(f"round {round_}: {name}: {result['steps_per_second']:,.0f} steps/s", file=sys.stderr, flush=True)
+            if round_:
+                found[name].append(result)
+    show(arguments.task, arguments.timesteps, arguments.rounds, found)
+
+
+def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str, float]]]) -> None:
+    """Print medians, their spread, and ratios to the environment alone and to skrl."""
+
+    def median(name: str, field: str) -> float | None:
+        values = [r[field] for r in found.get(name, []) if field in r]
+        return statistics.median(values) if values else None
+
+    print(f"{task}, {NUM_ENVS} environments a trial, {timesteps} timesteps, medians of {rounds} rounds")
+    machine = f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}, python {platform.python_version()}")
+    heads = (
+        ("steps/s", 10),
+        ("min", 10),
+        ("max", 10),
+        ("/ env", 8),
+        ("/ skrl", 8),
+        ("whole process", 15),
+        ("/ 8 x skrl", 12),
+    )
+    print(" " * 28 + "".join(f"{head:>{width}}" for head, width in heads))
+    alone, skrl = median("environment alone", "steps_per_second"), median("skrl", "steps_per_second")
+    skrl_wall = median("skrl", "wall_seconds")
+    for name, results in found.items():
+        rates = [r["steps_per_second"] for r in results]
+        rate, wall = statistics.median(rates), median(name, "wall_seconds")
+        line = f"{name:28}{rate:10,.0f}{min(rates):10,.0f}{max(rates):10,.0f}"
+        line += f"{rate / alone:8.2f}" if alone else f"{'-':>8}"
+        line += f"{rate / skrl:8.2f}" if skrl else f"{'-':>8}"
+        line += f"{wall:13.1f} s" if wall else f"{'-':>15}"
+        line += f"{wall / (SEEDS * skrl_wall):12.2f}" if wall and skrl_wall and name.startswith("launch") else ""
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
