@@ -21,22 +21,7 @@ from tests.launcher.refusals import CARTPOLE, CONFIGS, PPO, Refused
 PENDULUM = ["--env", "Pendulum-v1", "--num-envs", "4"]
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this file starts Ray; and there are no GPUs."""
-    import ray
-
-    def started(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", started)
-    monkeypatch.setattr("launcher.cluster.visible_gpus", lambda: 0)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    return Refused(capsys)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 # What is typed

@@ -18,23 +18,7 @@ from launcher.ledger import Ledger
 from launcher.rows import Published
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this file starts Ray; and there are no GPUs."""
-    import ray
-
-    def started(*_: Any, **__: Any) -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(ray, "init", started)
-    monkeypatch.setattr("launcher.cluster.visible_gpus", lambda: 0)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    return Refused(capsys)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 # Directories
