@@ -107,7 +107,16 @@ def to_bytes(state: MemberState, network: Network, config: Config) -> bytes:
         "config": json.dumps(config.dump()),
         "versions": json.dumps(versions()),
     }
-    return save(tensors, metadata)
+    return _in_order(save(tensors, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header's entries sorted: safetensors writes them in another order each time."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    # Tensors begin at a multiple of 8; spaces after the header are part of the format.
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 def read_metadata(data: bytes, name: str) -> dict[str, str]:
@@ -116,7 +125,8 @@ def read_metadata(data: bytes, name: str) -> dict[str, str]:
     Raises:
         UserError: not a safetensors file, or not written by this program.
     """
-    if data[:2] in (b"PK", b"\x80\x04", b"\x80\x02"):
+    # The length of a header may begin with the same bytes as a pickle; its text always begins with a brace.
+    if data[:2] in (b"PK", b"\x80\x04", b"\x80\x02") and data[8:9] != b"{":
         raise UserError(
             f"{name}: a torch or pickle file (such as skrl's .pt and .pickle), which could run code when read; "
             "allowed: a .safetensors checkpoint written by this program"
