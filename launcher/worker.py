@@ -146,7 +146,10 @@ class Worker:
                         trials[member], Published(counters.timestep, data, kind, counters.records, shown, score)
                     )
 
-        for report in runner.reports():
+        def leave() -> bool:
+            return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
+
+        for report in runner.reports(leave):
             link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
             if report.diverged:
                 publish(report.diverged, "diverged")
@@ -154,16 +157,12 @@ class Worker:
             running = [m for m in range(len(trials)) if m not in over]
             if report.checkpoint and running:
                 publish(running, "running", [m for m in report.best if m in running])
-            if link.lost >= {trials[m] for m in running} and running:
-                return "lost"
-            if link.stop:
-                publish(running, "interrupted")
-                link.flush()
-                return "stopped"
         running = [m for m in range(len(trials)) if m not in over]
-        publish(running, "finished")
+        if running and link.lost >= {trials[m] for m in running}:
+            return "lost"
+        publish(running, "finished" if runner.finished else "interrupted")
         link.flush()
-        return "finished"
+        return "finished" if runner.finished or not running else "stopped"
 
 
 class Link:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -52,7 +52,7 @@ class Learning(Protocol):
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment."""
 
-    def train(self, env: VectorEnv) -> Iterator[Report]:
+    def train(self, env: VectorEnv, stop: Callable[[], bool]) -> Iterator[Report]:
         """Train from where it stands to the configured length."""
 
     def states(self) -> list[MemberState]:
@@ -240,9 +240,18 @@ class Runner:
             return self.evaluate()
         raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
 
-    def reports(self) -> Iterator[Report]:
-        """Train, yielding what is due; for callers that keep records and checkpoints themselves."""
-        yield from self._learning.train(self._seeded(self._learning.timestep))
+    @property
+    def finished(self) -> bool:
+        """Trained to the configured length."""
+        return self._learning.updates >= self.config.updates
+
+    def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+        """Train, yielding what is due; for callers that keep records and checkpoints themselves.
+
+        Args:
+            stop: asked after every update; True ends training there, with a last report and checkpoint.
+        """
+        yield from self._learning.train(self._seeded(self._learning.timestep), stop)
 
     def evaluate(self, deterministic: bool | None = None) -> list[Episode]:
         """Play one whole episode in every environment.

@@ -6,7 +6,7 @@ Axes: P member · T rollout step · N environment.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 
 import numpy as np
@@ -103,7 +103,7 @@ class Learning:
         return env_actions(chosen, self.actions, self.pack.static.models.policy.clip_actions)
 
     @torch.no_grad()
-    def train(self, env: VectorEnv) -> Iterator[Report]:
+    def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train from where it stands to the configured length; yields whenever something is due.
 
         The first report comes before any training, empty, when all that takes long to start is done: environments and
@@ -111,6 +111,7 @@ class Learning:
 
         Args:
             env: P·N environments, member-major.
+            stop: asked after every update; True ends training there, with a last report and checkpoint.
         """
         config = self.pack.static
         steps = config.agent.rollouts
@@ -122,17 +123,22 @@ class Learning:
             if accelerate.compiles(config):
                 accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
             yield Report([None] * self.pack.size, checkpoint=False, best=[], diverged=[])
-            yield from self._iterate(collector, shape, step)
+            yield from self._iterate(collector, shape, step, stop)
 
     def _iterate(
-        self, collector: Collector, shape: tuple[int, int, int], step: accelerate.MinibatchStep
+        self,
+        collector: Collector,
+        shape: tuple[int, int, int],
+        step: accelerate.MinibatchStep,
+        stop: Callable[[], bool],
     ) -> Iterator[Report]:
         """The loop: collect, update, report."""
         config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
         sums: list[Tensor] = []
         reported, began = self.timestep, time.perf_counter()
-        while self.updates < config.updates and any(self.alive):
+        done = self.updates == config.updates or not any(self.alive)
+        while not done:
             generators = self._generators("update", self.updates)
             rollout = collector.collect(self._act(deterministic=False), self._noise(shape, generators))
             learner, numbers = self._update(rollout, generators, step)
@@ -140,7 +146,7 @@ class Learning:
             sums.append(numbers)
             before, self.updates = self.timestep, self.updates + 1
 
-            done = self.updates == config.updates or not any(self.alive)
+            done = self.updates == config.updates or not any(self.alive) or stop()
             saves = done or (save > 0 and self.timestep // save > before // save)
             writes = write > 0 and self.timestep // write > before // write
             # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.

@@ -154,7 +154,7 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
             time.sleep(0.1)
             if (directory / "ledger.sqlite").exists():
                 with Ledger(directory, writer=False) as ledger:
-                    if any(row.records > 3 for row in ledger.progress()):
+                    if all(row.records > 3 for row in ledger.progress()):
                         break
         os.kill(os.getpid(), signal.SIGINT)
 

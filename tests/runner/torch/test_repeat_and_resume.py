@@ -246,3 +246,17 @@ def test_the_plain_configuration_means_what_the_typed_one_means() -> None:
     for runner in (plain, typed):
         list(runner.reports())
     assert fingerprint(plain.states()[0]) == fingerprint(typed.states()[0])
+
+
+def test_a_stop_ends_with_the_next_update_in_a_record_and_a_checkpoint_to_go_on_from() -> None:
+    never = {"agent.experiment.write_interval": 800, "agent.experiment.checkpoint_interval": 800}
+    config = make_config({"trainer.timesteps": 800, **never}, TASKS["CartPole-v1"][0])
+    runner = make_runner("CartPole-v1", [config])
+    answers = iter([False, False, True])
+    ready, last = runner.reports(lambda: next(answers))
+    assert ready.records == [None]
+    assert last.checkpoint and last.records[0] is not None
+    assert last.records[0].timestep == 24
+    assert not runner.finished
+    (state,) = runner.states()
+    assert (state.counters.timestep, state.counters.records) == (24, 1)
