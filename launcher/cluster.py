@@ -24,6 +24,7 @@ from typing import Any
 from launcher.aggregator import start_aggregator
 from launcher.plan import Placement, Trial
 from launcher.worker import Job, Worker
+from runner.cores import usable_cores
 from runner.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def place(workers: int | None, gpus: int | None, logical: bool, address: str | N
         UserError: more GPUs than there are.
     """
     if address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        cores = usable_cores()
         found, where = (gpus or 0) if logical else visible_gpus(), "on this machine"
     else:
         import ray

@@ -28,6 +28,7 @@ from launcher.plan import Placement, Trial, slug
 from launcher.rows import TrialRow
 from runner.checkpoint import versions
 from runner.config import load_config
+from runner.cores import usable_cores
 from runner.errors import UserError
 from runner.files import write_whole
 
@@ -217,7 +218,7 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
         "hardware": {
             "host": platform.node(),
             "system": platform.platform(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": usable_cores(),
             "processor": _processor(),
         },
         "placement": asdict(placement),

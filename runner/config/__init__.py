@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
-from runner.config.load import Key, Source, read_yaml
+from runner.config.load import Key, Source, plain_copy, read_yaml
 from runner.config.schema import Config
 from runner.config.skrl import LEGACY_MODEL, canonical, canonical_override
 from runner.errors import UserError, did_you_mean
@@ -48,7 +48,7 @@ def resolve(
     overrides = list(overrides)
     raw = {str(k): v for k, v in data.items()}
     if overrides:
-        raw = canonical_copy(raw)
+        raw = plain_copy(raw)
     for key, value in overrides:
         if key[0] == "models":
             _overrides.apply(raw, key, value)
@@ -65,13 +65,6 @@ def resolve(
         if len(lines) > MAX_REPORTED:
             lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
         raise UserError("\n".join(lines)) from None
-
-
-def canonical_copy(value: Any) -> Any:
-    """A deep copy of plain data (anchors make YAML nodes shared)."""
-    if isinstance(value, Mapping):
-        return {k: canonical_copy(v) for k, v in value.items()}
-    return [canonical_copy(v) for v in value] if isinstance(value, list) else value
 
 
 def _merged(sentences: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,10 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], Source]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: the top level is a {type(data).__name__}, it must be a mapping of keys to values")
     return data, source
+
+
+def plain_copy(value: Any) -> Any:
+    """A deep copy of plain data in which nothing is shared, as it is in YAML with anchors."""
+    if isinstance(value, Mapping):
+        return {k: plain_copy(v) for k, v in value.items()}
+    return [plain_copy(v) for v in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from runner.config.load import Key, Source
+from runner.config.load import Key, Source, plain_copy
 from runner.config.network import activation_list, activation_name
 from runner.errors import UserError
 
@@ -46,7 +46,7 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         UserError: two spellings of the same setting, or a legacy model that cannot be read.
     """
     notes: list[str] = []
-    out = _copy(data)
+    out = plain_copy(data)
     models = out.get("models")
     agent = out.get("agent")
     legacy = isinstance(agent, dict) and bool(LEGACY_AGENT & agent.keys())
@@ -78,12 +78,6 @@ def canonical_override(key: Key, value: Any) -> tuple[Key, Any]:
         if key == ("agent", "learning_rate_scheduler"):
             value = SCHEDULER_RENAMES.get(value, value) if isinstance(value, str) else value
     return key, value
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _copy(v) for k, v in value.items()}
-    return [_copy(v) for v in value] if isinstance(value, list) else value
 
 
 def _rename_agent(agent: dict[str, Any], source: Source) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import envpool
 import numpy as np
 
+from runner.cores import usable_cores
 from runner.envs.base import Step, VectorEnv
 from runner.errors import UserError, did_you_mean
 
@@ -107,10 +107,7 @@ def _same_kind(value: Any, default: Any) -> bool:
 
 def _threads(threads: int | None, num_envs: int) -> int:
     """EnvPool counts the host's cores, not those this process may use, so the number is always explicit."""
-    if threads is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        threads = cores
-    return max(1, min(threads, num_envs))
+    return max(1, min(threads if threads is not None else usable_cores(), num_envs))
 
 
 class EnvPoolTask(VectorEnv):

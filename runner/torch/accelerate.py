@@ -36,7 +36,7 @@ def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     """Use one torch thread while the arithmetic of a minibatch is small.
 
     Splitting it costs more than it gives then, and where another process wants the core, torch's waiting threads make
-    a step up to 50 times slower.
+    a run more than 20 times slower.
 
     Args:
         rules: give the network and the number of minibatches.
