@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,43 +23,14 @@ from runner.envs.base import VectorEnv, environment_seeds, wrap_env
 from runner.errors import UserError
 from runner.evaluate import Episode, play
 from runner.files import write_whole
+from runner.learning import Learning
 from runner.pack import Pack
-from runner.parameters import Network
-from runner.spaces import ActionSpace
 from runner.tracking import Report, TensorBoard
 
 log = logging.getLogger(__name__)
 
 EVALUATION_RESET = 2**31
 """The `timestep of the reset` of evaluation environments: none that training reaches."""
-
-
-class Learning(Protocol):
-    """What a backend implements: P members in training. See `runner.torch.train.Learning`."""
-
-    pack: Pack
-    network: Network
-    updates: int
-    alive: list[bool]
-
-    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
-        """Initialise every member from its own seed."""
-
-    @property
-    def timestep(self) -> int:
-        """Steps of every environment so far."""
-
-    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
-        """Actions for the environment."""
-
-    def train(self, env: VectorEnv, stop: Callable[[], bool]) -> Iterator[Report]:
-        """Train from where it stands to the configured length."""
-
-    def states(self) -> list[MemberState]:
-        """Every member as it is now."""
-
-    def restore(self, states: Sequence[MemberState]) -> None:
-        """Continue from states of equal progress."""
 
 
 class Agent:

@@ -15,10 +15,15 @@ WINDOW = 100
 
 
 class Episodes:
-    """Follows every environment of a pack, environments of a member side by side."""
+    """Follows every environment of a pack, environments of a member side by side.
+
+    Attributes:
+        members: P.
+        envs: N, environments of one member.
+    """
 
     def __init__(self, members: int, envs: int) -> None:
-        self._members, self._envs = members, envs
+        self.members, self.envs = members, envs
         self._returns = np.zeros(members * envs)
         self._lengths = np.zeros(members * envs, np.int64)
         self._recent: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(members)]
@@ -37,8 +42,8 @@ class Episodes:
             return
         for index in np.flatnonzero(ended):
             episode = (float(self._returns[index]), int(self._lengths[index]))
-            self._finished[index // self._envs].append(episode)
-            self._recent[index // self._envs].append(episode[0])
+            self._finished[index // self.envs].append(episode)
+            self._recent[index // self.envs].append(episode[0])
         self._returns[ended] = 0
         self._lengths[ended] = 0
 
@@ -48,12 +53,12 @@ class Episodes:
 
     def drain(self) -> list[dict[str, float]]:
         """Per member, skrl's reward and episode metrics since the last call."""
-        rewards = np.stack(self._rewards).reshape(-1, self._members, self._envs)
+        rewards = np.stack(self._rewards).reshape(-1, self.members, self.envs)
         valid = np.stack(self._valid).reshape(rewards.shape)
         self._rewards.clear()
         self._valid.clear()
         out: list[dict[str, float]] = []
-        for member in range(self._members):
+        for member in range(self.members):
             rows = rewards[:, member][valid[:, member]]
             values: dict[str, float] = {}
             if rows.size:

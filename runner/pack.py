@@ -32,6 +32,13 @@ class Hyper:
     scheduler_kl_factor: np.ndarray
     scheduler_lr_factor: np.ndarray
 
+    def effective(self) -> dict[str, np.ndarray]:
+        """Float32 `[P]` each, as the update uses them: clips and thresholds that are off (0) become infinite."""
+        rows = {f.name: np.array(getattr(self, f.name), np.float32) for f in fields(self)}
+        for name in ("value_clip", "grad_norm_clip", "kl_threshold"):
+            rows[name][rows[name] <= 0] = np.inf
+        return rows
+
 
 _SCHEDULER = "scheduler_"
 NOT_IDENTITY = (

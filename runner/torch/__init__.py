@@ -14,4 +14,4 @@ __all__ = ["Runner", "wrap_env"]
 class Runner(base.Runner):
     """`runner.base.Runner` on torch."""
 
-    learning: ClassVar[type[base.Learning]] = Learning
+    learning: ClassVar[type[Learning]] = Learning

@@ -1,7 +1,6 @@
 """Running statistics of observations and values, one set per member, over valid rows only.
 
-Merges are Chan, Golub and LeVeque's (1979) pairwise update in float64, with skrl's prior of one pseudo-row of mean 0
-and variance 1. Axes: P member · B row · K feature.
+Merges are Chan, Golub and LeVeque's (1979) pairwise update in float64. Axes: P member · B row · K feature.
 """
 
 from __future__ import annotations
@@ -19,15 +18,6 @@ class Statistics(NamedTuple):
     mean: Float[Tensor, "P K"]
     variance: Float[Tensor, "P K"]
     seen: Float[Tensor, "P 1"]
-
-
-def initial(members: int, features: int, device: torch.device) -> Statistics:
-    """Statistics before any row."""
-    return Statistics(
-        torch.zeros(members, features, dtype=torch.float64, device=device),
-        torch.ones(members, features, dtype=torch.float64, device=device),
-        torch.ones(members, 1, dtype=torch.float64, device=device),
-    )
 
 
 def absorb(statistics: Statistics, rows: Float[Tensor, "P B K"], valid: Float[Tensor, "P B"]) -> Statistics:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,10 +21,3 @@ def kl_adaptive(
     higher = torch.minimum(learning_rate * lr_factor, max_lr)
     raised = torch.where(kl < kl_threshold / kl_factor, higher, learning_rate)
     return torch.where(kl > kl_threshold * kl_factor, lower, raised)
-
-
-DECAY: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-}
-"""Schedule name → factor on the initial rate after this share of all updates is done."""

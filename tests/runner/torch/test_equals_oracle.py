@@ -16,6 +16,14 @@ from tests.runner.torch.problem import HYPER, ROWS, A, O, P, Problem, hyper_of
 RTOL = 1e-5
 
 
+def fresh_statistics(members: int, features: int) -> preprocessors.Statistics:
+    """Before any row: one pseudo-row of mean 0 and variance 1."""
+    shape, one = (members, features), torch.ones(members, 1, dtype=torch.float64)
+    return preprocessors.Statistics(
+        torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64), one
+    )
+
+
 def close(actual: Any, expected: Any, what: str = "", rtol: float = RTOL) -> None:
     """Equal to `rtol` of the largest number."""
     actual, expected = np.asarray(actual), np.asarray(expected)
@@ -72,7 +80,7 @@ def test_normalised_advantages_equal_the_oracle_whatever_the_number_of_valid_row
 
 def test_statistics_of_many_batches_equal_the_oracle() -> None:
     rng = np.random.default_rng(4)
-    statistics = preprocessors.initial(P, O, torch.device("cpu"))
+    statistics = fresh_statistics(P, O)
     scalers = [oracle.RunningStandardScaler(O) for _ in range(P)]
     for size in (20, 1, 7, 64):
         rows = (rng.normal(size=(P, size, O)) * 10 + 100 * np.arange(P)[:, None, None]).astype(np.float32)
@@ -101,7 +109,7 @@ def test_a_batch_without_valid_rows_leaves_the_statistics_alone() -> None:
 def test_statistics_keep_their_precision_far_from_zero() -> None:
     rng = np.random.default_rng(5)
     rows = (1e6 + rng.normal(size=(1, 4000, 1))).astype(np.float32)
-    statistics = preprocessors.initial(1, 1, torch.device("cpu"))
+    statistics = fresh_statistics(1, 1)
     for part in np.split(rows, 40, axis=1):
         statistics = preprocessors.absorb(statistics, torch.tensor(part), torch.ones(1, part.shape[1]))
     scaler = oracle.RunningStandardScaler(1)

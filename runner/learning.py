@@ -1,0 +1,299 @@
+"""What both backends share of a pack in training: the loop around an update, reports, and states as numpy arrays.
+
+A backend subclasses `Learning` with its numerics. Axes: P member · n parameter · K feature.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import isnan
+from typing import NamedTuple
+
+import numpy as np
+
+from runner import tracking
+from runner.checkpoint import Counters, MemberState, Moments
+from runner.envs.base import VectorEnv
+from runner.episodes import Episodes
+from runner.pack import Pack
+from runner.parameters import Network
+from runner.spaces import ActionSpace
+from runner.tracking import Record, Report
+
+COLUMNS = (
+    tracking.POLICY_LOSS,
+    tracking.VALUE_LOSS,
+    tracking.ENTROPY_LOSS,
+    tracking.APPROXIMATE_KL,
+    tracking.CLIP_FRACTION,
+    tracking.GRADIENT_NORM,
+    tracking.EXPLAINED_VARIANCE,
+    tracking.LEARNING_RATE,
+    tracking.STANDARD_DEVIATION,
+)
+"""Tags of the numbers that every update leaves behind, in order."""
+
+DECAY: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+"""Schedule name → factor on the initial rate after this share of all updates is done."""
+
+
+class StackedMoments(NamedTuple):
+    """Running statistics of P members: `[P, K]`, `[P, K]` and rows seen `[P]`, float64."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    seen: np.ndarray
+
+
+class Snapshot(NamedTuple):
+    """Everything that learning changes, on the host: `[P, n]` and `[P]` float32."""
+
+    parameters: np.ndarray
+    first_moment: np.ndarray
+    second_moment: np.ndarray
+    steps: np.ndarray
+    learning_rate: np.ndarray
+    observation_statistics: StackedMoments | None
+    value_statistics: StackedMoments | None
+
+
+class Learning:
+    """P members in training: their counters here, their numbers in the backend.
+
+    Attributes:
+        pack: configurations and Hyper numbers.
+        actions: what the environment takes.
+        network: the layout of the parameters.
+        updates: updates done.
+        alive: per member, whether its numbers are still finite.
+    """
+
+    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+        """Initialise every member from its own seed.
+
+        Args:
+            pack: what to train.
+            observation_size: O.
+            actions: of the environment.
+        """
+        config = pack.static
+        self.pack = pack
+        self.actions = actions
+        self.network = Network.of(config.models, observation_size, actions.size)
+        self.updates = 0
+        self.alive = [True] * pack.size
+        self._records = [0] * pack.size
+        self._seconds = [0.0] * pack.size
+        self._scores = [float("nan")] * pack.size
+        self._best = [-float("inf")] * pack.size
+        log_std = config.models.policy.initial_log_std
+        parameters = np.stack([self.network.initial(seed, log_std) for seed in pack.seeds])
+        self._put(
+            Snapshot(
+                parameters,
+                np.zeros_like(parameters),
+                np.zeros_like(parameters),
+                np.zeros(pack.size, np.float32),
+                pack.hyper.learning_rate.astype(np.float32),
+                _fresh(pack.size, observation_size) if config.agent.observation_preprocessor else None,
+                _fresh(pack.size, 1) if config.agent.value_preprocessor else None,
+            )
+        )
+
+    # What a backend implements.
+
+    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
+        """Actions for the environment.
+
+        Args:
+            observations: raw, `[P·N, O]` float32.
+            deterministic: the distribution's mode, else a sample.
+            draw: number of the draw; the same number draws the same.
+
+        Returns:
+            `[P·N, …]` as the environment takes them, clipped to its bounds where the policy says so.
+        """
+        raise NotImplementedError
+
+    def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+        """Train from where it stands to the configured length; yields whenever something is due.
+
+        The first report comes before any training, empty, when all that takes long to start is done: environments and
+        compilation.
+
+        Args:
+            env: P·N environments, member-major.
+            stop: asked after every update; True ends training there, with a last report and checkpoint.
+        """
+        raise NotImplementedError
+
+    def _put(self, snapshot: Snapshot) -> None:
+        """Take over a learner's numbers."""
+        raise NotImplementedError
+
+    def _get(self) -> Snapshot:
+        """The learner's numbers."""
+        raise NotImplementedError
+
+    # What is the same for all.
+
+    @property
+    def timestep(self) -> int:
+        """Steps of every environment so far."""
+        return self.updates * self.pack.static.agent.rollouts
+
+    def states(self) -> list[MemberState]:
+        """Every member as it is now."""
+        now = self._get()
+        envs = self.pack.static.env.num_envs or 0
+        states = []
+        for member in range(self.pack.size):
+            counters = Counters(
+                update=self.updates,
+                timestep=self.timestep,
+                env_steps=self.timestep * envs,
+                records=self._records[member],
+                seconds=self._seconds[member],
+                optimizer_steps=float(now.steps[member]),
+                learning_rate=float(now.learning_rate[member]),
+                score=self._scores[member],
+                best=self._best[member],
+                diverged=not self.alive[member],
+            )
+            parameters, first, second = (rows[member].copy() for rows in now[:3])
+            observation = _moments(now.observation_statistics, member)
+            value = _moments(now.value_statistics, member)
+            states.append(MemberState(parameters, first, second, observation, value, counters))
+        return states
+
+    def restore(self, states: Sequence[MemberState]) -> None:
+        """Continue from states of equal progress, one per member."""
+        counters = [state.counters for state in states]
+        self.updates = counters[0].update
+        self.alive = [not c.diverged for c in counters]
+        self._records = [c.records for c in counters]
+        self._seconds = [c.seconds for c in counters]
+        self._scores = [c.score for c in counters]
+        self._best = [c.best for c in counters]
+        self._put(
+            Snapshot(
+                np.stack([s.parameters for s in states]).astype(np.float32),
+                np.stack([s.first_moment for s in states]).astype(np.float32),
+                np.stack([s.second_moment for s in states]).astype(np.float32),
+                np.array([c.optimizer_steps for c in counters], np.float32),
+                np.array([c.learning_rate for c in counters], np.float32),
+                _stacked([s.observation_statistics for s in states]),
+                _stacked([s.value_statistics for s in states]),
+            )
+        )
+
+    def _ready(self) -> Report:
+        """The report before any training."""
+        return Report([None] * self.pack.size, checkpoint=False, best=[], diverged=[])
+
+    def _follow(
+        self,
+        iteration: Callable[[], tuple[np.ndarray, np.ndarray]],
+        episodes: Episodes,
+        stop: Callable[[], bool],
+    ) -> Iterator[Report]:
+        """Iterate to the end, reporting what is due.
+
+        Args:
+            iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, and which members' are finite `[P]`.
+            episodes: what the iteration counts episodes in.
+            stop: see `train`.
+        """
+        config = self.pack.static
+        write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
+        numbers: list[np.ndarray] = []
+        reported, began = self.timestep, time.perf_counter()
+        done = self.updates == config.updates or not any(self.alive)
+        while not done:
+            columns, finite = iteration()
+            numbers.append(columns)
+            diverged = [member for member in range(self.pack.size) if self.alive[member] and not finite[member]]
+            for member in diverged:
+                self.alive[member] = False
+            before, self.updates = self.timestep, self.updates + 1
+
+            done = self.updates == config.updates or not any(self.alive) or stop()
+            saves = done or (save > 0 and self.timestep // save > before // save)
+            writes = write > 0 and self.timestep // write > before // write
+            # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
+            if saves or writes or diverged:
+                elapsed = time.perf_counter() - began
+                self._scores = episodes.scores()
+                means = np.mean(numbers, axis=0)
+                records = self._report(means, episodes, self.timestep - reported, elapsed, diverged)
+                yield Report(records, saves, self._improved() if saves else [], diverged)
+                # What the caller does with a report is not training time.
+                numbers, reported, began = [], self.timestep, time.perf_counter()
+
+    def _report(
+        self, means: np.ndarray, episodes: Episodes, timesteps: int, elapsed: float, diverged: list[int]
+    ) -> list[Record | None]:
+        """One record per member that trained in this interval of `timesteps` and `elapsed` seconds."""
+        counted = episodes.drain()
+        rate = timesteps * episodes.envs / elapsed
+        records: list[Record | None] = []
+        for member in range(self.pack.size):
+            if not self.alive[member] and member not in diverged:
+                records.append(None)
+                continue
+            numbers = {tag: float(value) for tag, value in zip(COLUMNS, means[member], strict=True)}
+            if not self._entropy:
+                del numbers[tracking.ENTROPY_LOSS]
+            if not self.network.gaussian:
+                del numbers[tracking.STANDARD_DEVIATION]
+            self._seconds[member] += elapsed
+            score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
+            values = {**counted[member], **score, **numbers, tracking.STEPS_PER_SECOND: rate}
+            steps = self.timestep * episodes.envs
+            records.append(Record(self._records[member], self.timestep, steps, self._seconds[member], values))
+            self._records[member] += 1
+        return records
+
+    def _improved(self) -> list[int]:
+        """Members whose score is better than ever; remembers it."""
+        better = [p for p, (score, best) in enumerate(zip(self._scores, self._best, strict=True)) if score > best]
+        for member in better:
+            self._best[member] = self._scores[member]
+        return better
+
+    @property
+    def _entropy(self) -> bool:
+        """Any member has an entropy bonus."""
+        return bool(self.pack.hyper.entropy_loss_scale.any())
+
+    def _decay(self) -> float | None:
+        """Factor on the initial learning rate by the share of training done; None for schedules that do not decay."""
+        decay = DECAY.get(self.pack.static.agent.learning_rate_scheduler or "")
+        return decay(self.updates / self.pack.static.updates) if decay is not None else None
+
+
+def _fresh(members: int, features: int) -> StackedMoments:
+    """Statistics before any row: skrl's prior of one pseudo-row of mean 0 and variance 1."""
+    return StackedMoments(np.zeros((members, features)), np.ones((members, features)), np.ones(members))
+
+
+def _moments(stacked: StackedMoments | None, member: int) -> Moments | None:
+    if stacked is None:
+        return None
+    return Moments(stacked.mean[member].copy(), stacked.variance[member].copy(), float(stacked.seen[member]))
+
+
+def _stacked(moments: list[Moments | None]) -> StackedMoments | None:
+    present = [m for m in moments if m is not None]
+    if not present:
+        return None
+    return StackedMoments(
+        np.stack([m.mean for m in present]).astype(np.float64),
+        np.stack([m.variance for m in present]).astype(np.float64),
+        np.array([m.count for m in present], np.float64),
+    )
