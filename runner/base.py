@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -138,6 +138,7 @@ class Runner:
         config: the same, typed.
     """
 
+    backend: ClassVar[Literal["torch", "jax"]]
     learning: ClassVar[type[Learning]]
 
     def __init__(
@@ -266,7 +267,7 @@ class Runner:
         return self.env.seeded(seeds, self._threads)
 
     def _with_environment(self, config: Config) -> Config:
-        """The configuration with the environment's number of environments, which must not contradict it."""
+        """The configuration of this environment, which its number must not contradict, and of this backend."""
         if config.env.num_envs not in (None, self.env.num_envs):
             raise UserError(
                 f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {self.env.num_envs}"
@@ -274,7 +275,8 @@ class Runner:
         rows = config.agent.rollouts * self.env.num_envs
         if config.agent.mini_batches > rows:
             raise UserError(too_many_mini_batches(config.agent.mini_batches, config.agent.rollouts, self.env.num_envs))
-        return config.model_copy(update={"env": config.env.model_copy(update={"num_envs": self.env.num_envs})})
+        env = config.env.model_copy(update={"num_envs": self.env.num_envs})
+        return config.model_copy(update={"env": env, "backend": self.backend})
 
     def _train(self) -> None:
         """Train with skrl's files: event files in the experiment directory, checkpoints below it."""

@@ -9,11 +9,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from math import isnan
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from runner import tracking
+from runner import streams, tracking
 from runner.checkpoint import Counters, MemberState, Moments
 from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
@@ -265,6 +265,18 @@ class Learning:
         for member in better:
             self._best[member] = self._scores[member]
         return better
+
+    def _noise(
+        self, purpose: Literal["update", "act"], draw: int, steps: int, envs: int
+    ) -> tuple[np.ndarray, list[np.random.Generator]]:
+        """Noise for a rollout `[T, P, N, A]`, and the generators that drew it."""
+        generators = streams.generators(self.pack.seeds, purpose, draw)
+        return streams.noise(generators, steps, envs, self.actions.size, self.network.gaussian), generators
+
+    def _orders(self, rows: int, generators: list[np.random.Generator]) -> np.ndarray | None:
+        """Per epoch a permutation of every member's rows, `[E, P, B]`; one minibatch needs none."""
+        agent = self.pack.static.agent
+        return streams.orders(generators, agent.learning_epochs, rows) if agent.mini_batches > 1 else None
 
     @property
     def _entropy(self) -> bool:

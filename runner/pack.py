@@ -71,6 +71,14 @@ def static_key(config: Config) -> str:
     return json.dumps(data, sort_keys=True)
 
 
+def program_key(config: Config) -> str:
+    """Canonical text of everything that an update's arithmetic depends on besides shapes and Hyper numbers."""
+    data = config.dump()
+    _hyper_values(data["agent"])
+    del data["agent"]["experiment"]
+    return json.dumps({"models": data["models"], "agent": data["agent"]}, sort_keys=True)
+
+
 def identity(config: Config) -> str:
     """Canonical text of what is trained: everything but the length, logging and output keys."""
     data = config.dump()

@@ -8,4 +8,4 @@ from jaxtyping import install_import_hook
 
 # Annotations such as Mapping[str, Any] make beartype warn of deprecated typing spellings in third-party code.
 warnings.filterwarnings("ignore", module="beartype")
-install_import_hook("runner.torch", "beartype.beartype")
+install_import_hook(["runner.torch", "runner.jax"], "beartype.beartype")

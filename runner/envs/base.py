@@ -13,7 +13,7 @@ differ from the learner's where rewards are clipped or a lost life ends an episo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -97,6 +97,16 @@ class VectorEnv:
         flat = np.empty((rows, self.observation_size), np.float32)
         flatten_observations(self.observation_space, observations, flat)
         return flat
+
+
+def episode_info(info: Mapping[str, Any], truncated: Any) -> dict[str, Any]:
+    """The score's own rewards and ends, where an EnvPool step's info has them; numpy or traced arrays.
+
+    Atari: raw score and real game over, whatever clipping and episodic life show the learner.
+    """
+    if "reward" not in info or "terminated" not in info:
+        return {}
+    return {"episode_rewards": info["reward"], "episode_ends": info["terminated"].astype(bool) | truncated}
 
 
 def wrap_env(env: Any) -> VectorEnv:

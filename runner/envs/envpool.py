@@ -10,7 +10,7 @@ import envpool
 import numpy as np
 
 from runner.cores import usable_cores
-from runner.envs.base import Step, VectorEnv
+from runner.envs.base import Step, VectorEnv, episode_info
 from runner.errors import UserError, did_you_mean
 
 OURS = {
@@ -184,14 +184,7 @@ class EnvPool(VectorEnv):
         observations, rewards, terminated, truncated, info = self.pool.step(
             self.actions.checked(actions, self.num_envs)
         )
-        extra = {}
-        if "reward" in info and "terminated" in info:
-            # Atari: raw score and real game over, whatever clipping and episodic life show the learner.
-            extra = {
-                "episode_rewards": info["reward"],
-                "episode_ends": info["terminated"].astype(bool) | truncated,
-            }
-        return self.flatten(observations), rewards, terminated, truncated, extra
+        return self.flatten(observations), rewards, terminated, truncated, episode_info(info, truncated)
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
         """A new pool from this one's specification with `len(seeds)` environments."""

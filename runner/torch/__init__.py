@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from runner import base
 from runner.envs.base import wrap_env
@@ -14,4 +14,5 @@ __all__ = ["Runner", "wrap_env"]
 class Runner(base.Runner):
     """`runner.base.Runner` on torch."""
 
+    backend: ClassVar[Literal["torch", "jax"]] = "torch"
     learning: ClassVar[type[Learning]] = Learning

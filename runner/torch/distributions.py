@@ -14,15 +14,6 @@ from torch import Tensor
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def noise(shape: tuple[int, ...], gaussian: bool, generator: torch.Generator, device: torch.device) -> Tensor:
-    """What `sample` needs for outputs of this shape: standard normal, or Gumbel(0, 1) numbers."""
-    if gaussian:
-        return torch.randn(shape, generator=generator, device=device)
-    # 1 - u is in (0, 1]: the logarithm is finite, and so is the argument of the outer one once clamped.
-    uniform = 1 - torch.rand(shape, generator=generator, device=device)
-    return -torch.log((-torch.log(uniform)).clamp_min(torch.finfo(torch.float32).tiny))
-
-
 def sample(
     outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None, noise: Float[Tensor, "P B A"]
 ) -> Tensor:

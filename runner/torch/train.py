@@ -19,7 +19,6 @@ from runner.learning import Snapshot, StackedMoments
 from runner.pack import Pack
 from runner.parameters import LOG_STD
 from runner.spaces import ActionSpace
-from runner.streams import stream_seed
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Act, Collector, Rollout, env_actions
@@ -41,9 +40,8 @@ class Learning(learning.Learning):
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment; see the base class."""
         rows = torch.from_numpy(observations).to(self.device).unflatten(0, (self.pack.size, -1))
-        shape = (1, rows.shape[1], self.actions.size)
-        noise = self._noise(shape, self._generators("act", draw)) if not deterministic else None
-        _, chosen = self._act(deterministic)(rows, noise[0] if noise is not None else rows)
+        noise, _ = self._noise("act", draw, 1, rows.shape[1])
+        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise[0]).to(self.device))
         return env_actions(chosen, self.actions, self.pack.static.models.policy.clip_actions)
 
     @torch.no_grad()
@@ -60,9 +58,9 @@ class Learning(learning.Learning):
                 accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
 
             def iteration() -> tuple[np.ndarray, np.ndarray]:
-                generators = self._generators("update", self.updates)
-                rollout = collector.collect(self._act(deterministic=False), self._noise(shape, generators))
-                return self._update(rollout, generators, step)
+                noise, generators = self._noise("update", self.updates, steps, envs)
+                rollout = collector.collect(self._act(deterministic=False), torch.from_numpy(noise).to(self.device))
+                return self._update(rollout, self._orders(steps * envs, generators), step)
 
             yield self._ready()
             yield from self._follow(iteration, collector.episodes, stop)
@@ -81,13 +79,15 @@ class Learning(learning.Learning):
         return Snapshot(parameters, first, second, steps[:, 0], rate[:, 0], _fetched(observation), _fetched(value))
 
     def _update(
-        self, rollout: Rollout, generators: list[torch.Generator], step: accelerate.MinibatchStep
+        self, rollout: Rollout, orders: np.ndarray | None, step: accelerate.MinibatchStep
     ) -> tuple[np.ndarray, np.ndarray]:
         """One update of every member; its numbers `[P, len(COLUMNS)]` and which members' are finite `[P]`."""
         self._anneal()
         alive = torch.tensor(self.alive, device=self.device).unsqueeze(1)
-        orders = self._orders(rollout.rewards[0].numel(), generators)
-        learner, metrics, explained = update(self._learner, rollout, orders, self._hyper, self._rules, alive, step)
+        epochs: list[Tensor] | list[None] = [None] * self.pack.static.agent.learning_epochs
+        if orders is not None:
+            epochs = list(torch.from_numpy(orders).to(self.device))
+        learner, metrics, explained = update(self._learner, rollout, epochs, self._hyper, self._rules, alive, step)
         spread = self._deviation(learner)
         finite = self._accept(learner, metrics)
         numbers = torch.cat([*metrics, explained, learner.optimizer.learning_rate, spread], 1)
@@ -132,24 +132,6 @@ class Learning(learning.Learning):
             return outputs, distributions.sample(outputs, log_std, noise)
 
         return act
-
-    def _generators(self, purpose: str, draw: int) -> list[torch.Generator]:
-        """A fresh random stream per member: a function of its seed, the purpose and the number of the draw."""
-        return [torch.Generator(self.device).manual_seed(stream_seed(seed, purpose, draw)) for seed in self.pack.seeds]
-
-    def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Float[Tensor, "T P N A"]:
-        # Drawn contiguously per member and then stacked: filling a strided view draws other numbers.
-        gaussian = self.network.gaussian
-        return torch.stack([distributions.noise(shape, gaussian, g, self.device) for g in generators], 1)
-
-    def _orders(self, rows: int, generators: list[torch.Generator]) -> Iterator[Tensor | None]:
-        """Per epoch a permutation of every member's rows; one minibatch needs none."""
-        agent = self.pack.static.agent
-        for _ in range(agent.learning_epochs):
-            if agent.mini_batches == 1:
-                yield None
-            else:
-                yield torch.stack([torch.randperm(rows, generator=g, device=self.device) for g in generators])
 
     def _anneal(self) -> None:
         """Set the learning rate of schedules that follow the share of training done."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from runner import streams
 from runner.episodes import Episodes
 from runner.pack import Hyper, Pack, identity, static_key
 from runner.parameters import LOG_STD, Network
-from runner.streams import stream_seed
 from runner.tracking import LENGTH_MAX, LENGTH_MEAN, RETURN_MAX, RETURN_MEAN, RETURN_MIN, REWARD_MAX, REWARD_MEAN
 from tests.runner.builders import make_config
 
@@ -110,9 +111,28 @@ def test_initial_parameters_are_torchs_distribution_from_the_members_own_seed() 
 
 
 def test_streams_differ_by_seed_purpose_and_draw_and_repeat() -> None:
-    seeds = [stream_seed(s, p, d) for s in range(10) for p in ("update", "act") for d in range(50)]
-    assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
-    assert stream_seed(3, "act", 4) == stream_seed(3, "act", 4)
+    firsts = [g.random() for p in ("update", "act") for d in range(50) for g in streams.generators(range(10), p, d)]
+    assert len(set(firsts)) == len(firsts) == 1000
+    (again,) = streams.generators([3], "act", 4)
+    assert again.random() == firsts[(50 + 4) * 10 + 3]
+
+
+def test_a_member_draws_the_same_noise_and_permutations_in_any_company() -> None:
+    for gaussian in (True, False):
+        together, alone = streams.generators([5, 6, 7], "update", 2), streams.generators([6], "update", 2)
+        noise = streams.noise(together, 4, 3, 2, gaussian)
+        assert noise.shape == (4, 3, 3, 2) and noise.dtype == np.float32
+        np.testing.assert_array_equal(noise[:, 1:2], streams.noise(alone, 4, 3, 2, gaussian))
+        orders = streams.orders(together, 5, 12)
+        np.testing.assert_array_equal(orders[:, 1:2], streams.orders(alone, 5, 12))
+        assert (np.sort(orders, axis=2) == np.arange(12)).all()
+        assert len({tuple(row) for epoch in orders for row in epoch}) == 15
+
+
+def test_noise_is_standard_normal_or_gumbel() -> None:
+    (rng,) = streams.generators([0], "update", 0)
+    assert stats.kstest(streams.noise([rng], 100, 100, 2, True).ravel(), "norm").pvalue > 1e-3
+    assert stats.kstest(streams.noise([rng], 100, 100, 2, False).ravel(), "gumbel_r").pvalue > 1e-3
 
 
 def test_episodes_are_counted_without_reset_rows_and_with_the_scores_own_rewards() -> None:

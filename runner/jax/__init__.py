@@ -1,0 +1,18 @@
+"""The JAX backend: `Runner` and `wrap_env`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from runner import base
+from runner.envs.base import wrap_env
+from runner.jax.train import Learning
+
+__all__ = ["Runner", "wrap_env"]
+
+
+class Runner(base.Runner):
+    """`runner.base.Runner` on JAX."""
+
+    backend: ClassVar[Literal["torch", "jax"]] = "jax"
+    learning: ClassVar[type[Learning]] = Learning

@@ -1,0 +1,61 @@
+"""How the compiled programs are made: over members, for which device, and kept on disk between runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_settings: Any = jax.config  # whose attributes a type checker does not know
+CACHE_BYTES = 1_000_000_000
+"""Size at which the oldest compiled programs are dropped from the disk."""
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in the user's cache directory, so that a second run does not wait for them.
+
+    JAX's own settings win: JAX_COMPILATION_CACHE_DIR moves the directory, JAX_ENABLE_COMPILATION_CACHE=false turns it
+    off.
+    """
+    if _settings.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        _settings.update("jax_compilation_cache_dir", str(home / "sunflower" / "jax"))
+        _settings.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    # What takes a tenth of a second to compile is loaded in a hundredth.
+    _settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@contextlib.contextmanager
+def not_kept() -> Iterator[None]:
+    """Do not keep what is compiled here: a program that holds a pool's address is of no use to another process."""
+    before = _settings.jax_persistent_cache_min_compile_time_secs
+    _settings.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+    try:
+        yield
+    finally:
+        _settings.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+def over_members(
+    function: Callable[..., Any], in_axes: Sequence[int | None], out_axes: Any = 0, donate: Sequence[int] = ()
+) -> Callable[..., Any]:
+    """Compile a function of one member for all members of a pack.
+
+    Args:
+        function: (static, *arrays) → arrays, of one member; `static` is hashable.
+        in_axes: the members' axis in each of `arrays`, None for what all share.
+        out_axes: the members' axis in what it returns.
+        donate: which of `arrays` are not used afterwards, so that their memory is used again.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=[i + 1 for i in donate])
+    @functools.wraps(function)
+    def program(static: Any, *arrays: Any) -> Any:
+        return jax.vmap(functools.partial(function, static), in_axes, out_axes)(*arrays)
+
+    return program

@@ -1,0 +1,266 @@
+"""Collect T steps of every environment of every member, in one compiled program.
+
+Axes: P member · T rollout step · N environment · O observation · A action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.spaces import Dict
+from jax import Array
+from jaxtyping import Bool, Float
+
+from runner.envs.base import VectorEnv, episode_info
+from runner.episodes import Episodes
+from runner.spaces import ActionSpace
+
+
+class Rollout(NamedTuple):
+    """Experience; `[T, P, N, …]` as collected, `[T, N, …]` inside an update, which is of one member.
+
+    Attributes:
+        observations: raw; one more step than the rest.
+        actions: unclipped samples `[…, A]`, or indices.
+        outputs: the policy's means or logits that the actions were drawn from.
+        rewards: as the environment gave them.
+        terminated: the episode reached a true end at this step.
+        ended: terminated or truncated.
+        valid: False for the row after an episode end, which is no experience.
+        final_observations: what followed the steps that ended an episode, where that is not the next observation:
+            environments that reset at once. None for all others.
+    """
+
+    observations: Float[Array, "*T1PN O"]
+    actions: Array
+    outputs: Float[Array, "*TPN A"]
+    rewards: Float[Array, "*TPN"]
+    terminated: Bool[Array, "*TPN"]
+    ended: Bool[Array, "*TPN"]
+    valid: Bool[Array, "*TPN"]
+    final_observations: Float[Array, "*TPN O"] | None
+
+
+class Step(NamedTuple):
+    """What one step of all P·N environments gives; the score's own rewards and ends where they differ."""
+
+    observations: Float[Array, "PN O"]
+    rewards: Float[Array, " PN"]
+    terminated: Bool[Array, " PN"]
+    truncated: Bool[Array, " PN"]
+    final_observations: Float[Array, "PN O"] | None
+    score: dict[str, Array]
+
+
+class Standing(NamedTuple):
+    """Where the environments stand between rollouts."""
+
+    token: Array
+    observations: Float[Array, "P N O"]
+    ended: Bool[Array, "P N"]
+
+
+Stepper = Callable[[Array, Array], tuple[Array, Step]]
+"""(token, actions `[P·N, …]` int32 or float32) → (token, Step). Steps happen in the order in which tokens pass on."""
+Act = Callable[[Any, Array, Array], tuple[Array, Array]]
+"""(one member's policy, raw observations `[N, O]`, noise `[N, A]`) → (policy outputs, actions)."""
+
+
+class Collector:
+    """Compiled stepping of one environment; remembers, between rollouts, where each of its copies stands."""
+
+    def __init__(self, env: VectorEnv, members: int, clip_actions: bool, act: Act) -> None:
+        """Reset `env` (P·N environments, member-major) and start counting episodes.
+
+        Args:
+            env: kept as long as this lives: the compiled program holds its address.
+            members: P.
+            clip_actions: clip what the environment gets to its bounds.
+            act: how a member acts.
+        """
+        self.env = env
+        self.episodes = Episodes(members, env.num_envs // members)
+        self._act, self._clip = act, clip_actions
+        # The first reset and every later step must come from one side only: the pool has no lock.
+        observations, _ = env.reset()
+        token, self._step, self._host = _stepper(env)
+        shape = (members, self.episodes.envs)
+        self._standing = Standing(*jax.device_put((token, observations.reshape(*shape, -1), np.zeros(shape, bool))))
+        self._program: Any = jax.jit(self._collect, donate_argnums=0)
+
+    def compile(self, policies: Any, noise: Float[np.ndarray, "T P N A"]) -> Rollout:
+        """Compile for arguments of these shapes, without a step.
+
+        Returns:
+            The shapes of a rollout.
+        """
+        lowered = self._program.lower(self._standing, policies, noise)
+        self._program = lowered.compile()
+        return lowered.out_info[1]
+
+    def collect(self, policies: Any, noise: Float[np.ndarray, "T P N A"]) -> Rollout:
+        """T steps of every environment, one per row of `noise`; done when this returns.
+
+        Raises:
+            Exception: whatever a Python environment raises.
+        """
+        with self._host.errors():
+            self._standing, rollout, score = self._program(self._standing, policies, noise)
+            jax.block_until_ready(score)
+        rewards, ended, valid = (
+            np.asarray(x).reshape(len(noise), -1) for x in (rollout.rewards, rollout.ended, rollout.valid)
+        )
+        own = {name: np.asarray(x) for name, x in score.items()}
+        for t in range(len(noise)):
+            self.episodes.add(rewards[t], ended[t], valid[t], {name: x[t] for name, x in own.items()})
+        return rollout
+
+    def _collect(
+        self, standing: Standing, policies: Any, noise: Float[Array, "T P N A"]
+    ) -> tuple[Standing, Rollout, dict[str, Array]]:
+        shape = standing.ended.shape
+
+        def one_step(standing: Standing, noise: Float[Array, "P N A"]) -> tuple[Standing, Any]:
+            outputs, actions = jax.vmap(self._act)(policies, standing.observations, noise)
+            token, step = self._step(standing.token, env_actions(actions, self.env.actions, self._clip))
+            rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
+            ended = terminated | truncated
+            after = Standing(
+                token,
+                step.observations.reshape(standing.observations.shape),
+                jnp.zeros_like(ended) if self.env.resets_at_once else ended,
+            )
+            final = step.final_observations
+            row = Rollout(
+                standing.observations,
+                actions,
+                outputs,
+                rewards,
+                terminated,
+                ended,
+                ~standing.ended,
+                None if final is None else final.reshape(standing.observations.shape),
+            )
+            return after, (row, step.score)
+
+        standing, (rows, score) = jax.lax.scan(one_step, standing, noise)
+        observations = jnp.concatenate((rows.observations, standing.observations[None]))
+        return standing, rows._replace(observations=observations), score
+
+
+def env_actions(actions: Array, space: ActionSpace, clip: bool) -> Array:
+    """Policy actions `[P, N, …]` → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
+    flat = actions.reshape(-1, *actions.shape[2:])
+    if space.discrete:
+        return flat + space.start if space.start else flat
+    if clip:
+        flat = jnp.clip(flat, space.low, space.high)
+    # A diverged member's numbers must not reach the pool that it shares with its pack.
+    return jnp.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class _Host:
+    """Steps a Python environment for the compiled program, and remembers what it raised."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self._env = env
+        self._error: BaseException | None = None
+
+    def step(self, actions: Any) -> Step:
+        try:
+            return self._stepped(np.asarray(actions))
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def _stepped(self, actions: np.ndarray) -> Step:
+        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        final = None
+        if self._env.resets_at_once:
+            final = np.zeros_like(observations)
+            if "final_observations" in info:
+                which, rows = info["final_observations"]
+                final[which] = rows
+        return Step(observations, np.asarray(rewards, np.float32), terminated, truncated, final, {})  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise what the environment raised, which XLA turns into an error of its own."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            if self._error is None:
+                raise
+            error, self._error = self._error, None
+            raise error from None
+
+
+def _stepper(env: VectorEnv) -> tuple[Any, Stepper, _Host]:
+    """How compiled code steps this environment: EnvPool's own XLA functions where there are any, else Python."""
+    host = _Host(env)
+    pool = getattr(env, "pool", None)
+    if pool is not None:
+        try:
+            return *_xla(env, pool), host
+        except RuntimeError:  # EnvPool has no XLA functions on this operating system
+            pass
+    return *_callback(env, host), host
+
+
+def _callback(env: VectorEnv, host: _Host) -> tuple[Any, Stepper]:
+    """Step in Python, in order, from inside the compiled program."""
+    rows = env.num_envs
+    observations = jax.ShapeDtypeStruct((rows, env.observation_size), jnp.float32)
+    flags = jax.ShapeDtypeStruct((rows,), jnp.bool_)
+    rewards = jax.ShapeDtypeStruct((rows,), jnp.float32)
+    shapes = Step(observations, rewards, flags, flags, observations if env.resets_at_once else None, {})  # type: ignore[arg-type]
+
+    def step(token: Array, actions: Array) -> tuple[Array, Step]:
+        return token, jax.experimental.io_callback(host.step, shapes, actions, ordered=True)
+
+    return np.zeros(1, np.uint8), step
+
+
+def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
+    """EnvPool's XLA functions, made safe.
+
+    With 64-bit numbers off, EnvPool would declare its float64 arrays as float32 and write past their ends; so they are
+    on around each call, and off for the rest of the program. It also checks actions only once in a pool's life, never
+    their number; so they are checked here, each time a program is traced.
+
+    Raises:
+        RuntimeError: there are none on this operating system.
+    """
+    specs = pool.spec.action_array_spec
+    spec = specs[list(specs)[-1]]
+    shape = (env.num_envs, *(size for size in spec.shape if size != -1))
+    with jax.enable_x64(True):
+        handle, _, _, native = pool.xla()
+
+    def step(token: Array, actions: Array) -> tuple[Array, Step]:
+        if actions.size != np.prod(shape) or actions.shape[0] != env.num_envs:
+            raise ValueError(f"actions of shape {actions.shape}; this pool takes {shape}")
+        with jax.enable_x64(True):
+            token, out = native(token, actions.reshape(shape).astype(np.dtype(spec.dtype)))
+            observations, rewards, terminated, truncated, info = out
+            flat = _flatten(env.observation_space, observations, env.num_envs)
+            score = episode_info(info, truncated)
+            rewards = rewards.astype(jnp.float32)
+            score = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in score.items()}
+        return token, Step(flat, rewards, terminated, truncated, None, score)
+
+    return handle, step
+
+
+def _flatten(space: gymnasium.Space[Any], observations: Any, rows: int) -> Float[Array, "PN O"]:
+    """`runner.spaces.flatten_observations` for arrays of a compiled program."""
+    if isinstance(space, Dict):
+        parts = [_flatten(space[key], observations[key], rows) for key in sorted(space.spaces)]
+        return jnp.concatenate(parts, 1)
+    return observations.reshape(rows, -1).astype(jnp.float32)

@@ -1,0 +1,198 @@
+"""The training loop of one pack on JAX: collect → update, each one compiled program.
+
+Axes: P member · T rollout step · N environment · A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from runner import learning
+from runner.envs.base import VectorEnv
+from runner.jax import accelerate, distributions, models
+from runner.jax.preprocessors import Scaler, Statistics
+from runner.jax.rollout import Collector, Rollout, env_actions
+from runner.jax.update import Hyper, Learner, Optimizer, Rules, update
+from runner.learning import Snapshot, StackedMoments
+from runner.pack import Pack, program_key
+from runner.parameters import LOG_STD
+from runner.spaces import ActionSpace
+from runner.tracking import Report
+
+
+class Learning(learning.Learning):
+    """P members in training on JAX."""
+
+    _learner: Learner
+
+    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+        """Initialise every member from its own seed."""
+        accelerate.keep_programs()
+        super().__init__(pack, observation_size, actions)
+        self._rules = Rules(self.network, self._entropy, program_key(pack.static), pack.static)
+        rows = pack.hyper.effective()
+        self._initial_rate = rows["learning_rate"]
+        self._hyper = Hyper(**jax.device_put(rows))
+
+    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
+        """Actions for the environment; see the base class."""
+        rows = observations.reshape(self.pack.size, -1, observations.shape[1])
+        policies = _policies(self._rules, self._learner)
+        if deterministic:
+            chosen = _modes(self._rules, policies, rows)
+        else:
+            noise, _ = self._noise("act", draw, 1, rows.shape[1])
+            _, chosen = _samples(self._rules, policies, rows, noise[0])
+        return np.asarray(env_actions(chosen, self.actions, self.pack.static.models.policy.clip_actions))
+
+    def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+        """Train from where it stands to the configured length; see the base class."""
+        config = self.pack.static
+        envs = env.num_envs // self.pack.size
+        steps = config.agent.rollouts
+        collector = Collector(
+            env, self.pack.size, config.models.policy.clip_actions, lambda *now: act(self._rules, *now)
+        )
+        self._compile(collector, steps, envs)
+
+        def iteration() -> tuple[np.ndarray, np.ndarray]:
+            noise, generators = self._noise("update", self.updates, steps, envs)
+            rollout = collector.collect(_policies(self._rules, self._learner), noise)
+            arguments = self._learn_arguments(rollout, self._orders(steps * envs, generators))
+            self._learner, numbers, finite = _learn(self._rules, *arguments)
+            return np.asarray(numbers), np.asarray(finite)
+
+        yield self._ready()
+        yield from self._follow(iteration, collector.episodes, stop)
+
+    def _compile(self, collector: Collector, steps: int, envs: int) -> None:
+        """Compile everything that training runs, and run the update once on nothing."""
+        noise, generators = self._noise("update", 0, steps, envs)
+        policies = _policies(self._rules, self._learner)
+        with accelerate.not_kept():
+            shapes = collector.compile(policies, noise)
+        rollout = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        before = self._get()
+        arguments = self._learn_arguments(rollout, self._orders(steps * envs, generators))
+        jax.block_until_ready(_learn(self._rules, *arguments))
+        # The program has taken over the learner's memory.
+        self._put(before)
+
+    def _learn_arguments(self, rollout: Rollout, orders: np.ndarray | None) -> tuple[Any, ...]:
+        factor = self._decay()
+        rate = self._initial_rate * np.float32(factor) if factor is not None else None
+        return self._learner, rollout, orders, self._hyper, np.array(self.alive), rate
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self._learner = Learner(
+            Optimizer(
+                *jax.device_put(snapshot[:3]),
+                *jax.device_put((snapshot.steps.astype(np.int32), snapshot.learning_rate)),
+            ),
+            _statistics(snapshot.observation_statistics),
+            _statistics(snapshot.value_statistics),
+        )
+
+    def _get(self) -> Snapshot:
+        parameters, first, second, steps, rate = (np.array(x) for x in self._learner.optimizer)
+        observation, value = self._learner.observation_statistics, self._learner.value_statistics
+        return Snapshot(
+            parameters, first, second, steps.astype(np.float32), rate, _fetched(observation), _fetched(value)
+        )
+
+
+class Policy(NamedTuple):
+    """What acting needs of a learner, made ready once per rollout."""
+
+    named: models.Parameters
+    log_std: Array | None
+    scaler: tuple[Array, Array] | None
+
+
+def policy_of(rules: Rules, learner: Learner) -> Policy:
+    """One member's policy as it is now."""
+    named = models.cut(rules.network, learner.optimizer.parameters)
+    scaler = rules.observation_scaler(learner.observation_statistics)
+    return Policy(named, rules.log_std(named), scaler and (scaler.mean, scaler.std))
+
+
+def outputs_of(rules: Rules, policy: Policy, observations: Float[Array, "N O"]) -> Float[Array, "N A"]:
+    """Means or logits for raw observations."""
+    if policy.scaler is not None:
+        arguments = rules.config.agent.observation_preprocessor_kwargs
+        observations = Scaler(*policy.scaler, arguments.epsilon, arguments.clip_threshold).normalize(observations)
+    return models.policy(rules.network, policy.named, observations)
+
+
+def act(
+    rules: Rules, policy: Policy, observations: Float[Array, "N O"], noise: Float[Array, "N A"]
+) -> tuple[Float[Array, "N A"], Array]:
+    """Policy outputs for raw observations, and actions drawn with this noise."""
+    outputs = outputs_of(rules, policy, observations)
+    return outputs, distributions.sample(outputs, policy.log_std, noise)
+
+
+def mode(rules: Rules, policy: Policy, observations: Float[Array, "N O"]) -> Array:
+    """The most probable actions for raw observations."""
+    return distributions.mode(outputs_of(rules, policy, observations), policy.log_std)
+
+
+def learn(
+    rules: Rules,
+    learner: Learner,
+    rollout: Rollout,
+    orders: Int[Array, "E B"] | None,
+    hyper: Hyper,
+    alive: Bool[Array, ""],
+    rate: Float[Array, ""] | None,
+) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
+    """One update of one member, unless a number in it is not finite.
+
+    Args:
+        rules: the program's.
+        learner: before.
+        rollout: T steps of every environment.
+        orders: see `update`.
+        hyper: the member's numbers.
+        alive: whether the member learns.
+        rate: learning rate of schedules that follow the share of training done, else None.
+
+    Returns:
+        The learner after, its numbers in the order of `runner.learning.COLUMNS`, and whether they are finite.
+    """
+    if rate is not None:
+        learner = learner._replace(optimizer=learner.optimizer._replace(learning_rate=rate))
+    after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules)
+    finite = jnp.isfinite(after.optimizer.parameters).all() & jnp.isfinite(jnp.stack(metrics)).all()
+    log_std = (
+        rules.log_std({LOG_STD: models.cut(rules.network, after.optimizer.parameters)[LOG_STD]})
+        if (rules.network.gaussian)
+        else None
+    )
+    spread = jnp.zeros_like(explained) if log_std is None else jnp.exp(log_std).mean()
+    numbers = jnp.stack([*metrics, explained, after.optimizer.learning_rate, spread])
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, learner), numbers, finite
+
+
+_policies = accelerate.over_members(policy_of, [0])
+_samples = accelerate.over_members(act, [0, 0, 0])
+_modes = accelerate.over_members(mode, [0, 0])
+_learn = accelerate.over_members(learn, [0, 1, 1, 0, 0, 0], donate=[0])
+
+
+def _statistics(moments: StackedMoments | None) -> Statistics | None:
+    if moments is None:
+        return None
+    with jax.enable_x64(True):
+        return Statistics(*jax.device_put(tuple(moments)))
+
+
+def _fetched(statistics: Statistics | None) -> StackedMoments | None:
+    return None if statistics is None else StackedMoments(*map(np.array, statistics))

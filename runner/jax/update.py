@@ -1,0 +1,399 @@
+"""The PPO update of one member: rollout in, new learner out. A pure function of arrays.
+
+Axes: T rollout step · N environment · B minibatch row · O observation · A action · n parameter.
+Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; the README lists each difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from runner.config import Config
+from runner.jax import advantages as gae
+from runner.jax import distributions, models, preprocessors, schedulers
+from runner.jax.preprocessors import Scaler, Statistics
+from runner.jax.rollout import Rollout
+from runner.parameters import Network
+
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+class Hyper(NamedTuple):
+    """`runner.pack.Hyper` on the device, float32 scalars; a clip or threshold that is off is infinite."""
+
+    learning_rate: Array
+    discount_factor: Array
+    gae_lambda: Array
+    ratio_clip: Array
+    value_clip: Array
+    entropy_loss_scale: Array
+    value_loss_scale: Array
+    grad_norm_clip: Array
+    kl_threshold: Array
+    rewards_shaper_scale: Array
+    scheduler_kl_threshold: Array
+    scheduler_min_lr: Array
+    scheduler_max_lr: Array
+    scheduler_kl_factor: Array
+    scheduler_lr_factor: Array
+
+
+class Batch(NamedTuple):
+    """Rows to learn from.
+
+    `values` are the value network's outputs before the update, `returns` are normalised. `weight` is 1 for experience
+    and 0 for reset rows, or that over their number.
+    """
+
+    observations: Float[Array, "B O"]
+    actions: Array
+    log_prob: Float[Array, " B"]
+    advantages: Float[Array, " B"]
+    returns: Float[Array, " B"]
+    values: Float[Array, " B"]
+    weight: Float[Array, " B"]
+
+
+class Optimizer(NamedTuple):
+    """Parameters and Adam's moments `[n]`, number of steps and learning rate."""
+
+    parameters: Float[Array, " n"]
+    first_moment: Float[Array, " n"]
+    second_moment: Float[Array, " n"]
+    steps: Int[Array, ""]
+    learning_rate: Float[Array, ""]
+
+
+class Learner(NamedTuple):
+    """Everything that learning changes."""
+
+    optimizer: Optimizer
+    observation_statistics: Statistics | None
+    value_statistics: Statistics | None
+
+
+class Metrics(NamedTuple):
+    """Numbers of one minibatch, or their mean over an update."""
+
+    policy_loss: Array
+    value_loss: Array
+    entropy_loss: Array
+    kl: Array
+    clip_fraction: Array
+    gradient_norm: Array
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The Static side of an update; equal rules make equal programs, so it keys them.
+
+    Attributes:
+        network: the parameters' layout.
+        entropy: any member has an entropy bonus.
+        program: text of everything in the configuration that the update reads, see `runner.pack.program_key`.
+        config: where to read it.
+    """
+
+    network: Network
+    entropy: bool
+    program: str
+    config: Config = field(compare=False)
+
+    def log_std(self, parameters: models.Parameters) -> Array | None:
+        """The clipped log standard deviation; without gradient if it is fixed."""
+        policy = self.config.models.policy
+        log_std = models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
+        return jax.lax.stop_gradient(log_std) if policy.fixed_log_std else log_std
+
+    def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
+        """How observations are normalised, None for not at all."""
+        arguments = self.config.agent.observation_preprocessor_kwargs
+        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+
+    def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
+        """How values are normalised, None for not at all."""
+        arguments = self.config.agent.value_preprocessor_kwargs
+        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+
+
+def loss(
+    parameters: Float[Array, " n"], batch: Batch, hyper: Hyper, rules: Rules
+) -> tuple[Float[Array, ""], tuple[Array, ...]]:
+    """PPO's loss and its parts.
+
+        ρ = π(a|s) / π_old(a|s)
+        L = −mean(min(ρ A, clip(ρ, 1 ± ε) A)) + c_v·mean((R − V′)²) − c_e·mean(H)
+        V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
+
+    Every mean is over valid rows: `batch.weight` must sum to 1.
+
+    Returns:
+        The loss; policy loss, value loss, entropy loss, approximate KL and clip fraction.
+    """
+    named = models.cut(rules.network, parameters)
+    outputs, values = models.policy_and_value(rules.network, named, batch.observations)
+    log_std = rules.log_std(named)
+    log_ratio = distributions.log_prob(outputs, log_std, batch.actions) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - hyper.ratio_clip, 1 + hyper.ratio_clip)
+    weighted = batch.weight * batch.advantages
+    policy_loss = -jnp.minimum(ratio * weighted, clipped * weighted).sum()
+
+    held = batch.values + jnp.clip(values - batch.values, -hyper.value_clip, hyper.value_clip)
+    squared = jnp.square(held - batch.returns)
+    if rules.config.agent.value_loss == "max":
+        squared = jnp.maximum(squared, jnp.square(values - batch.returns))
+    value_loss = hyper.value_loss_scale * (batch.weight * squared).sum()
+
+    entropy_loss = jnp.zeros_like(policy_loss)
+    if rules.entropy:
+        entropies = distributions.entropy(outputs, log_std)
+        entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum()
+    kl = (batch.weight * (ratio - 1 - log_ratio)).sum()
+    clip_fraction = (batch.weight * (clipped != ratio)).sum()
+    return policy_loss + value_loss + entropy_loss, (policy_loss, value_loss, entropy_loss, kl, clip_fraction)
+
+
+def minibatch_step(
+    optimizer: Optimizer, batch: Batch, hyper: Hyper, active: Bool[Array, ""], rules: Rules
+) -> tuple[Optimizer, Metrics, Bool[Array, ""]]:
+    """One gradient step if active: loss, joint gradient clip, Adam (Kingma and Ba 2015).
+
+    Returns:
+        The optimizer after the step, the metrics, and whether the member is still active: with a KL above
+        `kl_threshold` it does not take this step.
+    """
+    gradient, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = jax.grad(loss, has_aux=True)(
+        optimizer.parameters, batch, hyper, rules
+    )
+    norm = jnp.linalg.norm(gradient)
+    metrics = Metrics(policy_loss, value_loss, entropy_loss, kl, clip_fraction, norm)
+    active = active & ~(kl > hyper.kl_threshold)
+    step = gradient * jnp.minimum(hyper.grad_norm_clip / (norm + 1e-6), 1)
+    before = optax.ScaleByAdamState(optimizer.steps, optimizer.first_moment, optimizer.second_moment)
+    direction, after = ADAM.update(step, before)
+    assert isinstance(after, optax.ScaleByAdamState) and isinstance(direction, Array)
+    stepped = Optimizer(
+        optimizer.parameters - optimizer.learning_rate * direction,
+        after.mu,
+        after.nu,
+        after.count,
+        optimizer.learning_rate,
+    )
+    return jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, optimizer), metrics, active
+
+
+def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> tuple[Learner, Batch, Array]:
+    """Values, advantages and returns of a rollout; value statistics absorb the returns once, before use.
+
+    Returns:
+        The learner with new value statistics, the rows `[T·N]` in time order with raw observations, and the explained
+        variance of the returns by the values.
+    """
+    agent = rules.config.agent
+    steps, envs = rollout.rewards.shape
+    named = models.cut(rules.network, learner.optimizer.parameters)
+    observe = rules.observation_scaler(learner.observation_statistics)
+    judge = rules.value_scaler(learner.value_statistics)
+
+    def judged(rows: Float[Array, "B O"]) -> Float[Array, " B"]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+
+    def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:
+        return judge.denormalize(outputs[:, None])[:, 0] if judge else outputs
+
+    def experience(x: Array) -> Array:
+        # Zeros where no experience is: weight 0 alone would let a NaN or infinity through.
+        return jnp.where(rollout.valid if x.ndim == 2 else rollout.valid[:, :, None], x, 0)
+
+    outputs = judged(_flat(rollout.observations))
+    every = in_reward_units(outputs).reshape(steps + 1, envs)
+    values, next_values = experience(every[:-1]), every[1:]
+    if rollout.final_observations is not None:
+        final_values = in_reward_units(judged(_flat(rollout.final_observations))).reshape(steps, envs)
+        next_values = jnp.where(rollout.ended, final_values, next_values)
+    terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
+    rewards = experience(rollout.rewards) * hyper.rewards_shaper_scale
+    advantages, returns = gae.gae(
+        rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
+    )
+    advantages, returns, values = advantages.ravel(), returns.ravel(), values.ravel()
+    valid = rollout.valid.ravel().astype(jnp.float32)
+    explained = _explained_variance(values, returns, valid)
+    if agent.advantage_normalization == "rollout":
+        advantages = gae.normalize(advantages, valid)
+    statistics = learner.value_statistics
+    if statistics is not None:
+        statistics = preprocessors.absorb(statistics, returns[:, None], valid)
+        judge = rules.value_scaler(statistics)
+        assert judge is not None
+        returns = judge.normalize(returns[:, None])[:, 0]
+    log_prob = distributions.log_prob(_flat(rollout.outputs), rules.log_std(named), _flat(rollout.actions))
+    rows = Batch(
+        _flat(experience(rollout.observations[:-1])),
+        _flat(experience(rollout.actions)),
+        _flat(experience(log_prob.reshape(steps, envs))),
+        advantages,
+        returns,
+        # The value clip is around what the network itself said. Old values in the new statistics' units would be
+        # off centre by the statistics' change, and beyond `value_clip` the loss has no gradient at all.
+        _flat(experience(outputs.reshape(steps + 1, envs)[:-1])),
+        valid,
+    )
+    return learner._replace(value_statistics=statistics), rows, explained
+
+
+class _Sums(NamedTuple):
+    """What the minibatches of an update add up to; `counted` is their number, of an epoch or of all."""
+
+    metrics: Metrics
+    counted: Array
+    kl: Array
+    epoch_counted: Array
+
+
+_State = tuple[Optimizer, Statistics | None, Array, _Sums]
+"""What minibatches pass on: optimizer, observation statistics, whether the member is active, sums."""
+
+
+def update(
+    learner: Learner,
+    rollout: Rollout,
+    orders: Int[Array, "E B"] | None,
+    hyper: Hyper,
+    alive: Bool[Array, ""],
+    rules: Rules,
+) -> tuple[Learner, Metrics, Float[Array, ""]]:
+    """All epochs over one rollout.
+
+    Args:
+        learner: before.
+        rollout: T steps of every environment.
+        orders: per epoch a permutation of the rows; None, for time order, with a single minibatch.
+        hyper: the member's numbers.
+        alive: whether the member learns.
+        rules: what is equal for all members.
+
+    Returns:
+        The learner after, the mean metrics, and the explained variance.
+    """
+    agent = rules.config.agent
+    learner, data, explained = prepare(learner, rollout, hyper, rules)
+    raw_observations, valid = data.observations, data.weight
+    statistics = learner.observation_statistics
+    absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
+    whole = orders is None
+    if absorbs and whole:
+        assert statistics is not None
+        statistics = preprocessors.absorb(statistics, data.observations, valid * alive)
+    observed = whole or not absorbs
+    if observed:
+        data = _observed(data, rules, statistics)
+    if whole:
+        data = _weighted(data, agent.advantage_normalization)
+
+    def minibatch(state: _State, batch: Batch, epoch: Array) -> _State:
+        optimizer, statistics, active, sums = state
+        entered = active.astype(jnp.float32)
+        if not observed:
+            assert statistics is not None
+            statistics = jax.lax.cond(
+                epoch == 0,
+                lambda s: preprocessors.absorb(s, batch.observations, batch.weight * entered),
+                lambda s: s,
+                statistics,
+            )
+            batch = _observed(batch, rules, statistics)
+        if not whole:
+            batch = _weighted(batch, agent.advantage_normalization)
+        optimizer, metrics, active = minibatch_step(optimizer, batch, hyper, active, rules)
+        one = jnp.ones_like(entered)
+        now = _Sums(metrics, one, metrics.kl, one)
+        return optimizer, statistics, active, jax.tree.map(lambda total, x: total + x * entered, sums, now)
+
+    def one_epoch(state: _State, now: tuple[Array, Array | None]) -> tuple[_State, None]:
+        (optimizer, statistics, _, sums), (epoch, order) = state, now
+        zero = jnp.zeros_like(sums.kl)
+        state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
+        if order is None:
+            state = minibatch(state, data, epoch)
+        else:
+            state, _ = jax.lax.scan(
+                lambda s, part: (minibatch(s, _take(data, *part), epoch), None),
+                state,
+                _minibatches(order, agent.mini_batches),
+            )
+        optimizer, statistics, active, sums = state
+        if agent.learning_rate_scheduler == "KLAdaptiveLR":
+            rate = schedulers.kl_adaptive(
+                optimizer.learning_rate,
+                sums.kl / sums.epoch_counted,
+                hyper.scheduler_kl_threshold,
+                hyper.scheduler_kl_factor,
+                hyper.scheduler_lr_factor,
+                hyper.scheduler_min_lr,
+                hyper.scheduler_max_lr,
+            )
+            optimizer = optimizer._replace(learning_rate=rate)
+        return (optimizer, statistics, active, sums), None
+
+    zero = jnp.zeros_like(hyper.learning_rate)
+    none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
+    (optimizer, statistics, _, sums), _ = jax.lax.scan(
+        one_epoch, (learner.optimizer, statistics, alive, none), (jnp.arange(agent.learning_epochs), orders)
+    )
+    if statistics is not None and not absorbs:
+        statistics = preprocessors.absorb(statistics, raw_observations, valid)
+    mean = Metrics(*(total / jnp.maximum(sums.counted, 1) for total in sums.metrics))
+    return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
+
+
+def _flat(x: Array) -> Array:
+    """`[T, N, …]` → `[T·N, …]`."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:
+    """The batch with normalised observations."""
+    scaler = rules.observation_scaler(statistics)
+    return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
+
+
+def _minibatches(order: Int[Array, " B"], count: int) -> tuple[Int[Array, "M S"], Float[Array, "M S"]]:
+    """Rows of every minibatch, and 1 for each: sizes differ by one where they must, and 0 then marks a filled place."""
+    parts = np.array_split(np.arange(order.shape[0]), count)
+    size = len(parts[0])
+    places = np.stack([np.resize(part, size) for part in parts])
+    real = np.stack([np.arange(size) < len(part) for part in parts])
+    return order[places], jnp.asarray(real, jnp.float32)
+
+
+def _take(data: Batch, rows: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
+    batch = Batch(*(x[rows] for x in data))
+    return batch._replace(weight=batch.weight * real)
+
+
+def _weighted(batch: Batch, normalization: str) -> Batch:
+    """Weights that sum to 1, and advantages normalised if that is per minibatch."""
+    if normalization == "minibatch":
+        batch = batch._replace(advantages=gae.normalize(batch.advantages, batch.weight))
+    return batch._replace(weight=batch.weight / jnp.maximum(batch.weight.sum(), 1))
+
+
+def _explained_variance(values: Array, returns: Array, valid: Array) -> Array:
+    """1 − Var(R − V) / Var(R) over valid rows; not a number where the returns do not vary."""
+    n = jnp.maximum(valid.sum(), 1)
+
+    def variance(x: Array) -> Array:
+        centred = (x - (x * valid).sum() / n) * valid
+        return (centred * centred).sum() / n
+
+    return 1 - variance(returns - values) / variance(returns)
