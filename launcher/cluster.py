@@ -159,10 +159,14 @@ def run(
 
     options = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpus else 0}
     actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
-    gpu = bool(placement.gpus) and not placement.logical
+    gpu = placement.on_gpus
     threads = max(1, placement.cpus)
+
+    def start(pack: Sequence[Trial]) -> Any:
+        return actor.remote(placement.backend(pack[0].config), threads, gpu)
+
     # Workers import their framework while the aggregator starts.
-    workers = [actor.remote(threads, gpu) for _ in range(min(placement.workers, len(packs)))]
+    early = {pack[0].id: start(pack) for pack in packs[: placement.workers]}
     aggregator = start_aggregator(directory)
     waiting = [list(pack) for pack in packs]
     running: dict[Any, _Running] = {}
@@ -186,7 +190,7 @@ def run(
                     threads,
                     gpu,
                 )
-                worker = workers.pop() if workers else actor.remote(threads, gpu)
+                worker = early.pop(names[0], None) or start(pack)
                 ready = worker.ready.remote()
                 running[worker.train.remote(job, aggregator)] = _Running(worker, ready, attempt, names)
             if signals and told is None:

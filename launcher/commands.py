@@ -48,7 +48,7 @@ def train(
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
     env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
-    backend: Annotated[str | None, Parameter(help="torch.")] = None,
+    backend: Annotated[str | None, Parameter(help="torch or jax; default jax on CPU workers, torch on GPUs.")] = None,
     set_: Annotated[
         list[str] | None,
         Parameter(name="--set", help="a.b=value; a,b makes alternatives.", negative=(), allow_leading_hyphen=True),

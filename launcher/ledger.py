@@ -260,11 +260,13 @@ class Ledger:
     def progress(self, tag: str = RETURN_MEAN) -> list[Progress]:
         """How far each trial is, with the last value of `tag`, by configuration and seed."""
         rows = []
+        notes = {row.number: row.note for row in self.attempts()}
         for trial in self.trials():
             last = self._stored("WHERE trial = ? ORDER BY position DESC LIMIT 1", (trial.trial,))
             r = last[0].record if last else Record(-1, 0, 0, 0.0, {})
             value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)
-            rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed))
+            note = notes.get(trial.attempt or 0)
+            rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed, note))
         return rows
 
     def records(self, trial: str, start: int = 0, limit: int = -1) -> list[StoredRecord]:

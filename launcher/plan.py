@@ -178,6 +178,17 @@ class Placement:
     cpus: int
     logical: bool = False
 
+    @property
+    def on_gpus(self) -> bool:
+        """Workers have real GPUs."""
+        return bool(self.gpus) and not self.logical
+
+    def backend(self, config: Config) -> str:
+        """The backend of a configuration: `auto` is JAX on CPU workers, torch on GPUs; the README says why."""
+        if config.backend != "auto":
+            return config.backend
+        return "torch" if self.on_gpus else "jax"
+
 
 def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[Trial]]:
     """Deal trials of equal Static signature and progress into packs, as even as can be, one per worker.

@@ -53,7 +53,7 @@ def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]
         if len(names) > LONGEST_PACK_CELL:
             names = [*names[: LONGEST_PACK_CELL - 1], f"… {len(names) - LONGEST_PACK_CELL + 1} more"]
         shared = (
-            f"{first.env.num_envs} x {first.env.id}, {first.backend}, "
+            f"{first.env.num_envs} x {first.env.id}, {placement.backend(first)}, "
             f"{_count(first.updates, 'update')} of {_count(first.agent.rollouts, 'step')}"
         )
         table.add_row(str(number), "\n".join(names), shared, f"{sum(t.env_steps for t in pack):,}")
@@ -132,7 +132,7 @@ class View:
 
 def progress_line(rows: Sequence[Progress], seconds: float) -> str:
     """Where a launch stands after `seconds`."""
-    states = Counter(row.trial.state for row in rows)
+    states = Counter(map(_doing, rows))
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
     steps, total = sum(row.env_steps for row in rows), _steps(rows)
     return (
@@ -196,7 +196,7 @@ def progress_table(rows: Sequence[Progress]) -> Table:
         table.add_row(
             row.trial.config,
             str(row.trial.seed),
-            _state("starting" if running and not row.records else row.trial.state),
+            _state(_doing(row)),
             f"{row.env_steps:,}",
             _percent(row.env_steps, _steps([row])),
             f"{row.steps_per_second:,.0f}" if running and row.steps_per_second else "-",
@@ -217,6 +217,12 @@ def progress_table(rows: Sequence[Progress]) -> Table:
         _left(rows),
     )
     return table
+
+
+def _doing(row: Progress) -> str:
+    """The state of a trial; of one that runs but does not train yet, what it waits for."""
+    state = row.trial.state
+    return state if state != "running" or row.note == "training" else row.note or "starting"
 
 
 def _state(state: str) -> str:

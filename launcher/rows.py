@@ -39,7 +39,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One attempt: times in Unix seconds, `log` relative to the launch directory, `note` its last words."""
+    """One attempt: times in Unix seconds, `log` relative to the launch directory, `note` what it was last doing."""
 
     number: int
     opened_at: float
@@ -85,7 +85,7 @@ class StoredRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial is: the number of its records, and what the last one says (zero or None without)."""
+    """How far a trial is: the number of its records, what the last one says (zero or None without); what it does."""
 
     trial: TrialRow
     records: int
@@ -93,6 +93,7 @@ class Progress:
     env_steps: int
     value: float | None
     steps_per_second: float | None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import os
 import socket
 import sys
@@ -64,22 +65,16 @@ class Job:
 class Worker:
     """A process for one pack; becomes a Ray actor in `launcher.cluster`."""
 
-    def __init__(self, threads: int, gpu: bool) -> None:
+    def __init__(self, backend: str, threads: int, gpu: bool) -> None:
         """Claim a core and import what training needs, before there is anything to train.
 
-        Affinity and thread counts are read when torch is imported, so they come first.
+        Affinity, thread counts and devices are read when a backend is imported, so they come first.
         """
         self._core = claim_core() if threads == 1 and not gpu else None
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-        if not gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        import torch
-
-        from runner import torch as _backend  # noqa: F401
-        from runner.envs import envpool as _envpool  # noqa: F401
-
-        torch.set_num_threads(threads)
-        self._gpu = torch.cuda.is_available()
+        os.environ |= environment(threads, gpu)
+        self._backend = importlib.import_module(f"runner.{backend}")
+        importlib.import_module("runner.envs.envpool")
+        self._gpu = self._backend.sees_gpu()
 
     def ready(self) -> None:
         """Done once the imports are."""
@@ -103,19 +98,19 @@ class Worker:
     def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
-        from runner.torch import Runner
 
         if job.gpu and not self._gpu:
+            name = self._backend.Runner.backend
             raise UserError(
-                f"a GPU was reserved on {socket.gethostname()}, but torch sees none there: install a CUDA build of "
-                "torch on that machine, or launch without --gpus"
+                f"a GPU was reserved on {socket.gethostname()}, but {name} sees none there: install a CUDA build of "
+                f"{name} on that machine, or launch without --gpus"
             )
         link = Link(aggregator, job.attempt, job.trials)
         try:
             configs = [resolve(config)[0] for config in job.configs]
             env = configs[0].env
             task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
-            runner = Runner(task, configs[0], configs=configs, threads=job.threads)
+            runner = self._backend.Runner(task, configs[0], configs=configs, threads=job.threads)
             if job.checkpoints is not None:
                 runner.restore(job.checkpoints)
             if link.stop:
@@ -149,7 +144,9 @@ class Worker:
         def leave() -> bool:
             return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
 
+        link.note = "compiling" if runner.compiles else "starting"
         for report in runner.reports(leave):
+            link.note = "training"
             link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
             if report.diverged:
                 publish(report.diverged, "diverged")
@@ -169,11 +166,13 @@ class Link:
     """The way to the aggregator: an ordered queue and the thread that empties it.
 
     Attributes:
+        note: what the attempt is doing, for people.
         stop: the launcher asked everyone to save and leave.
         lost: trials that belong to another attempt by now.
     """
 
     def __init__(self, aggregator: ray.actor.ActorHandle, attempt: int, trials: Sequence[str]) -> None:
+        self.note = "starting"
         self.stop = False
         self.lost: set[str] = set()
         self._aggregator = aggregator
@@ -274,7 +273,7 @@ class Link:
                 for trial, queue in self._records.items()
                 if trial not in self.lost
             }
-        reply = ray.get(self._aggregator.push.remote(self._attempt, batches))
+        reply = ray.get(self._aggregator.push.remote(self._attempt, batches, self.note))
         self.stop = self.stop or reply.stop
         with self._change:
             for trial, expected in reply.high_water.items():
@@ -309,6 +308,17 @@ class Link:
                     self.lost.add(trial)
                 self._published.popleft()
                 self._change.notify_all()
+
+
+def environment(threads: int, gpu: bool) -> dict[str, str]:
+    """Variables that torch, XLA and their libraries read when they are imported."""
+    variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if not gpu:
+        return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    # One worker has the whole GPU; JAX refuses to start when the old name of this variable is set beside the new one.
+    if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
+        variables["XLA_CLIENT_MEM_FRACTION"] = "0.9"
+    return variables
 
 
 def claim_core() -> IO[str] | None:

@@ -213,6 +213,11 @@ class Runner:
         raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
 
     @property
+    def compiles(self) -> bool:
+        """Training begins with compiling its programs, which takes seconds."""
+        return self._learning.compiles
+
+    @property
     def finished(self) -> bool:
         """Trained to the configured length."""
         return self._learning.updates >= self.config.updates

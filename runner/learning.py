@@ -107,6 +107,11 @@ class Learning:
 
     # What a backend implements.
 
+    @property
+    def compiles(self) -> bool:
+        """Training begins with compiling its programs, which takes seconds."""
+        raise NotImplementedError
+
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment.
 

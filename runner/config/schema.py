@@ -285,7 +285,7 @@ class Config(_Strict):
     """One resolved configuration."""
 
     seed: Annotated[Int, Field(ge=0, lt=2**63)] | None = 0
-    backend: Literal["torch", "jax"] = "torch"
+    backend: Literal["auto", "torch", "jax"] = "auto"
     compile: Literal["auto"] | bool = "auto"
     env: Annotated[EnvConfig, BeforeValidator(_null_to_empty)] = Field(default_factory=EnvConfig)
     models: Models

@@ -16,6 +16,11 @@ CACHE_BYTES = 1_000_000_000
 """Size at which the oldest compiled programs are dropped from the disk."""
 
 
+def sees_gpu() -> bool:
+    """Whether training would run on a GPU."""
+    return jax.default_backend() == "gpu"
+
+
 def keep_programs() -> None:
     """Keep compiled programs in the user's cache directory, so that a second run does not wait for them.
 

@@ -41,6 +41,11 @@ class Learning(learning.Learning):
         self._initial_rate = rows["learning_rate"]
         self._hyper = Hyper(**jax.device_put(rows))
 
+    @property
+    def compiles(self) -> bool:
+        """See the base class."""
+        return True
+
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment; see the base class."""
         rows = observations.reshape(self.pack.size, -1, observations.shape[1])

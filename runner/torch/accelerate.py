@@ -31,6 +31,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def sees_gpu() -> bool:
+    """Whether training would run on a GPU."""
+    return device().type == "cuda"
+
+
 @contextlib.contextmanager
 def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     """Use one torch thread while the arithmetic of a minibatch is small.

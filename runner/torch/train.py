@@ -36,6 +36,11 @@ class Learning(learning.Learning):
         self._rules = Rules(self.network, pack.static, self._entropy)
         self._hyper = Hyper(**{name: self._column(row) for name, row in pack.hyper.effective().items()})
 
+    @property
+    def compiles(self) -> bool:
+        """See the base class."""
+        return accelerate.compiles(self.pack.static)
+
     @torch.no_grad()
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment; see the base class."""
@@ -54,7 +59,7 @@ class Learning(learning.Learning):
             collector = Collector(env, self.pack.size, config.models.policy.clip_actions, self.device)
             shape = (steps, envs, self.actions.size)
             step = accelerate.minibatch_stepper(self._rules)
-            if accelerate.compiles(config):
+            if self.compiles:
                 accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
 
             def iteration() -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def torch_threads(count: int) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------- skrl
 
 
-def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool) -> dict[str, Any]:
+def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool, separate: bool = False) -> dict[str, Any]:
     """Spell the Runner page's YAML as skrl 2.x wants it (the page's own spelling is rejected since 2.0)."""
     trunk = [{"name": "net", "input": "OBSERVATIONS", "layers": UNITS, "activations": "elu"}]
     gaussian = {
@@ -94,7 +94,7 @@ def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool) -> di
     return {
         "seed": seed,
         "models": {
-            "separate": False,
+            "separate": separate,
             "policy": categorical if discrete else gaussian,
             "value": {
                 "class": "DeterministicMixin",
@@ -144,11 +144,11 @@ def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool) -> di
     }
 
 
-def skrl_env(pool: Any) -> Any:
+def skrl_env(pool: Any, framework: str = "torch") -> Any:
     """Wrap a pool with skrl's own gymnasium wrapper, which takes it as the VectorEnv it is."""
     import gymnasium
-    from skrl.envs.wrappers.torch.gymnasium_envs import GymnasiumWrapper
 
+    GymnasiumWrapper = import_module(f"skrl.envs.wrappers.{framework}.gymnasium_envs").GymnasiumWrapper
     space = pool.observation_space
     observations = gymnasium.spaces.Box(space.low, space.high, space.shape, np.float32)
 
@@ -178,6 +178,29 @@ def skrl(task: str, num_envs: int, timesteps: int, seed: int) -> Timing:
         runner.run("train")
         end = time.perf_counter()
         runner.agent.writer.close()  # its thread writes into the directory that is about to go
+        pool.close()
+    return Timing(ready - start, end - ready, timesteps * num_envs)
+
+
+def skrl_jax(task: str, num_envs: int, timesteps: int, seed: int) -> Timing:
+    """Train with skrl's Runner (JAX), which cannot share layers between policy and value: each has its own."""
+    start = time.perf_counter()
+    import gymnasium
+    import jax
+    from skrl import config as skrl_settings
+    from skrl.utils.runner.jax import Runner
+
+    skrl_settings.jax.device = "cpu"
+    skrl_settings.jax.backend = "jax"
+    with tempfile.TemporaryDirectory() as directory:
+        pool = make_pool(task, num_envs, seed)
+        discrete = isinstance(pool.action_space, gymnasium.spaces.Discrete)
+        runner = Runner(skrl_env(pool, "jax"), skrl_config(directory, timesteps, seed, discrete, separate=True))
+        ready = time.perf_counter()
+        runner.run("train")
+        jax.block_until_ready([model.state_dict.params for model in runner.agent.models.values()])
+        end = time.perf_counter()
+        runner.agent.writer.close()
         pool.close()
     return Timing(ready - start, end - ready, timesteps * num_envs)
 
@@ -459,6 +482,7 @@ def environment_alone(task: str, num_envs: int, timesteps: int, threads: int = P
 
 RIVALS: dict[str, Callable[[str, int, int, int], Timing]] = {
     "skrl": skrl,
+    "skrl_jax": skrl_jax,
     "stable_baselines3": stable_baselines3,
     "rl_games": rl_games,
 }
@@ -482,7 +506,7 @@ def main() -> None:
             timing = environment_alone(args.task, args.num_envs, args.timesteps, args.threads)
         else:
             timing = RIVALS[args.library](args.task, args.num_envs, args.timesteps, args.seed)
-    package = "envpool" if args.library == "environment" else args.library
+    package = {"environment": "envpool", "skrl_jax": "skrl"}.get(args.library, args.library)
     record = {
         "library": args.library,
         "version": metadata.version(package),

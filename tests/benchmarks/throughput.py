@@ -21,45 +21,57 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).parents[2] / "configs" / "skrl" / "ppo.yaml"
 NUM_ENVS = 64
-RIVALS = ("skrl", "stable_baselines3", "rl_games")
+RIVALS = {"skrl": "skrl", "skrl_jax": "flax", "stable_baselines3": "stable_baselines3", "rl_games": "rl_games"}
+"""Name in rivals.py → a package that must be there."""
 SEEDS = 8
+BACKENDS = {
+    "torch eager": ("torch", {"compile": False}),
+    "torch compiled": ("torch", {"compile": True}),
+    "jax": ("jax", {}),
+}
+"""Label → backend and settings."""
 
 
-def train(task: str, members: int, timesteps: int, compile_: bool) -> dict[str, float]:
-    """One pack in this process: steps per second while training, start-up and compilation excluded."""
+def train(task: str, members: int, timesteps: int, label: str) -> dict[str, float]:
+    """One pack in this process: seconds until it trains, imports excluded, and steps per second while training."""
     from runner.config import load_config
     from runner.envs.envpool import EnvPoolTask
-    from runner.torch import Runner
 
+    backend, settings = BACKENDS[label]
+    runner_class = import_module(f"runner.{backend}").Runner
     overrides: list[Any] = [
         (("trainer", "timesteps"), timesteps),
-        (("compile",), compile_),
         (("agent", "experiment", "checkpoint_interval"), 0),
+        *(((name,), value) for name, value in settings.items()),
     ]
     config, _ = load_config(CONFIG, overrides)
-    runner = Runner(EnvPoolTask(task, NUM_ENVS), config, seeds=range(members))
-    began = 0.0
+    start = began = time.perf_counter()
+    runner = runner_class(EnvPoolTask(task, NUM_ENVS), config, seeds=range(members))
     for report in runner.reports():
         if report.records[0] is None:
             began = time.perf_counter()
     seconds = time.perf_counter() - began
-    return {"steps_per_second": members * NUM_ENVS * timesteps / seconds}
+    return {"steps_per_second": members * NUM_ENVS * timesteps / seconds, "ready_seconds": began - start}
 
 
-def launch(task: str, timesteps: int, compile_: bool) -> dict[str, float]:
+def launch(task: str, timesteps: int, label: str) -> dict[str, float]:
     """`launch --seeds 8` as a person types it: its whole time, and the sum of its trials' steps/s while training."""
     from launcher.ledger import Ledger
 
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "launcher.cli", str(CONFIG), "--env", task, "--num-envs", str(NUM_ENVS)]
         command += ["--seeds", str(SEEDS), "--out", out, "--name", "run", "--set", f"trainer.timesteps={timesteps}"]
+        backend, settings = BACKENDS[label]
+        command += ["--backend", backend, *(f"--set={name}={value}" for name, value in settings.items())]
         began = time.perf_counter()
-        subprocess.run([*command, "--set", f"compile={compile_}"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
         with Ledger(Path(out) / "run", writer=False) as ledger:
             last = [ledger.records(row.trial)[-1].record for row in ledger.trials()]
@@ -78,15 +90,15 @@ def in_process(*arguments: str, python: str = sys.executable) -> dict[str, float
 
 def installed(python: str) -> list[str]:
     """Rivals that this interpreter can import."""
-    probe = f"import importlib.util as u; print(*[n for n in {RIVALS!r} if u.find_spec(n)])"
+    probe = f"import importlib.util as u; print(*[n for n, package in {RIVALS!r}.items() if u.find_spec(package)])"
     return subprocess.run([python, "-c", probe], check=True, capture_output=True, text=True).stdout.split()
 
 
 def programs(task: str, timesteps: int, rivals_python: str) -> dict[str, Callable[[], dict[str, float]]]:
     """Name → one measurement."""
 
-    def ours(members: int, compile_: bool) -> Callable[[], dict[str, float]]:
-        one = f"{members},{int(compile_)}"
+    def ours(members: int, label: str) -> Callable[[], dict[str, float]]:
+        one = f"{members},{label}"
         return lambda: in_process("tests.benchmarks.throughput", task, "--timesteps", str(timesteps), "--one", one)
 
     def rival(name: str) -> Callable[[], dict[str, float]]:
@@ -100,10 +112,8 @@ def programs(task: str, timesteps: int, rivals_python: str) -> dict[str, Callabl
     }
     table |= {name: rival(name) for name in installed(rivals_python)}
     for members in (1, SEEDS):
-        table[f"runner P={members} eager"] = ours(members, False)
-        table[f"runner P={members} compiled"] = ours(members, True)
-    table[f"launch --seeds {SEEDS} eager"] = lambda: launch(task, timesteps, False)
-    table[f"launch --seeds {SEEDS} compiled"] = lambda: launch(task, timesteps, True)
+        table |= {f"runner P={members} {label}": ours(members, label) for label in BACKENDS}
+    table |= {f"launch --seeds {SEEDS} {label}": partial(launch, task, timesteps, label) for label in BACKENDS}
     return table
 
 
@@ -118,8 +128,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        members, compile_ = map(int, arguments.one.split(","))
-        print(json.dumps(train(arguments.task, members, arguments.timesteps, bool(compile_))))
+        members, label = arguments.one.split(",")
+        print(json.dumps(train(arguments.task, int(members), arguments.timesteps, label)))
         return
     table = programs(arguments.task, arguments.timesteps, arguments.rivals)
     table = {name: run for name, run in table.items() if arguments.only in name}
@@ -149,11 +159,14 @@ def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str,
         ("max", 10),
         ("/ env", 8),
         ("/ skrl", 8),
+        ("/ skrl jax", 11),
+        ("ready", 9),
         ("whole process", 15),
         ("/ 8 x skrl", 12),
     )
     print(" " * 28 + "".join(f"{head:>{width}}" for head, width in heads))
     alone, skrl = median("environment alone", "steps_per_second"), median("skrl", "steps_per_second")
+    skrl_jax = median("skrl_jax", "steps_per_second")
     skrl_wall = median("skrl", "wall_seconds")
     for name, results in found.items():
         rates = [r["steps_per_second"] for r in results]
@@ -161,6 +174,9 @@ def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str,
         line = f"{name:28}{rate:10,.0f}{min(rates):10,.0f}{max(rates):10,.0f}"
         line += f"{rate / alone:8.2f}" if alone else f"{'-':>8}"
         line += f"{rate / skrl:8.2f}" if skrl else f"{'-':>8}"
+        line += f"{rate / skrl_jax:11.2f}" if skrl_jax else f"{'-':>11}"
+        ready = median(name, "ready_seconds")
+        line += f"{ready:7.1f} s" if ready is not None else f"{'-':>9}"
         line += f"{wall:13.1f} s" if wall else f"{'-':>15}"
         line += f"{wall / (SEEDS * skrl_wall):12.2f}" if wall and skrl_wall and name.startswith("launch") else ""
         print(line)

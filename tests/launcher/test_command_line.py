@@ -55,8 +55,10 @@ TYPED = {
     "env unknown": ([CARTPOLE, "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
     "no env": ([PPO], "ppo: env.id is required: name it in the file (env: {id: …}) or with --env"),
     "no num_envs": ([PPO, "--env", "Pendulum-v1"], "ppo: env.num_envs is required: name it in the file or with --num-"),
-    "jax": ([CARTPOLE, "--backend", "jax"], "command line: backend: found 'jax'; allowed: 'torch'"),
-    "tensorflow": ([CARTPOLE, "--backend", "tensorflow"], "backend: found 'tensorflow'; allowed: 'torch'"),
+    "backend": (
+        [CARTPOLE, "--backend", "tensorflow"],
+        "backend: found 'tensorflow'; allowed: 'auto', 'torch' or 'jax'",
+    ),
     "gpus 4": ([CARTPOLE, "--gpus", "4"], "--gpus 4: Ray finds 0 on this machine"),
     "gpus hint": ([CARTPOLE, "--gpus", "4"], "--logical-gpus to only count them"),
     "gpus -1": ([CARTPOLE, "--gpus", "-1"], "--gpus -1: allowed: 0 or more"),

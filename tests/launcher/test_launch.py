@@ -17,7 +17,7 @@ import yaml
 
 from launcher.cli import main
 from launcher.ledger import Ledger
-from runner import tracking
+from runner import checkpoint, tracking
 from runner.config import load_config
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND
 
@@ -110,6 +110,35 @@ def test_checkpoint_of_a_launch_acts_in_a_runner(ray_address: list[str], config:
     actions = runner.agent.act(np.zeros((5, 4), np.float32), deterministic=True)
     assert actions.shape == (5,)
     assert [e.ret for e in runner.evaluate()] != [e.ret for e in before]
+
+
+def test_both_backends_train_the_same(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["--set", "backend=torch,jax", "--set", "trainer.timesteps=32", "--seeds", "2"]
+    assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "both", *ray_address]) == 0
+    assert "4 trials in 4 packs" in capsys.readouterr().out
+    last: dict[str, list[dict[str, float]]] = {"torch": [], "jax": []}
+    with Ledger(tmp_path / "both", writer=False) as ledger:
+        for row in ledger.trials():
+            values = dict(ledger.records(row.trial)[-1].record.values)
+            del values[STEPS_PER_SECOND]
+            last[row.config.removeprefix("small_backend=")].append(values)
+    for torch_values, jax_values in zip(last["torch"], last["jax"], strict=True):
+        # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
+        assert jax_values == pytest.approx(torch_values, rel=1e-3, abs=1e-5)
+
+
+def test_a_launch_without_a_backend_uses_jax_on_cpus(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(config), "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
+    assert "8 x CartPole-v1, jax, 16 updates" in capsys.readouterr().out
+    (trial,) = (tmp_path / "one" / "trials").iterdir()
+    header = checkpoint.read_metadata((trial / "checkpoints" / "agent_256.safetensors").read_bytes(), "agent")
+    assert json.loads(header["config"])["backend"] == "jax"
+    with Ledger(tmp_path / "one", writer=False) as ledger:
+        assert [row.note for row in ledger.attempts()] == ["training"]
 
 
 def test_sweep_trains_its_settings_in_shared_packs(

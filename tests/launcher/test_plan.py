@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.plan import LARGEST_LAUNCH, LARGEST_PACK, Trial, form_packs, parse_seeds, read_experiment, slug
+from launcher.plan import LARGEST_LAUNCH, LARGEST_PACK, Placement, Trial, form_packs, parse_seeds, read_experiment, slug
 from runner.errors import UserError
 
 CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
@@ -247,3 +247,22 @@ def test_trials_from_different_checkpoints_do_not_share_a_pack() -> None:
 def test_longest_work_comes_first() -> None:
     found: Any = trials("env.num_envs=8,64,16")
     assert [members[0].config.env.num_envs for members in pack(found, 3)] == [64, 16, 8]
+
+
+@pytest.mark.parametrize(
+    ("placement", "backend"),
+    [
+        (Placement(2, 0, 1), "jax"),
+        (Placement(2, 2, 0, logical=True), "jax"),
+        (Placement(2, 2, 1), "torch"),
+    ],
+)
+def test_a_backend_that_is_named_is_used_and_another_is_chosen_by_the_machine(
+    placement: Placement, backend: str
+) -> None:
+    def chosen(*settings: str) -> str:
+        (trial,) = read_experiment([CARTPOLE], settings, {}, None).trials
+        return placement.backend(trial.config)
+
+    assert chosen() == chosen("backend=auto") == backend
+    assert chosen("backend=torch") == "torch" and chosen("backend=jax") == "jax"

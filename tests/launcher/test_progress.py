@@ -56,7 +56,7 @@ def train(ledger: Ledger, trial: TrialRow, scores: Sequence[float], state: str |
         Record(i, 100 * (i + 1), 100 * (i + 1) * trial.num_envs, 0.5 * (i + 1), {SCORE: s, STEPS_PER_SECOND: 1600.0})
         for i, s in enumerate(scores)
     ]
-    ledger.push(attempt, {trial.trial: Batch(0, batch)})
+    ledger.push(attempt, {trial.trial: Batch(0, batch)}, "training" if batch else None)
     if state:
         ledger.publish(attempt, {trial.trial: Published(100 * len(scores), b"", "agent", len(scores), state)})
     return attempt
@@ -83,7 +83,7 @@ def test_plan() -> None:
     lines = plan_of("agent.learning_rate=1e-3,3e-4", "trainer.timesteps=3200", seeds="3", workers=2)
     assert lines[0] == "6 trials in 2 packs on 2 CPU workers, one core each; 614,400 env steps in all"
     assert lines[1].split() == ["pack", "trials", "what", "they", "share", "env", "steps"]
-    assert "cartpole_learning_rate=0.001 (seeds 0-2)   32 x CartPole-v1, torch, 100 updates of 32 steps" in lines[2]
+    assert "cartpole_learning_rate=0.001 (seeds 0-2)   32 x CartPole-v1, jax, 100 updates of 32 steps" in lines[2]
     assert lines[2].endswith(" 307,200")
     assert lines[-1] == "Directory: /runs/x"
 
@@ -125,6 +125,19 @@ def test_table(ledger: Ledger) -> None:
         ["other", "0", "pending", "0", "0%", "-", "-", "-"],
         ["5", "trials", "1", "finished", "9,600", "20%", "1,600", "-", "0:24"],
     ]
+
+
+def test_a_trial_that_does_not_train_yet_shows_what_it_waits_for(ledger: Ledger) -> None:
+    attempt = train(ledger, TRIALS[0], [1.0])
+    shown = {}
+    for note in ("starting", "compiling", "training"):
+        ledger.push(attempt, {}, note)
+        rows = ledger.progress(SCORE)
+        shown[note] = table(rows, 200)[1][2]
+        assert f"1 {shown[note]}, 4 pending" in progress_line(rows, 1.0)
+    assert shown == {"starting": "starting", "compiling": "compiling", "training": "running"}
+    ledger.fail(attempt, [TRIALS[0].trial], "out of memory")
+    assert table(ledger.progress(SCORE), 200)[1][2] == "failed"
 
 
 def test_narrow_table_keeps_every_number_and_name(ledger: Ledger) -> None:

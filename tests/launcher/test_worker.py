@@ -40,10 +40,10 @@ class Handle:
         self.answers: dict[str, list[Any]] = {"push": [], "publish": []}
         self.hold = threading.Event()
         self.hold.set()
-        self.push = SimpleNamespace(remote=lambda attempt, what: self._call("push", attempt, what))
+        self.push = SimpleNamespace(remote=lambda attempt, what, note: self._call("push", attempt, what, note))
         self.publish = SimpleNamespace(remote=lambda attempt, what: self._call("publish", attempt, what))
 
-    def _call(self, name: str, attempt: int, what: Any) -> Any:
+    def _call(self, name: str, attempt: int, what: Any, *note: str) -> Any:
         assert self.hold.wait(20)
         self.calls.append((name, what))
         if self.answers[name]:
@@ -51,7 +51,7 @@ class Handle:
             if isinstance(answer, Exception):
                 raise answer
             return answer
-        return getattr(self.aggregator, name)(attempt, what)
+        return getattr(self.aggregator, name)(attempt, what, *note)
 
     def sent(self, trial: str = "a-1") -> list[tuple[str, Any]]:
         """Calls about a trial: ("push", indices of its records) if there were any, ("publish", timestep)."""
@@ -323,6 +323,30 @@ def test_every_process_gets_a_core_of_its_own_until_none_is_left(tmp_path: Path)
     for process, _ in processes:
         process.kill()
         process.communicate()
+
+
+# Its environment
+
+
+def test_a_worker_on_a_cpu_sees_no_gpu_and_uses_its_threads() -> None:
+    variables = worker_module.environment(1, gpu=False)
+    program = "import torch, jax; print(torch.get_num_threads(), torch.cuda.is_available(), jax.default_backend())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "False", "cpu"]
+
+
+def test_a_worker_on_a_gpu_takes_most_of_its_memory_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert worker_module.environment(1, gpu=True)["XLA_CLIENT_MEM_FRACTION"] == "0.9"
+    assert not {"CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"} & worker_module.environment(1, gpu=True).keys()
+    for name in names:
+        monkeypatch.setenv(name, "0.4")
+        assert not set(names) & worker_module.environment(1, gpu=True).keys()
+        monkeypatch.delenv(name)
 
 
 # The log

@@ -31,7 +31,7 @@ def loaded(*sets: str, path: Path = SKRL) -> Config:
 def test_skrls_example_means_what_skrl_13_made_of_it() -> None:
     config, notes = load_config(SKRL)
     agent, models = config.agent, config.models
-    assert (config.seed, config.env.id, config.env.num_envs, config.backend) == (42, None, None, "torch")
+    assert (config.seed, config.env.id, config.env.num_envs, config.backend) == (42, None, None, "auto")
     assert not models.separate
     assert models.policy.cls == "GaussianMixin" and models.value.cls == "DeterministicMixin"
     assert models.policy.hidden == models.value.hidden == [(32, "elu"), (32, "elu")]

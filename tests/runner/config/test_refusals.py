@@ -199,7 +199,7 @@ OVERRIDES: dict[str, str] = {
     "agent.value_preprocessor=Scaler": "agent.value_preprocessor: found 'Scaler'; allowed: 'RunningStandardScaler'.",
     "agent.advantage_normalization=batch": "allowed: 'rollout', 'minibatch' or 'none'. Did you mean 'minibatch'?",
     "trainer.class=ParallelTrainer": "trainer.class: found 'ParallelTrainer'; allowed: 'SequentialTrainer'.",
-    "backend=tensorflow": "command line: backend: found 'tensorflow'; allowed: 'torch' or 'jax'.",
+    "backend=tensorflow": "command line: backend: found 'tensorflow'; allowed: 'auto', 'torch' or 'jax'.",
     "agent.mixed_precision=true": "command line: agent.mixed_precision: found True; allowed: False.",
     # the 1.x network
     "models.policy.hidden_activation=eluu": "command line: models.policy.hidden_activation: unknown activation 'eluu'",
