@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": linen.elu,
     "gelu": lambda x: linen.gelu(x, approximate=False),
     "identity": lambda x: x,
-    "leaky_relu": linen.leaky_relu,
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
     "mish": jax.nn.mish,
     "relu": linen.relu,
     "selu": linen.selu,
@@ -73,7 +73,8 @@ def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Floa
     raw = parameters.get(LOG_STD)
     if raw is None:
         return None
-    return jnp.clip(raw, low, high) if clip else raw
+    # Unlike jnp.clip, this has its whole gradient at a bound, where a run may begin.
+    return jnp.where(raw < low, low, jnp.where(raw > high, high, raw)) if clip else raw
 
 
 def _layers(

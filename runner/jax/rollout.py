@@ -6,6 +6,7 @@ Axes: P member · T rollout step · N environment · O observation · A action.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from jaxtyping import Bool, Float
 from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
 from runner.spaces import ActionSpace
+
+
+log = logging.getLogger(__name__)
 
 
 class Rollout(NamedTuple):
@@ -112,7 +116,7 @@ class Collector:
         """
         with self._host.errors():
             self._standing, rollout, score = self._program(self._standing, policies, noise)
-            jax.block_until_ready(score)
+            jax.block_until_ready((self._standing, rollout, score))
         rewards, ended, valid = (
             np.asarray(x).reshape(len(noise), -1) for x in (rollout.rewards, rollout.ended, rollout.valid)
         )
@@ -208,8 +212,8 @@ def _stepper(env: VectorEnv) -> tuple[Any, Stepper, _Host]:
     if pool is not None:
         try:
             return *_xla(env, pool), host
-        except RuntimeError:  # EnvPool has no XLA functions on this operating system
-            pass
+        except RuntimeError as error:
+            log.warning("environments are stepped through Python, which is slower: %s", error)
     return *_callback(env, host), host
 
 
