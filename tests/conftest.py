@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 
@@ -18,8 +19,10 @@ warnings.filterwarnings("ignore", module="beartype")
 install_import_hook(["runner.torch", "runner.jax"], "beartype.beartype")
 
 PROGRAMS = tempfile.mkdtemp(prefix="sunflower-programs-")
-# JAX reads it once, when it is imported, which EnvPool does.
+# JAX reads it once, when it is imported, which EnvPool does; a plugin of pytest's may have been earlier.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+if "jax" in sys.modules:
+    sys.modules["jax"].config.update("jax_compilation_cache_dir", PROGRAMS)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

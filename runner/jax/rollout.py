@@ -22,7 +22,6 @@ from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
 from runner.spaces import ActionSpace
 
-
 log = logging.getLogger(__name__)
 
 
@@ -170,18 +169,33 @@ def env_actions(actions: Array, space: ActionSpace, clip: bool) -> Array:
 
 
 class _Host:
-    """Steps a Python environment for the compiled program, and remembers what it raised."""
+    """Steps a Python environment for the compiled program, and remembers what it raised.
+
+    Nothing is raised through XLA, which would make another error of it and fail every later program of the process:
+    after an error the rest of a rollout is zeros, and `errors` raises what was remembered.
+    """
 
     def __init__(self, env: VectorEnv) -> None:
         self._env = env
         self._error: BaseException | None = None
 
+    def shapes(self) -> Step:
+        """Of what `step` returns."""
+        rows = self._env.num_envs
+        observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), np.dtype(np.float32))
+        numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
+        final = observations if self._env.resets_at_once else None
+        score = {"episode_rewards": numbers, "episode_ends": flags}
+        return Step(observations, numbers, flags, flags, final, score)  # type: ignore[arg-type]
+
     def step(self, actions: Any) -> Step:
-        try:
-            return self._stepped(np.asarray(actions))
-        except BaseException as error:
-            self._error = error
-            raise
+        """One step of every environment; zeros after an error."""
+        if self._error is None:
+            try:
+                return self._stepped(np.asarray(actions))
+            except BaseException as error:
+                self._error = error
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.shapes())
 
     def _stepped(self, actions: np.ndarray) -> Step:
         observations, rewards, terminated, truncated, info = self._env.step(actions)
@@ -191,18 +205,21 @@ class _Host:
             if "final_observations" in info:
                 which, rows = info["final_observations"]
                 final[which] = rows
-        return Step(observations, np.asarray(rewards, np.float32), terminated, truncated, final, {})  # type: ignore[arg-type]
+        rewards, ends = np.asarray(rewards, np.float32), np.asarray(terminated, bool) | np.asarray(truncated, bool)
+        score = {
+            "episode_rewards": np.asarray(info.get("episode_rewards", rewards), np.float32),
+            "episode_ends": np.asarray(info.get("episode_ends", ends), bool),
+        }
+        flags = np.asarray(terminated, bool), np.asarray(truncated, bool)
+        return Step(observations, rewards, *flags, final, score)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise what the environment raised, which XLA turns into an error of its own."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError:
-            if self._error is None:
-                raise
+        """Raise afterwards what the environment raised meanwhile."""
+        yield
+        if self._error is not None:
             error, self._error = self._error, None
-            raise error from None
+            raise error
 
 
 def _stepper(env: VectorEnv) -> tuple[Any, Stepper, _Host]:
@@ -214,16 +231,12 @@ def _stepper(env: VectorEnv) -> tuple[Any, Stepper, _Host]:
             return *_xla(env, pool), host
         except RuntimeError as error:
             log.warning("environments are stepped through Python, which is slower: %s", error)
-    return *_callback(env, host), host
+    return *_callback(host), host
 
 
-def _callback(env: VectorEnv, host: _Host) -> tuple[Any, Stepper]:
+def _callback(host: _Host) -> tuple[Any, Stepper]:
     """Step in Python, in order, from inside the compiled program."""
-    rows = env.num_envs
-    observations = jax.ShapeDtypeStruct((rows, env.observation_size), jnp.float32)
-    flags = jax.ShapeDtypeStruct((rows,), jnp.bool_)
-    rewards = jax.ShapeDtypeStruct((rows,), jnp.float32)
-    shapes = Step(observations, rewards, flags, flags, observations if env.resets_at_once else None, {})  # type: ignore[arg-type]
+    shapes = host.shapes()
 
     def step(token: Array, actions: Array) -> tuple[Array, Step]:
         return token, jax.experimental.io_callback(host.step, shapes, actions, ordered=True)

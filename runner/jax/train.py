@@ -158,7 +158,7 @@ def learn(
     alive: Bool[Array, ""],
     rate: Float[Array, ""] | None,
 ) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
-    """One update of one member, unless a number in it is not finite.
+    """One update of one member, unless a number in it is not finite, now or before.
 
     Args:
         rules: the program's.
@@ -183,7 +183,8 @@ def learn(
     )
     spread = jnp.zeros_like(explained) if log_std is None else jnp.exp(log_std).mean()
     numbers = jnp.stack([*metrics, explained, after.optimizer.learning_rate, spread])
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, learner), numbers, finite
+    accepted = finite & alive
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), after, learner), numbers, finite
 
 
 _policies = accelerate.over_members(policy_of, [0])

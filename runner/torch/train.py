@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from runner import learning
@@ -94,23 +94,24 @@ class Learning(learning.Learning):
             epochs = list(torch.from_numpy(orders).to(self.device))
         learner, metrics, explained = update(self._learner, rollout, epochs, self._hyper, self._rules, alive, step)
         spread = self._deviation(learner)
-        finite = self._accept(learner, metrics)
+        finite = self._accept(learner, metrics, alive)
         numbers = torch.cat([*metrics, explained, learner.optimizer.learning_rate, spread], 1)
         return numbers.cpu().numpy(), finite
 
-    def _accept(self, learner: Learner, metrics: Metrics) -> np.ndarray:
-        """Take over the learner, but for members with a number that is not finite: they stay as they were.
+    def _accept(self, learner: Learner, metrics: Metrics, alive: Bool[Tensor, "P 1"]) -> np.ndarray:
+        """Take over the learner, but for members with a number that is not finite, now or before: they stay.
 
         Returns:
             Which members' numbers are finite `[P]`.
         """
         finite = learner.optimizer.parameters.isfinite().all(1) & torch.cat(metrics, 1).isfinite().all(1)
-        if bool(finite.all()):
+        accepted = finite & alive.squeeze(1)
+        if bool(accepted.all()):
             self._learner = learner
             return finite.cpu().numpy()
 
         def keep(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(finite.unsqueeze(1), new, old)
+            return torch.where(accepted.unsqueeze(1), new, old)
 
         def keep_statistics(new: Statistics | None, old: Statistics | None) -> Statistics | None:
             return Statistics(*map(keep, new, old)) if new is not None and old is not None else None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from runner.checkpoint import MemberState
+from runner.base import Runner
+from runner.checkpoint import MemberState, Moments
 from runner.config import Config, resolve
 from runner.config.overrides import apply
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.envpool import EnvPoolTask
+from tests import oracle
 
 SCALER = "RunningStandardScaler"
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -22,6 +25,19 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "Pendulum-v1": ("GaussianMixin", {"max_episode_steps": 5}),
     "HalfCheetah-v4": ("GaussianMixin", {"max_episode_steps": 6}),
 }
+
+Case = TypeVar("Case")
+
+
+def runner_class(backend: str) -> type[Runner]:
+    """`runner.torch.Runner` or `runner.jax.Runner`."""
+    found: type[Runner] = importlib.import_module(f"runner.{backend}").Runner
+    return found
+
+
+def both(cases: Iterable[Case], jax: Iterable[Case]) -> list[tuple[str, Case]]:
+    """(backend, case): every case on torch; on JAX, which compiles each for seconds, those that are named."""
+    return [("torch", case) for case in cases] + [("jax", case) for case in jax]
 
 
 def plain_config(changes: dict[str, Any] | None = None, policy: str = "GaussianMixin") -> dict[str, Any]:
@@ -89,3 +105,29 @@ def assert_same(one: MemberState, other: MemberState, rtol: float = 0.0) -> None
     for name, value in left.items():
         scale = float(np.abs(right[name]).max(initial=0.0))
         np.testing.assert_allclose(value, right[name], rtol=rtol, atol=rtol * scale, err_msg=name)
+
+
+def values(runner: Runner, observations: Any, member: int = 0) -> np.ndarray:
+    """A member's values `[B]` of observations `[B, O]` in reward units, by the oracle from its state."""
+    network, state = runner._learning.network, runner.states()[member]
+    rows = np.asarray(observations, np.float64)
+    if state.observation_statistics is not None:
+        rows = _scaler(state.observation_statistics).normalize(rows)
+    output = network.policy_output
+    _, normalised = oracle.forward(
+        {name: array.astype(np.float64) for name, array in network.split(state.parameters).items()},
+        rows,
+        hidden_activations=[activation for _, activation in network.policy],
+        output_activation=output.activation,
+        output_scale=output.scale,
+        separate=network.separate,
+    )
+    if state.value_statistics is None:
+        return normalised
+    return _scaler(state.value_statistics).inverse(normalised[:, None])[:, 0]
+
+
+def _scaler(moments: Moments) -> oracle.RunningStandardScaler:
+    scaler = oracle.RunningStandardScaler(len(moments.mean))
+    scaler.mean, scaler.variance, scaler.count = moments.mean, moments.variance, moments.count
+    return scaler

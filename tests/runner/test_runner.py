@@ -15,18 +15,20 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import checkpoint
+from runner import base, checkpoint
 from runner.errors import UserError
 from runner.torch import Runner, wrap_env
 from tests.probe_envs import TwoSteps, make_vector
-from tests.runner.builders import TASKS, fingerprint, make_config, make_env, plain_config
+from tests.runner.builders import TASKS, both, fingerprint, make_config, make_env, plain_config, runner_class
 
 ROOT = Path(__file__).parents[2]
 
 
-def make_runner(task: str = "Pendulum-v1", changes: dict[str, Any] | None = None, **more: Any) -> Runner:
+def make_runner(
+    task: str = "Pendulum-v1", changes: dict[str, Any] | None = None, backend: str = "torch", **more: Any
+) -> base.Runner:
     policy, arguments = TASKS[task]
-    return Runner(make_env(task, 3, arguments), plain_config(changes, policy), threads=1, **more)
+    return runner_class(backend)(make_env(task, 3, arguments), plain_config(changes, policy), threads=1, **more)
 
 
 def tree(folder: Path) -> list[str]:
@@ -66,8 +68,8 @@ def test_loading_a_bad_file_is_logged_and_gives_nothing(elsewhere: Path, caplog:
         Runner(make_env("Pendulum-v1"), {})
 
 
-def test_building_acting_and_evaluating_write_nothing(elsewhere: Path) -> None:
-    runner = make_runner(changes={"agent.experiment.directory": "out"})
+def test_building_acting_and_evaluating_write_nothing(elsewhere: Path, backend: str) -> None:
+    runner = make_runner(changes={"agent.experiment.directory": "out"}, backend=backend)
     runner.agent.act(np.zeros((2, 3), np.float32))
     runner.run("eval")
     assert list(elsewhere.iterdir()) == []
@@ -139,8 +141,8 @@ FILES = {
 }
 
 
-def test_training_writes_skrls_files(elsewhere: Path) -> None:
-    runner = make_runner(changes=FILES)
+def test_training_writes_skrls_files(elsewhere: Path, backend: str) -> None:
+    runner = make_runner(changes=FILES, backend=backend)
     runner.run("train")
     assert runner.agent.experiment_dir == elsewhere / "out/name"
     events = [f for f in tree(elsewhere) if "events.out.tfevents" in f]
@@ -212,12 +214,16 @@ def test_a_folder_that_cannot_be_written_is_a_users_error(elsewhere: Path) -> No
 # ---------------------------------------------------------------------------------------------- act and evaluate
 
 
-@pytest.mark.parametrize(("task", "shape"), [("Pendulum-v1", (1,)), ("CartPole-v1", ()), ("HalfCheetah-v4", (6,))])
+SHAPES = [("Pendulum-v1", (1,)), ("CartPole-v1", ()), ("HalfCheetah-v4", (6,))]
+
+
+@pytest.mark.parametrize(("backend", "case"), both(SHAPES, jax=SHAPES[:2]))
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_actions_have_the_environments_shape_for_any_number_of_observations(
-    task: str, shape: tuple[int, ...], deterministic: bool
+    backend: str, case: tuple[str, tuple[int, ...]], deterministic: bool
 ) -> None:
-    runner = make_runner(task)
+    task, shape = case
+    runner = make_runner(task, backend=backend)
     width = runner.env.observation_size
     for rows in (1, 3, 8):
         observations = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
@@ -233,20 +239,20 @@ def test_actions_have_the_environments_shape_for_any_number_of_observations(
         runner.env.step(actions)
 
 
-def test_samples_differ_between_calls_and_repeat_between_runners() -> None:
+def test_samples_differ_between_calls_and_repeat_between_runners(backend: str) -> None:
     observations = np.zeros((5, 3), np.float32)
-    first, second = make_runner(), make_runner()
+    first, second = make_runner(backend=backend), make_runner(backend=backend)
     draws = [[r.agent.act(observations) for _ in range(3)] for r in (first, second)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0][0], draws[0][1])
     assert len(np.unique(draws[0][0])) == 5
 
 
-def test_clipping_is_of_what_the_environment_gets() -> None:
+def test_clipping_is_of_what_the_environment_gets(backend: str) -> None:
     wide = {"models.policy.initial_log_std": 2.0}
     observations = np.zeros((200, 3), np.float32)
-    clipped = make_runner(changes={**wide, "models.policy.clip_actions": True}).agent.act(observations)
-    free = make_runner(changes=wide).agent.act(observations)
+    clips = {**wide, "models.policy.clip_actions": True}
+    clipped, free = (make_runner(changes=c, backend=backend).agent.act(observations) for c in (clips, wide))
     assert np.abs(clipped).max() == 2.0 < np.abs(free).max()
     np.testing.assert_array_equal(np.clip(free, -2, 2), clipped)
 
@@ -274,8 +280,10 @@ def test_a_pack_does_not_act_as_one() -> None:
         make_runner(seeds=[1, 2]).agent.act(np.zeros((2, 3), np.float32))
 
 
-def test_evaluation_plays_one_whole_episode_everywhere_and_repeats(capsys: pytest.CaptureFixture[str]) -> None:
-    runner = make_runner(seeds=[5, 6])
+def test_evaluation_plays_one_whole_episode_everywhere_and_repeats(
+    capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    runner = make_runner(seeds=[5, 6], backend=backend)
     first, second = runner.run("eval"), runner.evaluate()
     assert first == second and first is not None
     assert [(e.member, e.env, e.length) for e in first] == [(m, n, 5) for m in range(2) for n in range(3)]
@@ -283,7 +291,7 @@ def test_evaluation_plays_one_whole_episode_everywhere_and_repeats(capsys: pytes
     printed = capsys.readouterr().out.splitlines()
     mean = np.mean([e.ret for e in first if e.member == 0])
     assert printed[0].startswith(f"seed 5: 3 episodes, return {mean:.2f} ± ") and printed[1].startswith("seed 6: ")
-    solo = make_runner(seeds=[6]).evaluate()
+    solo = make_runner(seeds=[6], backend=backend).evaluate()
     assert [e.ret for e in solo] == pytest.approx([e.ret for e in first[3:]], rel=1e-6)
     assert runner.evaluate(deterministic=False) != first
 
@@ -297,18 +305,18 @@ def test_evaluation_is_stochastic_where_the_configuration_says_so() -> None:
 # ---------------------------------------------------------------------------------------------- save and load
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_saved_agent_acts_the_same_when_loaded(task: str, elsewhere: Path) -> None:
-    runner = make_runner(task, {"trainer.timesteps": 16})
+@pytest.mark.parametrize(("backend", "task"), both(TASKS, jax=["Pendulum-v1"]))
+def test_a_saved_agent_acts_the_same_when_loaded(backend: str, task: str, elsewhere: Path) -> None:
+    runner = make_runner(task, {"trainer.timesteps": 16}, backend)
     list(runner.reports())
     runner.agent.save(elsewhere / "new/folder/agent.safetensors")
-    other = make_runner(task, {"seed": 99})
+    other = make_runner(task, {"seed": 99}, backend)
     observations = np.random.default_rng(0).normal(size=(7, runner.env.observation_size)).astype(np.float32)
     actions = runner.agent.act(observations, deterministic=True)
     other.agent.load(elsewhere / "new/folder/agent.safetensors")
     np.testing.assert_array_equal(other.agent.act(observations, deterministic=True), actions)
     assert fingerprint(other.states()[0], but=()) == fingerprint(runner.states()[0], but=())
-    assert [e.ret for e in make_runner(task).evaluate()] != [e.ret for e in other.evaluate()]
+    assert [e.ret for e in make_runner(task, backend=backend).evaluate()] != [e.ret for e in other.evaluate()]
 
 
 def test_members_are_saved_and_loaded_one_by_one(elsewhere: Path) -> None:

@@ -150,17 +150,6 @@ def test_the_observation_after_a_truncation_is_what_physics_says_and_the_reset_r
     np.testing.assert_array_equal(follows, rollout.valid[0].numpy().astype(bool))
 
 
-@pytest.mark.parametrize("mode", AutoresetMode)
-def test_a_whole_run_learns_from_every_auto_reset_mode(mode: AutoresetMode) -> None:
-    make, policy = ENVIRONMENTS["cart-pole, both ends"]
-    runner = Runner(vector(make, mode), make_config({"trainer.timesteps": 24}, policy))
-    records = [r.records[0] for r in runner.reports() if r.records[0]]
-    assert [r.env_steps for r in records] == [24, 48, 72]
-    assert all(np.isfinite(runner.states()[0].parameters))
-    (episodes,) = [runner.evaluate()]
-    assert all(e.ret == e.length <= 10 for e in episodes) and len(episodes) == ENVS
-
-
 def test_a_whole_iteration_on_a_real_environment_equals_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the YAML's numbers to parameters: what `Learning` hands to the update is what the configuration says."""
     changes: dict[str, Any] = {

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from runner.envs.base import Step, VectorEnv, wrap_env
-from runner.torch import Runner
 from runner.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN, STEPS_PER_SECOND
 from tests import probe_envs
 from tests.probe_envs import PoisonReset
-from tests.runner.builders import TASKS, fingerprint, make_config, make_env, plain_config
+from tests.runner.builders import TASKS, both, fingerprint, make_config, make_env, plain_config, runner_class
 
 NO_STATISTICS = {"agent.observation_preprocessor": None, "agent.value_preprocessor": None}
 CASES: dict[str, dict[str, Any]] = {
@@ -56,24 +55,24 @@ class Poisoned(VectorEnv):
         return self
 
 
-def outcome(env: VectorEnv, policy: str, changes: dict[str, Any]) -> tuple[str, list[Any]]:
+def outcome(backend: str, env: VectorEnv, policy: str, changes: dict[str, Any]) -> tuple[str, list[Any]]:
     """Fingerprint of the member and its records after four updates."""
-    runner = Runner(env, plain_config({"trainer.timesteps": 32, **changes}, policy), threads=1)
+    runner = runner_class(backend)(env, plain_config({"trainer.timesteps": 32, **changes}, policy), threads=1)
     records = [report.records[0] for report in runner.reports()]
     said = [{k: repr(v) for k, v in r.values.items() if k != STEPS_PER_SECOND} for r in records if r]
     return fingerprint(runner.states()[0]), said
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_stands_in_a_reset_row_changes_nothing(case: str) -> None:
+@pytest.mark.parametrize(("backend", "case"), both(CASES, jax=["statistics, two minibatches", "no statistics"]))
+def test_what_stands_in_a_reset_row_changes_nothing(backend: str, case: str) -> None:
     def env() -> VectorEnv:
         return make_env("CartPole-v1", 3, {"max_episode_steps": 20})
 
-    clean = outcome(env(), "CategoricalMixin", CASES[case])
+    clean = outcome(backend, env(), "CategoricalMixin", CASES[case])
     assert '"diverged": "False"' in clean[0]
     for observation in (1e6, float("nan"), float("inf")) if case == "no statistics" else (1e6, float("nan")):
         poisoned = Poisoned(env(), 1e6, observation)
-        assert outcome(poisoned, "CategoricalMixin", CASES[case]) == clean, observation
+        assert outcome(backend, poisoned, "CategoricalMixin", CASES[case]) == clean, observation
         assert poisoned.poisoned > 2
 
 
@@ -83,22 +82,26 @@ def test_a_gaussian_policy_meets_no_reset_row_either(observation: float) -> None
         return wrap_env(PoisonReset(4, discrete=False))
 
     changes = {**NO_STATISTICS, "models.policy.clip_actions": True}
-    clean = outcome(env(), "GaussianMixin", changes)
+    clean = outcome("torch", env(), "GaussianMixin", changes)
     poisoned = Poisoned(env(), 1e6, observation)
-    assert outcome(poisoned, "GaussianMixin", changes) == clean
+    assert outcome("torch", poisoned, "GaussianMixin", changes) == clean
     assert poisoned.poisoned > 10
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("length", [8, 4, 7])
-def test_the_flag_is_carried_from_one_rollout_to_the_next(task: str, length: int) -> None:
+LENGTHS = [(task, length) for length in (8, 4, 7) for task in TASKS]
+
+
+@pytest.mark.parametrize(("backend", "case"), both(LENGTHS, jax=[("CartPole-v1", 8)]))
+def test_the_flag_is_carried_from_one_rollout_to_the_next(backend: str, case: tuple[str, int]) -> None:
     """With episodes of 8 steps and rollouts of 8, the reset row is the first of the next rollout."""
+    task, length = case
     policy = TASKS[task][0]
-    envs, updates = 2, 4
+    envs, updates = 3, 4
     env = Poisoned(make_env(task, envs, {"max_episode_steps": length}), 1e6)
-    clean = outcome(make_env(task, envs, {"max_episode_steps": length}), policy, {})
-    assert outcome(env, policy, {}) == clean
-    runner = Runner(env, plain_config({"trainer.timesteps": 8 * updates}, policy), threads=1)
+    clean = outcome(backend, make_env(task, envs, {"max_episode_steps": length}), policy, {})
+    assert outcome(backend, env, policy, {}) == clean
+    config = plain_config({"trainer.timesteps": 8 * updates}, policy)
+    runner = runner_class(backend)(make_env(task, envs, {"max_episode_steps": length}), config, threads=1)
     list(runner.reports())
     resets = sum(t % (length + 1) == length for t in range(8 * updates))
     statistics = runner.states()[0].value_statistics
@@ -115,7 +118,7 @@ def test_returns_and_statistics_of_the_poisoned_probe_are_clean(
         env = PoisonReset(
             6, length=8, stagger=3, truncate=truncate, poison_observation=poison_observation, poison_info=True
         )
-        return outcome(wrap_env(env), "CategoricalMixin", {"trainer.timesteps": 64})
+        return outcome("torch", wrap_env(env), "CategoricalMixin", {"trainer.timesteps": 64})
 
     poisoned = run()
     for record in poisoned[1]:
@@ -126,9 +129,9 @@ def test_returns_and_statistics_of_the_poisoned_probe_are_clean(
     assert run() == poisoned
 
 
-def test_evaluation_counts_no_reset_row() -> None:
+def test_evaluation_counts_no_reset_row(backend: str) -> None:
     env = wrap_env(PoisonReset(5, length=4, stagger=3, poison_info=True))
-    runner = Runner(env, make_config(policy="CategoricalMixin"))
+    runner = runner_class(backend)(env, make_config(policy="CategoricalMixin"))
     episodes = runner.evaluate()
     assert [e.length for e in episodes] == [4, 5, 6, 4, 5]
     assert all(0 <= e.ret <= e.length for e in episodes)
