@@ -64,7 +64,7 @@ def worker_pids(directory: Path) -> list[int]:
 
 
 def test_a_killed_worker_fails_its_trials_and_spares_the_others(tmp_path: Path) -> None:
-    process, directory = start(tmp_path, 2560, "--workers", "2")
+    process, directory = start(tmp_path, 25_600, "--workers", "2")
     wait_for_records(process, directory, 3)
     victim = worker_pids(directory)[0]
     os.kill(victim, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_killed_worker_fails_its_trials_and_spares_the_others(tmp_path: Path) 
     with Ledger(directory, writer=False) as ledger:
         for row in ledger.trials():
             indices = [stored.record.index for stored in ledger.records(row.trial)]
-            assert indices == list(range(80)), row.trial
+            assert indices == list(range(800)), row.trial
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -176,7 +176,7 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
     ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "i"
-    length = ["--set", "trainer.timesteps=64000", "--set", "agent.learning_rate_scheduler=null"]
+    length = ["--set", "trainer.timesteps=6_400_000", "--set", "agent.learning_rate_scheduler=null"]
 
     def interrupt_once_it_trains() -> None:
         for _ in range(600):
