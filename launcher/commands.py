@@ -48,7 +48,7 @@ def train(
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
     env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
-    backend: Annotated[str | None, Parameter(help="torch or jax; default jax on CPU workers, torch on GPUs.")] = None,
+    backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,
     set_: Annotated[
         list[str] | None,
         Parameter(name="--set", help="a.b=value; a,b makes alternatives.", negative=(), allow_leading_hyphen=True),
@@ -216,18 +216,20 @@ def _say_how_to_continue(console: Console, directory: Path) -> None:
 
 
 def _check_environments(trials: Sequence[Trial]) -> None:
-    """Refuse what no worker could train: unknown environments and arguments, policies that do not fit.
+    """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
 
     Raises:
         UserError: naming the trial's configuration.
     """
     from runner.envs.envpool import EnvPoolTask
+    from runner.parameters import Network
 
     seen = set()
     for trial in trials:
         config = trial.config
         env, policy = config.env, config.models.policy
-        key = (env.model_dump_json(), policy.cls, policy.clip_actions)
+        normalized = config.agent.observation_preprocessor is not None
+        key = (env.model_dump_json(), config.models.model_dump_json(), normalized)
         if key in seen:
             continue
         seen.add(key)
@@ -236,7 +238,9 @@ def _check_environments(trials: Sequence[Trial]) -> None:
         if env.num_envs is None:
             raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
         try:
-            EnvPoolTask(env.id, env.num_envs, env.arguments).actions.check_policy(policy.cls, policy.clip_actions)
+            task = EnvPoolTask(env.id, env.num_envs, env.arguments)
+            task.actions.check_policy(policy.cls, policy.clip_actions)
+            Network.of(config.models, task.layout, task.actions.size, normalized)
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None
 

@@ -184,10 +184,10 @@ class Placement:
         return bool(self.gpus) and not self.logical
 
     def backend(self, config: Config) -> str:
-        """The backend of a configuration: `auto` is JAX on CPU workers, torch on GPUs; the README says why."""
+        """The backend of a configuration: `auto` is torch on GPUs and for convolutions, else JAX."""
         if config.backend != "auto":
             return config.backend
-        return "torch" if self.on_gpus else "jax"
+        return "torch" if self.on_gpus or config.models.convolves else "jax"
 
 
 def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[Trial]]:

@@ -183,7 +183,7 @@ class Runner:
         if pack.size > 1:
             _refuse_fixed(self.env, pack.size)
         self._threads = threads
-        self._learning = self.learning(pack, self.env.observation_size, self.env.actions)
+        self._learning = self.learning(pack, self.env.layout, self.env.actions)
         self.agent = Agent(self._learning, self.env, _experiment_directory(config))
 
     @staticmethod

@@ -19,7 +19,7 @@ from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
 from runner.pack import Pack
 from runner.parameters import Network
-from runner.spaces import ActionSpace
+from runner.spaces import ActionSpace, Layout
 from runner.tracking import Record, Report
 
 COLUMNS = (
@@ -73,18 +73,19 @@ class Learning:
         alive: per member, whether its numbers are still finite.
     """
 
-    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+    def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed.
 
         Args:
             pack: what to train.
-            observation_size: O.
+            observations: of the environment.
             actions: of the environment.
         """
         config = pack.static
         self.pack = pack
         self.actions = actions
-        self.network = Network.of(config.models, observation_size, actions.size)
+        normalized = config.agent.observation_preprocessor is not None
+        self.network = Network.of(config.models, observations, actions.size, normalized)
         self.updates = 0
         self.alive = [True] * pack.size
         self._records = [0] * pack.size
@@ -100,7 +101,7 @@ class Learning:
                 np.zeros_like(parameters),
                 np.zeros(pack.size, np.float32),
                 pack.hyper.learning_rate.astype(np.float32),
-                _fresh(pack.size, observation_size) if config.agent.observation_preprocessor else None,
+                _fresh(pack.size, observations.stop) if config.agent.observation_preprocessor else None,
                 _fresh(pack.size, 1) if config.agent.value_preprocessor else None,
             )
         )

@@ -1,25 +1,35 @@
-"""Which parameters a network has, where they lie in one flat row per member, and their initial values.
+"""Which layers and parameters a network has, where they lie in one flat row per member, and their initial values.
 
 Both backends hold parameters as `[P, n]` float32 and cut them by this layout, so checkpoints and initial values are
-the same in both.
+the same in both. The layers follow from the configuration's plan and the spaces: shapes are found by running the plan
+on numpy zeros.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from runner.config.network import Output
+from runner.config import expressions
+from runner.config.expressions import Binary, Expression, Name
+from runner.config.network import Container, Conv2d, Flatten, Linear, Plan
 from runner.config.schema import Models
+from runner.errors import UserError
+from runner.spaces import Layout
 
 LOG_STD = "policy.log_std"
+LARGEST_FLAT_IMAGE = 4096
+"""Numbers of an image that a linear layer may still read without convolutions in front of it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter: `[outputs, inputs]` for a weight, as torch has it, `[outputs]` for a bias."""
+    """One parameter: `[outputs, inputs]` or `[outputs, inputs, height, width]` for a weight, as torch has it,
+    `[outputs]` for a bias.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -31,63 +41,100 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One layer whose parameters are `name.weight` and `name.bias`, and what follows it."""
+
+    name: str
+    layer: Linear | Conv2d | Flatten
+    activation: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One container: steps on what `input` gives.
+
+    Attributes:
+        name: as later containers and the output call it.
+        input: an expression of observations and earlier blocks.
+        scaled: uint8 images in it are divided by 255: they come raw, and the expression does no arithmetic of its own.
+        steps: its layers.
+    """
+
+    name: str
+    input: Expression
+    scaled: bool
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """Policy or value.
+
+    Attributes:
+        blocks: in order; the last one feeds the head.
+        output: an expression of the head's token and of blocks.
+        head: name of the linear layer that the token stands for, None for an output of blocks alone.
+    """
+
+    blocks: tuple[Block, ...]
+    output: Expression
+    head: str | None
+
+
+@dataclass(frozen=True)
 class Network:
     """Policy and value networks of one member; hashable, so that it can key compiled programs.
 
     Attributes:
-        observation_size: O.
-        separate: False when the value head reads the policy's hidden layers.
-        policy: (units, activation) of the policy's hidden layers.
-        value: the same for the value network; empty when not separate.
-        policy_output: how the policy head's output is shaped.
-        value_output: how the value head's output is shaped.
+        observations: where the parts of a flat observation are.
+        separate: False when the value head reads the policy's blocks.
+        policy: how means or logits are made.
+        value: how state values are made; shares the policy's blocks when not separate.
         gaussian: the policy has a state-independent log standard deviation.
         entries: every parameter in order.
     """
 
-    observation_size: int
+    observations: Layout
     separate: bool
-    policy: tuple[tuple[int, str], ...]
-    value: tuple[tuple[int, str], ...]
-    policy_output: Output
-    value_output: Output
+    policy: Role
+    value: Role
     gaussian: bool
     entries: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, models: Models, observation_size: int, action_size: int) -> Network:
-        """Lay out the networks of a configuration for O inputs and A outputs."""
-        policy = tuple(models.policy.hidden)
-        value = tuple(models.value.hidden) if models.separate else ()
+    def of(cls, models: Models, observations: Layout, action_size: int, normalized: bool = False) -> Network:
+        """Lay out the networks of a configuration.
+
+        Args:
+            models: policy and value.
+            observations: of the environment.
+            action_size: A.
+            normalized: observations come normalised, so that images in them are not scaled.
+
+        Raises:
+            UserError: layers that do not fit the observations or each other, naming the first.
+        """
+        builder = _Builder(observations, {"ACTIONS": action_size, "ONE": 1}, scales=not normalized)
         gaussian = models.policy.cls == "GaussianMixin"
-        entries: list[Entry] = []
-
-        def dense(name: str, inputs: int, outputs: int) -> int:
-            entries.append(Entry(f"{name}.weight", (outputs, inputs)))
-            entries.append(Entry(f"{name}.bias", (outputs,)))
-            return outputs
-
-        width = observation_size
-        for index, (units, _) in enumerate(policy):
-            width = dense(f"policy.net.{index}", width, units)
-        dense("policy.head", width, action_size)
+        policy, features = builder.blocks("policy", models.policy.plan)
+        policy_role = builder.output("policy", models.policy.plan, policy, features, action_size)
         if gaussian:
-            entries.append(Entry(LOG_STD, (action_size,)))
+            builder.entries.append(Entry(LOG_STD, (action_size,)))
+        value, value_features = policy, features
         if models.separate:
-            width = observation_size
-        for index, (units, _) in enumerate(value):
-            width = dense(f"value.net.{index}", width, units)
-        dense("value.head", width, 1)
-        return cls(
-            observation_size,
-            models.separate,
-            policy,
-            value,
-            models.policy.head,
-            models.value.head,
-            gaussian,
-            tuple(entries),
-        )
+            value, value_features = builder.blocks("value", models.value.plan)
+        value_role = builder.output("value", models.value.plan, value, value_features, 1)
+        return cls(observations, models.separate, policy_role, value_role, gaussian, tuple(builder.entries))
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        return self.observations.stop
+
+    @property
+    def convolves(self) -> bool:
+        """It has convolutions."""
+        return any(len(entry.shape) > 2 for entry in self.entries)
 
     @property
     def size(self) -> int:
@@ -104,7 +151,7 @@ class Network:
         return np.concatenate([named[entry.name].reshape(-1) for entry in self.entries]).astype(np.float32)
 
     def initial(self, seed: int, initial_log_std: float) -> np.ndarray:
-        """Initial parameters `[n]` of one member: torch's default distribution for linear layers,
+        """Initial parameters `[n]` of one member: torch's default distribution for linear and convolutional layers,
         U(−1/√inputs, 1/√inputs) for weights and biases, from the member's own stream.
         """
         rng = np.random.default_rng(np.random.SeedSequence((seed, 0x1217)))
@@ -114,8 +161,160 @@ class Network:
             if entry.name == LOG_STD:
                 parts.append(np.full(entry.size, initial_log_std))
                 continue
-            if len(entry.shape) == 2:
-                inputs = entry.shape[1]
+            if len(entry.shape) > 1:
+                inputs = math.prod(entry.shape[1:])
             bound = inputs**-0.5
             parts.append(rng.uniform(-bound, bound, entry.size))
         return np.concatenate(parts).astype(np.float32)
+
+
+def leaf(observations: Layout, name: Name, where: str = "network") -> Layout:
+    """The part of the observation that a name stands for."""
+    return observations.at(name.keys, where)
+
+
+class _Numpy:
+    """`expressions.Operations` on numpy, for shapes."""
+
+    leading = 0
+
+    def activation(self, name: str, x: Any) -> Any:
+        return x
+
+    def concatenate(self, parts: list[Any]) -> Any:
+        return np.concatenate(parts, 1)
+
+    def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return np.transpose(x, axes)
+
+
+class _Builder:
+    """Runs plans on a batch of one row of zeros, noting the parameters of every layer that it meets."""
+
+    def __init__(self, observations: Layout, units: dict[str, int], scales: bool) -> None:
+        self.entries: list[Entry] = []
+        self._observations = observations
+        self._scales = scales
+        self._units = units | {"OBSERVATIONS": observations.stop, "STATES": observations.stop}
+
+    def blocks(self, role: str, plan: Plan) -> tuple[tuple[Block, ...], dict[str, np.ndarray]]:
+        """The blocks of a role, and what each gives."""
+        values: dict[str, np.ndarray] = {}
+        blocks = []
+        for index, container in enumerate(plan.containers):
+            where = f"models.{role}.network.{index}"
+            x = self._evaluate(container.input, values, f"{where}.input")
+            steps: list[Step] = []
+            layers = list(container.layers)
+            if x.ndim > 2 and layers and isinstance(layers[0][0], Linear):
+                self._check_flat(container, x, where)
+                layers.insert(0, (Flatten(), "identity"))
+            for number, (layer, activation) in enumerate(layers):
+                shift = number - (len(layers) - len(container.layers))
+                step = Step(f"{role}.{container.name}.{shift}", self._sized(layer), activation)
+                x = self._apply(step, x, f"{where}.layers.{shift}")
+                steps.append(step)
+            arithmetic = any(isinstance(node, Binary) for node in expressions.nodes(container.input))
+            blocks.append(Block(container.name, container.input, self._scales and not arithmetic, tuple(steps)))
+            values[container.name] = x
+        return tuple(blocks), values
+
+    def output(
+        self, role: str, plan: Plan, blocks: tuple[Block, ...], values: dict[str, np.ndarray], width: int
+    ) -> Role:
+        """The output of a role on given blocks."""
+        where = f"models.{role}.output"
+        head = None
+        values = dict(values)
+        if plan.token is not None:
+            features = values[blocks[-1].name] if blocks else np.zeros((1, self._observations.stop))
+            head = f"{role}.head"
+            token = Step(head, Linear(self._units[plan.token]), "identity")
+            values[plan.token] = self._apply(token, features, where)
+        found = self._evaluate(plan.output, values, where)
+        if found.shape != (1, width):
+            raise UserError(f"{where}: gives {_text(found)} per row; needed: {width}")
+        return Role(blocks, plan.output, head)
+
+    def _evaluate(self, expression: Expression, values: dict[str, np.ndarray], where: str) -> np.ndarray:
+        def value(name: Name, one_hot: bool) -> np.ndarray:
+            if name.text in values:
+                return values[name.text]
+            part = leaf(self._observations, name, where)
+            if one_hot:
+                if not part.categories:
+                    raise UserError(f"{where}: one_hot_encoding is for Discrete and MultiDiscrete observations")
+                return np.zeros((1, sum(part.categories)), np.float32)
+            return np.zeros((1, *part.shape), np.float32)
+
+        try:
+            found = expressions.evaluate(expression, value, _Numpy())
+        except (IndexError, ValueError, TypeError) as error:
+            raise UserError(f"{where}: does not fit the observations: {error}") from None
+        if not isinstance(found, np.ndarray) or found.ndim < 1 or found.shape[0] != 1 or 0 in found.shape:
+            raise UserError(f"{where}: gives no array of rows")
+        return found.reshape(1, -1) if found.ndim == 1 else found
+
+    def _sized(self, layer: Linear | Conv2d | Flatten) -> Linear | Conv2d | Flatten:
+        """With numbers for tokens."""
+        if isinstance(layer, Linear) and isinstance(layer.units, str):
+            return replace(layer, units=self._units[layer.units])
+        return layer
+
+    def _apply(self, step: Step, x: np.ndarray, where: str) -> np.ndarray:
+        """The layer's output for one row, its parameters noted."""
+        layer = step.layer
+        if isinstance(layer, Flatten):
+            return np.zeros((1, *_flattened(x.shape[1:], layer, where)), np.float32)
+        if isinstance(layer, Linear):
+            if x.ndim != 2:
+                raise UserError(f"{where}: a linear layer reads {_text(x)}; put flatten in front of it")
+            assert isinstance(layer.units, int)
+            self._note(step.name, (layer.units, x.shape[1]), layer.bias)
+            return np.zeros((1, layer.units), np.float32)
+        if x.ndim != 4:
+            raise UserError(
+                f"{where}: conv2d reads {_text(x)}; needed: channels x height x width (use permute for height x width "
+                "x channels)"
+            )
+        size = [_convolved(x.shape[2 + axis], layer, axis) for axis in (0, 1)]
+        if min(size) < 1:
+            raise UserError(
+                f"{where}: conv2d with kernel {layer.kernel} and stride {layer.stride} is too large for {_text(x)}"
+            )
+        self._note(step.name, (layer.channels, x.shape[1], *layer.kernel), layer.bias)
+        return np.zeros((1, layer.channels, *size), np.float32)
+
+    def _note(self, name: str, weight: tuple[int, ...], bias: bool) -> None:
+        self.entries.append(Entry(f"{name}.weight", weight))
+        if bias:
+            self.entries.append(Entry(f"{name}.bias", weight[:1]))
+
+    def _check_flat(self, container: Container, x: np.ndarray, where: str) -> None:
+        images = [
+            part
+            for name in expressions.names(container.input)
+            if name.text in ("OBSERVATIONS", "STATES") and (part := leaf(self._observations, name)).has_image
+        ]
+        if images and x[0].size > LARGEST_FLAT_IMAGE:
+            raise UserError(
+                f"{where}: a linear layer would read an image of {_text(x)} ({x[0].size:,} numbers); put conv2d layers "
+                "and flatten in front of it"
+            )
+
+
+def _text(x: np.ndarray) -> str:
+    return " x ".join(map(str, x.shape[1:]))
+
+
+def _convolved(size: int, layer: Conv2d, axis: int) -> int:
+    return (size + sum(layer.edges[axis]) - layer.kernel[axis]) // layer.stride[axis] + 1
+
+
+def _flattened(shape: tuple[int, ...], layer: Flatten, where: str) -> tuple[int, ...]:
+    axes = len(shape)
+    start = layer.start - 1 if layer.start > 0 else axes + layer.start
+    end = layer.end - 1 if layer.end > 0 else axes + layer.end
+    if not 0 <= start <= end < axes:
+        raise UserError(f"{where}: cannot flatten axes {layer.start} to {layer.end} of {' x '.join(map(str, shape))}")
+    return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])

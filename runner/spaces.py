@@ -1,59 +1,126 @@
-"""gymnasium spaces ↔ flat arrays: observations become `[N, O]` float32, actions `[N, A]` or `[N]` what the space wants.
+"""gymnasium spaces ↔ flat arrays: observations become `[N, O]`, actions `[N, A]` or `[N]` what the space wants.
 
-Dict observations are flattened in sorted key order and a Discrete observation is one column, as skrl does.
+Observations are flattened as skrl does: Dict in sorted key order, Tuple in order, a Discrete one as one column, a
+MultiDiscrete one as one column per number. A space of nothing but uint8 numbers stays uint8, any other becomes float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from runner.errors import UserError
-
-LARGEST_FLAT_IMAGE = 4096
-"""Pixels of an image that a plain linear network may still get as one flat row."""
+from runner.errors import UserError, did_you_mean
 
 UNBOUNDED = 1e30
 """Bounds beyond this are some library's way to say infinity."""
 
 
-def observation_size(space: gymnasium.Space[Any], where: str = "observation space") -> int:
-    """Width O of a flattened observation.
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of an observation are in a flat row, and what they are.
+
+    Attributes:
+        start: first column.
+        stop: column after the last.
+        shape: of one observation; of a Dict or Tuple its flat form.
+        image: three or more axes of uint8 numbers.
+        byte: all numbers are uint8.
+        categories: values that each column may take, for Discrete and MultiDiscrete; else empty.
+        offset: the value of the first category, per column.
+        children: parts of a Dict or Tuple by key, in order.
+    """
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    image: bool = False
+    byte: bool = False
+    categories: tuple[int, ...] = ()
+    offset: tuple[int, ...] = ()
+    children: tuple[tuple[str, Layout], ...] = ()
+
+    @classmethod
+    def vector(cls, size: int) -> Layout:
+        """A flat Box of `size` numbers."""
+        return cls(0, size, (size,))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the flat rows."""
+        return np.dtype(np.uint8 if self.byte else np.float32)
+
+    @property
+    def has_image(self) -> bool:
+        """It, or a part of it, is an image."""
+        return self.image or any(child.has_image for _, child in self.children)
+
+    def at(self, keys: tuple[str, ...], where: str) -> Layout:
+        """The part with these keys.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not keys:
+            return self
+        children = dict(self.children)
+        if keys[0] not in children:
+            allowed = ", ".join(map(repr, children)) or "no key, the observation is one array"
+            raise UserError(
+                f"{where}: the observation has no {keys[0]!r}; allowed: {allowed}.{did_you_mean(keys[0], children)}"
+            )
+        return children[keys[0]].at(keys[1:], where)
+
+
+def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observation space") -> Layout:
+    """How observations of `space` are flattened, from column `start` on.
 
     Raises:
-        UserError: a space or an image that a linear network cannot take.
+        UserError: a space that is not supported.
     """
-    if isinstance(space, Dict):
-        return sum(observation_size(space[key], f"{where}[{key!r}]") for key in sorted(space.spaces))
+    if isinstance(space, Dict | Tuple):
+        named = _parts(space)
+        children: list[tuple[str, Layout]] = []
+        column = start
+        for key, part in named:
+            children.append((key, layout(part, column, f"{where}[{key!r}]")))
+            column = children[-1][1].stop
+        byte = bool(children) and all(child.byte for _, child in children)
+        return Layout(start, column, (column - start,), byte=byte, children=tuple(children))
     if isinstance(space, Box | MultiBinary):
-        size = int(np.prod(space.shape))
-        if space.dtype == np.uint8 and len(space.shape) >= 3 and size > LARGEST_FLAT_IMAGE:
-            raise UserError(
-                f"{where}: an image of shape {space.shape} ({size:,} numbers) is not flattened into a linear network; "
-                "it needs convolutions, which are not supported yet"
-            )
-        return size
+        shape = tuple(int(n) for n in space.shape)
+        byte = space.dtype == np.uint8
+        return Layout(start, start + int(np.prod(shape)), shape or (1,), byte and len(shape) >= 3, byte)
     if isinstance(space, Discrete):
-        return 1
+        return Layout(start, start + 1, (1,), categories=(int(space.n),), offset=(int(space.start),))
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim == 1:
+        sizes = tuple(int(n) for n in space.nvec)
+        offset = tuple(int(n) for n in space.start)
+        return Layout(start, start + len(sizes), (len(sizes),), categories=sizes, offset=offset)
     raise UserError(
-        f"{where}: {type(space).__name__} is not supported yet; allowed: Box, Discrete, MultiBinary and Dict of these"
+        f"{where}: {type(space).__name__} is not supported; allowed: Box, Discrete, MultiDiscrete of one axis, "
+        "MultiBinary, and Dict or Tuple of these"
     )
 
 
-def flatten_observations(space: gymnasium.Space[Any], observations: Any, out: np.ndarray) -> None:
-    """Write a batch of observations, structured as `space`, into `out` `[N, O]` float32."""
+def _parts(space: Dict | Tuple) -> list[tuple[str, gymnasium.Space[Any]]]:
     if isinstance(space, Dict):
-        column = 0
-        for key in sorted(space.spaces):
-            width = observation_size(space[key])
-            flatten_observations(space[key], observations[key], out[:, column : column + width])
-            column += width
-    else:
-        out[...] = np.reshape(observations, out.shape)
+        return [(key, space[key]) for key in sorted(space.spaces)]
+    return [(str(index), part) for index, part in enumerate(space.spaces)]
+
+
+def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> None:
+    """Write a batch of observations, structured as the space of `parts`, into `out` `[N, O]`."""
+    if not parts.children:
+        out[:, parts.start : parts.stop] = np.reshape(observations, (len(out), parts.stop - parts.start))
+        return
+    for key, part in parts.children:
+        child = observations[key] if isinstance(observations, Mapping) else observations[int(key)]
+        flatten_observations(part, child, out)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from runner.config.network import (
-    INPUTS,
-    Output,
-    activation_list,
-    layer_units,
-    parse_output,
-)
-from runner.errors import UserError
+from runner.config.network import Conv2d, Plan, plan
 
 _NUMBER = re.compile(r"^\s*[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?\s*$")
 
@@ -81,7 +74,7 @@ class Container(_Strict):
 
     name: str = "net"
     input: str = "OBSERVATIONS"
-    layers: list[int | dict[str, Any]] = []
+    layers: list[Any] = []
     activations: list[str | None] | str | None = None
 
 
@@ -93,8 +86,8 @@ class Model(_Strict):
 
     @model_validator(mode="after")
     def _readable(self) -> Model:
-        self.hidden  # noqa: B018  (raises on a network that cannot be built)
-        if self.head.token != self.expected_token:
+        token = self.plan.token
+        if token not in (self.expected_token, None):
             raise ValueError(f"output {self.output!r} must be built on {self.expected_token}")
         return self
 
@@ -104,26 +97,9 @@ class Model(_Strict):
         raise NotImplementedError
 
     @property
-    def hidden(self) -> list[tuple[int, str]]:
-        """(units, activation) of every hidden layer, containers joined in order."""
-        layers: list[tuple[int, str]] = []
-        before = None
-        for item in self.network:
-            source = item.input.removeprefix("Shape.")
-            if source != before and not (before is None and source in INPUTS):
-                wanted = " or ".join(INPUTS) if before is None else repr(before)
-                raise UserError(
-                    f"network {item.name!r}: input {item.input!r} is not supported yet; allowed here: {wanted}"
-                )
-            units = [layer_units(layer, f"network {item.name!r}") for layer in item.layers]
-            layers += zip(units, activation_list(item.activations, len(units), f"network {item.name!r}"), strict=True)
-            before = item.name
-        return layers
-
-    @property
-    def head(self) -> Output:
-        """The output layer."""
-        return parse_output(self.output, "output")
+    def plan(self) -> Plan:
+        """Containers and output, read; raises UserError for what cannot be built."""
+        return plan([item.model_dump() for item in self.network], self.output)
 
 
 class PolicyModel(Model):
@@ -175,6 +151,12 @@ class Models(_Strict):
     separate: bool = True
     policy: PolicyModel
     value: ValueModel
+
+    @property
+    def convolves(self) -> bool:
+        """Any layer is a convolution."""
+        containers = [*self.policy.plan.containers, *self.value.plan.containers]
+        return any(isinstance(layer, Conv2d) for container in containers for layer, _ in container.layers)
 
 
 class Memory(_Strict):

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from runner.config.expressions import activation_name
 from runner.config.load import Key, Source, plain_copy
-from runner.config.network import activation_list, activation_name
+from runner.config.network import activation_list
 from runner.errors import UserError
 
 AGENT_RENAMES = {
@@ -122,7 +123,9 @@ def _network(model: dict[str, Any], key: Key, source: Source) -> dict[str, Any]:
     hiddens = model.pop("hiddens", None) or []
     if not isinstance(hiddens, list):
         raise UserError(f"{where['hiddens']}: found {hiddens!r}; allowed: a list of layer sizes such as [64, 64]")
-    activations = activation_list(model.pop("hidden_activation", None), len(hiddens), where["hidden_activation"])
+    activations = activation_list(
+        model.pop("hidden_activation", None), [False] * len(hiddens), where["hidden_activation"]
+    )
     activation = activation_name(model.pop("output_activation", ""), where["output_activation"])
     scale = model.pop("output_scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):

@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from runner.errors import UserError
-from runner.spaces import ActionSpace, flatten_observations, observation_size
+from runner.spaces import ActionSpace, flatten_observations, layout
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -40,7 +40,7 @@ class VectorEnv:
         num_envs: environments stepped together.
         observation_space: of one environment, unflattened.
         action_space: of one environment.
-        observation_size: O, width of a flattened observation.
+        layout: where the parts of an observation are in a flat row, and the rows' dtype.
         actions: what `step` takes.
         resets_at_once: no reset rows; final observations come in `info`.
     """
@@ -53,8 +53,13 @@ class VectorEnv:
         self.num_envs = num_envs
         self.observation_space = observation_space
         self.action_space = action_space
-        self.observation_size = observation_size(observation_space)
+        self.layout = layout(observation_space)
         self.actions = ActionSpace.of(action_space)
+
+    @property
+    def observation_size(self) -> int:
+        """O, width of a flattened observation."""
+        return self.layout.stop
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes everywhere → observations `[N, O]` float32, info."""
@@ -90,12 +95,12 @@ class VectorEnv:
         """Release the environments."""
 
     def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
-        """Observations as the environment gives them → `[N, O]` float32."""
+        """Observations as the environment gives them → `[N, O]`, uint8 where they are nothing else, else float32."""
         rows = self.num_envs if rows is None else rows
         if isinstance(observations, np.ndarray) and observations.shape == (rows, self.observation_size):
-            return observations.astype(np.float32, copy=False)
-        flat = np.empty((rows, self.observation_size), np.float32)
-        flatten_observations(self.observation_space, observations, flat)
+            return observations.astype(self.layout.dtype, copy=False)
+        flat = np.empty((rows, self.observation_size), self.layout.dtype)
+        flatten_observations(self.layout, observations, flat)
         return flat
 
 

@@ -1,12 +1,12 @@
 """The policy and value networks of one member, as functions of its parameters: flax layers over the shared layout.
 
-Axes: B row · O observation · A action.
+Axes: B row · O observation · A action. Arrays are `[B, …]`, images `[B, channels, height, width]` as in torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ from flax import linen
 from jax import Array
 from jaxtyping import Float
 
-from runner.config.network import Output
-from runner.parameters import LOG_STD, Network
+from runner.config import expressions
+from runner.config.expressions import Name
+from runner.config.network import Conv2d, Flatten, Linear
+from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
 
 Parameters: TypeAlias = dict[str, Array]
-"""Name → `[outputs, inputs]` for weights, as the checkpoint has them, `[outputs]` for biases and log_std."""
+"""Name → `[outputs, inputs, …]` for weights, as the checkpoint has them, `[outputs]` for biases and log_std."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": linen.elu,
@@ -36,6 +38,23 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softsign": linen.soft_sign,
     "tanh": linen.tanh,
 }
+# GPUs would round the factors of a product to 10 bits by default, which torch does not do.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+class _Operations:
+    """`expressions.Operations` on JAX."""
+
+    leading = 0
+
+    def activation(self, name: str, x: Array) -> Array:
+        return ACTIVATIONS[name](x)
+
+    def concatenate(self, parts: list[Array]) -> Array:
+        return jnp.concatenate(parts, 1)
+
+    def permute(self, x: Array, axes: tuple[int, ...]) -> Array:
+        return jnp.transpose(x, axes)
 
 
 def cut(network: Network, flat: Float[Array, " n"]) -> Parameters:
@@ -44,28 +63,25 @@ def cut(network: Network, flat: Float[Array, " n"]) -> Parameters:
     return {entry.name: piece.reshape(entry.shape) for entry, piece in zip(network.entries, pieces, strict=True)}
 
 
-def policy(network: Network, parameters: Parameters, observations: Float[Array, "B O"]) -> Float[Array, "B A"]:
-    """Means or logits from normalised observations."""
-    hidden = _layers(network.policy, "policy.net", parameters, observations)
-    return _head(network.policy_output, "policy.head", parameters, hidden)
+def policy(network: Network, parameters: Parameters, observations: Array) -> Float[Array, "B A"]:
+    """Means or logits from normalised observations `[B, O]`."""
+    return _output(network.policy, parameters, _blocks(network, network.policy, parameters, observations))
 
 
-def value(network: Network, parameters: Parameters, observations: Float[Array, "B O"]) -> Float[Array, " B"]:
-    """State values, in the value statistics' normalised units, from normalised observations."""
-    layers, name = (network.value, "value.net") if network.separate else (network.policy, "policy.net")
-    hidden = _layers(layers, name, parameters, observations)
-    return _head(network.value_output, "value.head", parameters, hidden)[:, 0]
+def value(network: Network, parameters: Parameters, observations: Array) -> Float[Array, " B"]:
+    """State values, in the value statistics' normalised units, from normalised observations `[B, O]`."""
+    values = _blocks(network, network.value, parameters, observations)
+    return _output(network.value, parameters, values)[:, 0]
 
 
 def policy_and_value(
-    network: Network, parameters: Parameters, observations: Float[Array, "B O"]
+    network: Network, parameters: Parameters, observations: Array
 ) -> tuple[Float[Array, "B A"], Float[Array, " B"]]:
-    """Both, with shared hidden layers run once."""
+    """Both, with shared blocks run once."""
     if network.separate:
         return policy(network, parameters, observations), value(network, parameters, observations)
-    hidden = _layers(network.policy, "policy.net", parameters, observations)
-    outputs = _head(network.policy_output, "policy.head", parameters, hidden)
-    return outputs, _head(network.value_output, "value.head", parameters, hidden)[:, 0]
+    values = _blocks(network, network.policy, parameters, observations)
+    return _output(network.policy, parameters, values), _output(network.value, parameters, values)[:, 0]
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Array, " A"] | None:
@@ -77,23 +93,98 @@ def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Floa
     return jnp.where(raw < low, low, jnp.where(raw > high, high, raw)) if clip else raw
 
 
-def _layers(
-    layers: tuple[tuple[int, str], ...], name: str, parameters: Parameters, x: Float[Array, "B O"]
-) -> Float[Array, "B H"]:
-    for index, (_, activation) in enumerate(layers):
-        x = ACTIVATIONS[activation](_dense(f"{name}.{index}", parameters, x))
-    return x
+def _blocks(network: Network, role: Role, parameters: Parameters, observations: Array) -> dict[str, Array]:
+    """What every block gives, by name; the last one's also under the name ""."""
+    values = {"": observations}
+
+    def run(block: Block) -> Array:
+        def named(name: Name, one_hot: bool) -> Array:
+            if name.text in values:
+                return values[name.text]
+            return _observed(network, observations, name, one_hot, block.scaled)
+
+        x = expressions.evaluate(block.input, named, _Operations())
+        for step in block.steps:
+            x = ACTIVATIONS[step.activation](_layer(step, parameters, x))
+        return x
+
+    for block in role.blocks:
+        values[block.name] = values[""] = run(block)
+    return values
 
 
-def _head(output: Output, name: str, parameters: Parameters, x: Array) -> Array:
-    x = ACTIVATIONS[output.activation](_dense(name, parameters, x))
-    return x if output.scale == 1.0 else output.scale * x
+def _observed(network: Network, observations: Array, name: Name, one_hot: bool, scaled: bool) -> Array:
+    """A part of the observations in its own shape, `[B, …]` float32."""
+    part = leaf(network.observations, name)
+    columns = observations[:, part.start : part.stop]
+    if one_hot:
+        ranges = [np.arange(o, o + n) for o, n in zip(part.offset, part.categories, strict=True)]
+        codes = [(columns[:, i, None] == numbers).astype(jnp.float32) for i, numbers in enumerate(ranges)]
+        return jnp.concatenate(codes, 1)
+    columns = columns.reshape(-1, *part.shape).astype(jnp.float32)
+    return columns / 255 if part.image and scaled else columns
+
+
+def _layer(step: Step, parameters: Parameters, x: Array) -> Array:
+    layer = step.layer
+    if isinstance(layer, Flatten):
+        start, end = (axis if axis > 0 else x.ndim + axis for axis in (layer.start, layer.end))
+        return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+    if isinstance(layer, Linear):
+        return _dense(step.name, parameters, x)
+    return _conv2d(layer, step.name, parameters, x)
+
+
+def _output(role: Role, parameters: Parameters, values: dict[str, Array]) -> Array:
+    """The output expression, its token standing for the head."""
+    head = None if role.head is None else _dense(role.head, parameters, values[""])
+
+    def named(name: Name, one_hot: bool) -> Array:
+        found = values.get(name.text, head)
+        assert found is not None
+        return found
+
+    return expressions.evaluate(role.output, named, _Operations())
 
 
 def _dense(name: str, parameters: Parameters, x: Array) -> Array:
-    weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-    # GPUs would round the factors of a product to 10 bits by default, which torch does not do.
-    layer = linen.Dense(weight.shape[0], precision=jax.lax.Precision.HIGHEST)
-    out = layer.apply({"params": {"kernel": weight.T, "bias": bias}}, x)
+    weight = parameters[f"{name}.weight"]
+    layer = linen.Dense(weight.shape[0], use_bias=f"{name}.bias" in parameters, precision=PRECISION)
+    return _applied(layer, weight.T, name, parameters, x)
+
+
+def _conv2d(layer: Conv2d, name: str, parameters: Parameters, x: Array) -> Array:
+    weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+    if jax.default_backend() == "cpu":
+        out = _convolved(jnp.pad(x, [(0, 0), (0, 0), *layer.edges]), weight, layer.stride)
+    else:
+        shape = jax.lax.conv_dimension_numbers(x.shape, weight.shape, ("NCHW", "OIHW", "NCHW"))
+        out = jax.lax.conv_general_dilated(
+            x, weight, layer.stride, layer.edges, dimension_numbers=shape, precision=PRECISION
+        )
+    return out if bias is None else out + bias[:, None, None]
+
+
+def _convolved(x: Float[Array, "B C H W"], weight: Float[Array, "K C h w"], stride: tuple[int, int]) -> Array:
+    """A convolution as one matrix product of patches.
+
+    In the loops of an update XLA's own convolution is 20 times slower on a CPU than outside, and with weights per
+    member slower still; this one is as fast anywhere as XLA's outside.
+    """
+    outputs, _, *kernel = weight.shape
+    patches = x.transpose(0, 2, 3, 1)
+    for axis, (size, step) in enumerate(zip(kernel, stride, strict=True), 1):
+        last = (patches.shape[axis] - size) // step * step + 1
+        slices = [jax.lax.slice_in_dim(patches, i, i + last, step, axis) for i in range(size)]
+        patches = jnp.concatenate(slices, -1)
+    product = patches @ weight.transpose(3, 2, 1, 0).reshape(-1, outputs)
+    return product.transpose(0, 3, 1, 2)
+
+
+def _applied(layer: Any, kernel: Array, name: str, parameters: Parameters, x: Array) -> Array:
+    own = {"kernel": kernel}
+    if f"{name}.bias" in parameters:
+        own["bias"] = parameters[f"{name}.bias"]
+    out = layer.apply({"params": own}, x)
     assert isinstance(out, Array)
     return out

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Num
 
 
 class Statistics(NamedTuple):
@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
     seen: Float64[Array, ""]
 
 
-def absorb(statistics: Statistics, rows: Float[Array, "B K"], valid: Float[Array, " B"]) -> Statistics:
+def absorb(statistics: Statistics, rows: Num[Array, "B K"], valid: Float[Array, " B"]) -> Statistics:
     """Merge the rows whose weight in `valid` is 1; without valid rows the statistics stay.
 
     The batch variance is unbiased, as skrl's; of a single row it is 0.
@@ -52,7 +52,7 @@ class Scaler(NamedTuple):
     epsilon: float
     clip: float
 
-    def normalize(self, rows: Float[Array, "B K"]) -> Float[Array, "B K"]:
+    def normalize(self, rows: Num[Array, "B K"]) -> Float[Array, "B K"]:
         """clip((x − mean) / (std + ε), ±clip)."""
         return jnp.clip((rows - self.mean) / (self.std + self.epsilon), -self.clip, self.clip)
 

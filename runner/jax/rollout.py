@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium.spaces import Dict
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
-from runner.spaces import ActionSpace
+from runner.spaces import ActionSpace, Layout
 
 log = logging.getLogger(__name__)
 
@@ -40,24 +38,24 @@ class Rollout(NamedTuple):
             environments that reset at once. None for all others.
     """
 
-    observations: Float[Array, "*T1PN O"]
+    observations: Num[Array, "*T1PN O"]
     actions: Array
     outputs: Float[Array, "*TPN A"]
     rewards: Float[Array, "*TPN"]
     terminated: Bool[Array, "*TPN"]
     ended: Bool[Array, "*TPN"]
     valid: Bool[Array, "*TPN"]
-    final_observations: Float[Array, "*TPN O"] | None
+    final_observations: Num[Array, "*TPN O"] | None
 
 
 class Step(NamedTuple):
     """What one step of all P·N environments gives; the score's own rewards and ends where they differ."""
 
-    observations: Float[Array, "PN O"]
+    observations: Num[Array, "PN O"]
     rewards: Float[Array, " PN"]
     terminated: Bool[Array, " PN"]
     truncated: Bool[Array, " PN"]
-    final_observations: Float[Array, "PN O"] | None
+    final_observations: Num[Array, "PN O"] | None
     score: dict[str, Array]
 
 
@@ -65,7 +63,7 @@ class Standing(NamedTuple):
     """Where the environments stand between rollouts."""
 
     token: Array
-    observations: Float[Array, "P N O"]
+    observations: Num[Array, "P N O"]
     ended: Bool[Array, "P N"]
 
 
@@ -182,7 +180,7 @@ class _Host:
     def shapes(self) -> Step:
         """Of what `step` returns."""
         rows = self._env.num_envs
-        observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), np.dtype(np.float32))
+        observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), self._env.layout.dtype)
         numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
         final = observations if self._env.resets_at_once else None
         score = {"episode_rewards": numbers, "episode_ends": flags}
@@ -266,7 +264,7 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
         with jax.enable_x64(True):
             token, out = native(token, actions.reshape(shape).astype(np.dtype(spec.dtype)))
             observations, rewards, terminated, truncated, info = out
-            flat = _flatten(env.observation_space, observations, env.num_envs)
+            flat = _flatten(env.layout, observations, env.num_envs).astype(env.layout.dtype)
             score = episode_info(info, truncated)
             rewards = rewards.astype(jnp.float32)
             score = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in score.items()}
@@ -275,9 +273,12 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
     return handle, step
 
 
-def _flatten(space: gymnasium.Space[Any], observations: Any, rows: int) -> Float[Array, "PN O"]:
+def _flatten(parts: Layout, observations: Any, rows: int) -> Num[Array, "PN O"]:
     """`runner.spaces.flatten_observations` for arrays of a compiled program."""
-    if isinstance(space, Dict):
-        parts = [_flatten(space[key], observations[key], rows) for key in sorted(space.spaces)]
-        return jnp.concatenate(parts, 1)
-    return observations.reshape(rows, -1).astype(jnp.float32)
+    if not parts.children:
+        return observations.reshape(rows, -1)
+    columns = [
+        _flatten(part, observations[key] if isinstance(observations, Mapping) else observations[int(key)], rows)
+        for key, part in parts.children
+    ]
+    return jnp.concatenate([column.astype(jnp.result_type(*columns)) for column in columns], 1)

@@ -6,13 +6,14 @@ Axes: P member · T rollout step · N environment · A action.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from runner import learning
 from runner.envs.base import VectorEnv
@@ -23,7 +24,7 @@ from runner.jax.update import Hyper, Learner, Optimizer, Rules, update
 from runner.learning import Snapshot, StackedMoments
 from runner.pack import Pack, program_key
 from runner.parameters import LOG_STD
-from runner.spaces import ActionSpace
+from runner.spaces import ActionSpace, Layout
 from runner.tracking import Report
 
 
@@ -32,10 +33,10 @@ class Learning(learning.Learning):
 
     _learner: Learner
 
-    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+    def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed."""
         accelerate.keep_programs()
-        super().__init__(pack, observation_size, actions)
+        super().__init__(pack, observations, actions)
         self._rules = Rules(self.network, self._entropy, program_key(pack.static), pack.static)
         rows = pack.hyper.effective()
         self._initial_rate = rows["learning_rate"]
@@ -62,9 +63,7 @@ class Learning(learning.Learning):
         config = self.pack.static
         envs = env.num_envs // self.pack.size
         steps = config.agent.rollouts
-        collector = Collector(
-            env, self.pack.size, config.models.policy.clip_actions, lambda *now: act(self._rules, *now)
-        )
+        collector = Collector(env, self.pack.size, config.models.policy.clip_actions, partial(act, self._rules))
         self._compile(collector, steps, envs)
 
         def iteration() -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +127,7 @@ def policy_of(rules: Rules, learner: Learner) -> Policy:
     return Policy(named, rules.log_std(named), scaler and (scaler.mean, scaler.std))
 
 
-def outputs_of(rules: Rules, policy: Policy, observations: Float[Array, "N O"]) -> Float[Array, "N A"]:
+def outputs_of(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N A"]:
     """Means or logits for raw observations."""
     if policy.scaler is not None:
         arguments = rules.config.agent.observation_preprocessor_kwargs
@@ -137,14 +136,14 @@ def outputs_of(rules: Rules, policy: Policy, observations: Float[Array, "N O"]) 
 
 
 def act(
-    rules: Rules, policy: Policy, observations: Float[Array, "N O"], noise: Float[Array, "N A"]
+    rules: Rules, policy: Policy, observations: Num[Array, "N O"], noise: Float[Array, "N A"]
 ) -> tuple[Float[Array, "N A"], Array]:
     """Policy outputs for raw observations, and actions drawn with this noise."""
     outputs = outputs_of(rules, policy, observations)
     return outputs, distributions.sample(outputs, policy.log_std, noise)
 
 
-def mode(rules: Rules, policy: Policy, observations: Float[Array, "N O"]) -> Array:
+def mode(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Array:
     """The most probable actions for raw observations."""
     return distributions.mode(outputs_of(rules, policy, observations), policy.log_std)
 

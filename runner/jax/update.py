@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from runner.config import Config
 from runner.jax import advantages as gae
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     and 0 for reset rows, or that over their number.
     """
 
-    observations: Float[Array, "B O"]
+    observations: Num[Array, "B O"]
     actions: Array
     log_prob: Float[Array, " B"]
     advantages: Float[Array, " B"]
@@ -204,7 +204,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     observe = rules.observation_scaler(learner.observation_statistics)
     judge = rules.value_scaler(learner.value_statistics)
 
-    def judged(rows: Float[Array, "B O"]) -> Float[Array, " B"]:
+    def judged(rows: Num[Array, "B O"]) -> Float[Array, " B"]:
         return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
 
     def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:

@@ -50,7 +50,8 @@ def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     before = torch.get_num_threads()
     # Forward and backward take about six operations per parameter and row.
     operations = 6 * rules.network.size * rows / rules.config.agent.mini_batches
-    torch.set_num_threads(before if operations > WORTH_SPLITTING else 1)
+    large = operations > WORTH_SPLITTING or rules.network.convolves
+    torch.set_num_threads(before if large else 1)
     try:
         yield
     finally:
@@ -103,11 +104,13 @@ def warm_up(
     optimizer = learner.optimizer
     members, device = optimizer.parameters.shape[0], optimizer.parameters.device
     width = rules.network.observation_size
+    raw = rules.network.observations.byte and learner.observation_statistics is None
+    dtype = torch.uint8 if raw else torch.float32
     rows = torch.empty(shape[0] * shape[1])
     for size in {part.numel() for part in rows.tensor_split(rules.config.agent.mini_batches)}:
         columns = [torch.zeros(members, size, device=device) for _ in range(6)]
         chosen = columns[0].long() if actions.discrete else torch.zeros(members, size, shape[2], device=device)
-        observations = torch.zeros(members, size, width, device=device)
+        observations = torch.zeros(members, size, width, dtype=dtype, device=device)
         active = torch.ones(members, 1, dtype=torch.bool, device=device)
         step(optimizer, Batch(observations, chosen, *columns[1:]), hyper, active)
 

@@ -1,8 +1,8 @@
 """The policy and value networks of P members, as functions of their stacked parameters.
 
-Axes: P member · B row · O observation · A action. Inside, layers work on `[P, features, B]`: with rows last, the narrow
-products of heads and their gradients run 2 to 3 times faster in batched matrix multiplication on a CPU than with
-features last. What goes in and comes out is `[P, B, ·]`, transposed without a copy.
+Axes: P member · B row · O observation · A action. Arrays are `[P, B, …]`, but linear layers in a row work on
+`[P, features, B]`: with rows last, the narrow products of heads and their gradients run 2 to 3 times faster in batched
+matrix multiplication on a CPU than with features last. The transposition between the two copies nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from runner.config.network import Output
-from runner.parameters import LOG_STD, Network
+from runner.config import expressions
+from runner.config.expressions import Name
+from runner.config.network import Conv2d, Flatten, Linear
+from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
 
 Parameters: TypeAlias = dict[str, Tensor]
-"""Name → `[P, outputs, inputs]` for weights, `[P, outputs, 1]` for biases and log_std."""
+"""Name → `[P, outputs, inputs, …]` for weights, `[P, outputs, 1]` for biases and log_std."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": functional.elu,
@@ -36,47 +38,63 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softsign": functional.softsign,
     "tanh": torch.tanh,
 }
+"""Name → function of `[P, features, B]`."""
+
+
+class _Operations:
+    """`expressions.Operations` on torch."""
+
+    leading = 1
+
+    def activation(self, name: str, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1) if name == "softmax" else ACTIVATIONS[name](x)
+
+    def concatenate(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, 2)
+
+    def permute(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return x.permute(axes)
 
 
 def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
     """Views of the flat parameters, by name."""
     pieces = flat.split([entry.size for entry in network.entries], 1)
     return {
-        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) == 2 else (*entry.shape, 1))
+        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) > 1 else (*entry.shape, 1))
         for entry, piece in zip(network.entries, pieces, strict=True)
     }
 
 
-def policy(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B A"]:
-    """Means or logits from normalised observations."""
-    hidden = _layers(network.policy, "policy.net", parameters, observations)
-    return _head(network.policy_output, "policy.head", parameters, hidden).transpose(1, 2)
+def policy(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B A"]:
+    """Means or logits from normalised observations `[P, B, O]`."""
+    return _output(network, network.policy, parameters, _blocks(network, network.policy, parameters, observations))
 
 
-def value(network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
-    """State values, in the value statistics' normalised units, from normalised observations."""
-    layers, name = (network.value, "value.net") if network.separate else (network.policy, "policy.net")
-    hidden = _layers(layers, name, parameters, observations)
-    return _head(network.value_output, "value.head", parameters, hidden).squeeze(1)
+def value(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B"]:
+    """State values, in the value statistics' normalised units, from normalised observations `[P, B, O]`."""
+    values = _blocks(network, network.value, parameters, observations)
+    return _output(network, network.value, parameters, values).squeeze(2)
 
 
 def policy_and_value(
-    network: Network, parameters: Parameters, observations: Float[Tensor, "P B O"]
+    network: Network, parameters: Parameters, observations: Tensor
 ) -> tuple[Float[Tensor, "P B A"], Float[Tensor, "P B"]]:
-    """Both, with shared hidden layers run once."""
+    """Both, with shared blocks run once."""
     if network.separate:
         return policy(network, parameters, observations), value(network, parameters, observations)
-    hidden = _layers(network.policy, "policy.net", parameters, observations)
-    # Both heads in one product: an outer product of one column is the slowest shape of all.
-    weight, bias = (
-        torch.cat((parameters[f"policy.head.{part}"], parameters[f"value.head.{part}"]), 1)
-        for part in ("weight", "bias")
-    )
-    outputs, values = torch.baddbmm(bias, weight, hidden).split((weight.shape[1] - 1, 1), 1)
-    return (
-        _shaped(network.policy_output, outputs).transpose(1, 2),
-        _shaped(network.value_output, values).squeeze(1),
-    )
+    values = _blocks(network, network.policy, parameters, observations)
+    roles = network.policy, network.value
+    if all(role.head for role in roles):
+        # Both heads in one product: an outer product of one column is the slowest shape of all.
+        weight, bias = (
+            torch.cat([parameters[f"{role.head}.{part}"] for role in roles], 1) for part in ("weight", "bias")
+        )
+        outputs = torch.baddbmm(bias, weight, values[""].transpose(1, 2)).transpose(1, 2)
+        heads = outputs.split((weight.shape[1] - 1, 1), 2)
+        outputs, found = (_expressed(role, values, head) for role, head in zip(roles, heads, strict=True))
+    else:
+        outputs, found = (_output(network, role, parameters, values) for role in roles)
+    return outputs, found.squeeze(2)
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
@@ -87,23 +105,73 @@ def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Floa
     return (raw.clamp(low, high) if clip else raw).transpose(1, 2)
 
 
-def _layers(
-    layers: tuple[tuple[int, str], ...], name: str, parameters: Parameters, observations: Float[Tensor, "P B O"]
-) -> Float[Tensor, "P H B"]:
-    x = observations.transpose(1, 2)
-    for index, (_, activation) in enumerate(layers):
-        x = ACTIVATIONS[activation](_dense(f"{name}.{index}", parameters, x))
-    return x
+def _blocks(network: Network, role: Role, parameters: Parameters, observations: Tensor) -> dict[str, Tensor]:
+    """What every block gives, by name; the last one's also under the name ""."""
+    values = {"": observations}
+
+    def run(block: Block) -> Tensor:
+        def named(name: Name, one_hot: bool) -> Tensor:
+            if name.text in values:
+                return values[name.text]
+            return _observed(network, observations, name, one_hot, block.scaled)
+
+        x = expressions.evaluate(block.input, named, _Operations())
+        rows_last = False
+        for step in block.steps:
+            if isinstance(step.layer, Linear) and not rows_last:
+                x, rows_last = x.transpose(1, 2), True
+            x = _layer(step, parameters, x)
+            x = ACTIVATIONS[step.activation](x) if rows_last else _Operations().activation(step.activation, x)
+        return x.transpose(1, 2) if rows_last else x
+
+    for block in role.blocks:
+        values[block.name] = values[""] = run(block)
+    return values
 
 
-def _head(output: Output, name: str, parameters: Parameters, x: Tensor) -> Tensor:
-    return _shaped(output, _dense(name, parameters, x))
+def _observed(network: Network, observations: Tensor, name: Name, one_hot: bool, scaled: bool) -> Tensor:
+    """A part of the observations in its own shape, `[P, B, …]` float32."""
+    part = leaf(network.observations, name)
+    columns = observations[:, :, part.start : part.stop]
+    if one_hot:
+        ranges = [
+            torch.arange(o, o + n, device=columns.device) for o, n in zip(part.offset, part.categories, strict=True)
+        ]
+        return torch.cat([(columns[:, :, i, None] == numbers).float() for i, numbers in enumerate(ranges)], 2)
+    columns = columns.unflatten(2, part.shape).float()
+    return columns / 255 if part.image and scaled else columns
 
 
-def _shaped(output: Output, x: Tensor) -> Tensor:
-    x = ACTIVATIONS[output.activation](x)
-    return x if output.scale == 1.0 else output.scale * x
+def _layer(step: Step, parameters: Parameters, x: Tensor) -> Tensor:
+    layer = step.layer
+    if isinstance(layer, Flatten):
+        return x.flatten(*(axis + 1 if axis > 0 else axis for axis in (layer.start, layer.end)))
+    weight, bias = parameters[f"{step.name}.weight"], parameters.get(f"{step.name}.bias")
+    if isinstance(layer, Conv2d):
+        offsets = [None] * len(x) if bias is None else bias.squeeze(2)
+        (top, bottom), (left, right) = layer.edges
+        if any((top, bottom, left, right)):
+            x = functional.pad(x, (left, right, top, bottom))
+        # One convolution per member: a grouped one over all is slower on a CPU.
+        parts = zip(x, weight, offsets, strict=True)
+        return torch.stack([functional.conv2d(rows, w, b, layer.stride) for rows, w, b in parts])
+    return torch.bmm(weight, x) if bias is None else torch.baddbmm(bias, weight, x)
 
 
-def _dense(name: str, parameters: Parameters, x: Tensor) -> Tensor:
-    return torch.baddbmm(parameters[f"{name}.bias"], parameters[f"{name}.weight"], x)
+def _output(network: Network, role: Role, parameters: Parameters, values: dict[str, Tensor]) -> Tensor:
+    if role.head is None:
+        return _expressed(role, values, None)
+    hidden = values[""].transpose(1, 2)
+    head = torch.baddbmm(parameters[f"{role.head}.bias"], parameters[f"{role.head}.weight"], hidden)
+    return _expressed(role, values, head.transpose(1, 2))
+
+
+def _expressed(role: Role, values: dict[str, Tensor], head: Tensor | None) -> Tensor:
+    """The output expression, its token standing for the head."""
+
+    def named(name: Name, one_hot: bool) -> Tensor:
+        found = values.get(name.text, head)
+        assert found is not None
+        return found
+
+    return expressions.evaluate(role.output, named, _Operations())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
@@ -20,7 +20,7 @@ class Statistics(NamedTuple):
     seen: Float[Tensor, "P 1"]
 
 
-def absorb(statistics: Statistics, rows: Float[Tensor, "P B K"], valid: Float[Tensor, "P B"]) -> Statistics:
+def absorb(statistics: Statistics, rows: Num[Tensor, "P B K"], valid: Float[Tensor, "P B"]) -> Statistics:
     """Merge the rows whose weight in `valid` is 1; a member without valid rows keeps its statistics.
 
     The batch variance is unbiased, as skrl's; of a single row it is 0.
@@ -51,7 +51,7 @@ class Scaler(NamedTuple):
     epsilon: float
     clip: float
 
-    def normalize(self, rows: Float[Tensor, "P B K"]) -> Float[Tensor, "P B K"]:
+    def normalize(self, rows: Num[Tensor, "P B K"]) -> Float[Tensor, "P B K"]:
         """clip((x − mean) / (std + ε), ±clip)."""
         return ((rows - self.mean) / (self.std + self.epsilon)).clamp(-self.clip, self.clip)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.envs.base import VectorEnv
@@ -33,7 +33,7 @@ class Rollout(NamedTuple):
         final_observations: those successors `[P, K, O]`.
     """
 
-    observations: Float[Tensor, "P T1 N O"]
+    observations: Num[Tensor, "P T1 N O"]
     actions: Tensor
     outputs: Float[Tensor, "P T N A"]
     rewards: Float[Tensor, "P T N"]
@@ -98,7 +98,7 @@ class Collector:
             self._finals(final_observations),
         )
 
-    def _to_device(self, observations: np.ndarray) -> Float[Tensor, "P N O"]:
+    def _to_device(self, observations: np.ndarray) -> Num[Tensor, "P N O"]:
         return torch.from_numpy(observations).to(self.device).unflatten(0, (self.members, self.envs))
 
     def _stacked(self, steps: list[np.ndarray]) -> Any:

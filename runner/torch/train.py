@@ -18,7 +18,7 @@ from runner.envs.base import VectorEnv
 from runner.learning import Snapshot, StackedMoments
 from runner.pack import Pack
 from runner.parameters import LOG_STD
-from runner.spaces import ActionSpace
+from runner.spaces import ActionSpace, Layout
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Act, Collector, Rollout, env_actions
@@ -29,10 +29,10 @@ from runner.tracking import Report
 class Learning(learning.Learning):
     """P members in training on torch."""
 
-    def __init__(self, pack: Pack, observation_size: int, actions: ActionSpace) -> None:
+    def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed."""
         self.device = accelerate.device()
-        super().__init__(pack, observation_size, actions)
+        super().__init__(pack, observations, actions)
         self._rules = Rules(self.network, pack.static, self._entropy)
         self._hyper = Hyper(**{name: self._column(row) for name, row in pack.hyper.effective().items()})
 

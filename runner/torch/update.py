@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.config import Config
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     and 0 for reset rows, or that over their number.
     """
 
-    observations: Float[Tensor, "P B O"]
+    observations: Num[Tensor, "P B O"]
     actions: Tensor
     log_prob: Float[Tensor, "P B"]
     advantages: Float[Tensor, "P B"]
@@ -223,7 +223,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     observe = rules.observation_scaler(learner.observation_statistics)
     judge = rules.value_scaler(learner.value_statistics)
 
-    def judged(rows: Float[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
+    def judged(rows: Num[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
         return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
 
     def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:

@@ -55,6 +55,10 @@ TYPED = {
     "env unknown": ([CARTPOLE, "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
     "no env": ([PPO], "ppo: env.id is required: name it in the file (env: {id: …}) or with --env"),
     "no num_envs": ([PPO, "--env", "Pendulum-v1"], "ppo: env.num_envs is required: name it in the file or with --num-"),
+    "image": (
+        [CARTPOLE, "--env", "Pong-v5"],
+        "a linear layer would read an image of 4 x 84 x 84 (28,224 numbers); put",
+    ),
     "backend": (
         [CARTPOLE, "--backend", "tensorflow"],
         "backend: found 'tensorflow'; allowed: 'auto', 'torch' or 'jax'",

@@ -266,3 +266,8 @@ def test_a_backend_that_is_named_is_used_and_another_is_chosen_by_the_machine(
 
     assert chosen() == chosen("backend=auto") == backend
     assert chosen("backend=torch") == "torch" and chosen("backend=jax") == "jax"
+
+
+def test_convolutions_are_for_torch_on_cpus() -> None:
+    (trial,) = read_experiment([CARTPOLE.parents[1] / "atari" / "pong.yaml"], [], {}, None).trials
+    assert Placement(2, 0, 1).backend(trial.config) == "torch"

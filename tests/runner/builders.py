@@ -13,9 +13,11 @@ import numpy as np
 from runner.base import Runner
 from runner.checkpoint import MemberState, Moments
 from runner.config import Config, resolve
+from runner.config.expressions import Binary, Call, Number
 from runner.config.overrides import apply
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.envpool import EnvPoolTask
+from runner.parameters import Network
 from tests import oracle
 
 SCALER = "RunningStandardScaler"
@@ -113,18 +115,26 @@ def values(runner: Runner, observations: Any, member: int = 0) -> np.ndarray:
     rows = np.asarray(observations, np.float64)
     if state.observation_statistics is not None:
         rows = _scaler(state.observation_statistics).normalize(rows)
-    output = network.policy_output
     _, normalised = oracle.forward(
         {name: array.astype(np.float64) for name, array in network.split(state.parameters).items()},
         rows,
-        hidden_activations=[activation for _, activation in network.policy],
-        output_activation=output.activation,
-        output_scale=output.scale,
+        hidden_activations=[step.activation for block in network.policy.blocks for step in block.steps],
+        **output_options(network),
         separate=network.separate,
     )
     if state.value_statistics is None:
         return normalised
     return _scaler(state.value_statistics).inverse(normalised[:, None])[:, 0]
+
+
+def output_options(network: Network) -> dict[str, Any]:
+    """Activation and factor of a policy's output `scale * activation(ACTIONS)`, as the oracle takes them."""
+    expression, scale = network.policy.output, 1.0
+    if isinstance(expression, Binary):
+        assert expression.operator == "*" and isinstance(expression.left, Number)
+        expression, scale = expression.right, expression.left.value
+    activation = expression.function if isinstance(expression, Call) else "identity"
+    return {"output_activation": activation, "output_scale": scale}
 
 
 def _scaler(moments: Moments) -> oracle.RunningStandardScaler:

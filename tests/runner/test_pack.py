@@ -12,6 +12,7 @@ from runner import streams
 from runner.episodes import Episodes
 from runner.pack import Hyper, Pack, identity, static_key
 from runner.parameters import LOG_STD, Network
+from runner.spaces import Layout
 from runner.tracking import LENGTH_MAX, LENGTH_MEAN, RETURN_MAX, RETURN_MEAN, RETURN_MIN, REWARD_MAX, REWARD_MEAN
 from tests.runner.builders import make_config
 
@@ -88,7 +89,7 @@ def test_a_trials_identity_leaves_out_length_logging_and_output_keys() -> None:
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("policy", ["GaussianMixin", "CategoricalMixin"])
 def test_splitting_and_joining_a_row_of_parameters_is_the_identity(separate: bool, policy: str) -> None:
-    network = Network.of(make_config({"models.separate": separate}, policy).models, 5, 3)
+    network = Network.of(make_config({"models.separate": separate}, policy).models, Layout.vector(5), 3)
     row = np.random.default_rng(0).normal(size=network.size).astype(np.float32)
     np.testing.assert_array_equal(network.join(network.split(row)), row)
     layers = 2 * (5 * 8 + 8 + 8 * 8 + 8) if separate else 5 * 8 + 8 + 8 * 8 + 8
@@ -96,7 +97,7 @@ def test_splitting_and_joining_a_row_of_parameters_is_the_identity(separate: boo
 
 
 def test_initial_parameters_are_torchs_distribution_from_the_members_own_seed() -> None:
-    network = Network.of(make_config({"models.policy.network.0.layers": [400, 100]}).models, 50, 3)
+    network = Network.of(make_config({"models.policy.network.0.layers": [400, 100]}).models, Layout.vector(50), 3)
     first, again, other = (network.split(network.initial(seed, -0.7)) for seed in (1, 1, 2))
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])

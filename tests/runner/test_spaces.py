@@ -10,7 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from runner.errors import UserError
-from runner.spaces import ActionSpace, flatten_observations, observation_size
+from runner.spaces import ActionSpace, flatten_observations, layout
 
 NESTED = Dict(
     {
@@ -22,39 +22,49 @@ NESTED = Dict(
 
 
 def test_nested_dicts_are_flattened_in_sorted_order_at_every_depth() -> None:
-    assert observation_size(NESTED) == 4 + 1 + 3 + 2
+    assert layout(NESTED).stop == 4 + 1 + 3 + 2
     batch = {
         "z": np.array([[8.5, 9.5], [-8.5, -9.5]]),
         "a": {"x": np.arange(8, dtype=np.uint8).reshape(2, 2, 2), "y": np.array([3, 4])},
         "m": np.array([[1, 0, 1], [0, 1, 0]], np.int8),
     }
     out = np.empty((2, 10), np.float32)
-    flatten_observations(NESTED, batch, out)
+    flatten_observations(layout(NESTED), batch, out)
     expected = [[0, 1, 2, 3, 3, 1, 0, 1, 8.5, 9.5], [4, 5, 6, 7, 4, 0, 1, 0, -8.5, -9.5]]
     np.testing.assert_array_equal(out, np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize(
     ("space", "width"),
-    [(Box(-1, 1, ()), 1), (Box(-1, 1, (3, 2)), 6), (Discrete(7), 1), (Box(0, 255, (36, 36, 3), np.uint8), 3888)],
-)
+    [
+        (Box(-1, 1, ()), 1), (Box(-1, 1, (3, 2)), 6), (Discrete(7), 1), (Box(0, 255, (36, 36, 3), np.uint8), 3888),
+        (MultiDiscrete([2, 3]), 2), (Tuple([Discrete(2), Box(-1, 1, (3,))]), 4), (MultiBinary((2, 2)), 4),
+    ],
+)  # fmt: skip
 def test_width_of_an_observation(space: gymnasium.Space[Any], width: int) -> None:
-    assert observation_size(space) == width
+    assert layout(space).stop == width
 
 
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (Text(5), "observation space: Text is not supported yet; allowed: Box, Discrete, MultiBinary and Dict"),
-        (Tuple([Discrete(2)]), "observation space: Tuple is not supported yet"),
-        (Dict({"a": Dict({"b": MultiDiscrete([2, 3])})}), "observation space['a']['b']: MultiDiscrete is not"),
-        (Dict({"camera": Box(0, 255, (64, 64, 3), np.uint8)}), "observation space['camera']: an image of shape (64,"),
+        (Text(5), "observation space: Text is not supported; allowed: Box, Discrete, MultiDiscrete of one axis, "),
+        (Dict({"a": Tuple([Text(5)])}), "observation space['a']['0']: Text is not supported"),
+        (MultiDiscrete([[2, 3]]), "observation space: MultiDiscrete is not supported; allowed: Box, Discrete, Mult"),
     ],
 )
-def test_observations_that_a_linear_network_cannot_take_are_refused(space: gymnasium.Space[Any], message: str) -> None:
+def test_observations_that_have_no_flat_form_are_refused(space: gymnasium.Space[Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        observation_size(space)
+        layout(space)
     assert message in str(caught.value)
+
+
+def test_a_tuple_is_flattened_in_order_and_bytes_stay_bytes() -> None:
+    pair = Tuple([Box(0, 255, (2, 2, 1), np.uint8), Box(0, 255, (2,), np.uint8)])
+    out = np.empty((1, 6), layout(pair).dtype)
+    flatten_observations(layout(pair), (np.array([[[[1], [2]], [[3], [4]]]]), np.array([[5, 6]])), out)
+    assert out.dtype == np.uint8 and out.tolist() == [[1, 2, 3, 4, 5, 6]]
+    assert layout(NESTED).dtype == np.float32
 
 
 @pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 5, (2,), np.int32)])

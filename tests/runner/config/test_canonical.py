@@ -11,10 +11,20 @@ import pytest
 import yaml
 
 from runner.config import Config, load_config, resolve
+from runner.config.expressions import Binary, Call, Expression, Name, Number, Part, parse
 from runner.config.load import parse_scalar
-from runner.config.network import Output, parse_output
+from runner.config.network import Linear
 from runner.config.overrides import parse_override, split_top_level
+from runner.config.schema import Model
 from tests.runner.builders import make_config, plain_config
+
+
+def hidden(model: Model) -> list[tuple[Any, str]]:
+    """Units and activation of every layer."""
+    layers = [layer for container in model.plan.containers for layer in container.layers]
+    assert all(isinstance(layer, Linear) for layer, _ in layers)
+    return [(layer.units, activation) for layer, activation in layers if isinstance(layer, Linear)]
+
 
 ROOT = Path(__file__).parents[3]
 SKRL = ROOT / "configs/skrl/ppo.yaml"
@@ -34,8 +44,8 @@ def test_skrls_example_means_what_skrl_13_made_of_it() -> None:
     assert (config.seed, config.env.id, config.env.num_envs, config.backend) == (42, None, None, "auto")
     assert not models.separate
     assert models.policy.cls == "GaussianMixin" and models.value.cls == "DeterministicMixin"
-    assert models.policy.hidden == models.value.hidden == [(32, "elu"), (32, "elu")]
-    assert models.policy.head == Output("ACTIONS", "tanh", 1.0) and models.value.head == Output("ONE", "identity", 1.0)
+    assert hidden(models.policy) == hidden(models.value) == [(32, "elu"), (32, "elu")]
+    assert models.policy.plan.output == Call("tanh", (Name("ACTIONS"),)) and models.value.plan.output == Name("ONE")
     assert models.policy.clip_actions and models.policy.clip_log_std
     assert (models.policy.initial_log_std, models.policy.min_log_std, models.policy.max_log_std) == (0, -20, 2)
     assert (agent.rollouts, agent.learning_epochs, agent.mini_batches) == (16, 8, 1)
@@ -76,9 +86,9 @@ def test_a_2x_network_list_is_read_container_by_container(tmp_path: Path) -> Non
     config, notes = load_config(path)
     policy = config.models.policy
     assert policy.cls == "GaussianMixin" and config.agent.cls == "PPO"
-    assert policy.hidden == [(64, "relu"), (32, "relu"), (16, "tanh"), (8, "identity")]
-    assert policy.head == Output("ACTIONS", "tanh", 0.5)
-    assert config.models.value.hidden == [(4, "silu")]
+    assert hidden(policy) == [(64, "relu"), (32, "relu"), (16, "tanh"), (8, "identity")]
+    assert policy.plan.output == Binary("*", Number(0.5), Call("tanh", (Name("ACTIONS"),)))
+    assert hidden(config.models.value) == [(4, "silu")]
     assert config.trainer.timesteps == 1_000_000
     assert notes == []
     # skrl 2.x's defaults
@@ -177,16 +187,28 @@ def test_real_numbers_may_be_written_in_any_way(text: str) -> None:
     assert loaded(f"agent.learning_rate={text}").agent.learning_rate == 3e-4
 
 
+TANH = Call("tanh", (Name("ACTIONS"),))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("ACTIONS", Output("ACTIONS")), ("ONE", Output("ONE")), (" tanh( ACTIONS ) ", Output("ACTIONS", "tanh")),
-        ("2 * tanh(ACTIONS)", Output("ACTIONS", "tanh", 2.0)), ("ACTIONS * -0.5", Output("ACTIONS", scale=-0.5)),
-        ("Linear(ONE)", Output("ONE")), ("1e-2*swish(ACTIONS)", Output("ACTIONS", "silu", 0.01)),
+        ("ACTIONS", Name("ACTIONS")), ("Shape.ONE", Name("ONE")), (" tanh( ACTIONS ) ", TANH),
+        ("2 * tanh(ACTIONS)", Binary("*", Number(2.0), TANH)),
+        ("ACTIONS / -0.5", Binary("/", Name("ACTIONS"), Number(-0.5))),
+        ("Linear(ONE)", Call("identity", (Name("ONE"),))), ("swish(ACTIONS)", Call("silu", (Name("ACTIONS"),))),
+        ("-ACTIONS + net", Binary("+", Binary("*", Number(-1.0), Name("ACTIONS")), Name("net"))),
+        ("OBSERVATIONS['a'][\"b\"]", Name("OBSERVATIONS", ("a", "b"))),
+        ("STATES[:, 0:3]", Part(Name("STATES"), ((0, 3, None),))),
+        ("net[:, -1, ::2]", Part(Name("net"), (-1, (None, None, 2)))),
+        ("concatenate([a, b])", Call("concatenate", (Name("a"), Name("b")))),
+        ("concatenate(a, b)", Call("concatenate", (Name("a"), Name("b")))),
+        ("permute(STATES, (0, 3, 1, 2))", Call("permute", (Name("STATES"),), (0, 3, 1, 2))),
+        ("one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)", Call("one_hot_encoding", (Name("OBSERVATIONS"),))),
     ],
 )  # fmt: skip
-def test_outputs_are_read(text: str, expected: Output) -> None:
-    assert parse_output(text, "output") == expected
+def test_expressions_are_read(text: str, expected: Expression) -> None:
+    assert parse(text, "output") == expected
 
 
 def test_intervals_are_timesteps_and_auto_is_a_share_of_the_run() -> None:
@@ -246,9 +268,9 @@ def test_overrides_beat_the_file_for_every_kind_of_key() -> None:
     assert config.agent.observation_preprocessor is None and config.agent.value_clip == 0
     assert config.agent.learning_rate_scheduler == "KLAdaptiveLR"
     assert config.agent.learning_rate_scheduler_kwargs.kl_threshold == 0.1
-    assert [units for units, _ in config.models.policy.hidden] == [8, 16]
-    assert [units for units, _ in config.models.value.hidden] == [4, 32]
-    assert config.models.policy.head.scale == 2.0
+    assert [units for units, _ in hidden(config.models.policy)] == [8, 16]
+    assert [units for units, _ in hidden(config.models.value)] == [4, 32]
+    assert config.models.policy.plan.output == Binary("*", Number(2.0), TANH)
     assert (config.env.id, config.env.num_envs, config.env.arguments) == ("Pendulum-v1", 3, {"max_episode_steps": 7})
     assert config.seed is None
 

@@ -112,9 +112,11 @@ def test_atari_scores_come_from_the_raw_rewards_and_whole_games(monkeypatch: pyt
     assert info["episode_rewards"].tolist() == [7, 0] and info["episode_ends"].tolist() == [False, False]
 
 
-def test_images_are_not_flattened_into_a_linear_network() -> None:
-    with pytest.raises(UserError, match=r"image of shape \(4, 84, 84\) \(28,224 numbers\) is not flattened.*convolu"):
-        EnvPoolTask("Pong-v5", 2)
+def test_images_stay_bytes() -> None:
+    env = EnvPoolTask("Pong-v5", 2).seeded([1, 2], 1)
+    observations, _ = env.reset()
+    assert observations.shape == (2, 4 * 84 * 84) and observations.dtype == np.uint8
+    assert env.layout.image and env.layout.shape == (4, 84, 84)
 
 
 # ---------------------------------------------------------------------------------------------- arguments

@@ -14,13 +14,14 @@ import torch
 
 from runner import tracking
 from runner.checkpoint import MemberState
-from runner.config.network import ACTIVATIONS
+from runner.config.expressions import ACTIVATIONS
 from runner.jax import Runner, distributions, models, preprocessors, schedulers
 from runner.jax import advantages as gae
 from runner.jax import train as jax_train
 from runner.jax.rollout import Collector, Rollout
 from runner.learning import COLUMNS
 from runner.parameters import LOG_STD, Network
+from runner.spaces import Layout
 from runner.torch import Runner as TorchRunner
 from runner.torch import advantages as torch_gae
 from runner.torch import distributions as torch_distributions
@@ -80,7 +81,7 @@ def test_networks_and_their_gradients_are_equal(name: str) -> None:
         "models.value.network.0.activations": name,
         "models.policy.output": f"-3 * {name}(ACTIONS)",
     }
-    network = Network.of(make_config(changes).models, O, 5)
+    network = Network.of(make_config(changes).models, Layout.vector(O), 5)
     flat = np.stack([network.initial(p, 0.0) for p in range(P)])
     observations = normal(P, 30, O, scale=5)
     weights, value_weights = normal(P, 30, 5, seed=1), normal(P, 30, seed=2)

@@ -14,12 +14,13 @@ import torch
 
 from runner.config import Config
 from runner.parameters import LOG_STD, Network
+from runner.spaces import Layout
 from runner.torch import preprocessors
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Rollout
 from runner.torch.update import Hyper, Learner, Optimizer, Rules
 from tests import oracle
-from tests.runner.builders import make_config
+from tests.runner.builders import make_config, output_options
 
 P, T, N, A = 3, 10, 2, 2
 O = 4  # noqa: E741
@@ -41,7 +42,7 @@ HYPER: dict[str, tuple[float, float, float]] = {
     "scheduler_kl_factor": (2.0, 1.5, 3.0),
     "scheduler_lr_factor": (1.5, 1.2, 2.0),
 }
-OUTPUTS = {"GaussianMixin": ("0.5 * tanh(ACTIONS)", "tanh", 0.5), "CategoricalMixin": ("ACTIONS", "identity", 1.0)}
+OUTPUTS = {"GaussianMixin": "0.5 * tanh(ACTIONS)", "CategoricalMixin": "ACTIONS"}
 
 
 def hyper_of(numbers: dict[str, tuple[float, ...]]) -> Hyper:
@@ -79,10 +80,10 @@ class Problem:
         seed: int = 0,
     ) -> Problem:
         rng = np.random.default_rng(seed)
-        changes = {"models.policy.output": OUTPUTS[policy][0], "models.policy.max_log_std": 0.5, **(changes or {})}
+        changes = {"models.policy.output": OUTPUTS[policy], "models.policy.max_log_std": 0.5, **(changes or {})}
         config = make_config({"agent.rollouts": T, "trainer.timesteps": T, **changes}, policy)
         numbers = {**HYPER, **(numbers or {})}
-        network = Network.of(config.models, O, A)
+        network = Network.of(config.models, Layout.vector(O), A)
         gaussian = network.gaussian
         parameters = np.stack([network.initial(seed + p, 0.0) for p in range(P)])
         parameters += rng.normal(size=parameters.shape).astype(np.float32) * 0.1
@@ -161,11 +162,9 @@ class Problem:
         return out
 
     def network_options(self) -> dict[str, Any]:
-        output = self.network.policy_output
         return {
-            "hidden_activations": [activation for _, activation in self.network.policy],
-            "output_activation": output.activation,
-            "output_scale": output.scale,
+            "hidden_activations": [step.activation for block in self.network.policy.blocks for step in block.steps],
+            **output_options(self.network),
             "separate": self.network.separate,
         }
 

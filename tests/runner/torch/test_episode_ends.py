@@ -36,7 +36,7 @@ def vector(make: Any, mode: AutoresetMode, copy: bool = True) -> VectorEnv:
 def experience(env: VectorEnv, policy: str) -> tuple[Rollout, Problem]:
     """One rollout in which actions are a function of the observation alone, and who would learn from it."""
     config = make_config({"agent.rollouts": STEPS, "trainer.timesteps": STEPS, **NOT_NORMALISED}, policy)
-    learning = Runner.learning(_pack(config), env.observation_size, env.actions)
+    learning = Runner.learning(_pack(config), env.layout, env.actions)
     collector = Collector(env.seeded([11, 12, 13]), 1, False, torch.device("cpu"))
     rollout = collector.collect(learning._act(deterministic=True), torch.zeros(STEPS, 1, ENVS, env.actions.size))
     rules, hyper = learning._rules, learning._hyper

@@ -1,0 +1,285 @@
+"""The expressions of skrl's YAML: `OBSERVATIONS["image"] / 255`, `concatenate([net, STATES[:, 3:]])`, `tanh(ACTIONS)`.
+
+Read with Python's `ast` against a whitelist into plain data, and evaluated by walking that data: nothing is executed.
+An expression speaks of arrays with the batch as first axis, as in skrl's torch models, in every backend.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from runner.errors import UserError, did_you_mean
+
+ACTIVATIONS = (
+    "elu", "gelu", "identity", "leaky_relu", "mish", "relu", "selu", "sigmoid", "silu", "softmax", "softplus",
+    "softsign", "tanh",
+)  # fmt: skip
+ALIASES = {"": "identity", "none": "identity", "linear": "identity", "swish": "silu"}
+FUNCTIONS = ("concatenate", "permute", "one_hot_encoding")
+TOKENS = ("OBSERVATIONS", "STATES", "ACTIONS", "ONE")
+SPACES = {"OBSERVATION_SPACE": "OBSERVATIONS", "STATE_SPACE": "STATES"}
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
+_OPERATORS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+LARGEST_NUMBER = 1e30
+LONGEST_TEXT = 1_000
+DEEPEST = 30
+
+
+@dataclass(frozen=True)
+class Name:
+    """A token or an earlier container; `keys` are those of a Dict observation, `OBSERVATIONS["a"]["b"]`."""
+
+    text: str
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A constant."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """`base[:, 2:5]`: per axis after the batch a whole number or (start, stop, step)."""
+
+    base: Expression
+    index: tuple[int | tuple[int | None, int | None, int | None], ...]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Arithmetic."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True)
+class Call:
+    """An activation, or one of FUNCTIONS; `numbers` are permute's axes."""
+
+    function: str
+    arguments: tuple[Expression, ...]
+    numbers: tuple[int, ...] = ()
+
+
+Expression = Name | Number | Part | Binary | Call
+
+
+def activation_name(name: Any, where: str) -> str:
+    """Canonical name of an activation; None and '' mean identity.
+
+    Raises:
+        UserError: unknown name.
+    """
+    folded = "" if name is None else str(name).casefold()
+    folded = ALIASES.get(folded, folded)
+    if folded not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: unknown activation {name!r}; allowed: {', '.join(ACTIVATIONS)}."
+            f"{did_you_mean(folded, ACTIVATIONS)}"
+        )
+    return folded
+
+
+def parse(text: str, where: str) -> Expression:
+    """Read an expression; which of its names exist is for the caller to check (see `names`).
+
+    Raises:
+        UserError: anything that is not on the whitelist, named.
+    """
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT:
+        raise UserError(f"{where}: found {text!r}; allowed: an expression of at most {LONGEST_TEXT:,} characters")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f"{where}: cannot read the expression {text!r}") from None
+    return _Reader(text.strip(), where).read(tree, 0)
+
+
+class _Reader:
+    def __init__(self, text: str, where: str) -> None:
+        self._text, self._where = text, where
+
+    def refuse(self, tree: ast.AST, allowed: str) -> UserError:
+        found = ast.get_source_segment(self._text, tree)
+        return UserError(f"{self._where}: cannot use {found!r} in {self._text!r}; allowed: {allowed}")
+
+    def read(self, tree: ast.expr, depth: int) -> Expression:
+        if depth > DEEPEST:
+            raise UserError(f"{self._where}: {self._text!r} is nested deeper than {DEEPEST}")
+        number = _constant(tree)
+        if number is not None:
+            return Number(number)
+        if isinstance(tree, ast.Name):
+            return Name(tree.id)
+        if isinstance(tree, ast.Attribute) and isinstance(tree.value, ast.Name) and tree.value.id == "Shape":
+            return Name(tree.attr)
+        if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATORS:
+            sign = _OPERATORS[type(tree.op)]
+            return Binary(sign, self.read(tree.left, depth + 1), self.read(tree.right, depth + 1))
+        if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+            return Binary("*", Number(-1.0), self.read(tree.operand, depth + 1))
+        if isinstance(tree, ast.Subscript):
+            return self._subscript(tree, depth)
+        if isinstance(tree, ast.Call):
+            return self._call(tree, depth)
+        raise self.refuse(tree, "names, numbers, + - * /, [index], activations, " + ", ".join(FUNCTIONS))
+
+    def _subscript(self, tree: ast.Subscript, depth: int) -> Expression:
+        base = self.read(tree.value, depth + 1)
+        if isinstance(tree.slice, ast.Constant) and isinstance(tree.slice.value, str):
+            if not isinstance(base, Name):
+                raise self.refuse(tree, 'a key after a token, such as OBSERVATIONS["image"]')
+            return Name(base.text, (*base.keys, tree.slice.value))
+        axes = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+        whole = ast.Slice(None, None, None)
+        if not axes or ast.dump(axes[0]) != ast.dump(whole):
+            raise self.refuse(tree, "an index whose first axis, the batch, is ':', such as STATES[:, 0:3]")
+        return Part(base, tuple(self._axis(axis) for axis in axes[1:]))
+
+    def _axis(self, tree: ast.expr) -> int | tuple[int | None, int | None, int | None]:
+        if isinstance(tree, ast.Slice):
+            start, stop, step = (None if p is None else self._whole(p) for p in (tree.lower, tree.upper, tree.step))
+            if step is not None and step < 1:
+                raise self.refuse(tree, "a step of 1 or more")
+            return start, stop, step
+        return self._whole(tree)
+
+    def _whole(self, tree: ast.expr) -> int:
+        number = _constant(tree)
+        if number is None or not number.is_integer() or abs(number) > 1e9:
+            raise self.refuse(tree, "a whole number")
+        return int(number)
+
+    def _call(self, tree: ast.Call, depth: int) -> Expression:
+        if not isinstance(tree.func, ast.Name):
+            raise self.refuse(tree.func, "an activation, " + ", ".join(FUNCTIONS))
+        if tree.keywords:
+            raise self.refuse(tree, "arguments without names")
+        name, arguments = tree.func.id, tree.args
+        if name in ("concatenate", "permute", "one_hot_encoding"):
+            return getattr(self, f"_{name}")(tree, arguments, depth)
+        try:
+            activation = activation_name(name, self._where)
+        except UserError:
+            near = did_you_mean(name, [*ACTIVATIONS, *FUNCTIONS])
+            raise UserError(
+                f"{self._where}: unknown function {name!r} in {self._text!r}; allowed: an activation "
+                f"({', '.join(ACTIVATIONS)}), {', '.join(FUNCTIONS)}.{near}"
+            ) from None
+        if len(arguments) != 1:
+            raise self.refuse(tree, f"{name}(x)")
+        return Call(activation, (self.read(arguments[0], depth + 1),))
+
+    def _concatenate(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
+        if len(arguments) == 1 and isinstance(arguments[0], ast.List | ast.Tuple):
+            arguments = arguments[0].elts
+        if not arguments:
+            raise self.refuse(tree, "concatenate([a, b])")
+        return Call("concatenate", tuple(self.read(part, depth + 1) for part in arguments))
+
+    def _permute(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
+        if len(arguments) == 2 and isinstance(arguments[1], ast.List | ast.Tuple):
+            axes = tuple(self._whole(axis) for axis in arguments[1].elts)
+            if axes[:1] == (0,) and sorted(axes) == list(range(len(axes))):
+                return Call("permute", (self.read(arguments[0], depth + 1),), axes)
+        raise self.refuse(tree, "permute(x, axes) where axes are 0 (the batch) and every other axis once")
+
+    def _one_hot_encoding(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
+        if len(arguments) == 2:
+            space, value = (self.read(argument, depth + 1) for argument in arguments)
+            if isinstance(space, Name) and isinstance(value, Name) and SPACES.get(space.text) == value.text:
+                return Call("one_hot_encoding", (value,))
+        raise self.refuse(tree, "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)")
+
+
+def _constant(tree: ast.expr) -> float | None:
+    sign = 1.0
+    while isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
+        sign, tree = -sign, tree.operand
+    value = tree.value if isinstance(tree, ast.Constant) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
+        return None
+    return sign * float(value)
+
+
+def nodes(expression: Expression) -> Iterator[Expression]:
+    """The expression and everything in it."""
+    yield expression
+    children: tuple[Expression, ...] = ()
+    if isinstance(expression, Part):
+        children = (expression.base,)
+    elif isinstance(expression, Binary):
+        children = (expression.left, expression.right)
+    elif isinstance(expression, Call):
+        children = expression.arguments
+    for child in children:
+        yield from nodes(child)
+
+
+def names(expression: Expression) -> list[Name]:
+    """Every name in it, in order."""
+    return [node for node in nodes(expression) if isinstance(node, Name)]
+
+
+class Operations(Protocol):
+    """What an array library does for `evaluate`."""
+
+    leading: int
+    """Axes in front of the batch."""
+
+    def activation(self, name: str, x: Any) -> Any:
+        """One of ACTIVATIONS."""
+
+    def concatenate(self, parts: list[Any]) -> Any:
+        """Along the axis after the batch."""
+
+    def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
+        """Axes in a new order, those in front of the batch included."""
+
+
+def evaluate(expression: Expression, value: Callable[[Name, bool], Any], operations: Operations) -> Any:
+    """The expression's value.
+
+    Args:
+        expression: what `parse` read.
+        value: (name, as one-hot) → array `[…, batch, …]`.
+        operations: of the arrays' library.
+    """
+
+    def walk(node: Expression) -> Any:
+        if isinstance(node, Name):
+            return value(node, False)
+        if isinstance(node, Number):
+            return node.value
+        if isinstance(node, Part):
+            axes = tuple(axis if isinstance(axis, int) else slice(*axis) for axis in node.index)
+            return walk(node.base)[(slice(None),) * (operations.leading + 1) + axes]
+        if isinstance(node, Binary):
+            return ARITHMETIC[node.operator](walk(node.left), walk(node.right))
+        if node.function == "one_hot_encoding":
+            (name,) = node.arguments
+            assert isinstance(name, Name)
+            return value(name, True)
+        arguments = [walk(argument) for argument in node.arguments]
+        if node.function == "concatenate":
+            return operations.concatenate(arguments)
+        if node.function == "permute":
+            front = tuple(range(operations.leading))
+            return operations.permute(arguments[0], front + tuple(axis + operations.leading for axis in node.numbers))
+        return operations.activation(node.function, arguments[0])
+
+    return walk(expression)
