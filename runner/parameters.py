@@ -21,6 +21,7 @@ from runner.errors import UserError
 from runner.spaces import Layout
 
 LOG_STD = "policy.log_std"
+HEAD_GAINS = {"policy.head.weight": 0.01, "value.head.weight": 1.0}
 LARGEST_FLAT_IMAGE = 4096
 """Numbers of an image that a linear layer may still read without convolutions in front of it."""
 
@@ -91,6 +92,7 @@ class Network:
         policy: how means or logits are made.
         value: how state values are made; shares the policy's blocks when not separate.
         gaussian: the policy has a state-independent log standard deviation.
+        orthogonal: initial weights are orthogonal matrices.
         entries: every parameter in order.
     """
 
@@ -99,6 +101,7 @@ class Network:
     policy: Role
     value: Role
     gaussian: bool
+    orthogonal: bool
     entries: tuple[Entry, ...]
 
     @classmethod
@@ -124,7 +127,8 @@ class Network:
         if models.separate:
             value, value_features = builder.blocks("value", models.value.plan)
         value_role = builder.output("value", models.value.plan, value, value_features, 1)
-        return cls(observations, models.separate, policy_role, value_role, gaussian, tuple(builder.entries))
+        orthogonal = models.initialization == "orthogonal"
+        return cls(observations, models.separate, policy_role, value_role, gaussian, orthogonal, tuple(builder.entries))
 
     @property
     def observation_size(self) -> int:
@@ -151,8 +155,11 @@ class Network:
         return np.concatenate([named[entry.name].reshape(-1) for entry in self.entries]).astype(np.float32)
 
     def initial(self, seed: int, initial_log_std: float) -> np.ndarray:
-        """Initial parameters `[n]` of one member: torch's default distribution for linear and convolutional layers,
-        U(−1/√inputs, 1/√inputs) for weights and biases, from the member's own stream.
+        """Initial parameters `[n]` of one member, from its own stream.
+
+        torch's default distribution for linear and convolutional layers, U(−1/√inputs, 1/√inputs) for weights and
+        biases; or orthogonal weights (Saxe et al. 2014, gains as in "The 37 Implementation Details of PPO") and zero
+        biases.
         """
         rng = np.random.default_rng(np.random.SeedSequence((seed, 0x1217)))
         parts: list[np.ndarray] = []
@@ -161,11 +168,24 @@ class Network:
             if entry.name == LOG_STD:
                 parts.append(np.full(entry.size, initial_log_std))
                 continue
-            if len(entry.shape) > 1:
+            weight = len(entry.shape) > 1
+            if weight:
                 inputs = math.prod(entry.shape[1:])
+            if self.orthogonal:
+                gain = HEAD_GAINS.get(entry.name, 2**0.5)
+                parts.append(gain * _orthogonal(rng, entry.shape[0], inputs) if weight else np.zeros(entry.size))
+                continue
             bound = inputs**-0.5
             parts.append(rng.uniform(-bound, bound, entry.size))
         return np.concatenate(parts).astype(np.float32)
+
+
+def _orthogonal(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarray:
+    """A flat `[outputs, inputs]` matrix whose rows or columns, whichever are fewer, are orthonormal."""
+    tall = rng.standard_normal((max(outputs, inputs), min(outputs, inputs)))
+    q, r = np.linalg.qr(tall)
+    q *= np.sign(np.diag(r))
+    return (q if outputs >= inputs else q.T).ravel()
 
 
 def leaf(observations: Layout, name: Name, where: str = "network") -> Layout:

@@ -146,9 +146,14 @@ class ValueModel(Model):
 
 
 class Models(_Strict):
-    """Policy and value; `separate: False` makes the value head read the policy's hidden layers."""
+    """Policy and value.
+
+    `separate: False` makes the value head read the policy's hidden layers. `initialization: torch` is torch's default
+    distribution; `orthogonal` has gains of √2 in hidden layers, 0.01 in the policy's head and 1 in the value's.
+    """
 
     separate: bool = True
+    initialization: Literal["torch", "orthogonal"] = "torch"
     policy: PolicyModel
     value: ValueModel
 

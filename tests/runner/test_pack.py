@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from scipy import stats
 
 from runner import streams
 from runner.episodes import Episodes
 from runner.pack import Hyper, Pack, identity, static_key
 from runner.parameters import LOG_STD, Network
-from runner.spaces import Layout
+from runner.spaces import Layout, layout
 from runner.tracking import LENGTH_MAX, LENGTH_MEAN, RETURN_MAX, RETURN_MEAN, RETURN_MIN, REWARD_MAX, REWARD_MEAN
 from tests.runner.builders import make_config
 
@@ -109,6 +110,26 @@ def test_initial_parameters_are_torchs_distribution_from_the_members_own_seed() 
         assert np.abs(weight).max() <= bound and np.abs(bias).max() <= bound
         if weight.size > 1000:
             assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_orthogonal_weights_keep_lengths_and_heads_are_small() -> None:
+    layers = {
+        "models.policy.network.0.layers": [{"conv2d": [6, 3]}, "flatten", 40],
+        "models.initialization": "orthogonal",
+    }
+    network = Network.of(make_config(layers).models, layout(Box(0, 255, (2, 5, 5), np.uint8)), 3)
+    first, again, other = (network.split(network.initial(seed, -0.7)) for seed in (1, 1, 2))
+    gains = {"policy.head.weight": 0.01, "value.head.weight": 1.0}
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+        if name.endswith("bias"):
+            assert not value.any()
+        elif name != LOG_STD:
+            assert not np.array_equal(value, other[name])
+            matrix = value.reshape(len(value), -1) / gains.get(name, 2**0.5)
+            few = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+            np.testing.assert_allclose(few @ few.T, np.eye(len(few)), atol=1e-5)
+    assert (first[LOG_STD] == np.float32(-0.7)).all()
 
 
 def test_streams_differ_by_seed_purpose_and_draw_and_repeat() -> None:
