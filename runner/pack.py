@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runner.config import Config
 
 
-@dataclass(frozen=True)
-class Hyper:
-    """Per-member numbers, each `[P]` float64; names and meaning as in `runner.config.schema.Agent`."""
+class Hyper(NamedTuple):
+    """Per-member numbers; names and meaning as in `runner.config.schema.Agent`.
 
-    learning_rate: np.ndarray
-    discount_factor: np.ndarray
-    gae_lambda: np.ndarray
-    ratio_clip: np.ndarray
-    value_clip: np.ndarray
-    entropy_loss_scale: np.ndarray
-    value_loss_scale: np.ndarray
-    grad_norm_clip: np.ndarray
-    kl_threshold: np.ndarray
-    rewards_shaper_scale: np.ndarray
-    scheduler_kl_threshold: np.ndarray
-    scheduler_min_lr: np.ndarray
-    scheduler_max_lr: np.ndarray
-    scheduler_kl_factor: np.ndarray
-    scheduler_lr_factor: np.ndarray
+    In a `Pack` each is `[P]` float64 as configured. A backend holds what `effective` gives on its device: torch
+    `[P, 1]` float32, JAX `[P]`, which are scalars inside its functions of one member.
+    """
 
-    def effective(self) -> dict[str, np.ndarray]:
+    learning_rate: Any
+    discount_factor: Any
+    gae_lambda: Any
+    ratio_clip: Any
+    value_clip: Any
+    entropy_loss_scale: Any
+    value_loss_scale: Any
+    grad_norm_clip: Any
+    kl_threshold: Any
+    rewards_shaper_scale: Any
+    scheduler_kl_threshold: Any
+    scheduler_min_lr: Any
+    scheduler_max_lr: Any
+    scheduler_kl_factor: Any
+    scheduler_lr_factor: Any
+
+    def effective(self) -> Hyper:
         """Float32 `[P]` each, as the update uses them: clips and thresholds that are off (0) become infinite."""
-        rows = {f.name: np.array(getattr(self, f.name), np.float32) for f in fields(self)}
+        rows = {name: np.array(row, np.float32) for name, row in self._asdict().items()}
         for name in ("value_clip", "grad_norm_clip", "kl_threshold"):
             rows[name][rows[name] <= 0] = np.inf
-        return rows
+        return Hyper(**rows)
 
 
 _SCHEDULER = "scheduler_"
@@ -56,8 +59,8 @@ def _hyper_values(agent: dict[str, Any]) -> dict[str, float]:
     """Take the Hyper numbers out of a dumped agent section."""
     scheduler = agent["learning_rate_scheduler_kwargs"]
     return {
-        f.name: scheduler.pop(f.name.removeprefix(_SCHEDULER)) if f.name.startswith(_SCHEDULER) else agent.pop(f.name)
-        for f in fields(Hyper)
+        name: scheduler.pop(name.removeprefix(_SCHEDULER)) if name.startswith(_SCHEDULER) else agent.pop(name)
+        for name in Hyper._fields
     }
 
 

@@ -20,9 +20,9 @@ from runner.envs.base import VectorEnv
 from runner.jax import accelerate, distributions, models
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Collector, Rollout, env_actions
-from runner.jax.update import Hyper, Learner, Optimizer, Rules, update
+from runner.jax.update import Learner, Optimizer, Rules, update
 from runner.learning import Snapshot, StackedMoments
-from runner.pack import Pack, program_key
+from runner.pack import Hyper, Pack, program_key
 from runner.parameters import LOG_STD
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Report
@@ -38,9 +38,9 @@ class Learning(learning.Learning):
         accelerate.keep_programs()
         super().__init__(pack, observations, actions)
         self._rules = Rules(self.network, self._entropy, program_key(pack.static), pack.static)
-        rows = pack.hyper.effective()
-        self._initial_rate = rows["learning_rate"]
-        self._hyper = Hyper(**jax.device_put(rows))
+        effective = pack.hyper.effective()
+        self._initial_rate = effective.learning_rate
+        self._hyper = jax.device_put(effective)
 
     @property
     def compiles(self) -> bool:

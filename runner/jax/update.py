@@ -21,29 +21,10 @@ from runner.jax import advantages as gae
 from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Rollout
+from runner.pack import Hyper
 from runner.parameters import Network
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-
-
-class Hyper(NamedTuple):
-    """`runner.pack.Hyper` on the device, float32 scalars; a clip or threshold that is off is infinite."""
-
-    learning_rate: Array
-    discount_factor: Array
-    gae_lambda: Array
-    ratio_clip: Array
-    value_clip: Array
-    entropy_loss_scale: Array
-    value_loss_scale: Array
-    grad_norm_clip: Array
-    kl_threshold: Array
-    rewards_shaper_scale: Array
-    scheduler_kl_threshold: Array
-    scheduler_min_lr: Array
-    scheduler_max_lr: Array
-    scheduler_kl_factor: Array
-    scheduler_lr_factor: Array
 
 
 class Batch(NamedTuple):

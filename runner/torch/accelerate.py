@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from runner.config import Config
+from runner.pack import Hyper
 from runner.spaces import ActionSpace
-from runner.torch.update import Batch, Hyper, Learner, MinibatchStep, Rules, minibatch_step
+from runner.torch.update import Batch, Learner, MinibatchStep, Rules, minibatch_step
 
 log = logging.getLogger(__name__)
 

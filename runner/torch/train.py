@@ -16,13 +16,13 @@ from torch import Tensor
 from runner import learning
 from runner.envs.base import VectorEnv
 from runner.learning import Snapshot, StackedMoments
-from runner.pack import Pack
+from runner.pack import Hyper, Pack
 from runner.parameters import LOG_STD
 from runner.spaces import ActionSpace, Layout
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Act, Collector, Rollout, env_actions
-from runner.torch.update import Hyper, Learner, Metrics, Optimizer, Rules, update
+from runner.torch.update import Learner, Metrics, Optimizer, Rules, update
 from runner.tracking import Report
 
 
@@ -34,7 +34,7 @@ class Learning(learning.Learning):
         self.device = accelerate.device()
         super().__init__(pack, observations, actions)
         self._rules = Rules(self.network, pack.static, self._entropy)
-        self._hyper = Hyper(**{name: self._column(row) for name, row in pack.hyper.effective().items()})
+        self._hyper = Hyper(*map(self._column, pack.hyper.effective()))
 
     @property
     def compiles(self) -> bool:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.config import Config
+from runner.pack import Hyper
 from runner.parameters import Network
 from runner.torch import advantages as gae
 from runner.torch import distributions, models, preprocessors, schedulers
@@ -22,26 +23,6 @@ from runner.torch.preprocessors import Scaler, Statistics
 from runner.torch.rollout import Rollout
 
 BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
-
-
-class Hyper(NamedTuple):
-    """`runner.pack.Hyper` on the device, `[P, 1]` float32 each; a clip or threshold that is off is infinite."""
-
-    learning_rate: Tensor
-    discount_factor: Tensor
-    gae_lambda: Tensor
-    ratio_clip: Tensor
-    value_clip: Tensor
-    entropy_loss_scale: Tensor
-    value_loss_scale: Tensor
-    grad_norm_clip: Tensor
-    kl_threshold: Tensor
-    rewards_shaper_scale: Tensor
-    scheduler_kl_threshold: Tensor
-    scheduler_min_lr: Tensor
-    scheduler_max_lr: Tensor
-    scheduler_kl_factor: Tensor
-    scheduler_lr_factor: Tensor
 
 
 class Batch(NamedTuple):

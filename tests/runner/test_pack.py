@@ -55,7 +55,7 @@ OUTPUT = {"agent.experiment.directory": "elsewhere", "agent.experiment.experimen
 
 
 def test_members_may_differ_in_hyper_numbers_and_seeds_only() -> None:
-    assert len(HYPER) == len(Hyper.__dataclass_fields__)
+    assert len(HYPER) == len(Hyper._fields)
     base = make_config()
     for name, value in {**HYPER, **OUTPUT, "seed": 77}.items():
         assert static_key(make_config({name: value})) == static_key(base), name

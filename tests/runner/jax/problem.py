@@ -16,8 +16,8 @@ import torch
 from runner.jax import accelerate
 from runner.jax.preprocessors import Statistics
 from runner.jax.rollout import Rollout
-from runner.jax.update import Batch, Hyper, Learner, Optimizer, Rules, update
-from runner.pack import program_key
+from runner.jax.update import Batch, Learner, Optimizer, Rules, update
+from runner.pack import Hyper, program_key
 from runner.torch import accelerate as torch_accelerate
 from runner.torch.update import update as torch_update
 from tests import oracle
