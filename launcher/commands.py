@@ -15,9 +15,10 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from launcher.plan import Placement, Trial, form_packs, read_experiment
+from launcher.plan import Experiment, Placement, Trial, form_packs, read_experiment
 from runner.config.load import Key
 from runner.errors import UserError
+from runner.pack import static_key
 
 EXAMPLES = """\
 Examples:
@@ -62,6 +63,9 @@ def train(
     out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
     address: Annotated[str | None, Parameter(help="Ray cluster: auto or HOST:PORT.")] = None,
     dry_run: Annotated[bool, Parameter(help="Show the plan and stop.", negative=())] = False,
+    show_config: Annotated[
+        bool, Parameter(help="With --dry-run: show the configurations as they were read, as YAML.", negative=())
+    ] = False,
     debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
 ) -> int:
     """Train every configuration with every seed."""
@@ -69,7 +73,11 @@ def train(
     _refuse_words(cfgs)
     flags: dict[Key, Any] = {("env", "id"): env, ("env", "num_envs"): num_envs, ("backend",): backend}
     given = {key: value for key, value in flags.items() if value is not None}
+    if show_config and not dry_run:
+        raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
     experiment = read_experiment(cfgs, set_ or [], given, seeds)
+    if show_config:
+        return _show_configurations(cfgs, experiment)
     _check_environments(experiment.trials)
     for note in experiment.notes:
         console.print(note, style="dim", highlight=False, soft_wrap=True)
@@ -109,6 +117,40 @@ def resume(
         return 1 if any(row.state == "diverged" for row in rows) else 0
     _check_environments([trial for trial, _ in todo])
     return _launch(console, directory, todo, workers, gpus, logical_gpus, address, dry_run, create=False)
+
+
+def _show_configurations(files: Sequence[Path], experiment: Experiment) -> int:
+    """Print each configuration with the seed of its first trial, all keys under their canonical names; returns 0.
+
+    Notes are comments, so that what is printed for one configuration is a configuration file.
+    """
+    for note in experiment.notes:
+        print(f"# {note}")
+    each = len(experiment.trials) // len(files)  # every file has the same settings and as many seeds
+    shown: set[str] = set()
+    for number, trial in enumerate(experiment.trials):
+        if trial.name not in shown:
+            if shown:
+                print("---")
+            print(f"# {trial.name}, from {files[number // each]}")
+            print(_as_yaml(trial.config.dump()), end="")
+            shown.add(trial.name)
+    return 0
+
+
+def _as_yaml(data: dict[str, Any]) -> str:
+    """Blocks of keys, and lists of plain values on one line."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def sequence(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+        plain = not any(isinstance(value, dict | list) for value in values)
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
+
+    Dumper.add_representer(list, sequence)
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 
 
 def _launch(
@@ -227,9 +269,8 @@ def _check_environments(trials: Sequence[Trial]) -> None:
     seen = set()
     for trial in trials:
         config = trial.config
-        env, policy = config.env, config.models.policy
-        normalized = config.agent.observation_preprocessor is not None
-        key = (env.model_dump_json(), config.models.model_dump_json(), normalized)
+        env = config.env
+        key = static_key(config)
         if key in seen:
             continue
         seen.add(key)
@@ -239,8 +280,7 @@ def _check_environments(trials: Sequence[Trial]) -> None:
             raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
         try:
             task = EnvPoolTask(env.id, env.num_envs, env.arguments)
-            task.actions.check_policy(policy.cls, policy.clip_actions)
-            Network.of(config.models, task.layout, task.actions.size, normalized)
+            Network.of(config, task.layout, task.actions)
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from runner import checkpoint
+from runner import checkpoint, skrl_checkpoint
 from runner.checkpoint import MemberState
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
@@ -83,13 +83,21 @@ class Agent:
     def save(self, path: str | Path, member: int = 0) -> None:
         """Write one member's checkpoint, whole or not at all.
 
+        Args:
+            path: of a safetensors file; with the ending `.pt`, of a file that skrl 2.x loads.
+            member: of a pack.
+
         Raises:
-            UserError: no such member, or the file cannot be written.
+            UserError: no such member, a network that skrl cannot have, or the file cannot be written.
         """
+        kind = Path(path).suffix
+        if kind == ".pickle":
+            raise UserError(f"{path}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl")
         states = self._learning.states()
         if not 0 <= member < len(states):
             raise UserError(f"agent.save: no member {member}; allowed: 0 to {len(states) - 1}")
-        data = checkpoint.to_bytes(states[member], self._learning.network, self._learning.pack.configs[member])
+        to_bytes = skrl_checkpoint.write if kind == ".pt" else checkpoint.to_bytes
+        data = to_bytes(states[member], self._learning.network, self._learning.pack.configs[member])
         try:
             write_whole(path, data)
         except OSError as error:
@@ -97,6 +105,9 @@ class Agent:
 
     def load(self, path: str | Path | Sequence[str | Path]) -> None:
         """Continue from, or act with, a checkpoint: one file, or one per member.
+
+        Args:
+            path: of this program's files, or of skrl's (`.pt`, or `.pickle` of its JAX).
 
         Raises:
             UserError: missing, corrupted, foreign, of another network, or of unequal progress.
@@ -106,7 +117,13 @@ class Agent:
             raise UserError(
                 f"agent.load: {len(paths)} checkpoints for {self._learning.pack.size} members; give one per member"
             )
-        self.restore([checkpoint.from_bytes(checkpoint.read_file(p), self._learning.network, str(p)) for p in paths])
+        self.restore([self._read(p, config) for p, config in zip(paths, self._learning.pack.configs, strict=True)])
+
+    def _read(self, path: str | Path, config: Config) -> MemberState:
+        data, network = checkpoint.read_file(path), self._learning.network
+        if skrl_checkpoint.recognizes(data):
+            return skrl_checkpoint.read(data, network, config, str(path))
+        return checkpoint.from_bytes(data, network, str(path))
 
     def restore(self, states: Sequence[MemberState]) -> None:
         """Continue from states that are already in memory.
@@ -116,16 +133,17 @@ class Agent:
         """
         if len({state.counters.update for state in states}) != 1:
             raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
-        agent = self._learning.pack.static.agent
+        agent, network = self._learning.pack.static.agent, self._learning.network
         for state in states:
-            for name, moments in (
-                ("observation_preprocessor", state.observation_statistics),
-                ("value_preprocessor", state.value_statistics),
+            for name, moments, wanted in (
+                ("observation_preprocessor", state.observation_statistics, bool(network.scalings)),
+                ("value_preprocessor", state.value_statistics, agent.value_preprocessor is not None),
             ):
-                wanted = getattr(agent, name)
-                if (moments is None) != (wanted is None):
+                if (moments is not None) != wanted:
                     has = "has no statistics" if moments is None else "carries statistics"
-                    raise UserError(f"agent.load: agent.{name} is {wanted!r}, but the checkpoint {has} for it")
+                    raise UserError(
+                        f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
+                    )
         self._learning.restore(states)
 
 
@@ -178,8 +196,6 @@ class Runner:
         pack = Pack.of(members)
         self.config = members[0]
         self.cfg = self.config.dump()
-        policy = config.models.policy
-        self.env.actions.check_policy(policy.cls, policy.clip_actions)
         if pack.size > 1:
             _refuse_fixed(self.env, pack.size)
         self._threads = threads

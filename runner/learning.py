@@ -5,7 +5,6 @@ A backend subclasses `Learning` with its numerics. Axes: P member · n parameter
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from math import isnan
@@ -34,12 +33,6 @@ COLUMNS = (
     tracking.STANDARD_DEVIATION,
 )
 """Tags of the numbers that every update leaves behind, in order."""
-
-DECAY: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-}
-"""Schedule name → factor on the initial rate after this share of all updates is done."""
 
 
 class StackedMoments(NamedTuple):
@@ -84,16 +77,14 @@ class Learning:
         config = pack.static
         self.pack = pack
         self.actions = actions
-        normalized = config.agent.observation_preprocessor is not None
-        self.network = Network.of(config.models, observations, actions.size, normalized)
+        self.network = Network.of(config, observations, actions)
         self.updates = 0
         self.alive = [True] * pack.size
         self._records = [0] * pack.size
         self._seconds = [0.0] * pack.size
         self._scores = [float("nan")] * pack.size
         self._best = [-float("inf")] * pack.size
-        log_std = config.models.policy.initial_log_std
-        parameters = np.stack([self.network.initial(seed, log_std) for seed in pack.seeds])
+        parameters = np.stack([self.network.initial(seed) for seed in pack.seeds])
         self._put(
             Snapshot(
                 parameters,
@@ -101,7 +92,7 @@ class Learning:
                 np.zeros_like(parameters),
                 np.zeros(pack.size, np.float32),
                 pack.hyper.learning_rate.astype(np.float32),
-                _fresh(pack.size, observations.stop) if config.agent.observation_preprocessor else None,
+                _fresh(pack.size, observations.stop) if self.network.scalings else None,
                 _fresh(pack.size, 1) if config.agent.value_preprocessor else None,
             )
         )
@@ -204,14 +195,15 @@ class Learning:
 
     def _follow(
         self,
-        iteration: Callable[[], tuple[np.ndarray, np.ndarray]],
+        iteration: Callable[[], tuple[np.ndarray, np.ndarray] | None],
         episodes: Episodes,
         stop: Callable[[], bool],
     ) -> Iterator[Report]:
         """Iterate to the end, reporting what is due.
 
         Args:
-            iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, and which members' are finite `[P]`.
+            iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, and which members' are finite `[P]`;
+                None where nothing was learned from the rollout.
             episodes: what the iteration counts episodes in.
             stop: see `train`.
         """
@@ -221,9 +213,12 @@ class Learning:
         reported, began = self.timestep, time.perf_counter()
         done = self.updates == config.updates or not any(self.alive)
         while not done:
-            columns, finite = iteration()
-            numbers.append(columns)
-            diverged = [member for member in range(self.pack.size) if self.alive[member] and not finite[member]]
+            learned = iteration()
+            diverged: list[int] = []
+            if learned is not None:
+                columns, finite = learned
+                numbers.append(columns)
+                diverged = [member for member in range(self.pack.size) if self.alive[member] and not finite[member]]
             for member in diverged:
                 self.alive[member] = False
             before, self.updates = self.timestep, self.updates + 1
@@ -235,14 +230,14 @@ class Learning:
             if saves or writes or diverged:
                 elapsed = time.perf_counter() - began
                 self._scores = episodes.scores()
-                means = np.mean(numbers, axis=0)
+                means = np.mean(numbers, axis=0) if numbers else None
                 records = self._report(means, episodes, self.timestep - reported, elapsed, diverged)
                 yield Report(records, saves, self._improved() if saves else [], diverged)
                 # What the caller does with a report is not training time.
                 numbers, reported, began = [], self.timestep, time.perf_counter()
 
     def _report(
-        self, means: np.ndarray, episodes: Episodes, timesteps: int, elapsed: float, diverged: list[int]
+        self, means: np.ndarray | None, episodes: Episodes, timesteps: int, elapsed: float, diverged: list[int]
     ) -> list[Record | None]:
         """One record per member that trained in this interval of `timesteps` and `elapsed` seconds."""
         counted = episodes.drain()
@@ -252,11 +247,13 @@ class Learning:
             if not self.alive[member] and member not in diverged:
                 records.append(None)
                 continue
-            numbers = {tag: float(value) for tag, value in zip(COLUMNS, means[member], strict=True)}
-            if not self._entropy:
-                del numbers[tracking.ENTROPY_LOSS]
-            if not self.network.gaussian:
-                del numbers[tracking.STANDARD_DEVIATION]
+            numbers: dict[str, float] = {}
+            if means is not None:
+                numbers = {tag: float(value) for tag, value in zip(COLUMNS, means[member], strict=True)}
+                if not self._entropy:
+                    del numbers[tracking.ENTROPY_LOSS]
+                if not self.network.distribution.gaussian:
+                    del numbers[tracking.STANDARD_DEVIATION]
             self._seconds[member] += elapsed
             score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
             values = {**counted[member], **score, **numbers, tracking.STEPS_PER_SECOND: rate}
@@ -275,24 +272,59 @@ class Learning:
     def _noise(
         self, purpose: Literal["update", "act"], draw: int, steps: int, envs: int
     ) -> tuple[np.ndarray, list[np.random.Generator]]:
-        """Noise for a rollout `[T, P, N, A]`, and the generators that drew it."""
+        """Noise for a rollout `[T, P, N, W]`, and the generators that drew it."""
         generators = streams.generators(self.pack.seeds, purpose, draw)
-        return streams.noise(generators, steps, envs, self.actions.size, self.network.gaussian), generators
+        distribution = self.network.distribution
+        return streams.noise(generators, steps, envs, distribution.width, distribution.gaussian), generators
 
     def _orders(self, rows: int, generators: list[np.random.Generator]) -> np.ndarray | None:
         """Per epoch a permutation of every member's rows, `[E, P, B]`; one minibatch needs none."""
         agent = self.pack.static.agent
         return streams.orders(generators, agent.learning_epochs, rows) if agent.mini_batches > 1 else None
 
+    def _shifts(self, rows: int, generators: list[np.random.Generator]) -> np.ndarray | None:
+        """What RPO adds to the means in each epoch, `[E, P, B, A]`: uniform within ± alpha, fresh for every row.
+
+        Source: Rahman and Xue 2022, "Robust Policy Optimization in Deep Reinforcement Learning".
+        """
+        agent = self.pack.static.agent
+        if agent.cls != "RPO":
+            return None
+        return streams.shifts(generators, agent.learning_epochs, rows, self.actions.units, self.pack.hyper.alpha)
+
+    def _random(self, steps: int) -> np.ndarray | None:
+        """Which steps of the next rollout take actions of no policy, `[T]`; None in a run without such."""
+        random = self.pack.static.agent.random_timesteps
+        return np.arange(self.timestep, self.timestep + steps) < random if random else None
+
+    @property
+    def _learns(self) -> bool:
+        """The next rollout is learned from: it has no random action, and learning has started when it is over."""
+        agent = self.pack.static.agent
+        return self.timestep >= agent.random_timesteps and self.timestep + agent.rollouts > agent.learning_starts
+
     @property
     def _entropy(self) -> bool:
         """Any member has an entropy bonus."""
         return bool(self.pack.hyper.entropy_loss_scale.any())
 
-    def _decay(self) -> float | None:
-        """Factor on the initial learning rate by the share of training done; None for schedules that do not decay."""
-        decay = DECAY.get(self.pack.static.agent.learning_rate_scheduler or "")
-        return decay(self.updates / self.pack.static.updates) if decay is not None else None
+    @property
+    def _of_value(self) -> np.ndarray | None:
+        """Which parameters have the value's learning rate `[n]`; None where all members have one rate for all."""
+        hyper = self.pack.hyper
+        return self.network.of_value() if (hyper.value_learning_rate != hyper.learning_rate).any() else None
+
+    def _rates(self) -> np.ndarray | None:
+        """Learning rates of the next update's epochs `[P, E]` float32; None where they are not counted."""
+        config = self.pack.static
+        if config.agent.learning_rate_scheduler in (None, "KLAdaptiveLR"):
+            return None
+        epochs, done = config.agent.learning_epochs, self.updates / config.updates
+        schedule = config.agent.learning_rate_scheduler_kwargs
+        counted = range(self.updates * epochs, (self.updates + 1) * epochs)
+        initial = self.pack.hyper.learning_rate
+        rates = [[schedule.rate(float(rate), epoch, done) for epoch in counted] for rate in initial]
+        return np.array(rates, np.float32)
 
 
 def _fresh(members: int, features: int) -> StackedMoments:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.config import Config
+from runner.config.schedules import KLAdaptiveLR
 
 
 class Hyper(NamedTuple):
@@ -20,6 +21,7 @@ class Hyper(NamedTuple):
     """
 
     learning_rate: Any
+    value_learning_rate: Any
     discount_factor: Any
     gae_lambda: Any
     ratio_clip: Any
@@ -29,6 +31,7 @@ class Hyper(NamedTuple):
     grad_norm_clip: Any
     kl_threshold: Any
     rewards_shaper_scale: Any
+    alpha: Any
     scheduler_kl_threshold: Any
     scheduler_min_lr: Any
     scheduler_max_lr: Any
@@ -56,12 +59,18 @@ NOT_IDENTITY = (
 
 
 def _hyper_values(agent: dict[str, Any]) -> dict[str, float]:
-    """Take the Hyper numbers out of a dumped agent section."""
+    """Take the Hyper numbers out of a dumped agent section; those of a schedule that it has not are the defaults."""
+    rates = agent["learning_rate"]
+    numbers = {**agent, "learning_rate": rates, "value_learning_rate": rates}
+    if isinstance(rates, list):
+        numbers["learning_rate"], numbers["value_learning_rate"] = rates
     scheduler = agent["learning_rate_scheduler_kwargs"]
-    return {
-        name: scheduler.pop(name.removeprefix(_SCHEDULER)) if name.startswith(_SCHEDULER) else agent.pop(name)
-        for name in Hyper._fields
+    numbers |= {
+        _SCHEDULER + name: scheduler.pop(name, default) for name, default in KLAdaptiveLR().model_dump().items()
     }
+    for name in Hyper._fields:
+        agent.pop(name, None)
+    return {name: numbers[name] for name in Hyper._fields}
 
 
 def static_key(config: Config) -> str:

@@ -16,9 +16,11 @@ import numpy as np
 from runner.config import expressions
 from runner.config.expressions import Binary, Expression, Name
 from runner.config.network import Container, Conv2d, Flatten, Linear, Plan
-from runner.config.schema import Models
+from runner.config.schema import Config
 from runner.errors import UserError
-from runner.spaces import Layout
+from runner.policies import Distribution
+from runner.scaling import Columns, Scaling, columns, scalings
+from runner.spaces import ActionSpace, Layout
 
 LOG_STD = "policy.log_std"
 HEAD_GAINS = {"policy.head.weight": 0.01, "value.head.weight": 1.0}
@@ -88,47 +90,62 @@ class Network:
 
     Attributes:
         observations: where the parts of a flat observation are.
+        scalings: which of its columns are normalised before the networks read them.
         separate: False when the value head reads the policy's blocks.
         policy: how means or logits are made.
         value: how state values are made; shares the policy's blocks when not separate.
-        gaussian: the policy has a state-independent log standard deviation.
+        distribution: what means or logits are of.
+        bfloat16: layers are computed in bfloat16.
         orthogonal: initial weights are orthogonal matrices.
         entries: every parameter in order.
     """
 
     observations: Layout
+    scalings: tuple[Scaling, ...]
     separate: bool
     policy: Role
     value: Role
-    gaussian: bool
+    distribution: Distribution
+    bfloat16: bool
     orthogonal: bool
     entries: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, models: Models, observations: Layout, action_size: int, normalized: bool = False) -> Network:
+    def of(cls, config: Config, observations: Layout, actions: ActionSpace) -> Network:
         """Lay out the networks of a configuration.
 
         Args:
-            models: policy and value.
+            config: models and preprocessors.
             observations: of the environment.
-            action_size: A.
-            normalized: observations come normalised, so that images in them are not scaled.
+            actions: of the environment.
 
         Raises:
-            UserError: layers that do not fit the observations or each other, naming the first.
+            UserError: a policy that cannot act here, or layers that do not fit the observations or each other, naming
+                the first.
         """
-        builder = _Builder(observations, {"ACTIONS": action_size, "ONE": 1}, scales=not normalized)
-        gaussian = models.policy.cls == "GaussianMixin"
+        models = config.models
+        distribution = Distribution.of(models.policy, actions, observations)
+        found = scalings(config, observations)
+        builder = _Builder(observations, {"ACTIONS": actions.units, "ONE": 1}, found)
         policy, features = builder.blocks("policy", models.policy.plan)
-        policy_role = builder.output("policy", models.policy.plan, policy, features, action_size)
-        if gaussian:
-            builder.entries.append(Entry(LOG_STD, (action_size,)))
+        policy_role = builder.output("policy", models.policy.plan, policy, features, actions.units)
+        if distribution.gaussian:
+            builder.entries.append(Entry(LOG_STD, (actions.units,)))
         value, value_features = policy, features
         if models.separate:
             value, value_features = builder.blocks("value", models.value.plan)
         value_role = builder.output("value", models.value.plan, value, value_features, 1)
-        orthogonal = models.initialization == "orthogonal"
-        return cls(observations, models.separate, policy_role, value_role, gaussian, orthogonal, tuple(builder.entries))
+        return cls(
+            observations,
+            found,
+            models.separate,
+            policy_role,
+            value_role,
+            distribution,
+            config.agent.mixed_precision,
+            models.initialization == "orthogonal",
+            tuple(builder.entries),
+        )
 
     @property
     def observation_size(self) -> int:
@@ -136,9 +153,9 @@ class Network:
         return self.observations.stop
 
     @property
-    def convolves(self) -> bool:
-        """It has convolutions."""
-        return any(len(entry.shape) > 2 for entry in self.entries)
+    def scaling(self) -> Columns:
+        """The numbers of `scalings` for every column."""
+        return columns(self.scalings, self.observation_size)
 
     @property
     def size(self) -> int:
@@ -154,7 +171,11 @@ class Network:
         """The inverse of `split`."""
         return np.concatenate([named[entry.name].reshape(-1) for entry in self.entries]).astype(np.float32)
 
-    def initial(self, seed: int, initial_log_std: float) -> np.ndarray:
+    def of_value(self) -> np.ndarray:
+        """Which parameters are the value's alone, `[n]` bool."""
+        return np.concatenate([np.full(entry.size, entry.name.startswith("value.")) for entry in self.entries])
+
+    def initial(self, seed: int) -> np.ndarray:
         """Initial parameters `[n]` of one member, from its own stream.
 
         torch's default distribution for linear and convolutional layers, U(−1/√inputs, 1/√inputs) for weights and
@@ -166,7 +187,7 @@ class Network:
         inputs = 1
         for entry in self.entries:
             if entry.name == LOG_STD:
-                parts.append(np.full(entry.size, initial_log_std))
+                parts.append(np.broadcast_to(np.array(self.distribution.initial_log_std), entry.shape))
                 continue
             weight = len(entry.shape) > 1
             if weight:
@@ -190,7 +211,9 @@ def _orthogonal(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarr
 
 def leaf(observations: Layout, name: Name, where: str = "network") -> Layout:
     """The part of the observation that a name stands for."""
-    return observations.at(name.keys, where)
+    if name.keys:
+        return observations.at(name.keys, where)
+    return observations.states if name.text == "STATES" else observations.observed
 
 
 class _Numpy:
@@ -211,11 +234,12 @@ class _Numpy:
 class _Builder:
     """Runs plans on a batch of one row of zeros, noting the parameters of every layer that it meets."""
 
-    def __init__(self, observations: Layout, units: dict[str, int], scales: bool) -> None:
+    def __init__(self, observations: Layout, units: dict[str, int], scalings: tuple[Scaling, ...]) -> None:
         self.entries: list[Entry] = []
         self._observations = observations
-        self._scales = scales
-        self._units = units | {"OBSERVATIONS": observations.stop, "STATES": observations.stop}
+        self._scalings = scalings
+        sizes = {"OBSERVATIONS": observations.observed, "STATES": observations.states}
+        self._units = units | {token: part.stop - part.start for token, part in sizes.items()}
 
     def blocks(self, role: str, plan: Plan) -> tuple[tuple[Block, ...], dict[str, np.ndarray]]:
         """The blocks of a role, and what each gives."""
@@ -235,7 +259,8 @@ class _Builder:
                 x = self._apply(step, x, f"{where}.layers.{shift}")
                 steps.append(step)
             arithmetic = any(isinstance(node, Binary) for node in expressions.nodes(container.input))
-            blocks.append(Block(container.name, container.input, self._scales and not arithmetic, tuple(steps)))
+            scaled = not arithmetic and not self._normalized(container)
+            blocks.append(Block(container.name, container.input, scaled, tuple(steps)))
             values[container.name] = x
         return tuple(blocks), values
 
@@ -247,7 +272,7 @@ class _Builder:
         head = None
         values = dict(values)
         if plan.token is not None:
-            features = values[blocks[-1].name] if blocks else np.zeros((1, self._observations.stop))
+            features = values[blocks[-1].name] if blocks else np.zeros((1, self._units["OBSERVATIONS"]))
             head = f"{role}.head"
             token = Step(head, Linear(self._units[plan.token]), "identity")
             values[plan.token] = self._apply(token, features, where)
@@ -310,12 +335,18 @@ class _Builder:
         if bias:
             self.entries.append(Entry(f"{name}.bias", weight[:1]))
 
+    def _parts(self, container: Container) -> list[Layout]:
+        """Parts of the observation that a container reads."""
+        names = expressions.names(container.input)
+        return [leaf(self._observations, name) for name in names if name.text in ("OBSERVATIONS", "STATES")]
+
+    def _normalized(self, container: Container) -> bool:
+        """Whether any part of the observation that it reads comes normalised."""
+        parts = self._parts(container)
+        return any(s.start < part.stop and part.start < s.stop for part in parts for s in self._scalings)
+
     def _check_flat(self, container: Container, x: np.ndarray, where: str) -> None:
-        images = [
-            part
-            for name in expressions.names(container.input)
-            if name.text in ("OBSERVATIONS", "STATES") and (part := leaf(self._observations, name)).has_image
-        ]
+        images = [part for part in self._parts(container) if part.has_image]
         if images and x[0].size > LARGEST_FLAT_IMAGE:
             raise UserError(
                 f"{where}: a linear layer would read an image of {_text(x)} ({x[0].size:,} numbers); put conv2d layers "

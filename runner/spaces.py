@@ -1,7 +1,8 @@
 """gymnasium spaces ↔ flat arrays: observations become `[N, O]`, actions `[N, A]` or `[N]` what the space wants.
 
-Observations are flattened as skrl does: Dict in sorted key order, Tuple in order, a Discrete one as one column, a
-MultiDiscrete one as one column per number. A space of nothing but uint8 numbers stays uint8, any other becomes float32.
+Observations are flattened as skrl does: Dict in sorted key order (parts of `ASIDE` last), Tuple in order, a Discrete
+one as one column, a MultiDiscrete one as one column per number. A space of nothing but uint8 numbers stays uint8, any
+other becomes float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ from runner.errors import UserError, did_you_mean
 
 UNBOUNDED = 1e30
 """Bounds beyond this are some library's way to say infinity."""
+MASK, PRIVILEGED, LEGAL = "action_mask", "privileged_state", "legal_action_mask"
+"""Parts of a Dict observation with a meaning of their own: actions that are possible now; what only the value network
+may see (MuJoCo Playground); possible actions that come beside the observation (PGX)."""
+LARGEST_CHOICE = 100_000
+"""Values of one discrete action: beyond it a whole number is no category."""
+ASIDE = (PRIVILEGED, LEGAL)
+"""Parts that the token OBSERVATIONS does not stand for; their columns are the last ones."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,28 @@ class Layout:
     def has_image(self) -> bool:
         """It, or a part of it, is an image."""
         return self.image or any(child.has_image for _, child in self.children)
+
+    @property
+    def observed(self) -> Layout:
+        """What the token OBSERVATIONS stands for."""
+        children = tuple(child for child in self.children if child[0] not in ASIDE)
+        if len(children) == len(self.children):
+            return self
+        if len(children) == 1:
+            return children[0][1]
+        stop = children[-1][1].stop
+        return Layout(self.start, stop, (stop - self.start,), byte=self.byte, children=children)
+
+    @property
+    def states(self) -> Layout:
+        """What the token STATES stands for: the privileged part, or the observations where there is none."""
+        return dict(self.children).get(PRIVILEGED, self.observed)
+
+    @property
+    def mask(self) -> Layout | None:
+        """Which actions are possible, where the environment says so."""
+        children = dict(self.children)
+        return children.get(LEGAL, children.get(MASK))
 
     def at(self, keys: tuple[str, ...], where: str) -> Layout:
         """The part with these keys.
@@ -109,7 +139,7 @@ def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observatio
 
 def _parts(space: Dict | Tuple) -> list[tuple[str, gymnasium.Space[Any]]]:
     if isinstance(space, Dict):
-        return [(key, space[key]) for key in sorted(space.spaces)]
+        return [(key, space[key]) for key in sorted(space.spaces, key=lambda key: (key in ASIDE, key))]
     return [(str(index), part) for index, part in enumerate(space.spaces)]
 
 
@@ -125,66 +155,78 @@ def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> N
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What the policy must produce and what the environment takes.
+    """What the environment takes.
 
     Attributes:
-        discrete: one integer below `size`, else `size` real numbers.
-        size: number of actions, or of action dimensions (A).
+        sizes: categories of every discrete action, K of them; empty where actions are real numbers.
+        units: numbers that a policy network gives (A): one per action dimension, or one per category.
         dtype: of the array that the environment gets.
         shape: of one environment's action.
-        low: `[A]` lower bounds, Box only.
-        high: `[A]` upper bounds, Box only.
-        start: the integer that the first discrete action stands for.
+        low: `[A]` lower bounds of real numbers; `[K]` first categories of discrete actions.
+        high: `[A]` upper bounds, of real numbers only.
+        kind: for messages.
     """
 
-    discrete: bool
-    size: int
+    sizes: tuple[int, ...]
+    units: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     low: np.ndarray
     high: np.ndarray
-    start: int = 0
+    kind: str
 
     @classmethod
     def of(cls, space: gymnasium.Space[Any]) -> ActionSpace:
-        """Describe a gymnasium action space.
+        """Describe a gymnasium action space; a Box of whole numbers is a MultiDiscrete space.
 
         Raises:
-            UserError: neither Discrete nor a float Box.
+            UserError: neither Discrete nor MultiDiscrete nor a Box.
         """
         if isinstance(space, Discrete):
             dtype = np.dtype(np.int64 if space.dtype is None else space.dtype)
-            none = np.zeros(0, np.float32)
-            return cls(True, int(space.n), dtype, (), none, none, int(space.start))
+            return cls._discrete([int(space.n)], [int(space.start)], dtype, (), f"Discrete({space.n})")
+        if isinstance(space, MultiDiscrete):
+            shape = tuple(space.nvec.shape)
+            return cls._discrete(space.nvec, space.start, np.dtype(space.dtype), shape, f"MultiDiscrete({space.nvec})")
         if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
             with np.errstate(over="ignore"):  # ±1.8e308 is some library's way to say infinity
                 low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
-            return cls(False, int(np.prod(space.shape)), np.dtype(space.dtype), tuple(space.shape), low, high)
-        raise UserError(f"action space: {space} is not supported yet; allowed: Discrete and Box of real numbers")
+            units, dtype = int(np.prod(space.shape)), np.dtype(space.dtype)
+            return cls((), units, dtype, tuple(space.shape), low, high, f"Box of {units} numbers")
+        if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer):
+            low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+            if (high - low).max() < LARGEST_CHOICE:
+                return cls._discrete(high - low + 1, low, np.dtype(space.dtype), tuple(space.shape), str(space))
+        raise UserError(
+            f"action space: {space} is not supported; allowed: Discrete, MultiDiscrete, and Box of real numbers or of "
+            f"whole numbers with fewer than {LARGEST_CHOICE:,} values each"
+        )
+
+    @classmethod
+    def _discrete(cls, sizes: Any, start: Any, dtype: np.dtype[Any], shape: tuple[int, ...], kind: str) -> ActionSpace:
+        counts = tuple(int(n) for n in np.ravel(sizes))
+        first = np.ravel(start).astype(np.int64)
+        return cls(counts, sum(counts), dtype, shape, first, np.zeros(0, np.float32), kind)
+
+    @property
+    def discrete(self) -> bool:
+        """Actions are categories."""
+        return bool(self.sizes)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Classes of policies that can act here."""
+        if not self.discrete:
+            return "GaussianMixin", "MultivariateGaussianMixin"
+        return ("MultiCategoricalMixin",) if self.shape else ("CategoricalMixin",)
 
     @property
     def bounded(self) -> bool:
         """Every dimension has finite, usable bounds."""
+        if self.discrete:
+            return False
         usable = (np.abs(self.low) < UNBOUNDED) & (np.abs(self.high) < UNBOUNDED) & (self.low < self.high)
-        return not self.discrete and bool(usable.all())
-
-    def check_policy(self, policy_class: str, clip_actions: bool) -> None:
-        """Refuse a policy that cannot act here.
-
-        Raises:
-            UserError: Gaussian on Discrete, categorical on Box, or clipping to bounds that do not exist.
-        """
-        wanted = "CategoricalMixin" if self.discrete else "GaussianMixin"
-        if policy_class != wanted:
-            kind = f"Discrete({self.size})" if self.discrete else f"Box of {self.size} numbers"
-            raise UserError(
-                f"models.policy.class: {policy_class} cannot act in an action space {kind}; allowed here: {wanted}"
-            )
-        if clip_actions and not self.discrete and not self.bounded:
-            raise UserError(
-                "models.policy.clip_actions: True, but the action space has no finite bounds "
-                f"(low {self.low.tolist()}, high {self.high.tolist()}); set it to False"
-            )
+        return bool(usable.all())
 
     def checked(self, actions: Any, num_envs: int) -> np.ndarray:
         """Actions as the environment takes them, `[N, …]` in its dtype.
@@ -206,16 +248,18 @@ class ActionSpace:
             array = array.reshape(shape)
         if self.discrete:
             if not np.issubdtype(array.dtype, np.integer):
-                raise UserError(f"actions of type {array.dtype}; a Discrete({self.size}) space takes integers")
-            low, high = self.start, self.start + self.size - 1
-            if array.min() < low or array.max() > high:
+                raise UserError(f"actions of type {array.dtype}; a {self.kind} space takes integers")
+            rows, last = array.reshape(num_envs, -1), self.low + self.sizes - 1
+            wrong = (rows < self.low) | (rows > last)
+            if wrong.any():
+                env, place = np.argwhere(wrong)[0]
                 raise UserError(
-                    f"action {array.min() if array.min() < low else array.max()} is out of range; "
-                    f"allowed: {low} to {high}"
+                    f"action {rows[env, place]} of environment {env} is out of range; "
+                    f"allowed: {self.low[place]} to {last[place]}"
                 )
         elif array.dtype.kind not in "fiu":
-            raise UserError(f"actions of type {array.dtype}; a Box of {self.size} numbers takes real numbers")
+            raise UserError(f"actions of type {array.dtype}; a {self.kind} takes real numbers")
         elif not np.isfinite(array).all():
-            rows = np.flatnonzero(~np.isfinite(array.reshape(num_envs, -1)).all(1))
-            raise UserError(f"actions of environments {rows[:8].tolist()} are not finite numbers")
+            unusable = np.flatnonzero(~np.isfinite(array.reshape(num_envs, -1)).all(1))
+            raise UserError(f"actions of environments {unusable[:8].tolist()} are not finite numbers")
         return array.astype(self.dtype, copy=False)

@@ -3,7 +3,7 @@
 There is nothing to store in a checkpoint and nothing that members share. Drawing them costs less than a hundredth of
 the environments' steps that they are for; XLA on a CPU takes longer to sort one permutation than to learn from it.
 
-Axes: P member · T rollout step · N environment · A action · E epoch · B row.
+Axes: P member · T rollout step · N environment · A action · W number of a draw · E epoch · B row.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def generators(seeds: Sequence[int], purpose: Literal["update", "act"], draw: in
     return [np.random.default_rng((seed, PURPOSES[purpose], draw)) for seed in seeds]
 
 
-def noise(members: Sequence[np.random.Generator], steps: int, envs: int, actions: int, gaussian: bool) -> np.ndarray:
-    """What actions are drawn with, `[T, P, N, A]` float32: standard normal, or Gumbel(0, 1) for logits."""
-    shape = (steps, envs, actions)
-    out = np.empty((steps, len(members), envs, actions), np.float32)
+def noise(members: Sequence[np.random.Generator], steps: int, envs: int, width: int, gaussian: bool) -> np.ndarray:
+    """What actions are drawn with, `[T, P, N, W]` float32: standard normal, or Gumbel(0, 1) for logits."""
+    shape = (steps, envs, width)
+    out = np.empty((steps, len(members), envs, width), np.float32)
     for member, rng in enumerate(members):
         out[:, member] = (
             rng.standard_normal(shape, np.float32) if gaussian else rng.standard_exponential(shape, np.float32)
@@ -39,6 +39,14 @@ def noise(members: Sequence[np.random.Generator], steps: int, envs: int, actions
         # −log of an exponential variable; its least value keeps the logarithm finite.
         np.negative(np.log(np.maximum(out, np.finfo(np.float32).tiny, out=out), out=out), out=out)
     return out
+
+
+def shifts(
+    members: Sequence[np.random.Generator], epochs: int, rows: int, actions: int, alpha: np.ndarray
+) -> np.ndarray:
+    """Uniform numbers within ± `alpha` of each member, `[E, P, B, A]` float32."""
+    drawn = [(2 * rng.random((epochs, rows, actions), np.float32) - 1) for rng in members]
+    return np.stack([x * np.float32(width) for x, width in zip(drawn, alpha, strict=True)], 1)
 
 
 def orders(members: Sequence[np.random.Generator], epochs: int, rows: int) -> np.ndarray:

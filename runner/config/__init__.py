@@ -13,7 +13,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
+from runner.config.eras import era_of
 from runner.config.load import Key, Source, plain_copy, read_yaml
+from runner.config.schedules import arguments_of
 from runner.config.schema import Config
 from runner.config.skrl import LEGACY_MODEL, canonical, canonical_override
 from runner.errors import UserError, did_you_mean
@@ -52,16 +54,17 @@ def resolve(
     for key, value in overrides:
         if key[0] == "models":
             _overrides.apply(raw, key, value)
-    given = {canonical_override(key, value)[0] for key, value in overrides if key[0] != "models"}
+    era = era_of(raw)
+    given = {canonical_override(key, value, era)[0] for key, value in overrides if key[0] != "models"}
     source = replace(source, overridden=frozenset(given | {key for key, _ in overrides}))
     translated, notes = canonical(raw, source)
     for key, value in overrides:
         if key[0] != "models":
-            _overrides.apply(translated, *canonical_override(key, value))
+            _overrides.apply(translated, *canonical_override(key, value, era))
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:
-        lines = _merged(_explain(detail, source) for detail in error.errors())
+        lines = _merged(_explain(detail, source, translated) for detail in error.errors())
         if len(lines) > MAX_REPORTED:
             lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
         raise UserError("\n".join(lines)) from None
@@ -78,9 +81,9 @@ def _merged(sentences: Iterable[str]) -> list[str]:
     ]
 
 
-def _explain(detail: ErrorDetails, source: Source) -> str:
+def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> str:
     """One pydantic error as a sentence: where, what, what is allowed, nearest."""
-    fields, key = _walk(detail["loc"])
+    fields, key = _walk(detail["loc"], data)
     where = source.where(key)
     found, kind, context = detail["input"], detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -104,7 +107,7 @@ def _join(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _walk(location: tuple[int | str, ...]) -> tuple[list[str], Key]:
+def _walk(location: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[list[str], Key]:
     """Field names at the parent of an error's location, and the location without pydantic's own markers."""
     model: type[BaseModel] | None = Config
     fields: list[str] = _names(Config)
@@ -117,6 +120,8 @@ def _walk(location: tuple[int | str, ...]) -> tuple[list[str], Key]:
             fields = _names(model)
             field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
             model = _model_in(field.annotation) if field is not None else None
+        if part == "learning_rate_scheduler_kwargs":
+            model = arguments_of(data["agent"].get("learning_rate_scheduler"))
     return fields, tuple(key)
 
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    ValidationInfo,
+    model_validator,
+)
 
+from runner.config import schedules
+from runner.config.expressions import Call
 from runner.config.network import Conv2d, Plan, plan
-
-_NUMBER = re.compile(r"^\s*[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?\s*$")
-
-
-def _number(value: Any) -> Any:
-    """Numbers that YAML 1.1 reads as text ('3e-4', '1e6') become the numbers they look like."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    if isinstance(value, str) and _NUMBER.match(value):
-        value = float(value)
-    return value
-
-
-def _integer(value: Any) -> Any:
-    value = _number(value)
-    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
-        return int(value)
-    return value
+from runner.config.numbers import Float, Int
+from runner.config.schedules import SCHEDULES, KLAdaptiveLR, Schedule
+from runner.errors import did_you_mean
 
 
 def _folded(*names: str) -> BeforeValidator:
@@ -45,10 +40,11 @@ def _null_to_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Int = Annotated[int, BeforeValidator(_integer)]
-Interval = Annotated[int, BeforeValidator(_integer)] | Literal["auto"]
+Interval = Int | Literal["auto"]
 _Scaler = Annotated[Literal["RunningStandardScaler"], _folded("RunningStandardScaler")]
+_POLICIES = ("GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin")
+_PROBABILITIES = ("sigmoid", "softmax", "softplus")
+"""Output activations whose values may be read as probabilities."""
 
 
 class _Strict(BaseModel):
@@ -103,20 +99,28 @@ class Model(_Strict):
 
 
 class PolicyModel(Model):
-    """The policy network and its distribution."""
+    """The policy network and its distribution.
 
-    cls: Annotated[Literal["GaussianMixin", "CategoricalMixin"], _folded("GaussianMixin", "CategoricalMixin")] = Field(
-        "GaussianMixin", alias="class"
-    )
+    `action_mask: auto` lets the policy choose only among the actions that the environment says are possible, where it
+    says so. `reduction` is how log-probabilities of several action dimensions become one; with `none` each dimension
+    has a ratio of its own.
+    """
+
+    cls: Annotated[
+        Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"],
+        _folded(*_POLICIES),
+    ] = Field("GaussianMixin", alias="class")
     output: str = "ACTIONS"
     clip_actions: bool = False
+    clip_mean_actions: bool = False
     clip_log_std: bool = True
     min_log_std: Float = -20.0
     max_log_std: Float = 2.0
-    initial_log_std: Float = 0.0
+    initial_log_std: Float | Annotated[list[Float], Field(min_length=1)] = 0.0
     fixed_log_std: bool = False
-    reduction: Literal["sum"] = "sum"
-    unnormalized_log_prob: Literal[True] = True
+    reduction: Literal["sum", "mean", "prod", "none"] = "sum"
+    unnormalized_log_prob: bool = True
+    action_mask: Literal["auto"] | bool = "auto"
 
     @property
     def expected_token(self) -> str:
@@ -127,6 +131,17 @@ class PolicyModel(Model):
     def _ordered(self) -> PolicyModel:
         if self.min_log_std >= self.max_log_std:
             raise ValueError(f"min_log_std {self.min_log_std} must be below max_log_std {self.max_log_std}")
+        return self
+
+    @model_validator(mode="after")
+    def _probable(self) -> PolicyModel:
+        output = self.plan.output
+        positive = isinstance(output, Call) and output.function in _PROBABILITIES
+        if not self.unnormalized_log_prob and "Categorical" in self.cls and not positive:
+            raise ValueError(
+                f"unnormalized_log_prob: False reads the output {self.output!r} as probabilities, which must not be "
+                f"negative; allowed: an output such as softmax(ACTIONS) ({', '.join(_PROBABILITIES)}), or True"
+            )
         return self
 
 
@@ -148,14 +163,33 @@ class ValueModel(Model):
 class Models(_Strict):
     """Policy and value.
 
-    `separate: False` makes the value head read the policy's hidden layers. `initialization: torch` is torch's default
-    distribution; `orthogonal` has gains of √2 in hidden layers, 0.01 in the policy's head and 1 in the value's.
+    With `separate: False` both heads read the containers of the role that is listed first, as in skrl; the other
+    role's containers are checked, and replaced by them. `initialization: torch` is torch's default distribution;
+    `orthogonal` has gains of √2 in hidden layers, 0.01 in the policy's head and 1 in the value's.
     """
 
     separate: bool = True
     initialization: Literal["torch", "orthogonal"] = "torch"
     policy: PolicyModel
     value: ValueModel
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _shared(cls, data: Any, handler: Callable[[Any], Models]) -> Models:
+        models = handler(data)
+        if models.separate or not isinstance(data, Mapping):
+            return models
+        roles = [role for role in data if role in ("policy", "value")]
+        network = getattr(models, roles[0]).network
+        try:
+            return models.model_copy(
+                update={
+                    role: type(model).model_validate(model.model_copy(update={"network": network}).model_dump())
+                    for role, model in (("policy", models.policy), ("value", models.value))
+                }
+            )
+        except ValueError as error:
+            raise ValueError(f"separate: False: both roles read the network of {roles[0]}: {error}") from None
 
     @property
     def convolves(self) -> bool:
@@ -175,22 +209,6 @@ class Memory(_Strict):
     export_directory: str = ""
 
 
-class SchedulerArguments(_Strict):
-    """KLAdaptiveLR's numbers."""
-
-    kl_threshold: Annotated[Float, Field(gt=0)] = 0.008
-    min_lr: Annotated[Float, Field(gt=0)] = 1e-6
-    max_lr: Annotated[Float, Field(gt=0)] = 1e-2
-    kl_factor: Annotated[Float, Field(ge=1)] = 2.0
-    lr_factor: Annotated[Float, Field(ge=1)] = 1.5
-
-    @model_validator(mode="after")
-    def _ordered(self) -> SchedulerArguments:
-        if self.min_lr > self.max_lr:
-            raise ValueError(f"min_lr {self.min_lr} must not be above max_lr {self.max_lr}")
-        return self
-
-
 class ScalerArguments(_Strict):
     """RunningStandardScaler's numbers; `size` and `device` are skrl's and follow from the environment here."""
 
@@ -208,28 +226,50 @@ class Experiment(_Strict):
     write_interval: Interval = "auto"
     checkpoint_interval: Interval = "auto"
     store_separately: Literal[False] = False
-    wandb: Literal[False] = False
+    wandb: bool = False
     wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(_null_to_empty)] = {}
 
 
-class Agent(_Strict):
-    """PPO. Names and meaning are skrl's; the README's table says where the arithmetic differs and why."""
+_Rate = Annotated[Float, Field(gt=0)]
+_A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
 
-    cls: Annotated[Literal["PPO"], _folded("PPO")] = Field("PPO", alias="class")
+
+def _schedule_name(value: Any) -> Any:
+    """A schedule by its name, or its module and name, in any case."""
+    name = str(value).rsplit(".", 1)[-1]
+    found = next((known for known in SCHEDULES if known.casefold() == name.casefold()), None)
+    if found is None or not isinstance(value, str):
+        raise ValueError(f"found {value!r}; allowed: {', '.join(SCHEDULES)}, or null.{did_you_mean(name, SCHEDULES)}")
+    return found
+
+
+def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
+    return schedules.arguments(info.data.get("learning_rate_scheduler"), value)
+
+
+class Agent(_Strict):
+    """PPO, RPO or A2C. Names and meaning are skrl's; the README's table says where the arithmetic differs and why.
+
+    `learning_rate` may be a list of two, for policy and value. `alpha` is RPO's.
+    """
+
+    cls: Annotated[Literal["PPO", "RPO", "A2C"], _folded("PPO", "RPO", "A2C")] = Field("PPO", alias="class")
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
     learning_epochs: Annotated[Int, Field(ge=1, le=10_000)] = 8
     mini_batches: Annotated[Int, Field(ge=1)] = 2
     discount_factor: Annotated[Float, Field(ge=0, le=1)] = 0.99
     gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
-    learning_rate: Annotated[Float, Field(gt=0)] = 1e-3
-    learning_rate_scheduler: (
-        Annotated[Literal["KLAdaptiveLR", "linear", "cosine"], _folded("KLAdaptiveLR", "linear", "cosine")] | None
-    ) = None
-    learning_rate_scheduler_kwargs: Annotated[SchedulerArguments, BeforeValidator(_null_to_empty)] = Field(
-        default_factory=SchedulerArguments
+    learning_rate: _Rate | Annotated[list[_Rate], Field(min_length=2, max_length=2)] = 1e-3
+    learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name)] | None = None
+    learning_rate_scheduler_kwargs: Annotated[SerializeAsAny[Schedule], PlainValidator(_schedule_arguments)] = Field(
+        default_factory=KLAdaptiveLR
     )
     observation_preprocessor: _Scaler | None = None
     observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty)] = Field(
+        default_factory=ScalerArguments
+    )
+    state_preprocessor: _Scaler | None = None
+    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty)] = Field(
         default_factory=ScalerArguments
     )
     value_preprocessor: _Scaler | None = None
@@ -237,8 +277,8 @@ class Agent(_Strict):
         default_factory=ScalerArguments
     )
     observation_statistics: Literal["first_epoch", "frozen"] = "first_epoch"
-    random_timesteps: Annotated[Int, Field(ge=0, le=0)] = 0
-    learning_starts: Annotated[Int, Field(ge=0, le=0)] = 0
+    random_timesteps: Annotated[Int, Field(ge=0)] = 0
+    learning_starts: Annotated[Int, Field(ge=0)] = 0
     grad_norm_clip: Float = 0.5
     ratio_clip: Annotated[Float, Field(gt=0)] = 0.2
     value_clip: Float = 0.2
@@ -249,8 +289,28 @@ class Agent(_Strict):
     rewards_shaper_scale: Float = 1.0
     time_limit_bootstrap: bool = True
     advantage_normalization: Literal["rollout", "minibatch", "none"] = "rollout"
-    mixed_precision: Literal[False] = False
+    alpha: Annotated[Float, Field(ge=0)] = 0.5
+    mixed_precision: bool = False
     experiment: Annotated[Experiment, BeforeValidator(_null_to_empty)] = Field(default_factory=Experiment)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a2c(cls, data: Any) -> Any:
+        """A2C has defaults of its own; in skrl it has no value clip, and nothing to scale the value loss with."""
+        if isinstance(data, Mapping) and str(data.get("class", data.get("cls"))).casefold() == "a2c":
+            return {**_A2C, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _one_pass(self) -> Agent:
+        if self.cls == "A2C" and self.learning_epochs != 1:
+            raise ValueError(f"learning_epochs {self.learning_epochs}: A2C learns once from each rollout; allowed: 1")
+        return self
+
+    @property
+    def starts(self) -> int:
+        """Timesteps before which nothing is learned."""
+        return max(self.random_timesteps, self.learning_starts)
 
 
 class Trainer(_Strict):
@@ -287,6 +347,11 @@ class Config(_Strict):
             raise ValueError(
                 f"trainer.timesteps {trainer.timesteps} is less than one rollout (agent.rollouts {agent.rollouts}): "
                 "nothing would be learned"
+            )
+        if trainer.timesteps - agent.starts < agent.rollouts:
+            raise ValueError(
+                f"trainer.timesteps {trainer.timesteps} leave no rollout to learn from after agent.random_timesteps "
+                f"{agent.random_timesteps} and agent.learning_starts {agent.learning_starts}"
             )
         if self.env.num_envs is not None and agent.mini_batches > agent.rollouts * self.env.num_envs:
             raise ValueError(too_many_mini_batches(agent.mini_batches, agent.rollouts, self.env.num_envs))

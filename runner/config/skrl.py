@@ -1,36 +1,52 @@
-"""Every spelling that skrl has had for a key → the canonical one (skrl 2.x names).
-
-Sources and the history of each rename: skrl 1.0 to 2.1.1. Two eras matter for meaning: up to 1.4 a value loss scale of
-1.0 and value clipping off unless `clip_predicted_values`; from 2.0 a scale of 2.5 and clipping on.
-"""
+"""Every spelling that skrl has had for a key → the canonical one (skrl 2.x names), with the defaults of its era."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from runner.config.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
 from runner.config.expressions import activation_name
-from runner.config.load import Key, Source, plain_copy
+from runner.config.load import Key, Source, dotted, plain_copy
 from runner.config.network import activation_list
 from runner.errors import UserError
+
+__all__ = ["LEGACY_MODEL", "canonical", "canonical_override"]
 
 AGENT_RENAMES = {
     "lambda": "gae_lambda",
     "state_preprocessor": "observation_preprocessor",
     "state_preprocessor_kwargs": "observation_preprocessor_kwargs",
 }
-LEGACY_AGENT = {*AGENT_RENAMES, "clip_predicted_values"}
-LEGACY_MODEL = {
-    "input_shape",
-    "hiddens",
-    "hidden_activation",
-    "output_shape",
-    "output_activation",
-    "output_scale",
-}
 SHAPES = {"STATES": "OBSERVATIONS", "OBSERVATIONS": "OBSERVATIONS", "ACTIONS": "ACTIONS", "ONE": "ONE"}
-SCHEDULER_RENAMES = {"KLAdaptiveRL": "KLAdaptiveLR"}
+SCHEDULER_RENAMES = {MISSPELT_SCHEDULER: "KLAdaptiveLR"}
+EVALUATED = ("learning_rate_scheduler", "observation_preprocessor", "state_preprocessor", "value_preprocessor")
+"""skrl evaluates these as Python, so that the word None in them is null."""
+_STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
+
+
+@dataclass
+class _Notes:
+    """What the user is told, in one line, about how a file was read."""
+
+    overridden: frozenset[str]
+    translated: dict[str, None] = field(default_factory=dict)
+    defaults: dict[str, None] = field(default_factory=dict)
+    ignored: dict[str, None] = field(default_factory=dict)
+
+    def default(self, key: str, text: str) -> None:
+        """A key that was missing got the default of its era, unless the command line sets it."""
+        if key not in self.overridden:
+            self.defaults[text] = None
+
+    def lines(self, era: Era) -> list[str]:
+        """One line, or none for a canonical file."""
+        parts = {"translated": self.translated, "1.x defaults used": self.defaults, "ignored": self.ignored}
+        said = [f"{name}: {', '.join(what)}" for name, what in parts.items() if what]
+        return ["; ".join([f"read as {era.value}", *said])] if said or era.before_2 else []
 
 
 def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
@@ -41,32 +57,30 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         source: names files and lines in errors.
 
     Returns:
-        The canonical dict (a copy) and notes for the user on what was translated.
+        The canonical dict (a copy), and for the user a note on the era and what was translated, if anything was.
 
     Raises:
         UserError: two spellings of the same setting, or a legacy model that cannot be read.
     """
-    notes: list[str] = []
-    out = plain_copy(data)
-    models = out.get("models")
-    agent = out.get("agent")
-    legacy = isinstance(agent, dict) and bool(LEGACY_AGENT & agent.keys())
+    out, era = plain_copy(data), era_of(data)
+    notes = _Notes(frozenset(dotted(key) for key in source.overridden))
+    models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
     if isinstance(models, dict):
-        for role, model in models.items():
-            if isinstance(model, dict) and LEGACY_MODEL & model.keys():
-                legacy = True
-                models[role] = _network(model, ("models", role), source)
+        _models(models, era, source, notes)
     if isinstance(agent, dict):
-        _rename_agent(agent, source)
-        if legacy:
-            _defaults_of_1x(agent)
-    if legacy:
-        notes.append("read as a skrl 1.x configuration: 1.x names translated, 1.x defaults used")
-    return out, notes
+        _preprocessors(agent, era, source, notes)
+        _rename(agent, "lambda", "gae_lambda", source, notes)
+        _scheduler(agent, notes)
+        _value_loss(agent, era, source, notes)
+        _rewards_and_intervals(agent, era, notes)
+    if isinstance(trainer, dict) and era is Era.ORBIT and "use_api" in trainer:
+        del trainer["use_api"]
+        notes.ignored["trainer.use_api (chose a loop that trains the same)"] = None
+    return out, notes.lines(era)
 
 
-def canonical_override(key: Key, value: Any) -> tuple[Key, Any]:
-    """The canonical key and value of one `a.b=value` whose key is not below `models`."""
+def canonical_override(key: Key, value: Any, era: Era) -> tuple[Key, Any]:
+    """The canonical key and value of one `a.b=value` over a file of this era, whose key is not below `models`."""
     if len(key) >= 2 and key[0] == "agent":
         if key[1] == "clip_predicted_values":
             if value is False:
@@ -75,41 +89,126 @@ def canonical_override(key: Key, value: Any) -> tuple[Key, Any]:
                 "command line: agent.clip_predicted_values: can only be switched off here; "
                 "to clip, set agent.value_clip to the bound"
             )
-        key = ("agent", AGENT_RENAMES.get(str(key[1]), key[1]), *key[2:])
+        privileged = str(key[1]).startswith("state_preprocessor") and not era.before_2
+        name = key[1] if privileged else AGENT_RENAMES.get(str(key[1]), key[1])
+        key = ("agent", name, *key[2:])
         if key == ("agent", "learning_rate_scheduler"):
             value = SCHEDULER_RENAMES.get(value, value) if isinstance(value, str) else value
     return key, value
 
 
-def _rename_agent(agent: dict[str, Any], source: Source) -> None:
-    for old, new in AGENT_RENAMES.items():
-        if old not in agent:
-            continue
-        if new in agent:
-            raise UserError(
-                f"{source.where(('agent', old))}: {old!r} and {new!r} are two names of one setting; keep one"
-            )
-        agent[new] = agent.pop(old)
-    scheduler = agent.get("learning_rate_scheduler")
-    if isinstance(scheduler, str):
-        agent["learning_rate_scheduler"] = SCHEDULER_RENAMES.get(scheduler, scheduler)
-    if agent.get("rewards_shaper_scale", 1.0) is None:
-        agent.pop("rewards_shaper_scale")
-    if "clip_predicted_values" in agent:
-        clip = agent.pop("clip_predicted_values")
-        if not isinstance(clip, bool):
-            where = source.where(("agent", "clip_predicted_values"))
-            raise UserError(f"{where}: found {clip!r}; allowed: True or False")
-        if not clip:
-            agent["value_clip"] = 0.0
+# ---------------------------------------------------------------------------------------------- agent
 
 
-def _defaults_of_1x(agent: dict[str, Any]) -> None:
-    agent.setdefault("value_loss_scale", 1.0)
-    agent.setdefault("value_clip", 0.0)
+def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _Notes) -> None:
+    if old not in agent:
+        return
+    if new in agent:
+        raise UserError(f"{source.where(('agent', old))}: {old!r} and {new!r} are two names of one setting; keep one")
+    agent[new] = agent.pop(old)
+    if not old.endswith("_kwargs"):
+        notes.translated[f"{old} → {new}"] = None
 
 
-def _network(model: dict[str, Any], key: Key, source: Source) -> dict[str, Any]:
+def _preprocessors(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    """`state_preprocessor` is that of the observations up to 1.4, and in 2.x where those have none of their own."""
+    for name in EVALUATED:
+        if agent.get(name) == "None":
+            agent[name] = None
+    if era.before_2 or ("state_preprocessor" in agent and "observation_preprocessor" not in agent):
+        for old in ("state_preprocessor", "state_preprocessor_kwargs"):
+            _rename(agent, old, AGENT_RENAMES[old], source, notes)
+    for old in ("shared_state_preprocessor", "shared_state_preprocessor_kwargs"):
+        if not era.before_2:
+            _rename(agent, old, old.removeprefix("shared_"), source, notes)
+        elif old in agent:
+            del agent[old]
+            notes.ignored["agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)"] = None
+
+
+def _scheduler(agent: dict[str, Any], notes: _Notes) -> None:
+    name = agent.get("learning_rate_scheduler")
+    if isinstance(name, str) and name in SCHEDULER_RENAMES:
+        agent["learning_rate_scheduler"] = SCHEDULER_RENAMES[name]
+        notes.translated[f"{name} → {SCHEDULER_RENAMES[name]}"] = None
+    arguments = agent.get("learning_rate_scheduler_kwargs")
+    if isinstance(arguments, dict):
+        for key, meaningless in (("verbose", (True, False)), ("last_epoch", (-1,))):
+            if arguments.get(key) in meaningless:
+                del arguments[key]
+                notes.ignored[f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)"] = None
+
+
+def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    """`clip_predicted_values` switches `value_clip`, and is off in 1.x where it is missing. A2C has neither."""
+    given = "clip_predicted_values" in agent
+    clip = agent.pop("clip_predicted_values", not era.before_2)
+    if not isinstance(clip, bool):
+        where = source.where(("agent", "clip_predicted_values"))
+        raise UserError(f"{where}: found {clip!r}; allowed: True or False")
+    if given:
+        notes.translated["clip_predicted_values → value_clip"] = None
+    if str(agent.get("class")).casefold() == "a2c":
+        return
+    if era.before_2 and "value_loss_scale" not in agent:
+        agent["value_loss_scale"] = 1.0
+        notes.default("agent.value_loss_scale", "value_loss_scale 1.0")
+    if not clip:
+        agent["value_clip"] = 0.0
+        if not given:
+            notes.default("agent.value_clip", "no value clipping (clip_predicted_values is missing)")
+
+
+def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> None:
+    for name in ("rewards_shaper", "rewards_shaper_scale"):
+        if name in agent and agent[name] is None:
+            del agent[name]
+    experiment = agent.get("experiment")
+    if experiment is None:
+        experiment = {}
+    if era.intervals and isinstance(experiment, dict):
+        for name, steps in era.intervals.items():
+            if name not in experiment:
+                experiment[name] = steps
+                notes.default(f"agent.experiment.{name}", f"{name} {steps}")
+        agent["experiment"] = experiment
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    if era is Era.ORBIT and "value" in models:
+        models["value"] = models.pop("value")  # its scripts shared the policy's layers, whichever is listed first
+    for role in [role for role, model in models.items() if isinstance(model, dict)]:
+        if LEGACY_MODEL & models[role].keys() or (era is Era.ORBIT and role in ("policy", "value")):
+            models[role] = _network(models[role], era, ("models", role), source, notes)
+            notes.translated["hiddens → network"] = None
+        elif era is Era.NETWORK:
+            for key in ("network", "output"):
+                if key in models[role]:
+                    models[role][key] = _as_observations(models[role][key], notes)
+
+
+def _as_observations(value: Any, notes: _Notes) -> Any:
+    """STATES → OBSERVATIONS in every text of a `network` or `output`, keys of Dict observations left alone."""
+    if isinstance(value, dict):
+        return {key: item if key == "name" else _as_observations(item, notes) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_observations(item, notes) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[2] is None:
+            return match[1] or ""
+        notes.translated["STATES → OBSERVATIONS"] = None
+        return "OBSERVATIONS" if match[2] == "STATES" else "OBSERVATION_SPACE"
+
+    return _STATES.sub(replaced, value)
+
+
+def _network(model: dict[str, Any], era: Era, key: Key, source: Source, notes: _Notes) -> dict[str, Any]:
     """`input_shape, hiddens, …` → `network` and `output`, as skrl 1.3 converts them."""
     for new in ("network", "output"):
         if new in model:
@@ -117,16 +216,22 @@ def _network(model: dict[str, Any], key: Key, source: Source) -> dict[str, Any]:
             raise UserError(f"{source.where((*key, new))}: {new!r} cannot be combined with {old}; keep one form")
     model = dict(model)
     where = {name: source.where((*key, name)) for name in LEGACY_MODEL}
+    for name, value in era.layers.items():
+        if name not in model:
+            model[name] = value
+            if value:
+                notes.default(dotted((*key, name)), f"{dotted((*key, name))} {value}")
     inputs = _shape(model.pop("input_shape", "Shape.STATES"), where["input_shape"], ("STATES", "OBSERVATIONS"))
     default_output = "Shape.ONE" if key[-1] == "value" else "Shape.ACTIONS"
     token = _shape(model.pop("output_shape", default_output), where["output_shape"], ("ACTIONS", "ONE"))
-    hiddens = model.pop("hiddens", None) or []
+    hiddens = model.pop("hiddens") or []
     if not isinstance(hiddens, list):
         raise UserError(f"{where['hiddens']}: found {hiddens!r}; allowed: a list of layer sizes such as [64, 64]")
-    activations = activation_list(
-        model.pop("hidden_activation", None), [False] * len(hiddens), where["hidden_activation"]
-    )
-    activation = activation_name(model.pop("output_activation", ""), where["output_activation"])
+    given = model.pop("hidden_activation")
+    if isinstance(given, list) and given and all(name == given[0] for name in given):
+        given = given[0]  # skrl takes a list of one name at any length
+    activations = activation_list(given, [False] * len(hiddens), where["hidden_activation"])
+    activation = activation_name(model.pop("output_activation"), where["output_activation"])
     scale = model.pop("output_scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number")

@@ -47,20 +47,19 @@ def not_kept() -> Iterator[None]:
 
 
 def over_members(
-    function: Callable[..., Any], in_axes: Sequence[int | None], out_axes: Any = 0, donate: Sequence[int] = ()
+    function: Callable[..., Any], in_axes: Sequence[int | None], donate: Sequence[int] = ()
 ) -> Callable[..., Any]:
     """Compile a function of one member for all members of a pack.
 
     Args:
         function: (static, *arrays) → arrays, of one member; `static` is hashable.
         in_axes: the members' axis in each of `arrays`, None for what all share.
-        out_axes: the members' axis in what it returns.
         donate: which of `arrays` are not used afterwards, so that their memory is used again.
     """
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=[i + 1 for i in donate])
     @functools.wraps(function)
     def program(static: Any, *arrays: Any) -> Any:
-        return jax.vmap(functools.partial(function, static), in_axes, out_axes)(*arrays)
+        return jax.vmap(functools.partial(function, static), in_axes)(*arrays)
 
     return program

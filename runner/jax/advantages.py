@@ -54,3 +54,14 @@ def normalize(advantages: Float[Array, " B"], valid: Float[Array, " B"], epsilon
     centred = advantages - mean
     variance = (centred * centred * valid).sum() / jnp.maximum(n - 1, 1)
     return centred / (jnp.sqrt(variance) + epsilon)
+
+
+def explained_variance(values: Array, returns: Array, valid: Array) -> Array:
+    """1 − Var(R − V) / Var(R) over valid rows; not a number where the returns do not vary."""
+    n = jnp.maximum(valid.sum(), 1)
+
+    def variance(x: Array) -> Array:
+        centred = (x - (x * valid).sum() / n) * valid
+        return (centred * centred).sum() / n
+
+    return 1 - variance(returns - values) / variance(returns)

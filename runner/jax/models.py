@@ -18,7 +18,9 @@ from jaxtyping import Float
 from runner.config import expressions
 from runner.config.expressions import Name
 from runner.config.network import Conv2d, Flatten, Linear
+from runner.jax import distributions
 from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
+from runner.spaces import Layout
 
 Parameters: TypeAlias = dict[str, Array]
 """Name → `[outputs, inputs, …]` for weights, as the checkpoint has them, `[outputs]` for biases and log_std."""
@@ -33,7 +35,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "selu": linen.selu,
     "sigmoid": linen.sigmoid,
     "silu": linen.silu,
-    "softmax": linen.softmax,
+    "softmax": lambda x: linen.softmax(x, 1),  # features, or channels of an image as in torch
     "softplus": linen.softplus,
     "softsign": linen.soft_sign,
     "tanh": linen.tanh,
@@ -63,25 +65,28 @@ def cut(network: Network, flat: Float[Array, " n"]) -> Parameters:
     return {entry.name: piece.reshape(entry.shape) for entry, piece in zip(network.entries, pieces, strict=True)}
 
 
-def policy(network: Network, parameters: Parameters, observations: Array) -> Float[Array, "B A"]:
+def policy(network: Network, parameters: Parameters, observations: Array) -> Float[Array, "B W"]:
     """Means or logits from normalised observations `[B, O]`."""
-    return _output(network.policy, parameters, _blocks(network, network.policy, parameters, observations))
+    values = _blocks(network, network.policy, parameters, observations)
+    outputs = _output(network, network.policy, parameters, values)
+    return distributions.finished(network.distribution, outputs, observations)
 
 
 def value(network: Network, parameters: Parameters, observations: Array) -> Float[Array, " B"]:
     """State values, in the value statistics' normalised units, from normalised observations `[B, O]`."""
     values = _blocks(network, network.value, parameters, observations)
-    return _output(network.value, parameters, values)[:, 0]
+    return _output(network, network.value, parameters, values)[:, 0]
 
 
 def policy_and_value(
     network: Network, parameters: Parameters, observations: Array
-) -> tuple[Float[Array, "B A"], Float[Array, " B"]]:
+) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
     """Both, with shared blocks run once."""
     if network.separate:
         return policy(network, parameters, observations), value(network, parameters, observations)
     values = _blocks(network, network.policy, parameters, observations)
-    return _output(network.policy, parameters, values), _output(network.value, parameters, values)[:, 0]
+    outputs, found = (_output(network, role, parameters, values) for role in (network.policy, network.value))
+    return distributions.finished(network.distribution, outputs, observations), found[:, 0]
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Array, " A"] | None:
@@ -89,13 +94,12 @@ def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Floa
     raw = parameters.get(LOG_STD)
     if raw is None:
         return None
-    # Unlike jnp.clip, this has its whole gradient at a bound, where a run may begin.
-    return jnp.where(raw < low, low, jnp.where(raw > high, high, raw)) if clip else raw
+    return distributions.clamped(raw, low, high) if clip else raw
 
 
 def _blocks(network: Network, role: Role, parameters: Parameters, observations: Array) -> dict[str, Array]:
     """What every block gives, by name; the last one's also under the name ""."""
-    values = {"": observations}
+    values = {"": _columns(observations, network.observations.observed)}
 
     def run(block: Block) -> Array:
         def named(name: Name, one_hot: bool) -> Array:
@@ -103,7 +107,7 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
                 return values[name.text]
             return _observed(network, observations, name, one_hot, block.scaled)
 
-        x = expressions.evaluate(block.input, named, _Operations())
+        x = expressions.evaluate(block.input, named, _Operations()).astype(_dtype(network))
         for step in block.steps:
             x = ACTIVATIONS[step.activation](_layer(step, parameters, x))
         return x
@@ -116,13 +120,23 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
 def _observed(network: Network, observations: Array, name: Name, one_hot: bool, scaled: bool) -> Array:
     """A part of the observations in its own shape, `[B, …]` float32."""
     part = leaf(network.observations, name)
-    columns = observations[:, part.start : part.stop]
+    columns = _columns(observations, part)
     if one_hot:
         ranges = [np.arange(o, o + n) for o, n in zip(part.offset, part.categories, strict=True)]
         codes = [(columns[:, i, None] == numbers).astype(jnp.float32) for i, numbers in enumerate(ranges)]
         return jnp.concatenate(codes, 1)
     columns = columns.reshape(-1, *part.shape).astype(jnp.float32)
     return columns / 255 if part.image and scaled else columns
+
+
+def _columns(observations: Array, part: Layout) -> Array:
+    """The columns of a part, as they are."""
+    return observations[:, part.start : part.stop]
+
+
+def _dtype(network: Network) -> Any:
+    """That layers compute in."""
+    return jnp.bfloat16 if network.bfloat16 else jnp.float32
 
 
 def _layer(step: Step, parameters: Parameters, x: Array) -> Array:
@@ -135,26 +149,26 @@ def _layer(step: Step, parameters: Parameters, x: Array) -> Array:
     return _conv2d(layer, step.name, parameters, x)
 
 
-def _output(role: Role, parameters: Parameters, values: dict[str, Array]) -> Array:
-    """The output expression, its token standing for the head."""
-    head = None if role.head is None else _dense(role.head, parameters, values[""])
+def _output(network: Network, role: Role, parameters: Parameters, values: dict[str, Array]) -> Array:
+    """The output expression in float32, its token standing for the head."""
+    head = None if role.head is None else _dense(role.head, parameters, values[""].astype(_dtype(network)))
 
     def named(name: Name, one_hot: bool) -> Array:
         found = values.get(name.text, head)
         assert found is not None
         return found
 
-    return expressions.evaluate(role.output, named, _Operations())
+    return expressions.evaluate(role.output, named, _Operations()).astype(jnp.float32)
 
 
 def _dense(name: str, parameters: Parameters, x: Array) -> Array:
     weight = parameters[f"{name}.weight"]
-    layer = linen.Dense(weight.shape[0], use_bias=f"{name}.bias" in parameters, precision=PRECISION)
+    layer = linen.Dense(weight.shape[0], use_bias=f"{name}.bias" in parameters, dtype=x.dtype, precision=PRECISION)
     return _applied(layer, weight.T, name, parameters, x)
 
 
 def _conv2d(layer: Conv2d, name: str, parameters: Parameters, x: Array) -> Array:
-    weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+    weight, bias = parameters[f"{name}.weight"].astype(x.dtype), parameters.get(f"{name}.bias")
     if jax.default_backend() == "cpu":
         out = _convolved(jnp.pad(x, [(0, 0), (0, 0), *layer.edges]), weight, layer.stride)
     else:
@@ -162,7 +176,7 @@ def _conv2d(layer: Conv2d, name: str, parameters: Parameters, x: Array) -> Array
         out = jax.lax.conv_general_dilated(
             x, weight, layer.stride, layer.edges, dimension_numbers=shape, precision=PRECISION
         )
-    return out if bias is None else out + bias[:, None, None]
+    return out if bias is None else out + bias[:, None, None].astype(x.dtype)
 
 
 def _convolved(x: Float[Array, "B C H W"], weight: Float[Array, "K C h w"], stride: tuple[int, int]) -> Array:

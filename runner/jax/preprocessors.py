@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Float64, Num
 
@@ -45,12 +46,12 @@ def absorb(statistics: Statistics, rows: Num[Array, "B K"], valid: Float[Array, 
 
 
 class Scaler(NamedTuple):
-    """Statistics made ready for float32 rows: `[K]` each."""
+    """Statistics made ready for float32 rows, and skrl's numbers for it, one for all columns or `[K]`."""
 
     mean: Float[Array, " K"]
     std: Float[Array, " K"]
-    epsilon: float
-    clip: float
+    epsilon: float | np.ndarray
+    clip: float | np.ndarray
 
     def normalize(self, rows: Num[Array, "B K"]) -> Float[Array, "B K"]:
         """clip((x − mean) / (std + ε), ±clip)."""
@@ -61,8 +62,19 @@ class Scaler(NamedTuple):
         return self.std * jnp.clip(rows, -self.clip, self.clip) + self.mean
 
 
-def scaler(statistics: Statistics, epsilon: float, clip: float) -> Scaler:
-    """Cast statistics for use on float32 rows."""
+def scaler(
+    statistics: Statistics, epsilon: float | np.ndarray, clip: float | np.ndarray, untouched: np.ndarray | None = None
+) -> Scaler:
+    """Cast statistics for use on float32 rows.
+
+    Args:
+        statistics: of every column.
+        epsilon: skrl's, one for all columns or `[K]`.
+        clip: skrl's, one for all columns or `[K]`.
+        untouched: columns that stay as they are `[K]`; their epsilon must be 0 and their clip infinite.
+    """
     with jax.enable_x64(True):
         mean, std = statistics.mean.astype(jnp.float32), jnp.sqrt(statistics.variance).astype(jnp.float32)
+    if untouched is not None:
+        mean, std = jnp.where(untouched, 0, mean), jnp.where(untouched, 1, std)
     return Scaler(mean, std, epsilon, clip)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Num
 
 from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
+from runner.policies import Distribution
 from runner.spaces import ActionSpace, Layout
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         observations: raw; one more step than the rest.
-        actions: unclipped samples `[…, A]`, or indices.
+        actions: unclipped samples, or categories.
         outputs: the policy's means or logits that the actions were drawn from.
         rewards: as the environment gave them.
         terminated: the episode reached a true end at this step.
@@ -39,8 +40,8 @@ class Rollout(NamedTuple):
     """
 
     observations: Num[Array, "*T1PN O"]
-    actions: Array
-    outputs: Float[Array, "*TPN A"]
+    actions: Num[Array, "*TPN K"]
+    outputs: Float[Array, "*TPN W"]
     rewards: Float[Array, "*TPN"]
     terminated: Bool[Array, "*TPN"]
     ended: Bool[Array, "*TPN"]
@@ -69,25 +70,28 @@ class Standing(NamedTuple):
 
 Stepper = Callable[[Array, Array], tuple[Array, Step]]
 """(token, actions `[P·N, …]` int32 or float32) → (token, Step). Steps happen in the order in which tokens pass on."""
-Act = Callable[[Any, Array, Array], tuple[Array, Array]]
-"""(one member's policy, raw observations `[N, O]`, noise `[N, A]`) → (policy outputs, actions)."""
+Act = Callable[[Any, Array, Array, Array | None], tuple[Array, Array]]
+"""(one member's policy, raw observations `[N, O]`, noise `[N, W]`, whether at random) → (policy outputs `[N, W]`,
+actions `[N, K]`)."""
+EnvActions = Callable[[Array], Array]
+"""Actions `[P, N, K]` → what the environment takes, `[P·N, …]`."""
 
 
 class Collector:
     """Compiled stepping of one environment; remembers, between rollouts, where each of its copies stands."""
 
-    def __init__(self, env: VectorEnv, members: int, clip_actions: bool, act: Act) -> None:
+    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act) -> None:
         """Reset `env` (P·N environments, member-major) and start counting episodes.
 
         Args:
             env: kept as long as this lives: the compiled program holds its address.
             members: P.
-            clip_actions: clip what the environment gets to its bounds.
+            env_actions: what the environment gets of the members' actions.
             act: how a member acts.
         """
         self.env = env
         self.episodes = Episodes(members, env.num_envs // members)
-        self._act, self._clip = act, clip_actions
+        self._act, self._env_actions = act, env_actions
         # The first reset and every later step must come from one side only: the pool has no lock.
         observations, _ = env.reset()
         token, self._step, self._host = _stepper(env)
@@ -95,24 +99,28 @@ class Collector:
         self._standing = Standing(*jax.device_put((token, observations.reshape(*shape, -1), np.zeros(shape, bool))))
         self._program: Any = jax.jit(self._collect, donate_argnums=0)
 
-    def compile(self, policies: Any, noise: Float[np.ndarray, "T P N A"]) -> Rollout:
+    def compile(
+        self, policies: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
+    ) -> Rollout:
         """Compile for arguments of these shapes, without a step.
 
         Returns:
             The shapes of a rollout.
         """
-        lowered = self._program.lower(self._standing, policies, noise)
+        lowered = self._program.lower(self._standing, policies, noise, random)
         self._program = lowered.compile()
         return lowered.out_info[1]
 
-    def collect(self, policies: Any, noise: Float[np.ndarray, "T P N A"]) -> Rollout:
-        """T steps of every environment, one per row of `noise`; done when this returns.
+    def collect(
+        self, policies: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
+    ) -> Rollout:
+        """T steps of every environment, one per row of `noise`, those in `random` by no policy; done when this returns.
 
         Raises:
             Exception: whatever a Python environment raises.
         """
         with self._host.errors():
-            self._standing, rollout, score = self._program(self._standing, policies, noise)
+            self._standing, rollout, score = self._program(self._standing, policies, noise, random)
             jax.block_until_ready((self._standing, rollout, score))
         rewards, ended, valid = (
             np.asarray(x).reshape(len(noise), -1) for x in (rollout.rewards, rollout.ended, rollout.valid)
@@ -123,13 +131,15 @@ class Collector:
         return rollout
 
     def _collect(
-        self, standing: Standing, policies: Any, noise: Float[Array, "T P N A"]
+        self, standing: Standing, policies: Any, noise: Float[Array, "T P N W"], random: Bool[Array, " T"] | None
     ) -> tuple[Standing, Rollout, dict[str, Array]]:
         shape = standing.ended.shape
 
-        def one_step(standing: Standing, noise: Float[Array, "P N A"]) -> tuple[Standing, Any]:
-            outputs, actions = jax.vmap(self._act)(policies, standing.observations, noise)
-            token, step = self._step(standing.token, env_actions(actions, self.env.actions, self._clip))
+        def one_step(standing: Standing, now: tuple[Array, Array | None]) -> tuple[Standing, Any]:
+            noise, random = now
+            act = jax.vmap(self._act, (0, 0, 0, None))
+            outputs, actions = act(policies, standing.observations, noise, random)
+            token, step = self._step(standing.token, self._env_actions(actions))
             rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
             ended = terminated | truncated
             after = Standing(
@@ -150,16 +160,18 @@ class Collector:
             )
             return after, (row, step.score)
 
-        standing, (rows, score) = jax.lax.scan(one_step, standing, noise)
+        standing, (rows, score) = jax.lax.scan(one_step, standing, (noise, random))
         observations = jnp.concatenate((rows.observations, standing.observations[None]))
         return standing, rows._replace(observations=observations), score
 
 
-def env_actions(actions: Array, space: ActionSpace, clip: bool) -> Array:
-    """Policy actions `[P, N, …]` → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
-    flat = actions.reshape(-1, *actions.shape[2:])
+def env_actions(actions: Num[Array, "P N K"], distribution: Distribution, space: ActionSpace, clip: bool) -> Array:
+    """Policy actions → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
+    flat = actions.reshape(-1, actions.shape[2])
     if space.discrete:
-        return flat + space.start if space.start else flat
+        if distribution.joint:
+            flat = jnp.stack(jnp.unravel_index(flat[:, 0], distribution.factors), 1)
+        return (flat + space.low.astype(np.int32)).reshape(-1, *space.shape)
     if clip:
         flat = jnp.clip(flat, space.low, space.high)
     # A diverged member's numbers must not reach the pool that it shares with its pack.
@@ -203,13 +215,13 @@ class _Host:
             if "final_observations" in info:
                 which, rows = info["final_observations"]
                 final[which] = rows
-        rewards, ends = np.asarray(rewards, np.float32), np.asarray(terminated, bool) | np.asarray(truncated, bool)
+        rewards = np.asarray(rewards, np.float32)
+        terminated, truncated = (np.asarray(flags, bool) for flags in (terminated, truncated))
         score = {
             "episode_rewards": np.asarray(info.get("episode_rewards", rewards), np.float32),
-            "episode_ends": np.asarray(info.get("episode_ends", ends), bool),
+            "episode_ends": np.asarray(info.get("episode_ends", terminated | truncated), bool),
         }
-        flags = np.asarray(terminated, bool), np.asarray(truncated, bool)
-        return Step(observations, rewards, *flags, final, score)  # type: ignore[arg-type]
+        return Step(observations, rewards, terminated, truncated, final, score)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

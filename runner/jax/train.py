@@ -23,7 +23,6 @@ from runner.jax.rollout import Collector, Rollout, env_actions
 from runner.jax.update import Learner, Optimizer, Rules, update
 from runner.learning import Snapshot, StackedMoments
 from runner.pack import Hyper, Pack, program_key
-from runner.parameters import LOG_STD
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Report
 
@@ -37,10 +36,9 @@ class Learning(learning.Learning):
         """Initialise every member from its own seed."""
         accelerate.keep_programs()
         super().__init__(pack, observations, actions)
-        self._rules = Rules(self.network, self._entropy, program_key(pack.static), pack.static)
-        effective = pack.hyper.effective()
-        self._initial_rate = effective.learning_rate
-        self._hyper = jax.device_put(effective)
+        two_rates = self._of_value is not None
+        self._rules = Rules(self.network, self._entropy, two_rates, program_key(pack.static), pack.static)
+        self._hyper = jax.device_put(pack.hyper.effective())
 
     @property
     def compiles(self) -> bool:
@@ -56,20 +54,22 @@ class Learning(learning.Learning):
         else:
             noise, _ = self._noise("act", draw, 1, rows.shape[1])
             _, chosen = _samples(self._rules, policies, rows, noise[0])
-        return np.asarray(env_actions(chosen, self.actions, self.pack.static.models.policy.clip_actions))
+        return np.asarray(self._env_actions(chosen))
 
     def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train from where it stands to the configured length; see the base class."""
         config = self.pack.static
         envs = env.num_envs // self.pack.size
         steps = config.agent.rollouts
-        collector = Collector(env, self.pack.size, config.models.policy.clip_actions, partial(act, self._rules))
+        collector = Collector(env, self.pack.size, self._env_actions, partial(act, self._rules))
         self._compile(collector, steps, envs)
 
-        def iteration() -> tuple[np.ndarray, np.ndarray]:
+        def iteration() -> tuple[np.ndarray, np.ndarray] | None:
             noise, generators = self._noise("update", self.updates, steps, envs)
-            rollout = collector.collect(_policies(self._rules, self._learner), noise)
-            arguments = self._learn_arguments(rollout, self._orders(steps * envs, generators))
+            rollout = collector.collect(_policies(self._rules, self._learner), noise, self._random(steps))
+            if not self._learns:
+                return None
+            arguments = self._learn_arguments(rollout, generators)
             self._learner, numbers, finite = _learn(self._rules, *arguments)
             return np.asarray(numbers), np.asarray(finite)
 
@@ -81,18 +81,25 @@ class Learning(learning.Learning):
         noise, generators = self._noise("update", 0, steps, envs)
         policies = _policies(self._rules, self._learner)
         with accelerate.not_kept():
-            shapes = collector.compile(policies, noise)
+            shapes = collector.compile(policies, noise, self._random(steps))
         rollout = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         before = self._get()
-        arguments = self._learn_arguments(rollout, self._orders(steps * envs, generators))
+        arguments = self._learn_arguments(rollout, generators)
         jax.block_until_ready(_learn(self._rules, *arguments))
         # The program has taken over the learner's memory.
         self._put(before)
 
-    def _learn_arguments(self, rollout: Rollout, orders: np.ndarray | None) -> tuple[Any, ...]:
-        factor = self._decay()
-        rate = self._initial_rate * np.float32(factor) if factor is not None else None
-        return self._learner, rollout, orders, self._hyper, np.array(self.alive), rate
+    def _learn_arguments(self, rollout: Rollout, generators: list[np.random.Generator]) -> tuple[Any, ...]:
+        steps, _, envs = rollout.rewards.shape
+        # Drawn in this order by both backends.
+        orders, shifts = self._orders(steps * envs, generators), self._shifts(steps * envs, generators)
+        return self._learner, rollout, orders, self._hyper, np.array(self.alive), self._rates(), shifts
+
+    def _env_actions(self, actions: Array) -> Array:
+        """What the environment takes of actions `[P, N, K]`."""
+        return env_actions(
+            actions, self.network.distribution, self.actions, self.pack.static.models.policy.clip_actions
+        )
 
     def _put(self, snapshot: Snapshot) -> None:
         self._learner = Learner(
@@ -127,25 +134,32 @@ def policy_of(rules: Rules, learner: Learner) -> Policy:
     return Policy(named, rules.log_std(named), scaler and (scaler.mean, scaler.std))
 
 
-def outputs_of(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N A"]:
+def outputs_of(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N W"]:
     """Means or logits for raw observations."""
     if policy.scaler is not None:
-        arguments = rules.config.agent.observation_preprocessor_kwargs
-        observations = Scaler(*policy.scaler, arguments.epsilon, arguments.clip_threshold).normalize(observations)
+        epsilon, clip, _ = rules.network.scaling
+        observations = Scaler(*policy.scaler, epsilon, clip).normalize(observations)
     return models.policy(rules.network, policy.named, observations)
 
 
 def act(
-    rules: Rules, policy: Policy, observations: Num[Array, "N O"], noise: Float[Array, "N A"]
-) -> tuple[Float[Array, "N A"], Array]:
-    """Policy outputs for raw observations, and actions drawn with this noise."""
-    outputs = outputs_of(rules, policy, observations)
-    return outputs, distributions.sample(outputs, policy.log_std, noise)
+    rules: Rules,
+    policy: Policy,
+    observations: Num[Array, "N O"],
+    noise: Float[Array, "N W"],
+    random: Bool[Array, ""] | None = None,
+) -> tuple[Float[Array, "N W"], Num[Array, "N K"]]:
+    """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
+    outputs, distribution = outputs_of(rules, policy, observations), rules.network.distribution
+    actions = distributions.sample(distribution, outputs, policy.log_std, noise)
+    if random is not None:
+        actions = jnp.where(random, distributions.uniform(distribution, outputs, noise), actions)
+    return outputs, actions
 
 
-def mode(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Array:
+def mode(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Num[Array, "N K"]:
     """The most probable actions for raw observations."""
-    return distributions.mode(outputs_of(rules, policy, observations), policy.log_std)
+    return distributions.mode(rules.network.distribution, outputs_of(rules, policy, observations), policy.log_std)
 
 
 def learn(
@@ -155,7 +169,8 @@ def learn(
     orders: Int[Array, "E B"] | None,
     hyper: Hyper,
     alive: Bool[Array, ""],
-    rate: Float[Array, ""] | None,
+    rates: Float[Array, " E"] | None,
+    shifts: Float[Array, "E B A"] | None,
 ) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
     """One update of one member, unless a number in it is not finite, now or before.
 
@@ -166,20 +181,15 @@ def learn(
         orders: see `update`.
         hyper: the member's numbers.
         alive: whether the member learns.
-        rate: learning rate of schedules that follow the share of training done, else None.
+        rates: see `update`.
+        shifts: see `update`.
 
     Returns:
         The learner after, its numbers in the order of `runner.learning.COLUMNS`, and whether they are finite.
     """
-    if rate is not None:
-        learner = learner._replace(optimizer=learner.optimizer._replace(learning_rate=rate))
-    after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules)
+    after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules, rates, shifts)
     finite = jnp.isfinite(after.optimizer.parameters).all() & jnp.isfinite(jnp.stack(metrics)).all()
-    log_std = (
-        rules.log_std({LOG_STD: models.cut(rules.network, after.optimizer.parameters)[LOG_STD]})
-        if (rules.network.gaussian)
-        else None
-    )
+    log_std = rules.log_std(models.cut(rules.network, after.optimizer.parameters))
     spread = jnp.zeros_like(explained) if log_std is None else jnp.exp(log_std).mean()
     numbers = jnp.stack([*metrics, explained, after.optimizer.learning_rate, spread])
     accepted = finite & alive
@@ -189,7 +199,7 @@ def learn(
 _policies = accelerate.over_members(policy_of, [0])
 _samples = accelerate.over_members(act, [0, 0, 0])
 _modes = accelerate.over_members(mode, [0, 0])
-_learn = accelerate.over_members(learn, [0, 1, 1, 0, 0, 0], donate=[0])
+_learn = accelerate.over_members(learn, [0, 1, 1, 0, 0, 0, 1], donate=[0])
 
 
 def _statistics(moments: StackedMoments | None) -> Statistics | None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Num
 from runner.config import Config
 from runner.jax import advantages as gae
 from runner.jax import distributions, models, preprocessors, schedulers
+from runner.jax.objectives import OBJECTIVES
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Rollout
 from runner.pack import Hyper
@@ -30,17 +31,19 @@ ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 class Batch(NamedTuple):
     """Rows to learn from.
 
-    `values` are the value network's outputs before the update, `returns` are normalised. `weight` is 1 for experience
-    and 0 for reset rows, or that over their number.
+    `log_prob` is `[B]`, or `[B, K]` where the distribution is `split`. `values` are the value network's outputs before
+    the update, `returns` are normalised. `weight` is 1 for experience and 0 for reset rows, or that over their number.
+    `shift` is what RPO adds to the means.
     """
 
     observations: Num[Array, "B O"]
-    actions: Array
-    log_prob: Float[Array, " B"]
+    actions: Num[Array, "B K"]
+    log_prob: Array
     advantages: Float[Array, " B"]
     returns: Float[Array, " B"]
     values: Float[Array, " B"]
     weight: Float[Array, " B"]
+    shift: Float[Array, "B A"] | None = None
 
 
 class Optimizer(NamedTuple):
@@ -79,12 +82,14 @@ class Rules:
     Attributes:
         network: the parameters' layout.
         entropy: any member has an entropy bonus.
+        two_rates: any member's value parameters have a learning rate of their own.
         program: text of everything in the configuration that the update reads, see `runner.pack.program_key`.
         config: where to read it.
     """
 
     network: Network
     entropy: bool
+    two_rates: bool
     program: str
     config: Config = field(compare=False)
 
@@ -96,8 +101,7 @@ class Rules:
 
     def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
         """How observations are normalised, None for not at all."""
-        arguments = self.config.agent.observation_preprocessor_kwargs
-        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+        return statistics and preprocessors.scaler(statistics, *self.network.scaling)
 
     def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
         """How values are normalised, None for not at all."""
@@ -111,7 +115,7 @@ def loss(
     """PPO's loss and its parts.
 
         ρ = π(a|s) / π_old(a|s)
-        L = −mean(min(ρ A, clip(ρ, 1 ± ε) A)) + c_v·mean((R − V′)²) − c_e·mean(H)
+        L = mean(policy loss, see `objectives`) + c_v·mean((R − V′)²) − c_e·mean(H)
         V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
 
     Every mean is over valid rows: `batch.weight` must sum to 1.
@@ -122,11 +126,21 @@ def loss(
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
     log_std = rules.log_std(named)
-    log_ratio = distributions.log_prob(outputs, log_std, batch.actions) - batch.log_prob
+    if batch.shift is not None:
+        outputs = outputs + batch.shift
+    distribution = rules.network.distribution
+    log_prob = distributions.log_prob(distribution, outputs, log_std, batch.actions)
+
+    def per_ratio(x: Float[Array, " B"]) -> Array:
+        # Where every action dimension has a ratio of its own, the mean is over these too.
+        return (x / distribution.chosen)[:, None] if distribution.split else x
+
+    log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - hyper.ratio_clip, 1 + hyper.ratio_clip)
-    weighted = batch.weight * batch.advantages
-    policy_loss = -jnp.minimum(ratio * weighted, clipped * weighted).sum()
+    weight = per_ratio(batch.weight)
+    objective = OBJECTIVES[rules.config.agent.cls]
+    policy_loss = objective(log_prob, ratio, clipped, per_ratio(batch.weight * batch.advantages)).sum()
 
     held = batch.values + jnp.clip(values - batch.values, -hyper.value_clip, hyper.value_clip)
     squared = jnp.square(held - batch.returns)
@@ -136,10 +150,10 @@ def loss(
 
     entropy_loss = jnp.zeros_like(policy_loss)
     if rules.entropy:
-        entropies = distributions.entropy(outputs, log_std)
+        entropies = distributions.entropy(distribution, outputs, log_std)
         entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum()
-    kl = (batch.weight * (ratio - 1 - log_ratio)).sum()
-    clip_fraction = (batch.weight * (clipped != ratio)).sum()
+    kl = (weight * (ratio - 1 - log_ratio)).sum()
+    clip_fraction = (weight * (clipped != ratio)).sum()
     return policy_loss + value_loss + entropy_loss, (policy_loss, value_loss, entropy_loss, kl, clip_fraction)
 
 
@@ -162,8 +176,11 @@ def minibatch_step(
     before = optax.ScaleByAdamState(optimizer.steps, optimizer.first_moment, optimizer.second_moment)
     direction, after = ADAM.update(step, before)
     assert isinstance(after, optax.ScaleByAdamState) and isinstance(direction, Array)
+    rate = optimizer.learning_rate
+    if rules.two_rates:
+        rate = rate * jnp.where(rules.network.of_value(), hyper.value_learning_rate / hyper.learning_rate, 1)
     stepped = Optimizer(
-        optimizer.parameters - optimizer.learning_rate * direction,
+        optimizer.parameters - rate * direction,
         after.mu,
         after.nu,
         after.count,
@@ -208,7 +225,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     )
     advantages, returns, values = advantages.ravel(), returns.ravel(), values.ravel()
     valid = rollout.valid.ravel().astype(jnp.float32)
-    explained = _explained_variance(values, returns, valid)
+    explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
         advantages = gae.normalize(advantages, valid)
     statistics = learner.value_statistics
@@ -217,11 +234,13 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         judge = rules.value_scaler(statistics)
         assert judge is not None
         returns = judge.normalize(returns[:, None])[:, 0]
-    log_prob = distributions.log_prob(_flat(rollout.outputs), rules.log_std(named), _flat(rollout.actions))
+    log_prob = distributions.log_prob(
+        rules.network.distribution, _flat(rollout.outputs), rules.log_std(named), _flat(rollout.actions)
+    )
     rows = Batch(
         _flat(experience(rollout.observations[:-1])),
         _flat(experience(rollout.actions)),
-        _flat(experience(log_prob.reshape(steps, envs))),
+        _flat(experience(log_prob.reshape(steps, envs, *log_prob.shape[1:]))),
         advantages,
         returns,
         # The value clip is around what the network itself said. Old values in the new statistics' units would be
@@ -252,6 +271,8 @@ def update(
     hyper: Hyper,
     alive: Bool[Array, ""],
     rules: Rules,
+    rates: Float[Array, " E"] | None = None,
+    shifts: Float[Array, "E B A"] | None = None,
 ) -> tuple[Learner, Metrics, Float[Array, ""]]:
     """All epochs over one rollout.
 
@@ -262,6 +283,8 @@ def update(
         hyper: the member's numbers.
         alive: whether the member learns.
         rules: what is equal for all members.
+        rates: learning rate of each epoch, for schedules that are counted.
+        shifts: what RPO adds to the means of every row in each epoch.
 
     Returns:
         The learner after, the mean metrics, and the explained variance.
@@ -300,15 +323,17 @@ def update(
         now = _Sums(metrics, one, metrics.kl, one)
         return optimizer, statistics, active, jax.tree.map(lambda total, x: total + x * entered, sums, now)
 
-    def one_epoch(state: _State, now: tuple[Array, Array | None]) -> tuple[_State, None]:
-        (optimizer, statistics, _, sums), (epoch, order) = state, now
+    def one_epoch(state: _State, now: tuple[Array, Array | None, Array | None, Array | None]) -> tuple[_State, None]:
+        (optimizer, statistics, _, sums), (epoch, order, rate, shift) = state, now
+        optimizer = optimizer if rate is None else optimizer._replace(learning_rate=rate)
+        rows = data._replace(shift=shift)
         zero = jnp.zeros_like(sums.kl)
         state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
         if order is None:
-            state = minibatch(state, data, epoch)
+            state = minibatch(state, rows, epoch)
         else:
             state, _ = jax.lax.scan(
-                lambda s, part: (minibatch(s, _take(data, *part), epoch), None),
+                lambda s, part: (minibatch(s, _take(rows, *part), epoch), None),
                 state,
                 _minibatches(order, agent.mini_batches),
             )
@@ -329,7 +354,9 @@ def update(
     zero = jnp.zeros_like(hyper.learning_rate)
     none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
     (optimizer, statistics, _, sums), _ = jax.lax.scan(
-        one_epoch, (learner.optimizer, statistics, alive, none), (jnp.arange(agent.learning_epochs), orders)
+        one_epoch,
+        (learner.optimizer, statistics, alive, none),
+        (jnp.arange(agent.learning_epochs), orders, rates, shifts),
     )
     if statistics is not None and not absorbs:
         statistics = preprocessors.absorb(statistics, raw_observations, valid)
@@ -358,7 +385,7 @@ def _minibatches(order: Int[Array, " B"], count: int) -> tuple[Int[Array, "M S"]
 
 
 def _take(data: Batch, rows: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
-    batch = Batch(*(x[rows] for x in data))
+    batch = Batch._make(None if x is None else x[rows] for x in data)
     return batch._replace(weight=batch.weight * real)
 
 
@@ -367,14 +394,3 @@ def _weighted(batch: Batch, normalization: str) -> Batch:
     if normalization == "minibatch":
         batch = batch._replace(advantages=gae.normalize(batch.advantages, batch.weight))
     return batch._replace(weight=batch.weight / jnp.maximum(batch.weight.sum(), 1))
-
-
-def _explained_variance(values: Array, returns: Array, valid: Array) -> Array:
-    """1 − Var(R − V) / Var(R) over valid rows; not a number where the returns do not vary."""
-    n = jnp.maximum(valid.sum(), 1)
-
-    def variance(x: Array) -> Array:
-        centred = (x - (x * valid).sum() / n) * valid
-        return (centred * centred).sum() / n
-
-    return 1 - variance(returns - values) / variance(returns)

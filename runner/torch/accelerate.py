@@ -14,7 +14,6 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.pack import Hyper
-from runner.spaces import ActionSpace
 from runner.torch.update import Batch, Learner, MinibatchStep, Rules, minibatch_step
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     before = torch.get_num_threads()
     # Forward and backward take about six operations per parameter and row.
     operations = 6 * rules.network.size * rows / rules.config.agent.mini_batches
-    large = operations > WORTH_SPLITTING or rules.network.convolves
+    large = operations > WORTH_SPLITTING or rules.config.models.convolves
     torch.set_num_threads(before if large else 1)
     try:
         yield
@@ -88,8 +87,7 @@ def warm_up(
     step: MinibatchStep,
     learner: Learner,
     hyper: Hyper,
-    actions: ActionSpace,
-    shape: tuple[int, ...],
+    shape: tuple[int, int],
     rules: Rules,
 ) -> None:
     """Compile `step` for every shape that training will use, on rows of zeros.
@@ -98,22 +96,28 @@ def warm_up(
         step: a compiled `minibatch_step`.
         learner: gives the number of members and the device.
         hyper: the pack's.
-        actions: discrete or not.
-        shape: (T, N, A) of a rollout.
+        shape: (T, N) of a rollout.
         rules: the step's.
     """
-    optimizer = learner.optimizer
+    optimizer, distribution = learner.optimizer, rules.network.distribution
     members, device = optimizer.parameters.shape[0], optimizer.parameters.device
-    width = rules.network.observation_size
     raw = rules.network.observations.byte and learner.observation_statistics is None
     dtype = torch.uint8 if raw else torch.float32
     rows = torch.empty(shape[0] * shape[1])
     for size in {part.numel() for part in rows.tensor_split(rules.config.agent.mini_batches)}:
-        columns = [torch.zeros(members, size, device=device) for _ in range(6)]
-        chosen = columns[0].long() if actions.discrete else torch.zeros(members, size, shape[2], device=device)
-        observations = torch.zeros(members, size, width, dtype=dtype, device=device)
-        active = torch.ones(members, 1, dtype=torch.bool, device=device)
-        step(optimizer, Batch(observations, chosen, *columns[1:]), hyper, active)
+        zeros = functools.partial(torch.zeros, members, size, device=device)
+        log_prob = zeros(distribution.chosen) if distribution.split else zeros()
+        batch = Batch(
+            zeros(rules.network.observation_size, dtype=dtype),
+            zeros(distribution.chosen, dtype=torch.float32 if distribution.gaussian else torch.int64),
+            log_prob,
+            zeros(),
+            zeros(),
+            zeros(),
+            zeros(),
+            zeros(distribution.units) if rules.config.agent.cls == "RPO" else None,
+        )
+        step(optimizer, batch, hyper, torch.ones(members, 1, dtype=torch.bool, device=device))
 
 
 def eager_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

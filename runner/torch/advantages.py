@@ -52,3 +52,14 @@ def normalize(
     centred = advantages - mean
     variance = (centred * centred * valid).sum(1, keepdim=True) / (n - 1).clamp_min(1)
     return centred / (variance.sqrt() + epsilon)
+
+
+def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
+    """1 − Var(R − V) / Var(R) per member over valid rows; not a number where the returns do not vary."""
+    n = valid.sum(1, keepdim=True).clamp_min(1)
+
+    def variance(x: Tensor) -> Tensor:
+        centred = (x - (x * valid).sum(1, keepdim=True) / n) * valid
+        return (centred * centred).sum(1, keepdim=True) / n
+
+    return 1 - variance(returns - values) / variance(returns)

@@ -1,47 +1,117 @@
 """Action distributions. Random numbers are arguments, so that nothing is sampled inside a compiled graph.
 
-Axes: P member · B row · A action. `outputs` are means or logits, `log_std` is None for a categorical policy.
+Axes: P member · B row · A number of the network's output · W mean or logit · K number of an action. `outputs` are means
+or logits, `log_std` is None for categorical policies.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
+from runner.policies import Distribution
+
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+IMPOSSIBLE = -1e9
+"""Logit of an action that is not possible: its probability is 0, and its product with 0 is finite."""
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda x: x.sum(-1),
+    "mean": lambda x: x.mean(-1),
+    "prod": lambda x: x.prod(-1),
+    "none": lambda x: x if x.shape[-1] > 1 else x.squeeze(-1),
+}
+
+
+def finished(
+    distribution: Distribution, outputs: Float[Tensor, "P B A"], rows: Num[Tensor, "P B O"]
+) -> Float[Tensor, "P B W"]:
+    """Means or logits from a network's outputs and the rows that it read: clipped, combined and masked as needed."""
+    if distribution.clips_means:
+        return outputs.clamp(*_bounds(distribution, outputs))
+    if distribution.probabilities:
+        parts = [part / part.sum(-1, keepdim=True) for part in outputs.split(distribution.factors, -1)]
+        tiny = torch.finfo(torch.float32).eps
+        outputs = torch.cat(parts, -1).clamp(tiny, 1 - tiny).log()
+    if distribution.joint:
+        first, *others = outputs.split(distribution.factors, -1)
+        for part in others:
+            first = (first.unsqueeze(-1) + part.unsqueeze(-2)).flatten(-2)
+        outputs = first
+    if distribution.mask:
+        possible = rows[..., list(distribution.mask)] > 0.5
+        outputs = torch.where(possible, outputs, IMPOSSIBLE)
+    return outputs
+
+
+def _bounds(distribution: Distribution, like: Tensor) -> tuple[Tensor, Tensor]:
+    return like.new_tensor(distribution.low), like.new_tensor(distribution.high)
 
 
 def sample(
-    outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None, noise: Float[Tensor, "P B A"]
-) -> Tensor:
-    """Actions `[P, B, A]` = mean + std·noise, or `[P, B]` int64 by the Gumbel-max rule."""
+    distribution: Distribution,
+    outputs: Float[Tensor, "P B W"],
+    log_std: Float[Tensor, "P 1 A"] | None,
+    noise: Float[Tensor, "P B W"],
+) -> Num[Tensor, "P B K"]:
+    """Actions = mean + std·noise, or int64 categories by the Gumbel-max rule."""
     if log_std is None:
-        return (outputs + noise).argmax(-1)
+        return mode(distribution, outputs + noise, None)
     return torch.addcmul(outputs, log_std.exp(), noise)
 
 
-def mode(outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None) -> Tensor:
-    """The most probable actions: means `[P, B, A]`, or the largest logit's index `[P, B]`."""
-    return outputs.argmax(-1) if log_std is None else outputs
+def mode(
+    distribution: Distribution, outputs: Float[Tensor, "P B W"], log_std: Float[Tensor, "P 1 A"] | None
+) -> Num[Tensor, "P B K"]:
+    """The most probable actions: means, or the largest logits' indices."""
+    if log_std is not None:
+        return outputs
+    return torch.stack([part.argmax(-1) for part in outputs.split(distribution.sizes, -1)], -1)
 
 
 def log_prob(
-    outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None, actions: Tensor
-) -> Float[Tensor, "P B"]:
-    """Log-probability of actions, summed over action dimensions."""
+    distribution: Distribution,
+    outputs: Float[Tensor, "P B W"],
+    log_std: Float[Tensor, "P 1 A"] | None,
+    actions: Num[Tensor, "P B K"],
+) -> Tensor:
+    """Log-probability of actions `[P, B]`; `[P, B, K]` where the distribution is `split`."""
     if log_std is None:
-        logits = outputs.log_softmax(-1)
-        return logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        parts = zip(outputs.split(distribution.sizes, -1), actions.split(1, -1), strict=True)
+        found = [logits.log_softmax(-1).gather(-1, chosen) for logits, chosen in parts]
+        return _REDUCTIONS[distribution.reduction](torch.cat(found, -1)) if len(found) > 1 else found[0].squeeze(-1)
     z = (actions - outputs) * torch.exp(-log_std)
-    return -0.5 * z.square().sum(-1) - (log_std + _LOG_SQRT_2PI).sum(-1)
+    if distribution.reduction == "sum":
+        return -0.5 * z.square().sum(-1) - (log_std + _LOG_SQRT_2PI).sum(-1)
+    return _REDUCTIONS[distribution.reduction](-0.5 * z.square() - (log_std + _LOG_SQRT_2PI))
 
 
-def entropy(outputs: Float[Tensor, "P B A"], log_std: Float[Tensor, "P 1 A"] | None) -> Float[Tensor, "P B"]:
+def entropy(
+    distribution: Distribution, outputs: Float[Tensor, "P B W"], log_std: Float[Tensor, "P 1 A"] | None
+) -> Float[Tensor, "P B"]:
     """Entropy in nats, summed over action dimensions."""
     if log_std is None:
-        logits = outputs.log_softmax(-1)
-        return -(logits.exp() * logits).sum(-1)
+        logits = [part.log_softmax(-1) for part in outputs.split(distribution.sizes, -1)]
+        return -torch.stack([(part.exp() * part).sum(-1) for part in logits]).sum(0)
     return (log_std + (0.5 + _LOG_SQRT_2PI)).sum(-1).expand(outputs.shape[:2])
+
+
+def uniform(
+    distribution: Distribution, outputs: Float[Tensor, "P B W"], noise: Float[Tensor, "P B W"]
+) -> Num[Tensor, "P B K"]:
+    """Actions of no policy: uniform between bounds or over possible categories, normal where there are no bounds.
+
+    Args:
+        distribution: of the policy.
+        outputs: of the policy; they say which categories are possible.
+        noise: as for `sample`.
+    """
+    if not distribution.gaussian:
+        return mode(distribution, torch.where(outputs > IMPOSSIBLE / 2, noise, IMPOSSIBLE), None)
+    if not distribution.low:
+        return noise
+    low, high = _bounds(distribution, noise)
+    return low + (high - low) * torch.special.ndtr(noise)

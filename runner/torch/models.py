@@ -19,6 +19,8 @@ from runner.config import expressions
 from runner.config.expressions import Name
 from runner.config.network import Conv2d, Flatten, Linear
 from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
+from runner.spaces import Layout
+from runner.torch import distributions
 
 Parameters: TypeAlias = dict[str, Tensor]
 """Name → `[P, outputs, inputs, …]` for weights, `[P, outputs, 1]` for biases and log_std."""
@@ -47,7 +49,8 @@ class _Operations:
     leading = 1
 
     def activation(self, name: str, x: Tensor) -> Tensor:
-        return torch.softmax(x, -1) if name == "softmax" else ACTIVATIONS[name](x)
+        # The axis after the batch: features, or channels of an image as in torch.
+        return torch.softmax(x, 2) if name == "softmax" else ACTIVATIONS[name](x)
 
     def concatenate(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts, 2)
@@ -65,9 +68,11 @@ def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
     }
 
 
-def policy(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B A"]:
+def policy(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B W"]:
     """Means or logits from normalised observations `[P, B, O]`."""
-    return _output(network, network.policy, parameters, _blocks(network, network.policy, parameters, observations))
+    values = _blocks(network, network.policy, parameters, observations)
+    outputs = _output(network, network.policy, parameters, values)
+    return distributions.finished(network.distribution, outputs, observations)
 
 
 def value(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B"]:
@@ -78,7 +83,7 @@ def value(network: Network, parameters: Parameters, observations: Tensor) -> Flo
 
 def policy_and_value(
     network: Network, parameters: Parameters, observations: Tensor
-) -> tuple[Float[Tensor, "P B A"], Float[Tensor, "P B"]]:
+) -> tuple[Float[Tensor, "P B W"], Float[Tensor, "P B"]]:
     """Both, with shared blocks run once."""
     if network.separate:
         return policy(network, parameters, observations), value(network, parameters, observations)
@@ -89,12 +94,13 @@ def policy_and_value(
         weight, bias = (
             torch.cat([parameters[f"{role.head}.{part}"] for role in roles], 1) for part in ("weight", "bias")
         )
-        outputs = torch.baddbmm(bias, weight, values[""].transpose(1, 2)).transpose(1, 2)
+        features = values[""].transpose(1, 2).to(_dtype(network))
+        outputs = torch.baddbmm(bias.to(features.dtype), weight.to(features.dtype), features).transpose(1, 2)
         heads = outputs.split((weight.shape[1] - 1, 1), 2)
         outputs, found = (_expressed(role, values, head) for role, head in zip(roles, heads, strict=True))
     else:
         outputs, found = (_output(network, role, parameters, values) for role in roles)
-    return outputs, found.squeeze(2)
+    return distributions.finished(network.distribution, outputs, observations), found.squeeze(2)
 
 
 def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
@@ -107,7 +113,7 @@ def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Floa
 
 def _blocks(network: Network, role: Role, parameters: Parameters, observations: Tensor) -> dict[str, Tensor]:
     """What every block gives, by name; the last one's also under the name ""."""
-    values = {"": observations}
+    values = {"": _columns(observations, network.observations.observed)}
 
     def run(block: Block) -> Tensor:
         def named(name: Name, one_hot: bool) -> Tensor:
@@ -115,7 +121,7 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
                 return values[name.text]
             return _observed(network, observations, name, one_hot, block.scaled)
 
-        x = expressions.evaluate(block.input, named, _Operations())
+        x = expressions.evaluate(block.input, named, _Operations()).to(_dtype(network))
         rows_last = False
         for step in block.steps:
             if isinstance(step.layer, Linear) and not rows_last:
@@ -132,7 +138,7 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
 def _observed(network: Network, observations: Tensor, name: Name, one_hot: bool, scaled: bool) -> Tensor:
     """A part of the observations in its own shape, `[P, B, …]` float32."""
     part = leaf(network.observations, name)
-    columns = observations[:, :, part.start : part.stop]
+    columns = _columns(observations, part)
     if one_hot:
         ranges = [
             torch.arange(o, o + n, device=columns.device) for o, n in zip(part.offset, part.categories, strict=True)
@@ -142,11 +148,23 @@ def _observed(network: Network, observations: Tensor, name: Name, one_hot: bool,
     return columns / 255 if part.image and scaled else columns
 
 
+def _columns(observations: Tensor, part: Layout) -> Tensor:
+    """The columns of a part, as they are."""
+    whole = part.stop - part.start == observations.shape[2]
+    return observations if whole else observations[:, :, part.start : part.stop]
+
+
+def _dtype(network: Network) -> torch.dtype:
+    """That layers compute in."""
+    return torch.bfloat16 if network.bfloat16 else torch.float32
+
+
 def _layer(step: Step, parameters: Parameters, x: Tensor) -> Tensor:
     layer = step.layer
     if isinstance(layer, Flatten):
         return x.flatten(*(axis + 1 if axis > 0 else axis for axis in (layer.start, layer.end)))
-    weight, bias = parameters[f"{step.name}.weight"], parameters.get(f"{step.name}.bias")
+    weight, bias = parameters[f"{step.name}.weight"].to(x.dtype), parameters.get(f"{step.name}.bias")
+    bias = None if bias is None else bias.to(x.dtype)
     if isinstance(layer, Conv2d):
         offsets = [None] * len(x) if bias is None else bias.squeeze(2)
         (top, bottom), (left, right) = layer.edges
@@ -161,17 +179,18 @@ def _layer(step: Step, parameters: Parameters, x: Tensor) -> Tensor:
 def _output(network: Network, role: Role, parameters: Parameters, values: dict[str, Tensor]) -> Tensor:
     if role.head is None:
         return _expressed(role, values, None)
-    hidden = values[""].transpose(1, 2)
-    head = torch.baddbmm(parameters[f"{role.head}.bias"], parameters[f"{role.head}.weight"], hidden)
+    hidden = values[""].transpose(1, 2).to(_dtype(network))
+    bias, weight = (parameters[f"{role.head}.{part}"].to(hidden.dtype) for part in ("bias", "weight"))
+    head = torch.baddbmm(bias, weight, hidden)
     return _expressed(role, values, head.transpose(1, 2))
 
 
 def _expressed(role: Role, values: dict[str, Tensor], head: Tensor | None) -> Tensor:
-    """The output expression, its token standing for the head."""
+    """The output expression in float32, its token standing for the head."""
 
     def named(name: Name, one_hot: bool) -> Tensor:
         found = values.get(name.text, head)
         assert found is not None
         return found
 
-    return expressions.evaluate(role.output, named, _Operations())
+    return expressions.evaluate(role.output, named, _Operations()).float()

@@ -5,8 +5,9 @@ Merges are Chan, Golub and LeVeque's (1979) pairwise update in float64. Axes: P 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -44,12 +45,12 @@ def absorb(statistics: Statistics, rows: Num[Tensor, "P B K"], valid: Float[Tens
 
 
 class Scaler(NamedTuple):
-    """Statistics made ready for float32 rows: `[P, 1, K]` each."""
+    """Statistics made ready for float32 rows, and skrl's numbers for it, one for all columns or `[K]`."""
 
     mean: Float[Tensor, "P 1 K"]
     std: Float[Tensor, "P 1 K"]
-    epsilon: float
-    clip: float
+    epsilon: Any
+    clip: Any
 
     def normalize(self, rows: Num[Tensor, "P B K"]) -> Float[Tensor, "P B K"]:
         """clip((x − mean) / (std + ε), ±clip)."""
@@ -60,6 +61,19 @@ class Scaler(NamedTuple):
         return self.std * rows.clamp(-self.clip, self.clip) + self.mean
 
 
-def scaler(statistics: Statistics, epsilon: float, clip: float) -> Scaler:
-    """Cast statistics for use on float32 rows."""
-    return Scaler(statistics.mean.float().unsqueeze(1), statistics.variance.sqrt().float().unsqueeze(1), epsilon, clip)
+def scaler(
+    statistics: Statistics, epsilon: float | np.ndarray, clip: float | np.ndarray, untouched: np.ndarray | None = None
+) -> Scaler:
+    """Cast statistics for use on float32 rows.
+
+    Args:
+        statistics: of every column.
+        epsilon: skrl's, one for all columns or `[K]`.
+        clip: skrl's, one for all columns or `[K]`.
+        untouched: columns that stay as they are `[K]`; their epsilon must be 0 and their clip infinite.
+    """
+    mean, std = statistics.mean.float().unsqueeze(1), statistics.variance.sqrt().float().unsqueeze(1)
+    if untouched is None:
+        return Scaler(mean, std, epsilon, clip)
+    same, *numbers = (torch.as_tensor(columns, device=mean.device) for columns in (untouched, epsilon, clip))
+    return Scaler(mean.masked_fill(same, 0.0), std.masked_fill(same, 1.0), *numbers)

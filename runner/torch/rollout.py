@@ -15,6 +15,7 @@ from torch import Tensor
 
 from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
+from runner.policies import Distribution
 from runner.spaces import ActionSpace
 
 
@@ -23,7 +24,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         observations: raw; one more step than the rest.
-        actions: unclipped samples `[P, T, N, A]`, or indices `[P, T, N]`.
+        actions: unclipped samples, or categories.
         outputs: the policy's means or logits that the actions were drawn from.
         rewards: as the environment gave them.
         terminated: the episode reached a true end at this step.
@@ -34,8 +35,8 @@ class Rollout(NamedTuple):
     """
 
     observations: Num[Tensor, "P T1 N O"]
-    actions: Tensor
-    outputs: Float[Tensor, "P T N A"]
+    actions: Num[Tensor, "P T N K"]
+    outputs: Float[Tensor, "P T N W"]
     rewards: Float[Tensor, "P T N"]
     terminated: Bool[Tensor, "P T N"]
     ended: Bool[Tensor, "P T N"]
@@ -44,33 +45,35 @@ class Rollout(NamedTuple):
     final_observations: Tensor
 
 
-Act = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(raw observations `[P, N, O]`, noise `[P, N, A]`) → (policy outputs, actions)."""
+Act = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+"""(raw observations `[P, N, O]`, noise `[P, N, W]`, at random) → (policy outputs `[P, N, W]`, actions `[P, N, K]`)."""
+EnvActions = Callable[[Tensor], np.ndarray]
+"""Actions `[P, N, K]` → what the environment takes, `[P·N, …]`."""
 
 
 class Collector:
     """Steps the environments and remembers, between rollouts, where each of them stands."""
 
-    def __init__(self, env: VectorEnv, members: int, clip_actions: bool, device: torch.device) -> None:
+    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, device: torch.device) -> None:
         """Reset `env` (P·N environments, member-major) and start counting episodes."""
         self.env = env
         self.members = members
         self.envs = env.num_envs // members
         self.device = device
         self.episodes = Episodes(members, self.envs)
-        self._clip = clip_actions
+        self._env_actions = env_actions
         observations, _ = env.reset()
         self._observations = self._to_device(observations)
         self._ended = np.zeros(env.num_envs, bool)
 
-    def collect(self, act: Act, noise: Float[Tensor, "T P N A"]) -> Rollout:
-        """T steps of every environment, one per row of `noise`."""
+    def collect(self, act: Act, noise: Float[Tensor, "T P N W"], random: np.ndarray | None = None) -> Rollout:
+        """T steps of every environment, one per row of `noise`; those in `random` `[T]` by no policy."""
         observations, actions, outputs = [self._observations], [], []
         rewards, terminated, ended, valid = [], [], [], []
         final_rows, final_observations = [], []
         for t in range(noise.shape[0]):
-            output, action = act(observations[-1], noise[t])
-            after, reward, terminal, truncated, info = self.env.step(env_actions(action, self.env.actions, self._clip))
+            output, action = act(observations[-1], noise[t], random is not None and bool(random[t]))
+            after, reward, terminal, truncated, info = self.env.step(self._env_actions(action))
             observations.append(self._to_device(after))
             outputs.append(output)
             actions.append(action)
@@ -111,11 +114,15 @@ class Collector:
         return torch.from_numpy(np.concatenate(observations)).to(self.device).unsqueeze(0)
 
 
-def env_actions(actions: Tensor, space: ActionSpace, clip: bool) -> np.ndarray:
-    """Policy actions `[P, N, …]` → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
+def env_actions(
+    actions: Num[Tensor, "P N K"], distribution: Distribution, space: ActionSpace, clip: bool
+) -> np.ndarray:
+    """Policy actions → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
     array = actions.flatten(0, 1).cpu().numpy()
     if space.discrete:
-        return array + space.start if space.start else array
+        if distribution.joint:
+            array = np.stack(np.unravel_index(array[:, 0], distribution.factors), 1)
+        return (array + space.low).reshape(-1, *space.shape)
     if clip:
         array = np.clip(array, space.low, space.high)
     # A diverged member's numbers must not reach the pool that it shares with its pack.

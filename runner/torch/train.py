@@ -6,7 +6,6 @@ Axes: P member · T rollout step · N environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,7 +32,9 @@ class Learning(learning.Learning):
         """Initialise every member from its own seed."""
         self.device = accelerate.device()
         super().__init__(pack, observations, actions)
-        self._rules = Rules(self.network, pack.static, self._entropy)
+        of_value = self._of_value
+        columns = None if of_value is None else torch.from_numpy(of_value).to(self.device)
+        self._rules = Rules(self.network, pack.static, self._entropy, columns)
         self._hyper = Hyper(*map(self._column, pack.hyper.effective()))
 
     @property
@@ -46,8 +47,8 @@ class Learning(learning.Learning):
         """Actions for the environment; see the base class."""
         rows = torch.from_numpy(observations).to(self.device).unflatten(0, (self.pack.size, -1))
         noise, _ = self._noise("act", draw, 1, rows.shape[1])
-        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise[0]).to(self.device))
-        return env_actions(chosen, self.actions, self.pack.static.models.policy.clip_actions)
+        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise[0]).to(self.device), False)
+        return self._env_actions(chosen)
 
     @torch.no_grad()
     def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
@@ -56,16 +57,18 @@ class Learning(learning.Learning):
         steps = config.agent.rollouts
         envs = env.num_envs // self.pack.size
         with accelerate.few_threads(self._rules, self.pack.size * steps * envs):
-            collector = Collector(env, self.pack.size, config.models.policy.clip_actions, self.device)
-            shape = (steps, envs, self.actions.size)
+            collector = Collector(env, self.pack.size, self._env_actions, self.device)
             step = accelerate.minibatch_stepper(self._rules)
             if self.compiles:
-                accelerate.warm_up(step, self._learner, self._hyper, self.actions, shape, self._rules)
+                accelerate.warm_up(step, self._learner, self._hyper, (steps, envs), self._rules)
 
-            def iteration() -> tuple[np.ndarray, np.ndarray]:
+            def iteration() -> tuple[np.ndarray, np.ndarray] | None:
                 noise, generators = self._noise("update", self.updates, steps, envs)
-                rollout = collector.collect(self._act(deterministic=False), torch.from_numpy(noise).to(self.device))
-                return self._update(rollout, self._orders(steps * envs, generators), step)
+                rollout = collector.collect(self._act(), torch.from_numpy(noise).to(self.device), self._random(steps))
+                if not self._learns:
+                    return None
+                orders = self._orders(steps * envs, generators)
+                return self._update(rollout, orders, self._shifts(steps * envs, generators), step)
 
             yield self._ready()
             yield from self._follow(iteration, collector.episodes, stop)
@@ -84,15 +87,21 @@ class Learning(learning.Learning):
         return Snapshot(parameters, first, second, steps[:, 0], rate[:, 0], _fetched(observation), _fetched(value))
 
     def _update(
-        self, rollout: Rollout, orders: np.ndarray | None, step: accelerate.MinibatchStep
+        self,
+        rollout: Rollout,
+        orders: np.ndarray | None,
+        shifts: np.ndarray | None,
+        step: accelerate.MinibatchStep,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One update of every member; its numbers `[P, len(COLUMNS)]` and which members' are finite `[P]`."""
-        self._anneal()
         alive = torch.tensor(self.alive, device=self.device).unsqueeze(1)
         epochs: list[Tensor] | list[None] = [None] * self.pack.static.agent.learning_epochs
         if orders is not None:
             epochs = list(torch.from_numpy(orders).to(self.device))
-        learner, metrics, explained = update(self._learner, rollout, epochs, self._hyper, self._rules, alive, step)
+        rates, moved = (None if x is None else torch.from_numpy(x).to(self.device) for x in (self._rates(), shifts))
+        learner, metrics, explained = update(
+            self._learner, rollout, epochs, self._hyper, self._rules, alive, step, rates, moved
+        )
         spread = self._deviation(learner)
         finite = self._accept(learner, metrics, alive)
         numbers = torch.cat([*metrics, explained, learner.optimizer.learning_rate, spread], 1)
@@ -124,32 +133,34 @@ class Learning(learning.Learning):
         )
         return finite.cpu().numpy()
 
-    def _act(self, deterministic: bool) -> Act:
+    def _act(self, deterministic: bool = False) -> Act:
         """The policies as they are now."""
+        distribution = self.network.distribution
         scaler = self._rules.observation_scaler(self._learner.observation_statistics)
         named = models.cut(self.network, self._learner.optimizer.parameters)
         log_std = self._rules.log_std(named)
 
-        def act(observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        def act(observations: Tensor, noise: Tensor, random: bool) -> tuple[Tensor, Tensor]:
             rows = scaler.normalize(observations) if scaler else observations
             outputs = models.policy(self.network, named, rows)
+            if random:
+                return outputs, distributions.uniform(distribution, outputs, noise)
             if deterministic:
-                return outputs, distributions.mode(outputs, log_std)
-            return outputs, distributions.sample(outputs, log_std, noise)
+                return outputs, distributions.mode(distribution, outputs, log_std)
+            return outputs, distributions.sample(distribution, outputs, log_std, noise)
 
         return act
 
-    def _anneal(self) -> None:
-        """Set the learning rate of schedules that follow the share of training done."""
-        factor = self._decay()
-        if factor is not None:
-            optimizer = self._learner.optimizer._replace(learning_rate=self._hyper.learning_rate * factor)
-            self._learner = replace(self._learner, optimizer=optimizer)
+    def _env_actions(self, actions: Tensor) -> np.ndarray:
+        """What the environment takes of actions `[P, N, K]`."""
+        return env_actions(
+            actions, self.network.distribution, self.actions, self.pack.static.models.policy.clip_actions
+        )
 
     def _deviation(self, learner: Learner) -> Float[Tensor, "P 1"]:
         """Mean standard deviation of the Gaussian; zero for a categorical policy, which reports none."""
         parameters = learner.optimizer.parameters
-        if not self.network.gaussian:
+        if not self.network.distribution.gaussian:
             return torch.zeros_like(parameters[:, :1])
         log_std = self._rules.log_std({LOG_STD: models.cut(self.network, parameters)[LOG_STD]})
         assert log_std is not None

@@ -19,6 +19,7 @@ from runner.pack import Hyper
 from runner.parameters import Network
 from runner.torch import advantages as gae
 from runner.torch import distributions, models, preprocessors, schedulers
+from runner.torch.objectives import OBJECTIVES
 from runner.torch.preprocessors import Scaler, Statistics
 from runner.torch.rollout import Rollout
 
@@ -28,17 +29,19 @@ BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 class Batch(NamedTuple):
     """Rows to learn from.
 
-    `values` are the value network's outputs before the update, `returns` are normalised. `weight` is 1 for experience
-    and 0 for reset rows, or that over their number.
+    `log_prob` is `[P, B]`, or `[P, B, K]` where the distribution is `split`. `values` are the value network's outputs
+    before the update, `returns` are normalised. `weight` is 1 for experience and 0 for reset rows, or that over their
+    number. `shift` is what RPO adds to the means.
     """
 
     observations: Num[Tensor, "P B O"]
-    actions: Tensor
-    log_prob: Float[Tensor, "P B"]
+    actions: Num[Tensor, "P B K"]
+    log_prob: Tensor
     advantages: Float[Tensor, "P B"]
     returns: Float[Tensor, "P B"]
     values: Float[Tensor, "P B"]
     weight: Float[Tensor, "P B"]
+    shift: Float[Tensor, "P B A"] | None = None
 
 
 class Optimizer(NamedTuple):
@@ -79,6 +82,8 @@ class Rules:
     config: Config
     entropy: bool
     """Any member has an entropy bonus."""
+    of_value: Bool[Tensor, " n"] | None = None
+    """Parameters with the value's learning rate, where any member has one of its own."""
 
     def log_std(self, parameters: models.Parameters) -> Tensor | None:
         """The clipped log standard deviation; without gradient if it is fixed."""
@@ -88,8 +93,7 @@ class Rules:
 
     def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
         """How observations are normalised, None for not at all."""
-        arguments = self.config.agent.observation_preprocessor_kwargs
-        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
+        return statistics and preprocessors.scaler(statistics, *self.network.scaling)
 
     def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
         """How values are normalised, None for not at all."""
@@ -108,14 +112,13 @@ def loss(
     """A scalar with the gradient of PPO's loss, summed over members (they share no parameter), and the loss's parts.
 
         ρ = π(a|s) / π_old(a|s)
-        L = −mean(min(ρ A, clip(ρ, 1 ± ε) A)) + c_v·mean((R − V′)²) − c_e·mean(H)
+        L = mean(policy loss, see `objectives`) + c_v·mean((R − V′)²) − c_e·mean(H)
         V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
 
     Every mean is over valid rows: `batch.weight` must sum to 1 over each member's rows. What follows the networks is
-    differentiated by hand, which spares the tape a third of its operations:
+    differentiated by hand, which spares the tape a third of its operations; for the value
 
-        ∂L/∂log π = −ρ A where the unclipped term is the smaller, else 0
-        ∂L/∂V     = 2 c_v (V′ − R) where the value clip does not hold, else 0
+        ∂L/∂V = 2 c_v (V′ − R) where the value clip does not hold, else 0
 
     Returns:
         The scalar; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
@@ -123,15 +126,25 @@ def loss(
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
     log_std = rules.log_std(named)
-    log_prob = distributions.log_prob(outputs, log_std, batch.actions)
+    if batch.shift is not None:
+        outputs = outputs + batch.shift
+    distribution = rules.network.distribution
+    log_prob = distributions.log_prob(distribution, outputs, log_std, batch.actions)
+
+    def per_ratio(x: Float[Tensor, "P B"]) -> Tensor:
+        # Where every action dimension has a ratio of its own, the mean is over these too.
+        return (x / distribution.chosen).unsqueeze(-1) if distribution.split else x
 
     log_ratio = log_prob.detach() - batch.log_prob
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - hyper.ratio_clip, 1 + hyper.ratio_clip)
-    weighted = batch.weight * batch.advantages
-    gain, clipped_gain = ratio * weighted, clipped * weighted
-    policy_loss = -torch.minimum(gain, clipped_gain).sum(1, keepdim=True)
-    policy_slope = gain * (gain <= clipped_gain)
+    low, high = 1 - hyper.ratio_clip, 1 + hyper.ratio_clip
+    clipped = ratio.clamp(low.unsqueeze(-1), high.unsqueeze(-1)) if distribution.split else ratio.clamp(low, high)
+    weight = per_ratio(batch.weight)
+    objective = OBJECTIVES[rules.config.agent.cls]
+    policy_losses, policy_slope = objective(
+        log_prob.detach(), ratio, clipped, per_ratio(batch.weight * batch.advantages)
+    )
+    policy_loss = _total(policy_losses)
 
     change = values.detach() - batch.values
     held = change.clamp(-hyper.value_clip, hyper.value_clip)
@@ -145,14 +158,14 @@ def loss(
     scale = hyper.value_loss_scale * batch.weight
     value_loss = (scale * squared).sum(1, keepdim=True)
 
-    scalar = (2 * scale * value_slope * values - policy_slope * log_prob).sum()
+    scalar = (2 * scale * value_slope * values).sum() - (policy_slope * log_prob).sum()
     entropy_loss = torch.zeros_like(policy_loss)
     if rules.entropy:
-        entropies = distributions.entropy(outputs, log_std)
+        entropies = distributions.entropy(distribution, outputs, log_std)
         entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum(1, keepdim=True)
         scalar = scalar + entropy_loss.sum()
-    kl = (batch.weight * (ratio - 1 - log_ratio)).sum(1, keepdim=True)
-    clip_fraction = (batch.weight * (clipped != ratio)).sum(1, keepdim=True)
+    kl = _total(weight * (ratio - 1 - log_ratio))
+    clip_fraction = _total(weight * (clipped != ratio))
     return scalar, (policy_loss, value_loss, entropy_loss.detach(), kl, clip_fraction)
 
 
@@ -186,6 +199,8 @@ def minibatch_step(
     steps = optimizer.steps + moving
     at_least_one = steps.clamp_min(1)
     rate = optimizer.learning_rate * moving / (1 - BETA_1**at_least_one)
+    if rules.of_value is not None:
+        rate = rate * torch.where(rules.of_value, hyper.value_learning_rate / hyper.learning_rate, 1.0)
     root = (1 - BETA_2**at_least_one).rsqrt()
     change = rate * first / (second.sqrt() * root + ADAM_EPSILON)
     return Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate), metrics, active
@@ -228,7 +243,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     )
     flat = [x.reshape(members, steps * envs) for x in (advantages, returns, values, rollout.valid)]
     advantages, returns, values, valid = flat
-    explained = _explained_variance(values, returns, valid)
+    explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
         advantages = gae.normalize(advantages, valid)
     statistics = learner.value_statistics
@@ -238,7 +253,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         assert judge is not None
         returns = judge.normalize(returns.unsqueeze(-1)).squeeze(-1)
     log_prob = distributions.log_prob(
-        rollout.outputs.flatten(1, 2), rules.log_std(named), rollout.actions.flatten(1, 2)
+        rules.network.distribution, rollout.outputs.flatten(1, 2), rules.log_std(named), rollout.actions.flatten(1, 2)
     )
     rows = Batch(
         experience(rollout.observations[:, :-1]).flatten(1, 2),
@@ -262,6 +277,8 @@ def update(
     rules: Rules,
     alive: Bool[Tensor, "P 1"],
     step: MinibatchStep,
+    rates: Float[Tensor, "P E"] | None = None,
+    shifts: Float[Tensor, "E P B A"] | None = None,
 ) -> tuple[Learner, Metrics, Tensor]:
     """All epochs over one rollout.
 
@@ -273,6 +290,8 @@ def update(
         rules: what is equal for all.
         alive: members that learn.
         step: `minibatch_step`, as it is or compiled.
+        rates: learning rate of each epoch, for schedules that are counted.
+        shifts: what RPO adds to the means of every row in each epoch.
 
     Returns:
         The learner after, the mean metrics, and the explained variance `[P, 1]`.
@@ -288,6 +307,10 @@ def update(
     counted = torch.zeros_like(optimizer.steps)
     for epoch, order in enumerate(orders):
         active = alive
+        if rates is not None:
+            optimizer = optimizer._replace(learning_rate=rates[:, epoch : epoch + 1])
+        if shifts is not None:
+            data = data._replace(shift=shifts[epoch])
         kl_sum, kl_count = torch.zeros_like(counted), torch.zeros_like(counted)
         for rows in [None] if order is None else order.tensor_split(agent.mini_batches, 1):
             batch = data if rows is None else _take(data, rows)
@@ -333,7 +356,13 @@ def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batc
 def _take(data: Batch, rows: Tensor) -> Batch:
     """Row `rows[p, b]` of member p."""
     member = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
-    return Batch(*(x[member, rows] for x in data))
+    taken = (None if x is None else x[member, rows] for x in data)
+    return Batch._make(taken)
+
+
+def _total(x: Tensor) -> Float[Tensor, "P 1"]:
+    """Sum over everything but members."""
+    return x.flatten(1).sum(1, keepdim=True)
 
 
 def _weighted(batch: Batch, normalization: str) -> Batch:
@@ -341,14 +370,3 @@ def _weighted(batch: Batch, normalization: str) -> Batch:
     if normalization == "minibatch":
         batch = batch._replace(advantages=gae.normalize(batch.advantages, batch.weight))
     return batch._replace(weight=batch.weight / batch.weight.sum(1, keepdim=True).clamp_min(1))
-
-
-def _explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:
-    """1 − Var(R − V) / Var(R) per member over valid rows; not a number where the returns do not vary."""
-    n = valid.sum(1, keepdim=True).clamp_min(1)
-
-    def variance(x: Tensor) -> Tensor:
-        centred = (x - (x * valid).sum(1, keepdim=True) / n) * valid
-        return (centred * centred).sum(1, keepdim=True) / n
-
-    return 1 - variance(returns - values) / variance(returns)

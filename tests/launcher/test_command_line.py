@@ -274,3 +274,58 @@ def test_entry_imports_next_to_nothing() -> None:
         "import sys, launcher.cli; print(sorted({'numpy', 'rich', 'pydantic', 'ray', 'cyclopts'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# The configurations as they were read
+
+ERAS = Path(__file__).parents[1] / "fixtures" / "yaml"
+
+
+@pytest.mark.parametrize("file", [CARTPOLE, PPO, *sorted(ERAS.glob("*.yaml"))], ids=lambda file: file.stem)
+def test_what_show_config_prints_is_read_as_the_same_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    from launcher.plan import read_experiment
+
+    settings = ["agent.entropy_loss_scale=0.125"]
+    assert main([str(file), "--set", *settings, "--seeds", "3,5", "--dry-run", "--show-config"]) == 0
+    shown, said = capsys.readouterr()
+    assert not said and shown.endswith("\n") and f"# {file.stem}, from {file}\n" in shown
+    again = tmp_path / file.name
+    again.write_text(shown)
+    before, after = (read_experiment([f], s, {}, "3,5") for f, s in ((file, settings), (again, [])))
+    assert after.trials == before.trials
+    assert not after.notes
+    assert main([str(again), "--dry-run", "--show-config"]) == 0
+    assert without_comments(capsys.readouterr().out) == without_comments(shown)
+
+
+def without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_show_config_prints_each_configuration_once_and_says_how_it_was_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old = ERAS / "a_orbit_cartpole.yaml"
+    sweep = ["--set", "agent.lambda=0.9,0.8", "--seeds", "2"]
+    assert main([str(old), str(PPO), *sweep, "--dry-run", "--show-config"]) == 0
+    shown = capsys.readouterr().out
+    comments = [line for line in shown.splitlines() if line.startswith("#")]
+    assert [comment.partition(";")[0] for comment in comments[:2]] == [
+        f"# {old}: read as skrl 1.x (1.2 or older, as of Orbit and early Isaac Lab)",
+        f"# {PPO}: read as skrl 1.x (1.3 or 1.4, layers as `hiddens`)",
+    ]
+    assert comments[2:] == [
+        f"# a_orbit_cartpole_lambda=0.9, from {old}",
+        f"# a_orbit_cartpole_lambda=0.8, from {old}",
+        f"# ppo_lambda=0.9, from {PPO}",
+        f"# ppo_lambda=0.8, from {PPO}",
+    ]
+    documents = list(yaml.safe_load_all(shown))
+    assert [document["agent"]["gae_lambda"] for document in documents] == [0.9, 0.8, 0.9, 0.8]
+    assert documents[0]["models"]["policy"]["class"] == "GaussianMixin"
+
+
+def test_show_config_belongs_to_a_dry_run(refused: Refused) -> None:
+    assert "--show-config shows configurations and trains nothing" in refused(CARTPOLE, "--show-config")

@@ -54,7 +54,7 @@ def test_id_stays_when_length_logging_or_output_change(setting: str) -> None:
         "agent.learning_rate=1e-5",
         "agent.rollouts=64",
         "agent.value_loss=max",
-        "agent.learning_rate_scheduler_kwargs.min_lr=1e-7",
+        "agent.learning_rate_scheduler=cosine",
         "models.policy.network.0.layers=[8]",
         "agent.observation_statistics=frozen",
     ],

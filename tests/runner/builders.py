@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 
 from runner.base import Runner
 from runner.checkpoint import MemberState, Moments
@@ -18,6 +19,7 @@ from runner.config.overrides import apply
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.envpool import EnvPoolTask
 from runner.parameters import Network
+from runner.spaces import ActionSpace, Layout
 from tests import oracle
 
 SCALER = "RunningStandardScaler"
@@ -73,6 +75,13 @@ def plain_config(changes: dict[str, Any] | None = None, policy: str = "GaussianM
 def make_config(changes: dict[str, Any] | None = None, policy: str = "GaussianMixin") -> Config:
     """The same, resolved."""
     return resolve(plain_config(changes, policy))[0]
+
+
+def make_network(config: Config, observations: Layout | int, actions: int) -> Network:
+    """The networks of a configuration for a vector of observations, and this many actions or action dimensions."""
+    observations = Layout.vector(observations) if isinstance(observations, int) else observations
+    discrete = config.models.policy.cls == "CategoricalMixin"
+    return Network.of(config, observations, ActionSpace.of(Discrete(actions) if discrete else Box(-1, 1, (actions,))))
 
 
 def make_env(task: str, num_envs: int = 3, arguments: dict[str, Any] | None = None, seed: int = 0) -> VectorEnv:

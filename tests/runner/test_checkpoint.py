@@ -18,12 +18,10 @@ import safetensors.numpy
 from runner import checkpoint
 from runner.checkpoint import Counters, MemberState, Moments
 from runner.errors import UserError
-from runner.parameters import Network
-from runner.spaces import Layout
-from tests.runner.builders import fingerprint, make_config
+from tests.runner.builders import fingerprint, make_config, make_network
 
 CONFIG = make_config()
-NETWORK = Network.of(CONFIG.models, Layout.vector(3), 2)
+NETWORK = make_network(CONFIG, 3, 2)
 COUNTERS = Counters(7, 56, 168, 5, 1.25, 28.0, 3e-4, math.nan, -math.inf, False)
 
 
@@ -188,7 +186,7 @@ OTHER: dict[str, tuple[dict[str, Any], int, int, str]] = {
 @pytest.mark.parametrize("name", OTHER)
 def test_a_checkpoint_of_another_network_is_refused_by_its_first_difference(name: str) -> None:
     changes, observations, actions, message = OTHER[name]
-    other = Network.of(make_config(changes).models, Layout.vector(observations), actions)
+    other = make_network(make_config(changes), observations, actions)
     with pytest.raises(UserError) as caught:
         checkpoint.from_bytes(DATA, other)
     assert message in str(caught.value)

@@ -13,7 +13,7 @@ from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
 from runner.parameters import Network
 from runner.spaces import layout
-from tests.runner.builders import make_config, runner_class
+from tests.runner.builders import make_config, make_network, runner_class
 
 A, P, B = 3, 2, 5
 VECTOR, IMAGE = Box(-1, 1, (4,)), Box(0, 255, (4, 84, 84), np.uint8)
@@ -53,8 +53,9 @@ ONE_HOT = [{"name": "net", "input": "one_hot_encoding(OBSERVATION_SPACE, OBSERVA
 def of(space: gymnasium.Space[Any], network: list[dict[str, Any]] | None, **changes: Any) -> Network:
     """The network of a configuration whose policy and value have the same containers."""
     keys = {"models.policy.network": network, "models.value.network": network} if network is not None else {}
+    keys["agent.observation_preprocessor"] = None
     config = make_config({**keys, **{f"models.{key.replace('__', '.')}": value for key, value in changes.items()}})
-    return Network.of(config.models, layout(space), A)
+    return make_network(config, layout(space), A)
 
 
 CASES: dict[str, tuple[gymnasium.Space[Any], list[dict[str, Any]] | None, dict[str, Any], str]] = {
@@ -105,7 +106,7 @@ def test_a_network_is_the_same_in_both_backends(name: str) -> None:
     network = of(space, containers, **changes)
     assert expected in " ".join(f"{entry.name} {list(entry.shape)}" for entry in network.entries)
     rows = observations_of(space)
-    parameters = np.stack([network.initial(seed, 0.0) for seed in range(P)])
+    parameters = np.stack([network.initial(seed) for seed in range(P)])
     weights = np.random.default_rng(1).normal(size=(P, B, A + 1)).astype(np.float32)
 
     def mine(row: jax.Array, rows: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,8 +129,9 @@ def test_a_network_is_the_same_in_both_backends(name: str) -> None:
 def test_an_image_is_divided_by_255_unless_the_file_does_arithmetic_or_it_comes_normalised() -> None:
     def scaled(source: str, normalized: bool = False) -> bool:
         containers = [{**NATURE[0], "input": source}]
-        config = make_config({"models.policy.network": containers, "models.value.network": containers})
-        return Network.of(config.models, layout(IMAGE), A, normalized).policy.blocks[0].scaled
+        preprocessor = {"agent.observation_preprocessor": "RunningStandardScaler" if normalized else None}
+        config = make_config({"models.policy.network": containers, "models.value.network": containers, **preprocessor})
+        return make_network(config, layout(IMAGE), A).policy.blocks[0].scaled
 
     assert scaled("OBSERVATIONS") and scaled("permute(OBSERVATIONS, (0, 1, 3, 2))")
     assert not scaled("OBSERVATIONS / 128 - 1") and not scaled("OBSERVATIONS", normalized=True)

@@ -12,10 +12,10 @@ from scipy import stats
 from runner import streams
 from runner.episodes import Episodes
 from runner.pack import Hyper, Pack, identity, static_key
-from runner.parameters import LOG_STD, Network
-from runner.spaces import Layout, layout
+from runner.parameters import LOG_STD
+from runner.spaces import layout
 from runner.tracking import LENGTH_MAX, LENGTH_MEAN, RETURN_MAX, RETURN_MEAN, RETURN_MIN, REWARD_MAX, REWARD_MEAN
-from tests.runner.builders import make_config
+from tests.runner.builders import make_config, make_network
 
 HYPER: dict[str, Any] = {
     "agent.learning_rate": 1e-2,
@@ -28,6 +28,7 @@ HYPER: dict[str, Any] = {
     "agent.grad_norm_clip": 0.4,
     "agent.kl_threshold": 0.4,
     "agent.rewards_shaper_scale": 0.4,
+    "agent.alpha": 0.4,
     "agent.learning_rate_scheduler_kwargs.kl_threshold": 0.4,
     "agent.learning_rate_scheduler_kwargs.min_lr": 1e-5,
     "agent.learning_rate_scheduler_kwargs.max_lr": 0.4,
@@ -55,7 +56,7 @@ OUTPUT = {"agent.experiment.directory": "elsewhere", "agent.experiment.experimen
 
 
 def test_members_may_differ_in_hyper_numbers_and_seeds_only() -> None:
-    assert len(HYPER) == len(Hyper._fields)
+    assert len(HYPER) == len(Hyper._fields) - 1  # one key has two learning rates
     base = make_config()
     for name, value in {**HYPER, **OUTPUT, "seed": 77}.items():
         assert static_key(make_config({name: value})) == static_key(base), name
@@ -74,6 +75,12 @@ def test_a_packs_numbers_are_its_members_numbers() -> None:
         assert getattr(pack.hyper, column)[0] != value
 
 
+def test_a_list_of_learning_rates_is_the_policys_and_the_values() -> None:
+    pack = Pack.of([make_config({"seed": 5}), make_config({"seed": 6, "agent.learning_rate": [0.25, 0.5]})])
+    assert pack.hyper.learning_rate.tolist() == [1e-3, 0.25]
+    assert pack.hyper.value_learning_rate.tolist() == [1e-3, 0.5]
+
+
 def test_a_trials_identity_leaves_out_length_logging_and_output_keys() -> None:
     base = identity(make_config())
     for name, value in {
@@ -90,16 +97,19 @@ def test_a_trials_identity_leaves_out_length_logging_and_output_keys() -> None:
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("policy", ["GaussianMixin", "CategoricalMixin"])
 def test_splitting_and_joining_a_row_of_parameters_is_the_identity(separate: bool, policy: str) -> None:
-    network = Network.of(make_config({"models.separate": separate}, policy).models, Layout.vector(5), 3)
+    network = make_network(make_config({"models.separate": separate}, policy), 5, 3)
     row = np.random.default_rng(0).normal(size=network.size).astype(np.float32)
     np.testing.assert_array_equal(network.join(network.split(row)), row)
     layers = 2 * (5 * 8 + 8 + 8 * 8 + 8) if separate else 5 * 8 + 8 + 8 * 8 + 8
     assert network.size == layers + 8 * 3 + 3 + 8 + 1 + (3 if policy == "GaussianMixin" else 0)
 
 
+INITIAL = "models.policy.initial_log_std"
+
+
 def test_initial_parameters_are_torchs_distribution_from_the_members_own_seed() -> None:
-    network = Network.of(make_config({"models.policy.network.0.layers": [400, 100]}).models, Layout.vector(50), 3)
-    first, again, other = (network.split(network.initial(seed, -0.7)) for seed in (1, 1, 2))
+    network = make_network(make_config({"models.policy.network.0.layers": [400, 100], INITIAL: -0.7}), 50, 3)
+    first, again, other = (network.split(network.initial(seed)) for seed in (1, 1, 2))
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
         assert name == LOG_STD or not np.array_equal(value, other[name])
@@ -116,9 +126,10 @@ def test_orthogonal_weights_keep_lengths_and_heads_are_small() -> None:
     layers = {
         "models.policy.network.0.layers": [{"conv2d": [6, 3]}, "flatten", 40],
         "models.initialization": "orthogonal",
+        INITIAL: [-0.7, 0.1, 0.2],
     }
-    network = Network.of(make_config(layers).models, layout(Box(0, 255, (2, 5, 5), np.uint8)), 3)
-    first, again, other = (network.split(network.initial(seed, -0.7)) for seed in (1, 1, 2))
+    network = make_network(make_config(layers), layout(Box(0, 255, (2, 5, 5), np.uint8)), 3)
+    first, again, other = (network.split(network.initial(seed)) for seed in (1, 1, 2))
     gains = {"policy.head.weight": 0.01, "value.head.weight": 1.0}
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
@@ -129,7 +140,7 @@ def test_orthogonal_weights_keep_lengths_and_heads_are_small() -> None:
             matrix = value.reshape(len(value), -1) / gains.get(name, 2**0.5)
             few = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
             np.testing.assert_allclose(few @ few.T, np.eye(len(few)), atol=1e-5)
-    assert (first[LOG_STD] == np.float32(-0.7)).all()
+    np.testing.assert_array_equal(first[LOG_STD], np.float32([-0.7, 0.1, 0.2]))
 
 
 def test_streams_differ_by_seed_purpose_and_draw_and_repeat() -> None:

@@ -64,9 +64,9 @@ def test_environments_are_bit_equal_under_the_same_actions(task: str) -> None:
     ends = 0
     for _ in range(15):
         if env.actions.discrete:
-            actions: Any = rng.integers(0, env.actions.size, len(SEEDS) * ENVS)
+            actions: Any = rng.integers(0, env.actions.units, len(SEEDS) * ENVS)
         else:
-            actions = rng.uniform(-1, 1, (len(SEEDS) * ENVS, env.actions.size))
+            actions = rng.uniform(-1, 1, (len(SEEDS) * ENVS, env.actions.units))
         step = pool.step(actions)
         parts = [e.step(a) for e, a in zip(alone, np.split(actions, len(SEEDS)), strict=True)]
         together += list(step[:4])

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
+from runner.config.schema import PolicyModel
 from runner.errors import UserError
-from runner.spaces import ActionSpace, flatten_observations, layout
+from runner.policies import Distribution
+from runner.spaces import ActionSpace, Layout, flatten_observations, layout
 
 NESTED = Dict(
     {
@@ -67,36 +69,79 @@ def test_a_tuple_is_flattened_in_order_and_bytes_stay_bytes() -> None:
     assert layout(NESTED).dtype == np.float32
 
 
-@pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 5, (2,), np.int32)])
+@pytest.mark.parametrize("space", [MultiBinary(3), Box(0, 10**6, (2,), np.int32), Dict(a=Discrete(2))])
 def test_action_spaces_that_no_policy_speaks_are_refused(space: gymnasium.Space[Any]) -> None:
-    with pytest.raises(UserError, match="is not supported yet; allowed: Discrete and Box of real numbers"):
+    with pytest.raises(UserError, match="is not supported; allowed: Discrete, MultiDiscrete, and Box of real numbers"):
         ActionSpace.of(space)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        MultiDiscrete([2, 5], start=[0, -1]),
+        MultiDiscrete([[2, 5]], start=[[0, -1]]),
+        Box(np.array([0, -1]), np.array([1, 3]), (2,), np.int32),
+    ],
+)
+def test_several_discrete_actions_are_checked_each_within_its_own_range(space: gymnasium.Space[Any]) -> None:
+    actions = ActionSpace.of(space)
+    assert (actions.sizes, actions.units, actions.low.tolist()) == ((2, 5), 7, [0, -1])
+    assert actions.policies == ("MultiCategoricalMixin",) and not actions.bounded
+    fine = actions.checked(np.array([[1, 3], [0, -1]]), 2)
+    assert fine.dtype == space.dtype and fine.shape == (2, *space.shape)
+    assert all(space.contains(row) for row in fine)
+    for row, wrong, allowed in (([2, 0], 2, "0 to 1"), ([0, 4], 4, "-1 to 3"), ([-1, 0], -1, "0 to 1")):
+        with pytest.raises(UserError, match=rf"^action {wrong} of environment 1 is out of range; allowed: {allowed}$"):
+            actions.checked(np.array([[1, 3], row]), 2)
 
 
 CART, ARM = ActionSpace.of(Discrete(3)), ActionSpace.of(Box(-2, 2, (2,), np.float64))
 FREE = ActionSpace.of(Box(-np.inf, np.inf, (2,)))
+PAIR = ActionSpace.of(MultiDiscrete([2, 3]))
 ODD = ActionSpace.of(Box(np.float64(2.2e-308), np.float64(1.7e308), (2,), np.float64))
 
 
+def distribution(space: ActionSpace, policy: str, **options: Any) -> Distribution:
+    return Distribution.of(PolicyModel.model_validate({"class": policy, **options}), space, Layout.vector(2))
+
+
+CLIP: dict[str, Any] = {"clip_actions": True}
+
+
 @pytest.mark.parametrize(
-    ("space", "policy", "clip", "message"),
+    ("space", "policy", "options", "message"),
     [
-        (CART, "GaussianMixin", False, "GaussianMixin cannot act in an action space Discrete(3); allowed here: Cat"),
-        (ARM, "CategoricalMixin", False, "cannot act in an action space Box of 2 numbers; allowed here: GaussianMixin"),
-        (FREE, "GaussianMixin", True, "models.policy.clip_actions: True, but the action space has no finite bounds"),
-        (ODD, "GaussianMixin", True, "models.policy.clip_actions: True, but the action space has no finite bounds"),
+        (CART, "GaussianMixin", {}, "GaussianMixin cannot act in an action space Discrete(3); allowed here: Cat"),
+        (CART, "MultiCategoricalMixin", {}, "space Discrete(3); allowed here: CategoricalMixin"),
+        (PAIR, "CategoricalMixin", {}, "space MultiDiscrete([2 3]); allowed here: MultiCategoricalMixin"),
+        (ARM, "CategoricalMixin", {}, "cannot act in an action space Box of 2 numbers; allowed here: GaussianMixin"),
+        (FREE, "GaussianMixin", CLIP, "models.policy.clip_actions: True, but the action space has no finite bounds"),
+        (ODD, "GaussianMixin", CLIP, "models.policy.clip_actions: True, but the action space has no finite bounds"),
+        (FREE, "GaussianMixin", {"clip_mean_actions": True}, "models.policy.clip_mean_actions: True, but the action"),
+        (ARM, "GaussianMixin", {"initial_log_std": [0.0] * 3}, "initial_log_std: 3 numbers for 2 action dimensions"),
+        (ARM, "GaussianMixin", {"action_mask": True}, "action_mask: True, but actions are real numbers"),
+        (
+            CART,
+            "CategoricalMixin",
+            {"action_mask": True},
+            "action_mask: True, but the environment's observation has",
+        ),
     ],
 )
-def test_policies_that_cannot_act_here_are_refused(space: ActionSpace, policy: str, clip: bool, message: str) -> None:
+def test_policies_that_cannot_act_here_are_refused(
+    space: ActionSpace, policy: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError) as caught:
-        space.check_policy(policy, clip)
+        distribution(space, policy, **options)
     assert message in str(caught.value)
 
 
 def test_policies_that_fit_pass() -> None:
-    CART.check_policy("CategoricalMixin", True)
-    ARM.check_policy("GaussianMixin", True)
-    FREE.check_policy("GaussianMixin", False)
+    assert distribution(CART, "CategoricalMixin", clip_actions=True).sizes == (3,)
+    assert distribution(PAIR, "MultiCategoricalMixin").sizes == (2, 3)
+    assert distribution(ARM, "GaussianMixin", clip_actions=True).low == (-2, -2)
+    assert distribution(ARM, "MultivariateGaussianMixin", reduction="mean").reduction == "sum"
+    assert distribution(FREE, "GaussianMixin").low == ()
     assert (CART.bounded, ARM.bounded, FREE.bounded, ODD.bounded) == (False, True, False, False)
 
 
@@ -104,7 +149,7 @@ def test_a_discrete_space_that_does_not_start_at_zero_is_checked_from_its_start(
     space = ActionSpace.of(Discrete(3, start=-1))
     assert space.checked([-1, 0, 1], 3).tolist() == [-1, 0, 1]
     for action in (-2, 2):
-        with pytest.raises(UserError, match=rf"action {action} is out of range; allowed: -1 to 1"):
+        with pytest.raises(UserError, match=rf"action {action} of environment 1 is out of range; allowed: -1 to 1"):
             space.checked([0, action, 0], 3)
 
 

@@ -58,12 +58,15 @@ def test_skrls_example_means_what_skrl_13_made_of_it() -> None:
     assert (agent.entropy_loss_scale, agent.value_loss_scale, agent.rewards_shaper_scale) == (0, 2, 1)
     assert (config.trainer.timesteps, config.updates) == (1600, 100)
     assert (config.interval("write_interval"), config.interval("checkpoint_interval")) == (16, 80)
-    assert notes == ["read as a skrl 1.x configuration: 1.x names translated, 1.x defaults used"]
+    assert notes == [
+        "read as skrl 1.x (1.3 or 1.4, layers as `hiddens`); translated: hiddens → network, "
+        "state_preprocessor → observation_preprocessor, lambda → gae_lambda, clip_predicted_values → value_clip"
+    ]
 
 
 NETWORK_2X = """
 models:
-  separate: False
+  separate: True
   policy:
     class: gaussianmixin
     network:
@@ -104,8 +107,8 @@ LEGACY = ("lambda", "state_preprocessor", "state_preprocessor_kwargs", "clip_pre
         ({}, 2.5, 0.2),  # 2.x: clipping is on
         ({"value_loss_scale": 0.7, "value_clip": 0.1}, 0.7, 0.1),
         ({"lambda": 0.9}, 1.0, 0.0),  # 1.x: off unless asked for
-        ({"lambda": 0.9, "value_clip": 0.3}, 1.0, 0.3),
-        ({"clip_predicted_values": True}, 1.0, 0.0),
+        ({"lambda": 0.9, "value_clip": 0.3}, 1.0, 0.0),
+        ({"clip_predicted_values": True}, 1.0, 0.2),
         ({"clip_predicted_values": True, "value_clip": 0.3}, 1.0, 0.3),
         ({"clip_predicted_values": False, "value_clip": 0.3}, 1.0, 0.0),
         ({"clip_predicted_values": False, "value_loss_scale": 2.0}, 2.0, 0.0),
@@ -257,6 +260,7 @@ def test_overrides_beat_the_file_for_every_kind_of_key() -> None:
         "agent.clip_predicted_values=false",
         "agent.learning_rate_scheduler=KLAdaptiveRL",
         "agent.learning_rate_scheduler_kwargs.kl_threshold=0.1",
+        "models.separate=true",
         "models.policy.hiddens=[8, 16]",
         "models.value.hiddens.0=4",
         "models.policy.output_scale=2",

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from runner.envs.base import VectorEnv
-from runner.jax.rollout import Collector
+from runner.jax.rollout import Collector, env_actions
+from runner.policies import Distribution
 
 MEMBERS, ENVS = 2, 2
 
 
-def as_noise(policy: Any, observations: Any, noise: Any) -> tuple[Any, Any]:
+def as_noise(policy: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any]:
     """Act for continuous actions."""
     return noise, noise
 
 
-def greatest_noise(policy: Any, observations: Any, noise: Any) -> tuple[Any, Any]:
+def greatest_noise(policy: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any]:
     """Act for discrete actions."""
-    return noise, noise.argmax(-1)
+    return noise, noise.argmax(-1)[:, None]
 
 
 def collector(env: VectorEnv, members: int = MEMBERS, clip: bool = True) -> Collector:
     """A collector over `env`, which has environments for all members."""
-    return Collector(env, members, clip, greatest_noise if env.actions.discrete else as_noise)
+    distribution = Distribution(env.actions.sizes, env.actions.units, "sum")
+    as_taken = partial(env_actions, distribution=distribution, space=env.actions, clip=clip)
+    return Collector(env, members, as_taken, greatest_noise if env.actions.discrete else as_noise)
 
 
 def noise(env: VectorEnv, steps: int, members: int = MEMBERS, seed: int = 0) -> np.ndarray:
     """Actions for `steps` steps, half of them beyond the bounds of most environments."""
-    shape = (steps, members, env.num_envs // members, env.actions.size)
+    shape = (steps, members, env.num_envs // members, env.actions.units)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 

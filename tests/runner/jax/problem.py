@@ -84,7 +84,8 @@ def problem_of(name: str) -> Problem:
 
 
 def rules_of(problem: Problem) -> Rules:
-    return Rules(problem.network, problem.rules.entropy, program_key(problem.config), problem.config)
+    two_rates = problem.rules.of_value is not None
+    return Rules(problem.network, problem.rules.entropy, two_rates, program_key(problem.config), problem.config)
 
 
 def hyper_of(hyper: Any) -> Hyper:
@@ -107,7 +108,7 @@ def learner_of(learner: Any) -> Learner:
 
 
 def batch_of(batch: Any) -> Batch:
-    return Batch(*(jnp.asarray(_narrow(x.numpy())) for x in batch))
+    return Batch(*(None if x is None else jnp.asarray(_narrow(x.numpy())) for x in batch))
 
 
 def rollout_of(rollout: Any) -> Rollout:

@@ -40,12 +40,12 @@ def experience(env: VectorEnv) -> tuple[Rollout, list[dict[str, float]]]:
     under_test = collector(env, members=1)
     discrete = env.actions.discrete
 
-    def act(policy: Any, observations: Any, noise: Any) -> Any:
-        lean = observations[:, -1] * 7
-        return noise, (lean > 0).astype(int) if discrete else jax.numpy.sin(lean)[:, None]
+    def act(policy: Any, observations: Any, noise: Any, random: Any) -> Any:
+        lean = observations[:, -1:] * 7
+        return noise, (lean > 0).astype(int) if discrete else jax.numpy.sin(lean)
 
     under_test._act = act
-    rollout = under_test.collect(policies(1), np.zeros((STEPS, 1, ENVS, env.actions.size), np.float32))
+    rollout = under_test.collect(policies(1), np.zeros((STEPS, 1, ENVS, env.actions.units), np.float32))
     return jax.tree.map(lambda x: np.asarray(x)[:, 0], rollout), under_test.episodes.drain()
 
 

@@ -15,6 +15,7 @@ import torch
 from runner.jax import advantages, distributions, preprocessors, schedulers
 from runner.jax.preprocessors import Statistics
 from runner.jax.update import Optimizer, Rules, loss, minibatch_step
+from runner.policies import Distribution
 from tests import oracle
 from tests.runner.jax.problem import (
     UPDATES,
@@ -163,23 +164,25 @@ def test_a_kl_at_a_threshold_of_the_schedule_changes_nothing_and_one_beside_it_d
             assert mine == pytest.approx(oracle.kl_adaptive(float(rate), kl, float(threshold)))
 
 
+GAUSSIAN, CATEGORICAL = Distribution((), A, "sum"), Distribution((5,), 5, "sum")
+
+
 def test_gaussian_log_probability_and_entropy_equal_the_oracle() -> None:
     mean, actions = single(50, A) * 3, single(50, A, seed=1) * 5
     for log_std in np.float32([[-3.0, 1.5], [0.0, 0.3], [-0.5, -0.5]]):
         arguments = jnp.asarray(mean), jnp.asarray(log_std)
-        close(
-            distributions.log_prob(*arguments, jnp.asarray(actions)), oracle.gaussian_log_prob(mean, log_std, actions)
-        )
-        close(distributions.entropy(*arguments), oracle.gaussian_entropy(mean, log_std))
+        mine = distributions.log_prob(GAUSSIAN, *arguments, jnp.asarray(actions))
+        close(mine, oracle.gaussian_log_prob(mean, log_std, actions))
+        close(distributions.entropy(GAUSSIAN, *arguments), oracle.gaussian_entropy(mean, log_std))
 
 
 def test_categorical_log_probability_and_entropy_equal_the_oracle() -> None:
     logits = single(50, 5) * np.repeat(np.float32([1.0, 60.0]), 25)[:, None]
     actions = np.random.default_rng(0).integers(0, 5, 50).astype(np.int32)
     double = logits.astype(np.float64)
-    mine = distributions.log_prob(jnp.asarray(logits), None, jnp.asarray(actions))
+    mine = distributions.log_prob(CATEGORICAL, jnp.asarray(logits), None, jnp.asarray(actions[:, None]))
     close(mine, oracle.categorical_log_prob(double, actions))
-    close(distributions.entropy(jnp.asarray(logits), None), oracle.categorical_entropy(double))
+    close(distributions.entropy(CATEGORICAL, jnp.asarray(logits), None), oracle.categorical_entropy(double))
 
 
 # ---------------------------------------------------------------------------------------------- loss and step

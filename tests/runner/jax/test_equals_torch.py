@@ -20,8 +20,8 @@ from runner.jax import advantages as gae
 from runner.jax import train as jax_train
 from runner.jax.rollout import Collector, Rollout
 from runner.learning import COLUMNS
-from runner.parameters import LOG_STD, Network
-from runner.spaces import Layout
+from runner.parameters import LOG_STD
+from runner.policies import Distribution
 from runner.torch import Runner as TorchRunner
 from runner.torch import advantages as torch_gae
 from runner.torch import distributions as torch_distributions
@@ -30,7 +30,7 @@ from runner.torch import preprocessors as torch_preprocessors
 from runner.torch import schedulers as torch_schedulers
 from runner.torch import train as torch_train
 from runner.tracking import Record
-from tests.runner.builders import TASKS, assert_same, make_config, make_env
+from tests.runner.builders import TASKS, assert_same, make_config, make_env, make_network
 from tests.runner.jax.problem import (
     LR,
     UPDATES,
@@ -47,7 +47,7 @@ from tests.runner.jax.problem import (
     statistics_of,
     torch_solve,
 )
-from tests.runner.torch.problem import A, O, P, Problem
+from tests.runner.torch.problem import O, P, Problem
 from tests.runner.torch.test_equals_oracle import close
 
 # ---------------------------------------------------------------------------------------------- pieces
@@ -81,8 +81,8 @@ def test_networks_and_their_gradients_are_equal(name: str) -> None:
         "models.value.network.0.activations": name,
         "models.policy.output": f"-3 * {name}(ACTIONS)",
     }
-    network = Network.of(make_config(changes).models, Layout.vector(O), 5)
-    flat = np.stack([network.initial(p, 0.0) for p in range(P)])
+    network = make_network(make_config(changes), O, 5)
+    flat = np.stack([network.initial(p) for p in range(P)])
     observations = normal(P, 30, O, scale=5)
     weights, value_weights = normal(P, 30, 5, seed=1), normal(P, 30, seed=2)
 
@@ -106,19 +106,58 @@ def test_networks_and_their_gradients_are_equal(name: str) -> None:
             close(value, wanted[parameter], parameter)
 
 
-@pytest.mark.parametrize("log_std", [None, (-3.0, 0.5)], ids=["categorical", "gaussian"])
-def test_distributions_are_equal(log_std: tuple[float, ...] | None) -> None:
-    outputs, noise = normal(40, A, scale=10), normal(40, A, seed=1)
-    spread = None if log_std is None else np.float32(log_std)
+BOUNDS: dict[str, Any] = {"low": (-2.0, -1.0, -3.0), "high": (1.0, 2.0, 0.5)}
+DISTRIBUTIONS: dict[str, Distribution] = {
+    "Gaussian": Distribution((), 3, "sum"),
+    **{f"Gaussian, {how}": Distribution((), 3, how) for how in ("mean", "prod", "none")},
+    "Gaussian, clipped means": Distribution((), 3, "sum", clips_means=True, **BOUNDS),
+    "categorical": Distribution((5,), 5, "none"),
+    "categorical, masked": Distribution((5,), 5, "sum", mask=(0, 2, 4, 3, 1)),
+    "categorical of probabilities": Distribution((5,), 5, "sum", probabilities=True),
+    **{f"several, {how}": Distribution((2, 4, 3), 9, how) for how in ("sum", "mean", "prod", "none")},
+    "several of probabilities": Distribution((2, 3), 5, "sum", probabilities=True),
+    "several, masked": Distribution((2, 4), 6, "sum", mask=tuple(range(6))),
+    "several, masked together": Distribution((2, 3), 5, "sum", mask=tuple(range(6)), joint=True),
+    "three, masked together": Distribution((2, 2, 3), 7, "sum", mask=tuple(range(12)), joint=True),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_distributions_and_their_slopes_are_equal(name: str) -> None:
+    which = DISTRIBUTIONS[name]
+    outputs, noise = normal(40, which.units, scale=3), normal(40, which.width, seed=1)
+    outputs = np.abs(outputs) if which.probabilities else outputs
+    rows = (normal(40, 12, seed=2) > 0).astype(np.float32)
+    spread = np.float32([-3.0, 0.5, 0.1]) if which.gaussian else None
     mine = jnp.asarray(outputs), None if spread is None else jnp.asarray(spread)
-    theirs = torch.tensor(outputs)[None], None if spread is None else torch.tensor(spread)[None, None]
-    actions = distributions.sample(*mine, jnp.asarray(noise))
-    torch_actions = torch_distributions.sample(*theirs, torch.tensor(noise)[None])
-    assert actions.shape == torch_actions.shape[1:]
-    close(actions, torch_actions[0])
-    close(distributions.mode(*mine), torch_distributions.mode(*theirs)[0])
-    close(distributions.log_prob(*mine, actions), torch_distributions.log_prob(*theirs, torch_actions)[0])
-    close(distributions.entropy(*mine), torch_distributions.entropy(*theirs)[0])
+    leaf = torch.tensor(outputs[None], requires_grad=True)
+    theirs = leaf, None if spread is None else torch.tensor(spread)[None, None]
+
+    def of_jax(raw: jax.Array) -> tuple[jax.Array, ...]:
+        outputs = distributions.finished(which, raw, jnp.asarray(rows))
+        actions = distributions.sample(which, outputs, mine[1], jnp.asarray(noise))
+        found = distributions.log_prob(which, outputs, mine[1], jax.lax.stop_gradient(actions))
+        modes = distributions.mode(which, outputs, mine[1])
+        random = distributions.uniform(which, outputs, jnp.asarray(noise))
+        return found, distributions.entropy(which, outputs, mine[1]), outputs, actions, modes, random
+
+    def of_torch() -> tuple[torch.Tensor, ...]:
+        outputs = torch_distributions.finished(which, theirs[0], torch.tensor(rows)[None])
+        actions = torch_distributions.sample(which, outputs, theirs[1], torch.tensor(noise)[None])
+        found = torch_distributions.log_prob(which, outputs, theirs[1], actions.detach())
+        modes = torch_distributions.mode(which, outputs, theirs[1])
+        random = torch_distributions.uniform(which, outputs, torch.tensor(noise)[None])
+        return found, torch_distributions.entropy(which, outputs, theirs[1]), outputs, actions, modes, random
+
+    answers = of_torch()
+    assert answers[2].shape == (1, 40, which.width) and answers[3].shape == (1, 40, which.chosen)
+    assert answers[0].shape == ((1, 40, which.chosen) if which.split else (1, 40))
+    for one, other in zip(of_jax(mine[0]), answers, strict=True):
+        assert one.shape == other.shape[1:]
+        close(one, other[0].detach())
+    slope = jax.grad(lambda raw: sum(part.sum() for part in of_jax(raw)[:2]))(mine[0])
+    (wanted,) = torch.autograd.grad(answers[0].sum() + answers[1].sum(), leaf)
+    close(slope, wanted[0])
 
 
 def test_advantages_are_equal() -> None:
@@ -320,6 +359,7 @@ def test_an_update_on_torchs_own_rollout_equals_torch_and_the_oracle(runs: tuple
         hyper_of(hyper),
         np.ones(len(SEEDS), bool),
         None,
+        None,
     )
     assert before.any() and finite.all()
     wanted = torch.cat([*metrics, explained, after.optimizer.learning_rate], 1)
@@ -345,18 +385,6 @@ def test_both_act_alike_from_the_same_checkpoint(runs: tuple[Run, Run], determin
     one, other = (r._learning.choose(rows, deterministic, 3) for r in (mine, theirs))
     assert one.shape == other.shape
     close(one, other)
-
-
-@pytest.mark.parametrize("scheduler", ["linear", "cosine"])
-def test_rates_that_decay_are_equal(scheduler: str) -> None:
-    config = make_config({LR: scheduler, "trainer.timesteps": 80, "agent.learning_rate": 3e-4})
-    theirs, mine = (kind(make_env("Pendulum-v1"), config, threads=1)._learning for kind in (TorchRunner, Runner))
-    rollout = rollout_of(problem_of(next(iter(UPDATES))).rollout)
-    for updates in range(10):
-        theirs.updates = mine.updates = updates
-        theirs._anneal()
-        rate = mine._learn_arguments(rollout, None)[-1]
-        np.testing.assert_array_equal(rate, theirs._learner.optimizer.learning_rate[:, 0])
 
 
 def test_slopes_are_equal_at_the_corners() -> None:

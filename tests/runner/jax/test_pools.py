@@ -15,6 +15,7 @@ from runner.envs.base import VectorEnv, environment_seeds
 from runner.episodes import Episodes
 from runner.jax import rollout as rollout_module
 from runner.jax.rollout import Collector, env_actions
+from runner.policies import Distribution
 from runner.spaces import ActionSpace
 from runner.torch.rollout import env_actions as torch_env_actions
 from tests.runner.builders import TASKS, make_env
@@ -91,21 +92,26 @@ def test_atari_scores_are_of_raw_rewards_and_whole_games() -> None:
 def test_actions_mean_the_same_to_both_backends() -> None:
     """Clipped where asked, shifted where a space does not start at 0, and never anything but numbers."""
     import torch
-    from gymnasium.spaces import Box, Discrete
+    from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
     box = ActionSpace.of(Box(np.array([-1, -2], np.float32), np.array([0.5, 3], np.float32)))
     free = np.array([[[0.1, -9], [np.nan, 2]], [[np.inf, -np.inf], [-0.2, 1e30]]], np.float32)
-    for clip in (True, False):
-        ours = np.asarray(env_actions(jnp.array(free), box, clip))
-        np.testing.assert_array_equal(ours, torch_env_actions(torch.tensor(free), box, clip))
-        assert np.isfinite(ours).all()
-    assert np.asarray(env_actions(jnp.array(free), box, True)).min() == -2
+
+    def taken(actions: np.ndarray, space: ActionSpace, clip: bool, joint: bool = False) -> np.ndarray:
+        distribution = Distribution(space.sizes, space.units, "sum", joint=joint)
+        ours = np.asarray(env_actions(jnp.array(actions), distribution, space, clip))
+        np.testing.assert_array_equal(ours, torch_env_actions(torch.tensor(actions), distribution, space, clip))
+        return ours
+
+    assert all(np.isfinite(taken(free, box, clip)).all() for clip in (True, False))
+    assert taken(free, box, True).min() == -2
     for start in (0, 5):
         space = ActionSpace.of(Discrete(3, start=start))
-        chosen = np.array([[0, 2], [1, 1]])
-        ours = np.asarray(env_actions(jnp.array(chosen), space, True))
-        np.testing.assert_array_equal(ours, torch_env_actions(torch.tensor(chosen), space, True))
-        assert ours.tolist() == [start, start + 2, start + 1, start + 1]
+        chosen = taken(np.array([[[0], [2]], [[1], [1]]]), space, True)
+        assert chosen.tolist() == [start, start + 2, start + 1, start + 1]
+    pair = ActionSpace.of(MultiDiscrete([2, 3], start=[0, 10]))
+    assert taken(np.array([[[0, 2], [1, 0]]]), pair, False).tolist() == [[0, 12], [1, 10]]
+    assert taken(np.array([[[2], [3]]]), pair, False, joint=True).tolist() == [[0, 12], [1, 10]]
 
 
 @pytest.mark.parametrize(

@@ -55,15 +55,17 @@ def learning() -> tuple[Any, Collector]:
     """A float64 environment's learner and collector."""
     runner = Runner(make_env("CheetahRun-v1", 3, {"max_episode_steps": 6}), make_config(FULL), threads=1)
     learning: Any = runner._learning
-    return learning, Collector(runner._seeded(0), 1, True, lambda *now: train_module.act(learning._rules, *now))
+    return learning, Collector(
+        runner._seeded(0), 1, learning._env_actions, lambda *now: train_module.act(learning._rules, *now)
+    )
 
 
 def test_an_update_has_float64_in_statistics_only(learning: tuple[Any, Collector]) -> None:
     learner, collector = learning
     noise, generators = learner._noise("update", 0, 8, 3)
     policies = train_module._policies(learner._rules, learner._learner)
-    shapes = jax.eval_shape(collector._collect, collector._standing, policies, noise)[1]
-    arguments = learner._learn_arguments(shapes, learner._orders(24, generators))
+    shapes = jax.eval_shape(collector._collect, collector._standing, policies, noise, None)[1]
+    arguments = learner._learn_arguments(shapes, generators)
     traced = train_module._learn.trace(learner._rules, *arguments).jaxpr
     users = wide(traced)
     # A member whose numbers are not finite keeps its statistics.
@@ -80,7 +82,7 @@ def test_a_rollout_has_float64_around_the_environment_only(learning: tuple[Any, 
     learner, collector = learning
     noise, _ = learner._noise("update", 0, 8, 3)
     policies = train_module._policies(learner._rules, learner._learner)
-    traced = collector._program.trace(collector._standing, policies, noise).jaxpr
+    traced = collector._program.trace(collector._standing, policies, noise, None).jaxpr
     users = {where for _, where in wide(traced)}
     assert "rollout.py:step" in users and users <= {"rollout.py:step", "rollout.py:_flatten"}
     assert not [out for out in traced.out_avals if out.dtype == np.float64]

@@ -15,19 +15,19 @@ import torch
 from runner.config import Config
 from runner.pack import Hyper
 from runner.parameters import LOG_STD, Network
-from runner.spaces import Layout
 from runner.torch import preprocessors
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Rollout
 from runner.torch.update import Learner, Optimizer, Rules
 from tests import oracle
-from tests.runner.builders import make_config, output_options
+from tests.runner.builders import make_config, make_network, output_options
 
 P, T, N, A = 3, 10, 2, 2
 O = 4  # noqa: E741
 ROWS = T * N
 HYPER: dict[str, tuple[float, float, float]] = {
     "learning_rate": (1e-3, 3e-4, 2e-3),
+    "value_learning_rate": (1e-3, 3e-4, 2e-3),
     "discount_factor": (0.99, 0.9, 1.0),
     "gae_lambda": (0.95, 1.0, 0.5),
     "ratio_clip": (0.2, 0.1, 0.3),
@@ -37,6 +37,7 @@ HYPER: dict[str, tuple[float, float, float]] = {
     "grad_norm_clip": (0.5, np.inf, 0.05),
     "kl_threshold": (np.inf, np.inf, np.inf),
     "rewards_shaper_scale": (1.0, 0.1, 2.0),
+    "alpha": (0.5, 0.5, 0.5),
     "scheduler_kl_threshold": (0.008, 0.05, 1.0),
     "scheduler_min_lr": (1e-6, 1e-5, 1e-4),
     "scheduler_max_lr": (1e-2, 3.1e-4, 5e-3),
@@ -84,9 +85,9 @@ class Problem:
         changes = {"models.policy.output": OUTPUTS[policy], "models.policy.max_log_std": 0.5, **(changes or {})}
         config = make_config({"agent.rollouts": T, "trainer.timesteps": T, **changes}, policy)
         numbers = {**HYPER, **(numbers or {})}
-        network = Network.of(config.models, Layout.vector(O), A)
-        gaussian = network.gaussian
-        parameters = np.stack([network.initial(seed + p, 0.0) for p in range(P)])
+        network = make_network(config, O, A)
+        gaussian = network.distribution.gaussian
+        parameters = np.stack([network.initial(seed + p) for p in range(P)])
         parameters += rng.normal(size=parameters.shape).astype(np.float32) * 0.1
         if gaussian:  # of member 1, one dimension is above its bound
             named = [network.split(row) for row in parameters]
@@ -127,10 +128,10 @@ class Problem:
         outputs = np.empty((P, T, N, A), np.float32)
         for p in range(P):
             outputs[p] = self.oracle_forward(p, observations[p, :-1])[0] + rng.normal(size=(T, N, A)) * 0.1
-        if self.network.gaussian:
+        if self.network.distribution.gaussian:
             actions: Any = torch.tensor(outputs + rng.normal(size=outputs.shape), dtype=torch.float32)
         else:
-            actions = torch.tensor(rng.integers(0, A, (P, T, N)))
+            actions = torch.tensor(rng.integers(0, A, (P, T, N, 1)))
         rollout = Rollout(
             torch.tensor(observations),
             actions,
@@ -184,7 +185,7 @@ class Problem:
         outputs = self.rollout.outputs[p].numpy().astype(np.float64)
         outputs = outputs.reshape(-1, outputs.shape[-1])
         actions = self.rollout.actions[p].numpy()
-        if self.network.gaussian:
+        if self.network.distribution.gaussian:
             policy = self.config.models.policy
             log_std = self.named(p, self.learner.optimizer.parameters)[LOG_STD]
             flat = oracle.gaussian_log_prob(
@@ -197,7 +198,7 @@ class Problem:
     def loss_options(self, p: int) -> dict[str, Any]:
         policy = self.config.models.policy
         return {
-            "distribution": "gaussian" if self.network.gaussian else "categorical",
+            "distribution": "gaussian" if self.network.distribution.gaussian else "categorical",
             "ratio_clip": self.number("ratio_clip", p),
             "value_clip": self.number("value_clip", p),
             "value_loss_scale": self.number("value_loss_scale", p),
@@ -231,7 +232,9 @@ class Problem:
             self.named(p, self.learner.optimizer.parameters),
             self.adam(p),
             observations=rollout.observations[p, :-1].numpy(),
-            actions=rollout.actions[p].numpy(),
+            actions=rollout.actions[p].numpy()
+            if self.network.distribution.gaussian
+            else rollout.actions[p, ..., 0].numpy(),
             log_probs=self.log_probs(p),
             values=self.oracle_forward(p, rollout.observations[p].numpy())[1],
             rewards=rollout.rewards[p].numpy(),

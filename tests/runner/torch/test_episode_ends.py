@@ -37,8 +37,8 @@ def experience(env: VectorEnv, policy: str) -> tuple[Rollout, Problem]:
     """One rollout in which actions are a function of the observation alone, and who would learn from it."""
     config = make_config({"agent.rollouts": STEPS, "trainer.timesteps": STEPS, **NOT_NORMALISED}, policy)
     learning = Runner.learning(_pack(config), env.layout, env.actions)
-    collector = Collector(env.seeded([11, 12, 13]), 1, False, torch.device("cpu"))
-    rollout = collector.collect(learning._act(deterministic=True), torch.zeros(STEPS, 1, ENVS, env.actions.size))
+    collector = Collector(env.seeded([11, 12, 13]), 1, learning._env_actions, torch.device("cpu"))
+    rollout = collector.collect(learning._act(deterministic=True), torch.zeros(STEPS, 1, ENVS, env.actions.units))
     rules, hyper = learning._rules, learning._hyper
     numbers = {name: tuple(column.flatten().tolist()) for name, column in hyper._asdict().items()}
     problem = Problem(config, numbers, rules, hyper, learning._learner, rollout, np.zeros((1, ENVS), bool), [])
@@ -161,7 +161,7 @@ def test_a_whole_iteration_on_a_real_environment_equals_the_oracle(monkeypatch: 
         "agent.entropy_loss_scale": 0.01,
         "agent.rewards_shaper_scale": 0.1,
     }
-    learner, rollout, _, hyper, rules, alive, step = captured(changes, monkeypatch)
+    learner, rollout, _, hyper, rules, alive, step, *_ = captured(changes, monkeypatch)
     orders: list[Any] = [torch.stack([torch.randperm(STEPS * ENVS)]) for _ in range(2)]
     after, _, _ = update_module.update(learner, rollout, iter(orders), hyper, rules, alive, step)
     before = ~rollout.valid[0, 0].numpy().astype(bool)

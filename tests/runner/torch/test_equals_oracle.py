@@ -152,7 +152,7 @@ def _batch(problem: Problem) -> tuple[Batch, list[dict[str, Any]]]:
     rng = np.random.default_rng(11)
     observations = rng.normal(size=(P, ROWS, O)).astype(np.float32)
     valid = rng.random((P, ROWS)) < 0.8
-    gaussian = problem.network.gaussian
+    gaussian = problem.network.distribution.gaussian
     actions = rng.normal(size=(P, ROWS, A)).astype(np.float32) if gaussian else rng.integers(0, A, (P, ROWS))
     columns = {name: np.empty((P, ROWS)) for name in ("log_probs", "values", "advantages", "returns")}
     for p in range(P):
@@ -173,7 +173,7 @@ def _batch(problem: Problem) -> tuple[Batch, list[dict[str, Any]]]:
     tensors = {name: torch.tensor(c) for name, c in columns.items()}
     batch = Batch(
         torch.tensor(observations),
-        torch.tensor(actions),
+        torch.tensor(actions.reshape(P, ROWS, -1)),
         tensors["log_probs"],
         tensors["advantages"],
         tensors["returns"],

@@ -1,0 +1,253 @@
+"""Learning-rate schedules by name: skrl's, torch's and optax's, as plain functions of how much training is done.
+
+KLAdaptiveLR depends on what is learned and lives in the backends; all others are closed forms, counted in learning
+epochs, which is when skrl steps its schedulers. torch's and optax's have their own argument names and formulas.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import override
+
+from runner.config.numbers import Float, Int
+
+Positive = Annotated[Float, Field(gt=0)]
+Share = Annotated[Float, Field(ge=0, le=1)]
+Count = Annotated[Int, Field(ge=1, le=10**12)]
+Start = Annotated[Int, Field(ge=0, le=10**12)]
+
+
+class Schedule(BaseModel):
+    """A schedule's arguments."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        """The learning rate of an epoch.
+
+        Args:
+            initial: the configured one.
+            epoch: learning epochs before this one, of all updates.
+            done: updates before this one over all updates.
+        """
+        raise NotImplementedError
+
+
+class KLAdaptiveLR(Schedule):
+    """skrl's: divides or multiplies the rate by `lr_factor` where the KL is too large or too small."""
+
+    kl_threshold: Positive = 0.008
+    min_lr: Positive = 1e-6
+    max_lr: Positive = 1e-2
+    kl_factor: Annotated[Float, Field(ge=1)] = 2.0
+    lr_factor: Annotated[Float, Field(ge=1)] = 1.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> KLAdaptiveLR:
+        if self.min_lr > self.max_lr:
+            raise ValueError(f"min_lr {self.min_lr} must not be above max_lr {self.max_lr}")
+        return self
+
+
+class Linear(Schedule):
+    """To zero over the whole training, in equal steps per update."""
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * (1 - done)
+
+
+class Cosine(Schedule):
+    """Half a cosine to zero over the whole training, per update."""
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class ConstantLR(Schedule):
+    """torch: `factor` times the rate for the first `total_iters` epochs."""
+
+    factor: Share = 1 / 3
+    total_iters: Start = 5
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * (self.factor if epoch < self.total_iters else 1.0)
+
+
+class LinearLR(Schedule):
+    """torch: from `start_factor` to `end_factor` of the rate in `total_iters` epochs."""
+
+    start_factor: Annotated[Float, Field(gt=0, le=1)] = 1 / 3
+    end_factor: Share = 1.0
+    total_iters: Count = 5
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        part = min(epoch, self.total_iters) / self.total_iters
+        return initial * (self.start_factor + (self.end_factor - self.start_factor) * part)
+
+
+class ExponentialLR(Schedule):
+    """torch: times `gamma` after every epoch."""
+
+    gamma: Positive
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * self.gamma**epoch
+
+
+class StepLR(Schedule):
+    """torch: times `gamma` after every `step_size` epochs."""
+
+    step_size: Count
+    gamma: Positive = 0.1
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * self.gamma ** (epoch // self.step_size)
+
+
+class MultiStepLR(Schedule):
+    """torch: times `gamma` at each of `milestones` epochs."""
+
+    milestones: Annotated[list[Start], Field(min_length=1, max_length=1000)]
+    gamma: Positive = 0.1
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * self.gamma ** bisect.bisect_right(sorted(self.milestones), epoch)
+
+
+class PolynomialLR(Schedule):
+    """torch: (1 − epoch / total_iters)^power of the rate."""
+
+    total_iters: Count = 5
+    power: Positive = 1.0
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return initial * (1 - min(epoch, self.total_iters) / self.total_iters) ** self.power
+
+
+class CosineAnnealingLR(Schedule):
+    """torch: half a cosine from the rate to `eta_min` in `T_max` epochs, and back."""
+
+    T_max: Count
+    eta_min: Annotated[Float, Field(ge=0)] = 0.0
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * epoch / self.T_max)) / 2
+
+
+class _Optax(Schedule):
+    """optax's say the rate itself; their `init_value` is the configured rate where it is not given."""
+
+    init_value: Annotated[Float, Field(ge=0)] | None = None
+
+    def _initial(self, initial: float) -> float:
+        return initial if self.init_value is None else self.init_value
+
+
+class PolynomialSchedule(_Optax):
+    """optax: from `init_value` to `end_value` in `transition_steps` epochs."""
+
+    end_value: Annotated[Float, Field(ge=0)]
+    power: Positive
+    transition_steps: Count
+    transition_begin: Start = 0
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        part = 1 - min(max(epoch - self.transition_begin, 0), self.transition_steps) / self.transition_steps
+        return (self._initial(initial) - self.end_value) * part**self.power + self.end_value
+
+
+class LinearSchedule(PolynomialSchedule):
+    """optax: the polynomial one of power 1."""
+
+    power: Annotated[Float, Field(ge=1, le=1)] = 1.0
+
+
+class ExponentialDecay(_Optax):
+    """optax: times `decay_rate` every `transition_steps` epochs, smoothly unless `staircase`."""
+
+    transition_steps: Count
+    decay_rate: Positive
+    transition_begin: Start = 0
+    staircase: bool = False
+    end_value: Annotated[Float, Field(ge=0)] | None = None
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        first = self._initial(initial)
+        passed = max(epoch - self.transition_begin, 0) / self.transition_steps
+        rate = first * self.decay_rate ** (math.floor(passed) if self.staircase else passed)
+        if self.end_value is None:
+            return rate
+        return max(rate, self.end_value) if self.decay_rate < 1 else min(rate, self.end_value)
+
+
+class CosineDecaySchedule(_Optax):
+    """optax: half a cosine from `init_value` to `alpha` of it in `decay_steps` epochs."""
+
+    decay_steps: Count
+    alpha: Share = 0.0
+    exponent: Positive = 1.0
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        part = min(epoch, self.decay_steps) / self.decay_steps
+        cosine = (0.5 * (1 + math.cos(math.pi * part))) ** self.exponent
+        return self._initial(initial) * ((1 - self.alpha) * cosine + self.alpha)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "KLAdaptiveLR": KLAdaptiveLR,
+    "linear": Linear,
+    "cosine": Cosine,
+    "exponential": ExponentialLR,
+    "step": StepLR,
+    "ConstantLR": ConstantLR,
+    "LinearLR": LinearLR,
+    "ExponentialLR": ExponentialLR,
+    "StepLR": StepLR,
+    "MultiStepLR": MultiStepLR,
+    "PolynomialLR": PolynomialLR,
+    "CosineAnnealingLR": CosineAnnealingLR,
+    "linear_schedule": LinearSchedule,
+    "polynomial_schedule": PolynomialSchedule,
+    "exponential_decay": ExponentialDecay,
+    "cosine_decay_schedule": CosineDecaySchedule,
+}
+"""What `agent.learning_rate_scheduler` may name → its arguments and formula."""
+
+
+def arguments(name: str | None, given: Any) -> Schedule:
+    """Read `learning_rate_scheduler_kwargs`.
+
+    KLAdaptiveLR's numbers may stay in a file over which another schedule, or none, is set. torch's `verbose` and
+    `last_epoch` change no learning rate.
+
+    Raises:
+        pydantic.ValidationError: an argument that the schedule does not have, or a wrong value.
+    """
+    kind = arguments_of(name)
+    if isinstance(given, Schedule):
+        given = given.model_dump()
+    if isinstance(given, dict):
+        unused = {"verbose", "last_epoch", *KLAdaptiveLR.model_fields} - kind.model_fields.keys()
+        given = {key: value for key, value in given.items() if key not in unused}
+    return kind.model_validate({} if given is None else given)
+
+
+def arguments_of(name: Any) -> type[Schedule]:
+    """The arguments of a schedule, KLAdaptiveLR's for none or an unknown one."""
+    return SCHEDULES.get(str(name), KLAdaptiveLR)
