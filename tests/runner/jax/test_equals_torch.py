@@ -15,16 +15,14 @@ import torch
 from runner import tracking
 from runner.checkpoint import MemberState
 from runner.config.expressions import ACTIVATIONS
-from runner.jax import Runner, distributions, models, preprocessors, schedulers
+from runner.jax import Runner, models, preprocessors, schedulers
 from runner.jax import advantages as gae
 from runner.jax import train as jax_train
 from runner.jax.rollout import Collector, Rollout
 from runner.learning import COLUMNS
 from runner.parameters import LOG_STD
-from runner.policies import Distribution
 from runner.torch import Runner as TorchRunner
 from runner.torch import advantages as torch_gae
-from runner.torch import distributions as torch_distributions
 from runner.torch import models as torch_models
 from runner.torch import preprocessors as torch_preprocessors
 from runner.torch import schedulers as torch_schedulers
@@ -104,60 +102,6 @@ def test_networks_and_their_gradients_are_equal(name: str) -> None:
         wanted = network.split(leaf.grad[p].numpy())
         for parameter, value in network.split(np.asarray(gradient[p])).items():
             close(value, wanted[parameter], parameter)
-
-
-BOUNDS: dict[str, Any] = {"low": (-2.0, -1.0, -3.0), "high": (1.0, 2.0, 0.5)}
-DISTRIBUTIONS: dict[str, Distribution] = {
-    "Gaussian": Distribution((), 3, "sum"),
-    **{f"Gaussian, {how}": Distribution((), 3, how) for how in ("mean", "prod", "none")},
-    "Gaussian, clipped means": Distribution((), 3, "sum", clips_means=True, **BOUNDS),
-    "categorical": Distribution((5,), 5, "none"),
-    "categorical, masked": Distribution((5,), 5, "sum", mask=(0, 2, 4, 3, 1)),
-    "categorical of probabilities": Distribution((5,), 5, "sum", probabilities=True),
-    **{f"several, {how}": Distribution((2, 4, 3), 9, how) for how in ("sum", "mean", "prod", "none")},
-    "several of probabilities": Distribution((2, 3), 5, "sum", probabilities=True),
-    "several, masked": Distribution((2, 4), 6, "sum", mask=tuple(range(6))),
-    "several, masked together": Distribution((2, 3), 5, "sum", mask=tuple(range(6)), joint=True),
-    "three, masked together": Distribution((2, 2, 3), 7, "sum", mask=tuple(range(12)), joint=True),
-}
-
-
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_distributions_and_their_slopes_are_equal(name: str) -> None:
-    which = DISTRIBUTIONS[name]
-    outputs, noise = normal(40, which.units, scale=3), normal(40, which.width, seed=1)
-    outputs = np.abs(outputs) if which.probabilities else outputs
-    rows = (normal(40, 12, seed=2) > 0).astype(np.float32)
-    spread = np.float32([-3.0, 0.5, 0.1]) if which.gaussian else None
-    mine = jnp.asarray(outputs), None if spread is None else jnp.asarray(spread)
-    leaf = torch.tensor(outputs[None], requires_grad=True)
-    theirs = leaf, None if spread is None else torch.tensor(spread)[None, None]
-
-    def of_jax(raw: jax.Array) -> tuple[jax.Array, ...]:
-        outputs = distributions.finished(which, raw, jnp.asarray(rows))
-        actions = distributions.sample(which, outputs, mine[1], jnp.asarray(noise))
-        found = distributions.log_prob(which, outputs, mine[1], jax.lax.stop_gradient(actions))
-        modes = distributions.mode(which, outputs, mine[1])
-        random = distributions.uniform(which, outputs, jnp.asarray(noise))
-        return found, distributions.entropy(which, outputs, mine[1]), outputs, actions, modes, random
-
-    def of_torch() -> tuple[torch.Tensor, ...]:
-        outputs = torch_distributions.finished(which, theirs[0], torch.tensor(rows)[None])
-        actions = torch_distributions.sample(which, outputs, theirs[1], torch.tensor(noise)[None])
-        found = torch_distributions.log_prob(which, outputs, theirs[1], actions.detach())
-        modes = torch_distributions.mode(which, outputs, theirs[1])
-        random = torch_distributions.uniform(which, outputs, torch.tensor(noise)[None])
-        return found, torch_distributions.entropy(which, outputs, theirs[1]), outputs, actions, modes, random
-
-    answers = of_torch()
-    assert answers[2].shape == (1, 40, which.width) and answers[3].shape == (1, 40, which.chosen)
-    assert answers[0].shape == ((1, 40, which.chosen) if which.split else (1, 40))
-    for one, other in zip(of_jax(mine[0]), answers, strict=True):
-        assert one.shape == other.shape[1:]
-        close(one, other[0].detach())
-    slope = jax.grad(lambda raw: sum(part.sum() for part in of_jax(raw)[:2]))(mine[0])
-    (wanted,) = torch.autograd.grad(answers[0].sum() + answers[1].sum(), leaf)
-    close(slope, wanted[0])
 
 
 def test_advantages_are_equal() -> None:
