@@ -1,0 +1,175 @@
+"""The two forms of skrl's checkpoints as named numpy arrays.
+
+Both are pickles, and nothing in them is executed: torch reads its own as weights only; of the JAX agents', which are
+`{module: flax's msgpack}`, only texts and bytes are taken.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+
+from runner.errors import UserError
+
+ROLES = ("policy", "value")
+OPTIMIZERS = ("optimizer", "policy_optimizer", "value_optimizer")
+STATISTICS = ("observation_preprocessor", "state_preprocessor", "value_preprocessor")
+TEXTS_AND_BYTES = {"SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}
+AROUND_THEM = {"PROTO", "FRAME", "EMPTY_DICT", "MARK", "MEMOIZE", "SETITEM", "SETITEMS", "STOP"}
+
+Tensors = dict[str, np.ndarray]
+
+
+class Adam(NamedTuple):
+    """Gradient steps taken, and moments by role and skrl's name of the parameter."""
+
+    steps: float
+    first: dict[str, Tensors]
+    second: dict[str, Tensors]
+
+
+class File(NamedTuple):
+    """A checkpoint of skrl, in torch's names and layout.
+
+    Attributes:
+        parameters: by role.
+        adam: None where the file has no moments of these parameters.
+        learning_rate: as the schedule left it, None where the file does not say.
+        statistics: by skrl's name of the preprocessor.
+        flax: written by a JAX agent.
+    """
+
+    parameters: dict[str, Tensors]
+    adam: Adam | None
+    learning_rate: float | None
+    statistics: dict[str, Tensors]
+    flax: bool
+
+
+def opened(data: bytes, separate: bool, name: str) -> File:
+    """The contents of a file; `separate` as the configuration says."""
+    try:
+        return _flax_file(data, name) if data[:2] == b"\x80\x04" else _torch_file(data, separate, name)
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make their readers raise almost anything
+        if (code := re.search(r"GLOBAL (\S+)", str(error))) is not None:
+            raise _with_code(name, code[1]) from None
+        reason = re.sub(r".*WeightsUnpickler error:", "", str(error), flags=re.DOTALL).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"{name}: not a skrl checkpoint, or cut short ({len(data):,} bytes): {reason}; needed: an agent_*.pt or "
+            "agent_*.pickle as skrl 1.3 or later writes it"
+        ) from None
+
+
+def _with_code(name: str, code: str) -> UserError:
+    return UserError(f"{name}: was not read: it asks to run {code}; needed: a file of numbers alone, as skrl writes it")
+
+
+def _checked(modules: Any, name: str) -> dict[str, Any]:
+    """The modules of an agent."""
+    names = list(modules) if isinstance(modules, dict) else [type(modules).__name__]
+    if not {*ROLES} <= {*names} <= {*ROLES, *OPTIMIZERS, *STATISTICS}:
+        raise UserError(
+            f"{name}: holds {', '.join(map(str, names))}; needed: policy and value, with or without "
+            f"{', '.join((*OPTIMIZERS, *STATISTICS))}, as skrl's PPO agent has them in one file"
+        )
+    return dict(modules)
+
+
+def _tensors(module: Mapping[str, Any]) -> Tensors:
+    """Arrays of numbers by name, and nothing else."""
+    for key, value in module.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+            raise ValueError(f"{key!r} is no array of numbers")
+    return dict(module)
+
+
+def _torch_file(data: bytes, separate: bool, name: str) -> File:
+    import torch
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+
+    modules = _checked(plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)), name)
+    parameters = {role: _tensors(modules[role]) for role in ROLES}
+    statistics = {key: _tensors(modules[key]) for key in STATISTICS if key in modules}
+    if "optimizer" not in modules:
+        return File(parameters, None, None, statistics, False)
+    (group,), state = modules["optimizer"]["param_groups"], modules["optimizer"]["state"]
+    order = [(role, key) for role in (ROLES if separate else ROLES[:1]) for key in parameters[role]]
+    steps = max((float(moments["step"]) for moments in state.values()), default=0.0)
+    first: dict[str, Tensors] = {role: {} for role in ROLES}
+    second: dict[str, Tensors] = {role: {} for role in ROLES}
+    for index, (role, key) in zip(group["params"], order, strict=False):
+        if index in state:
+            found = _tensors({part: state[index][part] for part in ("exp_avg", "exp_avg_sq")})
+            first[role][key], second[role][key] = found.values()
+    fits, rate = len(group["params"]) == len(order) and math.isfinite(steps), float(group["lr"])
+    adam = Adam(steps, first, second) if fits else None
+    return File(parameters, adam, rate if 0 < rate < math.inf else None, statistics, False)
+
+
+def _flax_file(data: bytes, name: str) -> File:
+    found: list[Any] = []
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in TEXTS_AND_BYTES:
+            found.append(argument)
+        elif opcode.name not in AROUND_THEM:
+            raise _with_code(name, f"{opcode.name} {argument or ' '.join(map(str, found[-2:]))}")
+    packed = _checked(dict(zip(found[::2], found[1::2], strict=True)), name)
+    modules = {key: msgpack.unpackb(value, ext_hook=_flax_array) for key, value in packed.items()}
+    parameters = {role: _flax_parameters(modules[role]) for role in ROLES}
+    statistics = {key: _tensors(modules[key]) for key in STATISTICS if key in modules}
+    # A JAX agent saves the optimizers that it began with: they hold no moments.
+    return File(parameters, None, None, statistics, True)
+
+
+def _flax_array(code: int, data: bytes) -> np.ndarray:
+    """flax's extension types 1 (array) and 3 (number): shape, dtype and bytes."""
+    if code not in (1, 3):
+        raise ValueError(f"data of type {code}")
+    shape, dtype, numbers = msgpack.unpackb(data)
+    if np.dtype(dtype).kind not in "fiu":
+        raise ValueError(f"an array of {dtype}")
+    return np.frombuffer(numbers, dtype).reshape(shape)
+
+
+def _flax_parameters(tree: Any) -> Tensors:
+    """`{"params": {container: {"layers_0": {"kernel": …}}}}` by torch's names and in its layout."""
+    found: Tensors = {}
+    for container, layers in tree["params"].items():
+        if isinstance(layers, np.ndarray):
+            found[container] = layers
+            continue
+        for layer, parts in layers.items():
+            place = f"{container}.{layer.removeprefix('layers_')}"
+            for part, array in _tensors(parts).items():
+                if part == "kernel":
+                    found[f"{place}.weight"] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+                else:
+                    found[f"{place}.{part}"] = array
+    return found
+
+
+def torch_bytes(modules: dict[str, Any]) -> bytes:
+    """A torch file of modules whose arrays become tensors."""
+    import torch
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tensors(part) for key, part in value.items()}
+        return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+
+    out = io.BytesIO()
+    torch.save(tensors(modules), out)
+    return out.getvalue()
