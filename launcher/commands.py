@@ -176,6 +176,8 @@ def _launch(
 
     def show_plan(placement: Placement) -> None:
         progress.show_plan(console, directory, form_packs(trials, placement.workers), placement)
+        if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
+            console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")
 
     if placement is not None and dry_run:
         show_plan(placement)

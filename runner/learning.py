@@ -5,8 +5,10 @@ A backend subclasses `Learning` with its numerics. Axes: P member · n parameter
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Literal, NamedTuple
 
@@ -20,6 +22,8 @@ from runner.pack import Pack
 from runner.parameters import Network
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Record, Report
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     tracking.POLICY_LOSS,
@@ -78,6 +82,11 @@ class Learning:
         self.pack = pack
         self.actions = actions
         self.network = Network.of(config, observations, actions)
+        if self.network.bfloat16 and not self._multiplies_bfloat16():
+            log.warning(
+                "agent.mixed_precision: this device has no bfloat16 arithmetic; float32 is used, which is faster"
+            )
+            self.network = replace(self.network, bfloat16=False)
         self.updates = 0
         self.alive = [True] * pack.size
         self._records = [0] * pack.size
@@ -127,6 +136,10 @@ class Learning:
             env: P·N environments, member-major.
             stop: asked after every update; True ends training there, with a last report and checkpoint.
         """
+        raise NotImplementedError
+
+    def _multiplies_bfloat16(self) -> bool:
+        """The device multiplies bfloat16 matrices faster than float32 ones."""
         raise NotImplementedError
 
     def _put(self, snapshot: Snapshot) -> None:

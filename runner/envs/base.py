@@ -94,6 +94,10 @@ class VectorEnv:
     def close(self) -> None:
         """Release the environments."""
 
+    def seen(self, observations: Any, info: Mapping[str, Any]) -> Any:
+        """What a policy sees of a step, numpy or traced: observations as in `observation_space`."""
+        return observations
+
     def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
         """Observations as the environment gives them → `[N, O]`, uint8 where they are nothing else, else float32."""
         rows = self.num_envs if rows is None else rows

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import envpool
+import gymnasium
 import numpy as np
+from gymnasium.spaces import Dict, MultiBinary
 
 from runner.cores import usable_cores
 from runner.envs.base import Step, VectorEnv, episode_info
 from runner.errors import UserError, did_you_mean
+from runner.spaces import LEGAL
 
 OURS = {
     "seed": "the YAML's seed decides it",
@@ -32,6 +35,7 @@ AT_LEAST_ONE = {
 """Values below 1 abort or crash the process, or end every episode at its first step."""
 SIZES = {"stack_num", "frame_stack", "frame_skip", "img_height", "img_width"}
 """Arguments that memory or the time of a step grows with."""
+_BOARD = "observation"
 LARGEST_SIZE, LARGEST_NUMBER = 1_000, 100_000_000
 
 
@@ -105,6 +109,12 @@ def _same_kind(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
+def _seen_space(spec: Any, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
+    """The observation space, with possible actions as a part where they come in the info (PGX)."""
+    mask = spec.state_array_spec.get(f"info:{LEGAL}")
+    return space if mask is None else Dict({_BOARD: space, LEGAL: MultiBinary([n for n in mask.shape if n != -1])})
+
+
 def _threads(threads: int | None, num_envs: int) -> int:
     """EnvPool counts the host's cores, not those this process may use, so the number is always explicit."""
     return max(1, min(threads if threads is not None else usable_cores(), num_envs))
@@ -132,7 +142,8 @@ class EnvPoolTask(VectorEnv):
                 spec = envpool.make_spec(task, **self.arguments)
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 raise UserError(f"env: EnvPool cannot make {task} with {self.arguments}: {error}") from None
-            super().__init__(num_envs, spec.gymnasium_observation_space, spec.gymnasium_action_space)
+            space = _seen_space(spec, spec.gymnasium_observation_space)
+            super().__init__(num_envs, space, spec.gymnasium_action_space)
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
         """A pool of `len(seeds)` environments."""
@@ -171,20 +182,27 @@ class EnvPool(VectorEnv):
             raise UserError(f"{name}: games of several players are not supported")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
-            super().__init__(pool.config["num_envs"], pool.observation_space, pool.action_space)
+            space = _seen_space(pool.spec, pool.observation_space)
+            super().__init__(pool.config["num_envs"], space, pool.action_space)
         self.pool = pool
+        self._masked = space is not pool.observation_space
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes everywhere."""
-        observations, _ = self.pool.reset()
-        return self.flatten(observations), {}
+        observations, info = self.pool.reset()
+        return self.flatten(self.seen(observations, info)), {}
+
+    def seen(self, observations: Any, info: Mapping[str, Any]) -> Any:
+        """Observations, with the possible actions beside them where they come in the info (PGX)."""
+        return {_BOARD: observations, LEGAL: info[LEGAL]} if self._masked else observations
 
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
         observations, rewards, terminated, truncated, info = self.pool.step(
             self.actions.checked(actions, self.num_envs)
         )
-        return self.flatten(observations), rewards, terminated, truncated, episode_info(info, truncated)
+        flat = self.flatten(self.seen(observations, info))
+        return flat, rewards, terminated, truncated, episode_info(info, truncated)
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
         """A new pool from this one's specification with `len(seeds)` environments."""

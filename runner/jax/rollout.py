@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 
 from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
@@ -276,7 +276,7 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
         with jax.enable_x64(True):
             token, out = native(token, actions.reshape(shape).astype(np.dtype(spec.dtype)))
             observations, rewards, terminated, truncated, info = out
-            flat = _flatten(env.layout, observations, env.num_envs).astype(env.layout.dtype)
+            flat = _flatten(env.layout, env.seen(observations, info), env.num_envs).astype(env.layout.dtype)
             score = episode_info(info, truncated)
             rewards = rewards.astype(jnp.float32)
             score = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in score.items()}
@@ -285,7 +285,7 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
     return handle, step
 
 
-def _flatten(parts: Layout, observations: Any, rows: int) -> Num[Array, "PN O"]:
+def _flatten(parts: Layout, observations: Any, rows: int) -> Shaped[Array, "PN O"]:
     """`runner.spaces.flatten_observations` for arrays of a compiled program."""
     if not parts.children:
         return observations.reshape(rows, -1)

@@ -101,6 +101,9 @@ class Learning(learning.Learning):
             actions, self.network.distribution, self.actions, self.pack.static.models.policy.clip_actions
         )
 
+    def _multiplies_bfloat16(self) -> bool:
+        return accelerate.sees_gpu()
+
     def _put(self, snapshot: Snapshot) -> None:
         self._learner = Learner(
             Optimizer(

@@ -73,6 +73,9 @@ class Learning(learning.Learning):
             yield self._ready()
             yield from self._follow(iteration, collector.episodes, stop)
 
+    def _multiplies_bfloat16(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
     def _put(self, snapshot: Snapshot) -> None:
         parameters, first, second = (torch.from_numpy(row).to(self.device, copy=True) for row in snapshot[:3])
         self._learner = Learner(

@@ -327,5 +327,11 @@ def test_show_config_prints_each_configuration_once_and_says_how_it_was_read(
     assert documents[0]["models"]["policy"]["class"] == "GaussianMixin"
 
 
+def test_a_plan_on_cpus_says_that_mixed_precision_has_no_effect_there(capsys: pytest.CaptureFixture[str]) -> None:
+    setting = ["--set", "agent.mixed_precision=true"]
+    assert main([str(CARTPOLE), "--workers", "1", "--dry-run", *setting]) == 0
+    assert "agent.mixed_precision: no effect on CPU workers" in capsys.readouterr().out
+
+
 def test_show_config_belongs_to_a_dry_run(refused: Refused) -> None:
     assert "--show-config shows configurations and trains nothing" in refused(CARTPOLE, "--show-config")

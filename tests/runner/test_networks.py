@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,7 @@ from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
 from runner.parameters import Network
 from runner.spaces import layout
-from tests.runner.builders import make_config, make_network, runner_class
+from tests.runner.builders import make_config, make_env, make_network, runner_class
 
 A, P, B = 3, 2, 5
 VECTOR, IMAGE = Box(-1, 1, (4,)), Box(0, 255, (4, 84, 84), np.uint8)
@@ -124,6 +125,42 @@ def test_a_network_is_the_same_in_both_backends(name: str) -> None:
     named = torch_models.cut(network, leaf)
     torch.testing.assert_close(torch_models.policy(network, named, tensor), outputs)
     torch.testing.assert_close(torch_models.value(network, named, tensor), values)
+
+
+def test_layers_in_bfloat16_are_near_those_in_float32_and_alike_in_both_backends() -> None:
+    import jax
+    import torch
+
+    from runner.jax import models as jax_models
+    from runner.torch import models as torch_models
+
+    exact = of(CAMERA, MIXED)
+    network = replace(exact, bfloat16=True)
+    rows, row = observations_of(CAMERA), exact.initial(0)
+    leaf = torch.tensor(np.stack([row] * P), requires_grad=True)
+
+    def found(network: Network) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch_models.policy_and_value(network, torch_models.cut(network, leaf), torch.from_numpy(rows))
+
+    outputs, values = found(network)
+    assert outputs.dtype == values.dtype == torch.float32
+    spread = float(found(exact)[0].detach().std())
+    difference = (outputs - found(exact)[0]).abs().max()
+    assert 1e-5 * spread < difference < 0.1 * spread
+    (slope,) = torch.autograd.grad(outputs.sum() + values.sum(), leaf)
+    assert slope.isfinite().all() and slope.dtype == torch.float32
+    mine, of_jax = jax_models.policy_and_value(
+        network, jax_models.cut(network, jax.numpy.asarray(row)), jax.numpy.asarray(rows[0])
+    )
+    assert mine.dtype == of_jax.dtype == jax.numpy.float32
+    np.testing.assert_allclose(mine, outputs[0].detach(), atol=0.05 * spread)
+
+
+def test_where_there_is_no_bfloat16_float32_is_used_and_said(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    env, config = make_env("Pendulum-v1"), make_config({"agent.mixed_precision": True})
+    network = runner_class(backend)(env, config, threads=1)._learning.network
+    assert not network.bfloat16
+    assert "agent.mixed_precision: this device has no bfloat16 arithmetic; float32 is used" in caplog.text
 
 
 def test_an_image_is_divided_by_255_unless_the_file_does_arithmetic_or_it_comes_normalised() -> None:
