@@ -7,6 +7,7 @@ other becomes float32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class Layout:
         """It, or a part of it, is an image."""
         return self.image or any(child.has_image for _, child in self.children)
 
-    @property
+    @functools.cached_property
     def observed(self) -> Layout:
         """What the token OBSERVATIONS stands for."""
         children = tuple(child for child in self.children if child[0] not in ASIDE)

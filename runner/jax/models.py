@@ -60,9 +60,10 @@ class _Operations:
 
 
 def cut(network: Network, flat: Float[Array, " n"]) -> Parameters:
-    """The flat parameters, by name."""
+    """The flat parameters, by name; log_std aside, in the type that layers compute in."""
     pieces = jnp.split(flat, np.cumsum([entry.size for entry in network.entries])[:-1])
-    return {entry.name: piece.reshape(entry.shape) for entry, piece in zip(network.entries, pieces, strict=True)}
+    named = {entry.name: piece.reshape(entry.shape) for entry, piece in zip(network.entries, pieces, strict=True)}
+    return {name: piece if name == LOG_STD else piece.astype(_dtype(network)) for name, piece in named.items()}
 
 
 def policy(network: Network, parameters: Parameters, observations: Array) -> Float[Array, "B W"]:
@@ -168,7 +169,7 @@ def _dense(name: str, parameters: Parameters, x: Array) -> Array:
 
 
 def _conv2d(layer: Conv2d, name: str, parameters: Parameters, x: Array) -> Array:
-    weight, bias = parameters[f"{name}.weight"].astype(x.dtype), parameters.get(f"{name}.bias")
+    weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
     if jax.default_backend() == "cpu":
         out = _convolved(jnp.pad(x, [(0, 0), (0, 0), *layer.edges]), weight, layer.stride)
     else:
@@ -176,7 +177,7 @@ def _conv2d(layer: Conv2d, name: str, parameters: Parameters, x: Array) -> Array
         out = jax.lax.conv_general_dilated(
             x, weight, layer.stride, layer.edges, dimension_numbers=shape, precision=PRECISION
         )
-    return out if bias is None else out + bias[:, None, None].astype(x.dtype)
+    return out if bias is None else out + bias[:, None, None]
 
 
 def _convolved(x: Float[Array, "B C H W"], weight: Float[Array, "K C h w"], stride: tuple[int, int]) -> Array:

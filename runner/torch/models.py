@@ -60,11 +60,14 @@ class _Operations:
 
 
 def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
-    """Views of the flat parameters, by name."""
-    pieces = flat.split([entry.size for entry in network.entries], 1)
+    """Views of the flat parameters, by name; log_std aside, of a copy in the type that layers compute in."""
+    sizes = [entry.size for entry in network.entries]
+    pieces = zip(network.entries, flat.split(sizes, 1), flat.to(_dtype(network)).split(sizes, 1), strict=True)
     return {
-        entry.name: piece.unflatten(1, entry.shape if len(entry.shape) > 1 else (*entry.shape, 1))
-        for entry, piece in zip(network.entries, pieces, strict=True)
+        entry.name: (exact if entry.name == LOG_STD else cast).unflatten(
+            1, entry.shape if len(entry.shape) > 1 else (*entry.shape, 1)
+        )
+        for entry, exact, cast in pieces
     }
 
 
@@ -95,7 +98,7 @@ def policy_and_value(
             torch.cat([parameters[f"{role.head}.{part}"] for role in roles], 1) for part in ("weight", "bias")
         )
         features = values[""].transpose(1, 2).to(_dtype(network))
-        outputs = torch.baddbmm(bias.to(features.dtype), weight.to(features.dtype), features).transpose(1, 2)
+        outputs = torch.baddbmm(bias, weight, features).transpose(1, 2)
         heads = outputs.split((weight.shape[1] - 1, 1), 2)
         outputs, found = (_expressed(role, values, head) for role, head in zip(roles, heads, strict=True))
     else:
@@ -163,8 +166,7 @@ def _layer(step: Step, parameters: Parameters, x: Tensor) -> Tensor:
     layer = step.layer
     if isinstance(layer, Flatten):
         return x.flatten(*(axis + 1 if axis > 0 else axis for axis in (layer.start, layer.end)))
-    weight, bias = parameters[f"{step.name}.weight"].to(x.dtype), parameters.get(f"{step.name}.bias")
-    bias = None if bias is None else bias.to(x.dtype)
+    weight, bias = parameters[f"{step.name}.weight"], parameters.get(f"{step.name}.bias")
     if isinstance(layer, Conv2d):
         offsets = [None] * len(x) if bias is None else bias.squeeze(2)
         (top, bottom), (left, right) = layer.edges
@@ -180,8 +182,7 @@ def _output(network: Network, role: Role, parameters: Parameters, values: dict[s
     if role.head is None:
         return _expressed(role, values, None)
     hidden = values[""].transpose(1, 2).to(_dtype(network))
-    bias, weight = (parameters[f"{role.head}.{part}"].to(hidden.dtype) for part in ("bias", "weight"))
-    head = torch.baddbmm(bias, weight, hidden)
+    head = torch.baddbmm(parameters[f"{role.head}.bias"], parameters[f"{role.head}.weight"], hidden)
     return _expressed(role, values, head.transpose(1, 2))
 
 

@@ -158,7 +158,9 @@ def loss(
     scale = hyper.value_loss_scale * batch.weight
     value_loss = (scale * squared).sum(1, keepdim=True)
 
-    scalar = (2 * scale * value_slope * values).sum() - (policy_slope * log_prob).sum()
+    policy_term = policy_slope * log_prob
+    policy_term = policy_term.sum(2) if distribution.split else policy_term
+    scalar = (2 * scale * value_slope * values - policy_term).sum()
     entropy_loss = torch.zeros_like(policy_loss)
     if rules.entropy:
         entropies = distributions.entropy(distribution, outputs, log_std)
