@@ -65,3 +65,12 @@ def test_the_main_command_solves_cartpole(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert len(scores) == 8
     assert np.mean(scores) >= 475
     assert min(scores) >= 400
+
+
+@pytest.mark.slow
+def test_the_minigrid_preset_learns_from_images(tmp_path: Path) -> None:
+    preset = REPOSITORY / "configs" / "minigrid" / "empty.yaml"
+    assert main([str(preset), "--seeds", "4", "--out", str(tmp_path), "--name", "solved"]) == 0
+    with Ledger(tmp_path / "solved", writer=False) as ledger:
+        scores = [row.value for row in ledger.progress(SCORE)]
+    assert len(scores) == 4 and min(scores) >= 0.93
