@@ -79,6 +79,7 @@ def train(
     if show_config:
         return _show_configurations(cfgs, experiment)
     _check_environments(experiment.trials)
+    _check_wandb(experiment.trials)
     for note in experiment.notes:
         console.print(note, style="dim", highlight=False, soft_wrap=True)
     from launcher import directory as folder
@@ -116,6 +117,7 @@ def resume(
         )
         return 1 if any(row.state == "diverged" for row in rows) else 0
     _check_environments([trial for trial, _ in todo])
+    _check_wandb([trial for trial, _ in todo])
     return _launch(console, directory, todo, workers, gpus, logical_gpus, address, dry_run, create=False)
 
 
@@ -227,8 +229,11 @@ def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], 
     """Train all packs on the connected Ray, shown and exported; returns the signal that stopped it, or 0."""
     from launcher import cluster, progress
     from launcher.export import TensorBoardExport
+    from launcher.export_wandb import WandbExport
 
     export = TensorBoardExport(directory)
+    wanted = any(trial.config.agent.experiment.wandb for pack in packs for trial in pack)
+    wandb = WandbExport(directory) if wanted else None
     with progress.View(console, directory) as view:
 
         def watch() -> None:
@@ -239,6 +244,10 @@ def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], 
             return cluster.run(directory, packs, placement, watch)
         finally:
             export.close()
+            if wandb is not None:
+                wandb.close()
+                if wandb.where is not None:
+                    console.print(f"wandb:       {wandb.where}", soft_wrap=True, highlight=False)
 
 
 def _status(console: Console, directory: Path, stopped_by: int) -> int:
@@ -285,6 +294,25 @@ def _check_environments(trials: Sequence[Trial]) -> None:
             Network.of(config, task.layout, task.actions)
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None
+
+
+def _check_wandb(trials: Sequence[Trial]) -> None:
+    """Refuse what would keep wandb, where it is asked for, from starting.
+
+    Raises:
+        UserError: naming the trial's configuration.
+    """
+    from runner import weights_and_biases
+
+    seen: list[dict[str, Any]] = []
+    for trial in trials:
+        experiment = trial.config.agent.experiment
+        if experiment.wandb and experiment.wandb_kwargs not in seen:
+            seen.append(experiment.wandb_kwargs)
+            try:
+                weights_and_biases.check(experiment.wandb_kwargs, several=True)
+            except UserError as error:
+                raise UserError(f"{trial.name}: {error}") from None
 
 
 def _refuse_words(cfgs: Sequence[Path]) -> None:

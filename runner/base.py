@@ -5,6 +5,7 @@ A Runner is built from an environment and a configuration, and writes nothing un
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from runner import checkpoint, skrl_checkpoint
+from runner import checkpoint, skrl_checkpoint, weights_and_biases
 from runner.checkpoint import MemberState
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
@@ -302,24 +303,30 @@ class Runner:
     def _train(self) -> None:
         """Train with skrl's files: event files in the experiment directory, checkpoints below it."""
         directory = self.agent.experiment_dir
-        folders = _member_folders(directory, self._learning.pack.seeds)
-        try:
-            boards = [TensorBoard(folder) for folder in folders]
-        except OSError as error:
-            raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
+        pack = self._learning.pack
+        folders = _member_folders(directory, pack.seeds)
+        experiment = self.config.agent.experiment
+        if experiment.wandb:
+            weights_and_biases.check(experiment.wandb_kwargs, several=pack.size > 1)
         keeps = self.config.interval("checkpoint_interval") > 0
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                boards = [stack.enter_context(contextlib.closing(TensorBoard(folder))) for folder in folders]
+            except OSError as error:
+                raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
+            runs = None
+            if experiment.wandb:
+                runs = stack.enter_context(weights_and_biases.PackRuns(directory, folders, pack.configs))
             for report in self.reports():
                 for board, record in zip(boards, report.records, strict=True):
                     if record is not None:
                         board.write(record.env_steps, record.values, time.time())
+                if runs is not None:
+                    runs.write(report.records, report.diverged)
                 if keeps and (report.checkpoint or report.best):
                     self._save(folders, report)
                 for member in report.diverged:
-                    log.error("seed %s diverged: a number is not finite", self._learning.pack.seeds[member])
-        finally:
-            for board in boards:
-                board.close()
+                    log.error("seed %s diverged: a number is not finite", pack.seeds[member])
 
     def _save(self, folders: Sequence[Path], report: Report) -> None:
         for member, (folder, state) in enumerate(zip(folders, self.states(), strict=True)):

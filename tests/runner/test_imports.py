@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "runner").rglob("*.py"))
-HEAVY = ("torch", "jax", "ray", "envpool", "tensorboard")
+HEAVY = ("torch", "jax", "ray", "envpool", "tensorboard", "wandb")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def imported(source: Path) -> set[str]:
         ("jax", ("runner/jax/",)),
         ("envpool", ("runner/envs/envpool.py",)),
         ("ray", ("launcher/",)),
+        ("wandb", ("runner/weights_and_biases.py",)),
     ],
 )
 def test_heavy_libraries_are_imported_in_one_place(library: str, where: tuple[str, ...]) -> None:
