@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from launcher.plan import Experiment, Placement, Trial, form_packs, read_experiment
-from runner.config.load import Key
+from runner.config.load import Key, dump
 from runner.errors import UserError
 from runner.pack import static_key
 
@@ -135,24 +135,9 @@ def _show_configurations(files: Sequence[Path], experiment: Experiment) -> int:
             if shown:
                 print("---")
             print(f"# {trial.name}, from {files[number // each]}")
-            print(_as_yaml(trial.config.dump()), end="")
+            print(dump(trial.config.dump()), end="")
             shown.add(trial.name)
     return 0
-
-
-def _as_yaml(data: dict[str, Any]) -> str:
-    """Blocks of keys, and lists of plain values on one line."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    def sequence(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
-        plain = not any(isinstance(value, dict | list) for value in values)
-        return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain)
-
-    Dumper.add_representer(list, sequence)
-    return yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 
 
 def _launch(

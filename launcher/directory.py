@@ -20,14 +20,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launcher.aggregator import writer
 from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial, slug
 from launcher.rows import TrialRow
 from runner.checkpoint import versions
 from runner.config import load_config
+from runner.config.load import dump
 from runner.cores import usable_cores
 from runner.errors import UserError
 from runner.files import write_whole
@@ -97,8 +96,7 @@ def create(directory: Path, trials: Sequence[Trial]) -> list[Path]:
     try:
         with _writing(directory):
             for trial in trials:
-                text = yaml.safe_dump(trial.config.dump(), sort_keys=False)
-                write_whole(directory / "trials" / trial.id / "config.yaml", text.encode())
+                write_whole(directory / "trials" / trial.id / "config.yaml", dump(trial.config.dump()).encode())
             _write_plan(directory, {"trials": [_row(trial) for trial in trials], "revisions": []})
             with Ledger(directory) as ledger:
                 ledger.add_trials(

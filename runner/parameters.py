@@ -26,6 +26,8 @@ LOG_STD = "policy.log_std"
 HEAD_GAINS = {"policy.head.weight": 0.01, "value.head.weight": 1.0}
 LARGEST_FLAT_IMAGE = 4096
 """Numbers of an image that a linear layer may still read without convolutions in front of it."""
+LARGEST_ROW, LARGEST_NETWORK = 16_000_000, 500_000_000
+"""Numbers that a layer may give for one observation, and parameters of one member: more is a mistake, not a network."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,9 @@ class _Numpy:
         return x
 
     def concatenate(self, parts: list[Any]) -> Any:
+        size = sum(part.size for part in parts)
+        if size > LARGEST_ROW:
+            raise ValueError(f"{size:,} numbers; allowed: {LARGEST_ROW:,}")
         return np.concatenate(parts, 1)
 
     def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
@@ -293,8 +298,9 @@ class _Builder:
             return np.zeros((1, *part.shape), np.float32)
 
         try:
-            found = expressions.evaluate(expression, value, _Numpy())
-        except (IndexError, ValueError, TypeError) as error:
+            with np.errstate(all="ignore"):  # of zeros; only shapes matter
+                found = expressions.evaluate(expression, value, _Numpy())
+        except (IndexError, ValueError, TypeError, MemoryError) as error:
             raise UserError(f"{where}: does not fit the observations: {error}") from None
         if not isinstance(found, np.ndarray) or found.ndim < 1 or found.shape[0] != 1 or 0 in found.shape:
             raise UserError(f"{where}: gives no array of rows")
@@ -310,12 +316,12 @@ class _Builder:
         """The layer's output for one row, its parameters noted."""
         layer = step.layer
         if isinstance(layer, Flatten):
-            return np.zeros((1, *_flattened(x.shape[1:], layer, where)), np.float32)
+            return x.reshape(1, *_flattened(x.shape[1:], layer, where))
         if isinstance(layer, Linear):
             if x.ndim != 2:
                 raise UserError(f"{where}: a linear layer reads {_text(x)}; put flatten in front of it")
             assert isinstance(layer.units, int)
-            self._note(step.name, (layer.units, x.shape[1]), layer.bias)
+            self._note(step.name, (layer.units, x.shape[1]), layer.bias, where)
             return np.zeros((1, layer.units), np.float32)
         if x.ndim != 4:
             raise UserError(
@@ -327,10 +333,17 @@ class _Builder:
             raise UserError(
                 f"{where}: conv2d with kernel {layer.kernel} and stride {layer.stride} is too large for {_text(x)}"
             )
-        self._note(step.name, (layer.channels, x.shape[1], *layer.kernel), layer.bias)
-        return np.zeros((1, layer.channels, *size), np.float32)
+        self._note(step.name, (layer.channels, x.shape[1], *layer.kernel), layer.bias, where)
+        shape = (layer.channels, *size)
+        if math.prod(shape) > LARGEST_ROW:
+            text = " x ".join(map(str, shape))
+            raise UserError(f"{where}: gives {text} = {math.prod(shape):,} numbers; allowed: {LARGEST_ROW:,}")
+        return np.zeros((1, *shape), np.float32)
 
-    def _note(self, name: str, weight: tuple[int, ...], bias: bool) -> None:
+    def _note(self, name: str, weight: tuple[int, ...], bias: bool, where: str) -> None:
+        count = math.prod(weight) + sum(entry.size for entry in self.entries)
+        if count > LARGEST_NETWORK:
+            raise UserError(f"{where}: {count:,} parameters up to here; allowed: {LARGEST_NETWORK:,}")
         self.entries.append(Entry(f"{name}.weight", weight))
         if bias:
             self.entries.append(Entry(f"{name}.bias", weight[:1]))

@@ -13,16 +13,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
-from runner.config.eras import era_of
+from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, era_of
 from runner.config.load import Key, Source, plain_copy, read_yaml
 from runner.config.schedules import arguments_of
 from runner.config.schema import Config
-from runner.config.skrl import LEGACY_MODEL, canonical, canonical_override
+from runner.config.skrl import canonical, canonical_override
 from runner.errors import UserError, did_you_mean
 
 __all__ = ["Config", "load_config", "resolve"]
 
 MAX_REPORTED = 8
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+MARKERS = ("bool", "int", "float", "str", "list", "dict")
+"""Parts of pydantic's locations that are no keys, besides those with brackets."""
+LONGEST_FOUND = 200
+"""Characters of a wrong value that are shown."""
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> tuple[Config, list[str]]:
@@ -56,7 +61,7 @@ def resolve(
             _overrides.apply(raw, key, value)
     era = era_of(raw)
     given = {canonical_override(key, value, era)[0] for key, value in overrides if key[0] != "models"}
-    source = replace(source, overridden=frozenset(given | {key for key, _ in overrides}))
+    source = replace(source, overridden=frozenset(given | {key for key, _ in overrides}), written={})
     translated, notes = canonical(raw, source)
     for key, value in overrides:
         if key[0] != "models":
@@ -83,37 +88,56 @@ def _merged(sentences: Iterable[str]) -> list[str]:
 
 def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> str:
     """One pydantic error as a sentence: where, what, what is allowed, nearest."""
-    fields, key = _walk(detail["loc"], data)
-    where = source.where(key)
-    found, kind, context = detail["input"], detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        older = LEGACY_MODEL if key[0] == "models" and "network" in fields else set()
-        near = did_you_mean(key[-1], sorted({*fields, *older}))
-        return f"{where}: unknown key.{near or f' Allowed here: {_join(fields)}.'}"
+    kind, context = detail["type"], detail.get("ctx", {})
+    fields, key = _walk(detail["loc"], data, kind in UNKNOWN_KEY)
+    where, found = source.where(key), _shown(detail["input"])
+    if kind in UNKNOWN_KEY:
+        older = (LEGACY_MODEL if "network" in fields else set()) | (LEGACY_AGENT if "gae_lambda" in fields else set())
+        return f"{where}: unknown key.{did_you_mean(key[-1], sorted({*fields, *older}))} Allowed here: {_join(fields)}."
     if kind == "missing":
         return f"{where}: required, but not given"
     if kind == "value_error":
-        return f"{where}: {context['error']}" if key else f"{source.name}: {context['error']}"
+        return _refused(str(context["error"]), source, key)
     if kind == "literal_error":
         names = [name.strip("' ") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return f"{where}: found {found!r}; allowed: {context['expected']}.{did_you_mean(found, names)}"
+        return f"{where}: found {found}; allowed: {context['expected']}.{did_you_mean(detail['input'], names)}"
     if kind in ("model_type", "dict_type"):
-        return f"{where}: found {found!r}; allowed: a block of keys"
+        return f"{where}: found {found}; allowed: a block of keys"
     message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{where}: found {found!r}; allowed: {message}"
+    return f"{where}: found {found}; allowed: {message}"
+
+
+def _refused(sentence: str, source: Source, key: Key) -> str:
+    """What a validator says; a model's begins with the place in its network or output."""
+    if not key:
+        return f"{source.name}: {sentence}"
+    place, colon, what = sentence.partition(": ")
+    inner = tuple(int(part) if part.isdecimal() else part for part in place.split("."))
+    if colon and inner[0] in ("network", "output"):
+        return f"{source.where((*key, *inner))}: {what}"
+    return f"{source.where(key)}: {sentence}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_FOUND else f"{text[:LONGEST_FOUND]}…"
 
 
 def _join(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _walk(location: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[list[str], Key]:
-    """Field names at the parent of an error's location, and the location without pydantic's own markers."""
+def _walk(location: tuple[int | str, ...], data: Mapping[str, Any], unknown: bool) -> tuple[list[str], Key]:
+    """Field names at the parent of an error's location, and the location without pydantic's own markers.
+
+    With `unknown` its last part is a key that somebody wrote, which may look like a marker.
+    """
     model: type[BaseModel] | None = Config
     fields: list[str] = _names(Config)
     key: list[int | str] = []
-    for part in location:
-        if isinstance(part, str) and (("[" in part) or part in ("bool", "int", "float", "str", "list", "dict")):
+    for depth, part in enumerate(location, 1):
+        written = unknown and depth == len(location)
+        if isinstance(part, str) and not written and ("[" in part or part in MARKERS):
             continue
         key.append(part)
         if model is not None:

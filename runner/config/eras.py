@@ -20,7 +20,7 @@ LEGACY_MODEL = {
     "output_scale",
 }
 MISSPELT_SCHEDULER = "KLAdaptiveRL"
-_AGENT_1X = {
+LEGACY_AGENT = {
     "lambda",
     "clip_predicted_values",
     "state_preprocessor",
@@ -69,7 +69,7 @@ def era_of(data: Mapping[str, Any]) -> Era:
     models = [model for model in _block(data.get("models")).values() if isinstance(model, Mapping)]
     as_layers = any(LEGACY_MODEL & model.keys() for model in models)
     new = bool(_AGENT_2X & agent.keys()) or any("clip_mean_actions" in model for model in models)
-    old = bool(_AGENT_1X & agent.keys()) or agent.get("learning_rate_scheduler") == MISSPELT_SCHEDULER
+    old = bool(LEGACY_AGENT & agent.keys()) or agent.get("learning_rate_scheduler") == MISSPELT_SCHEDULER
     if not as_layers and (new or not (old or any(_has_token_1x(model) for model in models))):
         return Era.CANONICAL
     sections = [agent, _block(data.get("trainer")), *models]

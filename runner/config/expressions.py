@@ -44,7 +44,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Number:
-    """A constant."""
+    """A constant; arithmetic of constants alone is done when it is read."""
 
     value: float
 
@@ -128,18 +128,35 @@ class _Reader:
         if isinstance(tree, ast.Attribute) and isinstance(tree.value, ast.Name) and tree.value.id == "Shape":
             return Name(tree.attr)
         if isinstance(tree, ast.BinOp) and type(tree.op) in _OPERATORS:
-            sign = _OPERATORS[type(tree.op)]
-            return Binary(sign, self.read(tree.left, depth + 1), self.read(tree.right, depth + 1))
+            left, right = self.read(tree.left, depth + 1), self.read(tree.right, depth + 1)
+            return self._binary(tree, _OPERATORS[type(tree.op)], left, right)
         if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
-            return Binary("*", Number(-1.0), self.read(tree.operand, depth + 1))
+            return self._binary(tree, "*", Number(-1.0), self.read(tree.operand, depth + 1))
         if isinstance(tree, ast.Subscript):
             return self._subscript(tree, depth)
         if isinstance(tree, ast.Call):
             return self._call(tree, depth)
         raise self.refuse(tree, "names, numbers, + - * /, [index], activations, " + ", ".join(FUNCTIONS))
 
+    def _binary(self, tree: ast.expr, sign: str, left: Expression, right: Expression) -> Expression:
+        if sign == "/" and right == Number(0.0):
+            raise self.refuse(tree, "a divisor other than 0")
+        if not (isinstance(left, Number) and isinstance(right, Number)):
+            return Binary(sign, left, right)
+        value = ARITHMETIC[sign](left.value, right.value)
+        if not abs(value) < LARGEST_NUMBER:
+            raise self.refuse(tree, f"numbers below {LARGEST_NUMBER:g}")
+        return Number(value)
+
+    def _array(self, tree: ast.expr, depth: int) -> Expression:
+        """An expression whose value is an array in every backend: it has a name in it."""
+        found = self.read(tree, depth + 1)
+        if isinstance(found, Number):
+            raise self.refuse(tree, "something with a name in it, such as OBSERVATIONS or ACTIONS")
+        return found
+
     def _subscript(self, tree: ast.Subscript, depth: int) -> Expression:
-        base = self.read(tree.value, depth + 1)
+        base = self._array(tree.value, depth)
         if isinstance(tree.slice, ast.Constant) and isinstance(tree.slice.value, str):
             if not isinstance(base, Name):
                 raise self.refuse(tree, 'a key after a token, such as OBSERVATIONS["image"]')
@@ -182,26 +199,26 @@ class _Reader:
             ) from None
         if len(arguments) != 1:
             raise self.refuse(tree, f"{name}(x)")
-        return Call(activation, (self.read(arguments[0], depth + 1),))
+        return Call(activation, (self._array(arguments[0], depth),))
 
     def _concatenate(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
         if len(arguments) == 1 and isinstance(arguments[0], ast.List | ast.Tuple):
             arguments = arguments[0].elts
         if not arguments:
             raise self.refuse(tree, "concatenate([a, b])")
-        return Call("concatenate", tuple(self.read(part, depth + 1) for part in arguments))
+        return Call("concatenate", tuple(self._array(part, depth) for part in arguments))
 
     def _permute(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
         if len(arguments) == 2 and isinstance(arguments[1], ast.List | ast.Tuple):
             axes = tuple(self._whole(axis) for axis in arguments[1].elts)
             if axes[:1] == (0,) and sorted(axes) == list(range(len(axes))):
-                return Call("permute", (self.read(arguments[0], depth + 1),), axes)
+                return Call("permute", (self._array(arguments[0], depth),), axes)
         raise self.refuse(tree, "permute(x, axes) where axes are 0 (the batch) and every other axis once")
 
     def _one_hot_encoding(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
         if len(arguments) == 2:
             space, value = (self.read(argument, depth + 1) for argument in arguments)
-            if isinstance(space, Name) and isinstance(value, Name) and SPACES.get(space.text) == value.text:
+            if isinstance(space, Name) and value == Name(SPACES.get(space.text, ""), space.keys):
                 return Call("one_hot_encoding", (value,))
         raise self.refuse(tree, "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)")
 

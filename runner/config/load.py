@@ -9,29 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from runner.errors import UserError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 """Nodes after anchors are expanded: a configuration has hundreds, an anchor bomb billions."""
+LONGEST_WORD = 100
+"""Characters of a scalar that count as one node; and the most that a number may have."""
 
 Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration came from: the name to print, the line of each key path, what the command line set."""
+    """Where a configuration came from.
+
+    Attributes:
+        name: to print.
+        lines: of each key path.
+        overridden: what the command line set.
+        written: canonical key path → the file's older name for it.
+    """
 
     name: str
     lines: dict[Key, int] = field(default_factory=dict)
     overridden: frozenset[Key] = frozenset()
+    written: dict[Key, Key] = field(default_factory=dict)
 
     def where(self, key: Key) -> str:
         """`cfg.yaml:12: agent.learning_rate` for a key path, or the nearest parent that has a line."""
         made_there = key not in self.lines and any(k[: len(key)] == key for k in self.overridden)
         if key and (made_there or key in self.overridden):
             return f"command line: {dotted(key)}"
+        key = next((old + key[len(new) :] for new, old in self.written.items() if key[: len(new)] == new), key)
         for end in range(len(key), 0, -1):
             if key[:end] in self.lines:
                 return f"{self.name}:{self.lines[key[:end]]}: {dotted(key)}"
@@ -43,15 +55,60 @@ def dotted(key: Key) -> str:
     return ".".join(str(part) for part in key) or "(top level)"
 
 
+_STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_DATE = "tag:yaml.org,2002:timestamp"
+_PLAIN = (_STRING, *_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "seq", "map")), None)
+"""What a value may be; None is every other tag, which is refused."""
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 3e-4 and 1e6 as numbers, as people (and YAML 1.2) do."""
+    """SafeLoader of nothing but YAML 1.2's plain values, so that dates are text and 3e-4 and 1e6 are numbers."""
+
+    @override
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > LONGEST_WORD:
+            raise yaml.constructor.ConstructorError(
+                problem=f"a number of more than {LONGEST_WORD} characters", problem_mark=node.start_mark
+            )
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError):
+            # A tag that was written out, such as `!!bool maybe`.
+            problem = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from None
 
 
-# A copy, not the class attribute that every SafeLoader of the process shares.
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+# Copies, not the class attributes that every SafeLoader of the process shares.
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that the loader would read as something else, and writes lists of plain values in one line."""
+
+    @override
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        plain = not any(isinstance(value, dict | list) for value in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+    @override
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Plain data as the YAML text that `parse` reads back equal."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 
 
 def parse_scalar(text: str) -> Any:
@@ -88,17 +145,16 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
         raise UserError(f"{where}: not valid YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply to be a configuration") from None
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name}: not valid YAML: {error}") from None
     finally:
         if loader is not None:
             loader.dispose()
 
 
 def _check(node: yaml.Node, key: Key, source: Source, sizes: dict[int, int], open_nodes: set[int]) -> int:
-    """Number of nodes below `node` with anchors expanded; notes lines and refuses repeated keys on the way."""
+    """Number of nodes below `node` with anchors expanded, long texts as several.
+
+    On the way notes lines, refuses repeated keys, and makes every key the text that is written, even `on` and `5`.
+    """
     if id(node) in open_nodes:
         raise UserError(f"{source.where(key)}: an anchor that contains itself")
     if id(node) in sizes:
@@ -107,13 +163,17 @@ def _check(node: yaml.Node, key: Key, source: Source, sizes: dict[int, int], ope
     source.lines.setdefault(key, line)
     open_nodes.add(id(node))
     size = 1
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value) // LONGEST_WORD
+    elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
-        for key_node, value_node in node.value:
+        for place, (key_node, value_node) in enumerate(node.value):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UserError(f"{source.name}:{line}: a key must be a plain word")
             name = key_node.value
-            if name in seen and name != "<<":
+            if key_node.tag in _PLAIN:  # a node of its own, since an anchor may make this one a value elsewhere
+                node.value[place] = yaml.ScalarNode(_STRING, name, key_node.start_mark), value_node
+            if name in seen and key_node.tag != _MERGE:
                 raise UserError(
                     f"{source.name}:{key_node.start_mark.line + 1}: {dotted((*key, name))}: given twice in one block"
                 )

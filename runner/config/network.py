@@ -95,6 +95,8 @@ def plan(network: Sequence[Mapping[str, Any]], output: str) -> Plan:
             raise UserError(f"{place}.name: found {name!r}; allowed: a word of its own, not one of {', '.join(TOKENS)}")
         source = parse(item["input"], f"{place}.input")
         _check_names(source, [*known, "OBSERVATIONS", "STATES"], f"{place}.input")
+        if not names(source):
+            raise UserError(f"{place}.input: {item['input']!r} depends on nothing; allowed: observations or containers")
         layers = [layer(entry, f"{place}.layers.{i}") for i, entry in enumerate(item["layers"])]
         flat = [isinstance(entry, Flatten) for entry in layers]
         activations = activation_list(item["activations"], flat, f"{place}.activations")
@@ -255,7 +257,7 @@ def activation_list(activations: Any, flat: Sequence[bool], where: str) -> list[
     if len(listed) <= 1:
         name = activation_name(listed[0] if listed else None, where)
         return ["identity" if is_flat else name for is_flat in flat]
+    found = [activation_name(name, where) for name in listed]
     if len(listed) != len(flat):
         raise UserError(f"{where}: {len(listed)} activations for {len(flat)} layers; give one, or one per layer")
-    found = [activation_name(name, where) for name in listed]
     return ["identity" if is_flat else name for name, is_flat in zip(found, flat, strict=True)]

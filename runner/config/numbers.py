@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-_NUMBER = re.compile(r"^\s*[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?\s*$")
+_WHOLE = re.compile(r"^\s*[-+]?\d+(_\d+)*\s*$")
+_NUMBER = re.compile(r"^\s*[-+]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)([eE][-+]?\d+)?\s*$")
+"""No text can be read in two ways, so that a long one that is no number is refused at once."""
+LONGEST_WHOLE = 100
 
 
 def _number(value: Any) -> Any:
@@ -21,6 +24,8 @@ def _number(value: Any) -> Any:
 
 
 def _integer(value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= LONGEST_WHOLE and _WHOLE.match(value):
+        return int(value)  # a float would round what has more than 15 digits
     value = _number(value)
     if isinstance(value, float) and value.is_integer() and math.isfinite(value):
         return int(value)

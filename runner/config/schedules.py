@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import sys
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +18,7 @@ from runner.config.numbers import Float, Int
 
 Positive = Annotated[Float, Field(gt=0)]
 Share = Annotated[Float, Field(ge=0, le=1)]
+Factor = Annotated[Float, Field(gt=0, le=1)]
 Count = Annotated[Int, Field(ge=1, le=10**12)]
 Start = Annotated[Int, Field(ge=0, le=10**12)]
 
@@ -35,6 +37,14 @@ class Schedule(BaseModel):
             done: updates before this one over all updates.
         """
         raise NotImplementedError
+
+
+def _power(base: float, exponent: float) -> float:
+    """A growing rate's factor, which torch lets grow to infinity and Python would call an error."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return sys.float_info.max
 
 
 class KLAdaptiveLR(Schedule):
@@ -72,8 +82,8 @@ class Cosine(Schedule):
 class ConstantLR(Schedule):
     """torch: `factor` times the rate for the first `total_iters` epochs."""
 
-    factor: Share = 1 / 3
-    total_iters: Start = 5
+    factor: Factor = 1 / 3
+    total_iters: Count = 5
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
@@ -83,7 +93,7 @@ class ConstantLR(Schedule):
 class LinearLR(Schedule):
     """torch: from `start_factor` to `end_factor` of the rate in `total_iters` epochs."""
 
-    start_factor: Annotated[Float, Field(gt=0, le=1)] = 1 / 3
+    start_factor: Factor = 1 / 3
     end_factor: Share = 1.0
     total_iters: Count = 5
 
@@ -100,7 +110,7 @@ class ExponentialLR(Schedule):
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * self.gamma**epoch
+        return initial * _power(self.gamma, epoch)
 
 
 class StepLR(Schedule):
@@ -111,7 +121,7 @@ class StepLR(Schedule):
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * self.gamma ** (epoch // self.step_size)
+        return initial * _power(self.gamma, epoch // self.step_size)
 
 
 class MultiStepLR(Schedule):
@@ -122,7 +132,7 @@ class MultiStepLR(Schedule):
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * self.gamma ** bisect.bisect_right(sorted(self.milestones), epoch)
+        return initial * _power(self.gamma, bisect.bisect_right(sorted(self.milestones), epoch))
 
 
 class PolynomialLR(Schedule):
@@ -156,24 +166,30 @@ class _Optax(Schedule):
         return initial if self.init_value is None else self.init_value
 
 
-class PolynomialSchedule(_Optax):
+class LinearSchedule(_Optax):
     """optax: from `init_value` to `end_value` in `transition_steps` epochs."""
 
     end_value: Annotated[Float, Field(ge=0)]
-    power: Positive
     transition_steps: Count
     transition_begin: Start = 0
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
+        return self._along(initial, epoch, 1.0)
+
+    def _along(self, initial: float, epoch: int, power: float) -> float:
         part = 1 - min(max(epoch - self.transition_begin, 0), self.transition_steps) / self.transition_steps
-        return (self._initial(initial) - self.end_value) * part**self.power + self.end_value
+        return (self._initial(initial) - self.end_value) * part**power + self.end_value
 
 
-class LinearSchedule(PolynomialSchedule):
-    """optax: the polynomial one of power 1."""
+class PolynomialSchedule(LinearSchedule):
+    """optax: the same, along a power of the part that is left."""
 
-    power: Annotated[Float, Field(ge=1, le=1)] = 1.0
+    power: Positive
+
+    @override
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        return self._along(initial, epoch, self.power)
 
 
 class ExponentialDecay(_Optax):
@@ -189,7 +205,7 @@ class ExponentialDecay(_Optax):
     def rate(self, initial: float, epoch: int, done: float) -> float:
         first = self._initial(initial)
         passed = max(epoch - self.transition_begin, 0) / self.transition_steps
-        rate = first * self.decay_rate ** (math.floor(passed) if self.staircase else passed)
+        rate = first * _power(self.decay_rate, math.floor(passed) if self.staircase else passed)
         if self.end_value is None:
             return rate
         return max(rate, self.end_value) if self.decay_rate < 1 else min(rate, self.end_value)
@@ -248,6 +264,13 @@ def arguments(name: str | None, given: Any) -> Schedule:
     return kind.model_validate({} if given is None else given)
 
 
+def canonical_name(name: Any) -> str | None:
+    """A schedule's name in SCHEDULES from its name, or its module and name, in any case; None for an unknown one."""
+    folded = name.rsplit(".", 1)[-1].casefold() if isinstance(name, str) else None
+    return next((known for known in SCHEDULES if known.casefold() == folded), None)
+
+
 def arguments_of(name: Any) -> type[Schedule]:
     """The arguments of a schedule, KLAdaptiveLR's for none or an unknown one."""
-    return SCHEDULES.get(str(name), KLAdaptiveLR)
+    known = canonical_name(name)
+    return KLAdaptiveLR if known is None else SCHEDULES[known]

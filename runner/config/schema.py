@@ -48,7 +48,7 @@ _PROBABILITIES = ("sigmoid", "softmax", "softplus")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
 
 
 class EnvConfig(BaseModel):
@@ -184,7 +184,9 @@ class Models(_Strict):
         try:
             return models.model_copy(
                 update={
-                    role: type(model).model_validate(model.model_copy(update={"network": network}).model_dump())
+                    role: type(model).model_validate(
+                        model.model_copy(update={"network": network}).model_dump(by_alias=True)
+                    )
                     for role, model in (("policy", models.policy), ("value", models.value))
                 }
             )
@@ -236,10 +238,10 @@ _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_
 
 def _schedule_name(value: Any) -> Any:
     """A schedule by its name, or its module and name, in any case."""
-    name = str(value).rsplit(".", 1)[-1]
-    found = next((known for known in SCHEDULES if known.casefold() == name.casefold()), None)
-    if found is None or not isinstance(value, str):
-        raise ValueError(f"found {value!r}; allowed: {', '.join(SCHEDULES)}, or null.{did_you_mean(name, SCHEDULES)}")
+    found = schedules.canonical_name(value)
+    if found is None:
+        near = did_you_mean(str(value).rsplit(".", 1)[-1], SCHEDULES)
+        raise ValueError(f"found {value!r}; allowed: {', '.join(SCHEDULES)}, or null.{near}")
     return found
 
 
@@ -297,7 +299,7 @@ class Agent(_Strict):
     @classmethod
     def _a2c(cls, data: Any) -> Any:
         """A2C has defaults of its own; in skrl it has no value clip, and nothing to scale the value loss with."""
-        if isinstance(data, Mapping) and str(data.get("class", data.get("cls"))).casefold() == "a2c":
+        if isinstance(data, Mapping) and str(data.get("class")).rsplit(".", 1)[-1].casefold() == "a2c":
             return {**_A2C, **data}
         return data
 

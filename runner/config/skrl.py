@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
-from runner.config.expressions import activation_name
+from runner.config.expressions import LARGEST_NUMBER, activation_name
 from runner.config.load import Key, Source, dotted, plain_copy
-from runner.config.network import activation_list
+from runner.config.network import activation_list, layer
 from runner.errors import UserError
 
-__all__ = ["LEGACY_MODEL", "canonical", "canonical_override"]
+__all__ = ["canonical", "canonical_override"]
 
 AGENT_RENAMES = {
     "lambda": "gae_lambda",
@@ -106,6 +105,7 @@ def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _N
     if new in agent:
         raise UserError(f"{source.where(('agent', old))}: {old!r} and {new!r} are two names of one setting; keep one")
     agent[new] = agent.pop(old)
+    source.written["agent", new] = ("agent", old)
     if not old.endswith("_kwargs"):
         notes.translated[f"{old} → {new}"] = None
 
@@ -148,7 +148,7 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
         raise UserError(f"{where}: found {clip!r}; allowed: True or False")
     if given:
         notes.translated["clip_predicted_values → value_clip"] = None
-    if str(agent.get("class")).casefold() == "a2c":
+    if str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c":
         return
     if era.before_2 and "value_loss_scale" not in agent:
         agent["value_loss_scale"] = 1.0
@@ -224,17 +224,22 @@ def _network(model: dict[str, Any], era: Era, key: Key, source: Source, notes: _
     inputs = _shape(model.pop("input_shape", "Shape.STATES"), where["input_shape"], ("STATES", "OBSERVATIONS"))
     default_output = "Shape.ONE" if key[-1] == "value" else "Shape.ACTIONS"
     token = _shape(model.pop("output_shape", default_output), where["output_shape"], ("ACTIONS", "ONE"))
-    hiddens = model.pop("hiddens") or []
+    hiddens = model.pop("hiddens")
+    hiddens = [] if hiddens is None else hiddens
     if not isinstance(hiddens, list):
         raise UserError(f"{where['hiddens']}: found {hiddens!r}; allowed: a list of layer sizes such as [64, 64]")
+    for index, entry in enumerate(hiddens):
+        layer(entry, source.where((*key, "hiddens", index)))  # so that a wrong one is told where it is written
     given = model.pop("hidden_activation")
+    if not (given is None or isinstance(given, str | list)):
+        raise UserError(f"{where['hidden_activation']}: found {given!r}; allowed: an activation or a list of them")
     if isinstance(given, list) and given and all(name == given[0] for name in given):
-        given = given[0]  # skrl takes a list of one name at any length
+        given = given[:1]  # skrl takes a list of one name at any length
     activations = activation_list(given, [False] * len(hiddens), where["hidden_activation"])
     activation = activation_name(model.pop("output_activation"), where["output_activation"])
     scale = model.pop("output_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < LARGEST_NUMBER:
+        raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number below {LARGEST_NUMBER:g}")
     model["network"] = [{"name": "net", "input": inputs, "layers": hiddens, "activations": activations}]
     output = token if activation == "identity" else f"{activation}({token})"
     model["output"] = output if scale == 1.0 else f"{float(scale)} * {output}"

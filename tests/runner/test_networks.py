@@ -191,6 +191,21 @@ REFUSALS: dict[str, tuple[gymnasium.Space[Any], list[dict[str, Any]], str]] = {
     "an image without convolutions": (IMAGE, single("STATES", 8), "put conv2d layers and flatten in front of it"),
     "a vector into a convolution": (VECTOR, NATURE, "network.0.layers.0: conv2d reads 4; needed: channels x"),
     "a kernel larger than the image": (SMALL, NATURE, "kernel (8, 8) and stride (4, 4) is too large for 3 x 5 x 5"),
+    "more numbers than a machine holds": (
+        IMAGE,
+        single("STATES", {"conv2d": [1_000_000, 1]}, "flatten"),
+        "network.0.layers.0: gives 1000000 x 84 x 84 = 7,056,000,000 numbers; allowed: 16,000,000",
+    ),
+    "more parameters than a machine holds": (
+        VECTOR,
+        single("STATES", 1_000_000, 1_000_000),
+        "network.0.layers.1: 1,000,005,000,000 parameters up to here; allowed: 500,000,000",
+    ),
+    "more columns than a machine holds": (
+        VECTOR,
+        [*single("STATES", 400_000), {"name": "more", "input": f"concatenate([{', '.join(['net'] * 60)}])"}],
+        "network.1.input: does not fit the observations: 24,000,000 numbers; allowed: 16,000,000",
+    ),
     "a linear layer behind a convolution": (
         IMAGE,
         single("STATES", {"conv2d": [2, 3]}, 8),

@@ -12,7 +12,8 @@ import yaml
 
 from runner.config import Config, load_config, resolve
 from runner.config.expressions import Binary, Call, Expression, Name, Number, Part, parse
-from runner.config.load import parse_scalar
+from runner.config.load import dump, parse_scalar
+from runner.config.load import parse as read
 from runner.config.network import Linear
 from runner.config.overrides import parse_override, split_top_level
 from runner.config.schema import Model
@@ -166,8 +167,9 @@ def test_resolving_leaves_its_argument_alone() -> None:
     ("text", "expected"),
     [
         ("3e-4", 3e-4), ("3.e-4", 3e-4), ("3.0e-4", 3e-4), ("1e6", 1e6), ("+1E+2", 100.0), ("-2e0", -2.0), ("7", 7),
-        ("1_000", 1000), ("'3e-4'", "3e-4"), ("1e", "1e"), ("e5", "e5"), ("true", True), ("null", None), ("", None),
-        ("[1e3, a]", [1000.0, "a"]), ("{a: 1e-3}", {"a": 1e-3}),
+        ("1_000", 1000), ("2020-01-01", "2020-01-01"), ("{on: 1, 5: 2}", {"on": 1, "5": 2}),
+        ("{a: &a 5, *a : 1}", {"a": 5, "5": 1}), ("'3e-4'", "3e-4"), ("1e", "1e"), ("e5", "e5"), ("true", True),
+        ("null", None), ("", None), ("[1e3, a]", [1000.0, "a"]), ("{a: 1e-3}", {"a": 1e-3}),
     ],
 )  # fmt: skip
 def test_scalars_are_what_they_look_like(text: str, expected: Any) -> None:
@@ -183,6 +185,10 @@ def test_the_number_rule_does_not_leak_into_other_users_of_yaml() -> None:
 def test_whole_numbers_may_be_written_in_any_way(text: str) -> None:
     timesteps = loaded(f"trainer.timesteps={text}").trainer.timesteps
     assert timesteps == 1_000_000 and type(timesteps) is int
+
+
+def test_a_whole_number_in_quotes_keeps_all_its_digits() -> None:
+    assert loaded("seed='9007199254740993'").seed == 9_007_199_254_740_993
 
 
 @pytest.mark.parametrize("text", ["3e-4", "'3e-4'", "0.0003", "3.e-4", "'.0003'"])
@@ -208,6 +214,11 @@ TANH = Call("tanh", (Name("ACTIONS"),))
         ("concatenate(a, b)", Call("concatenate", (Name("a"), Name("b")))),
         ("permute(STATES, (0, 3, 1, 2))", Call("permute", (Name("STATES"),), (0, 3, 1, 2))),
         ("one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)", Call("one_hot_encoding", (Name("OBSERVATIONS"),))),
+        (
+            "one_hot_encoding(STATE_SPACE['a'], STATES['a'])",
+            Call("one_hot_encoding", (Name("STATES", ("a",)),)),
+        ),
+        ("2 * 3 / -4 * ACTIONS", Binary("*", Number(-1.5), Name("ACTIONS"))),
     ],
 )  # fmt: skip
 def test_expressions_are_read(text: str, expected: Expression) -> None:
@@ -234,10 +245,16 @@ def test_every_shipped_configuration_resolves_and_its_dump_reads_back_equal(path
     again, notes = resolve(dumped)
     assert again == config and again.dump() == dumped and notes == []
     file = tmp_path / "dump.yaml"
-    file.write_text(yaml.safe_dump(dumped))
+    file.write_text(dump(dumped))
     assert load_config(file)[0] == config
     assert resolve(json.loads(json.dumps(dumped)))[0] == config
     assert not any(math.isnan(v) for v in dumped["agent"].values() if isinstance(v, float))
+
+
+def test_texts_that_look_like_something_else_survive_a_dump() -> None:
+    texts = ["1e5", "3e-4", "on", "null", "2026-11-23", "0x10", "", " a", "é: ü", "1:30", "=", "~", "- x", "a\nb"]
+    data = {"texts": texts, "nested": [[1, 2.5], {"a": None, "b": True}], **{text or "empty": text for text in texts}}
+    assert read(dump(data), "dump")[0] == data
 
 
 # ---------------------------------------------------------------------------------------------- overrides
