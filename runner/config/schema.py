@@ -21,7 +21,7 @@ from runner.config.expressions import Call
 from runner.config.network import Conv2d, Plan, plan
 from runner.config.numbers import Float, Int
 from runner.config.schedules import SCHEDULES, KLAdaptiveLR, Schedule
-from runner.errors import did_you_mean
+from runner.errors import UserError, did_you_mean
 
 
 def _folded(*names: str) -> BeforeValidator:
@@ -180,18 +180,14 @@ class Models(_Strict):
         if models.separate or not isinstance(data, Mapping):
             return models
         roles = [role for role in data if role in ("policy", "value")]
-        network = getattr(models, roles[0]).network
-        try:
-            return models.model_copy(
-                update={
-                    role: type(model).model_validate(
-                        model.model_copy(update={"network": network}).model_dump(by_alias=True)
-                    )
-                    for role, model in (("policy", models.policy), ("value", models.value))
-                }
-            )
-        except ValueError as error:
-            raise ValueError(f"separate: False: both roles read the network of {roles[0]}: {error}") from None
+        network = {"network": getattr(models, roles[0]).network}
+        update = {role: getattr(models, role).model_copy(update=network) for role in ("policy", "value")}
+        for role, model in update.items():
+            try:
+                assert model.plan
+            except UserError as error:
+                raise ValueError(f"{role}.{error} (separate: False: both read the network of {roles[0]})") from None
+        return models.model_copy(update=update)
 
     @property
     def convolves(self) -> bool:

@@ -377,6 +377,14 @@ def test_networks_that_cannot_be_built_are_refused(layers: str, tmp_path: Path) 
     assert NETWORKS[layers] in message_of(tmp_path, text)
 
 
+def test_a_shared_role_cannot_use_containers_that_are_not_built(tmp_path: Path) -> None:
+    head, _, tail = CARTPOLE.partition("  value:")
+    text = head + "  value:" + edited("{name: net", "{name: own", "output: ONE", "output: ONE + own", base=tail)
+    message = message_of(tmp_path, text)
+    assert "value.output: unknown name own; allowed: net, ACTIONS, ONE." in message
+    assert "(separate: False: both read the network of policy)" in message and "pydantic" not in message
+
+
 def test_inputs_of_containers_are_checked(tmp_path: Path) -> None:
     text = edited("input: OBSERVATIONS", "input: OBSERVATION", base=CARTPOLE)
     message = message_of(tmp_path, text)
