@@ -379,6 +379,7 @@ def test_networks_that_cannot_be_built_are_refused(layers: str, tmp_path: Path) 
 
 def test_a_shared_role_cannot_use_containers_that_are_not_built(tmp_path: Path) -> None:
     head, _, tail = CARTPOLE.partition("  value:")
+    head = head.replace("models:", "models:\n  separate: False")
     text = head + "  value:" + edited("{name: net", "{name: own", "output: ONE", "output: ONE + own", base=tail)
     message = message_of(tmp_path, text)
     assert "value.output: unknown name own; allowed: net, ACTIONS, ONE." in message
