@@ -115,7 +115,7 @@ def test_a_network_is_the_same_in_both_backends(name: str) -> None:
         found = jax.numpy.concatenate((outputs, values[:, None]), 1)
         return (found * weights).sum(), found
 
-    slopes, found = jax.vmap(jax.grad(mine, has_aux=True))(parameters, rows, weights)
+    slopes, found = jax.jit(jax.vmap(jax.grad(mine, has_aux=True)))(parameters, rows, weights)
     leaf, tensor = torch.tensor(parameters, requires_grad=True), torch.from_numpy(rows)
     outputs, values = torch_models.policy_and_value(network, torch_models.cut(network, leaf), tensor)
     theirs = torch.cat((outputs, values.unsqueeze(2)), 2)
