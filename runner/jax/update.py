@@ -126,10 +126,9 @@ def loss(
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
     log_std = rules.log_std(named)
-    if batch.shift is not None:
-        outputs = outputs + batch.shift
     distribution = rules.network.distribution
-    log_prob = distributions.log_prob(distribution, outputs, log_std, batch.actions)
+    shifted = outputs if batch.shift is None else outputs + batch.shift
+    log_prob = distributions.log_prob(distribution, shifted, log_std, batch.actions)
 
     def per_ratio(x: Float[Array, " B"]) -> Array:
         # Where every action dimension has a ratio of its own, the mean is over these too.
@@ -152,7 +151,11 @@ def loss(
     if rules.entropy:
         entropies = distributions.entropy(distribution, outputs, log_std)
         entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum()
-    kl = (weight * (ratio - 1 - log_ratio)).sum()
+    if batch.shift is not None:
+        # What RPO adds is not a change of the policy, which is what stops an epoch and adapts the learning rate.
+        log_ratio = distributions.log_prob(distribution, outputs, log_std, batch.actions) - batch.log_prob
+    own_ratio = ratio if batch.shift is None else jnp.exp(log_ratio)
+    kl = (weight * (own_ratio - 1 - log_ratio)).sum()
     clip_fraction = (weight * (clipped != ratio)).sum()
     return policy_loss + value_loss + entropy_loss, (policy_loss, value_loss, entropy_loss, kl, clip_fraction)
 

@@ -126,10 +126,9 @@ def loss(
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
     log_std = rules.log_std(named)
-    if batch.shift is not None:
-        outputs = outputs + batch.shift
     distribution = rules.network.distribution
-    log_prob = distributions.log_prob(distribution, outputs, log_std, batch.actions)
+    shifted = outputs if batch.shift is None else outputs + batch.shift
+    log_prob = distributions.log_prob(distribution, shifted, log_std, batch.actions)
 
     def per_ratio(x: Float[Tensor, "P B"]) -> Tensor:
         # Where every action dimension has a ratio of its own, the mean is over these too.
@@ -166,7 +165,11 @@ def loss(
         entropies = distributions.entropy(distribution, outputs, log_std)
         entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum(1, keepdim=True)
         scalar = scalar + entropy_loss.sum()
-    kl = _total(weight * (ratio - 1 - log_ratio))
+    if batch.shift is not None:
+        # What RPO adds is not a change of the policy, which is what stops an epoch and adapts the learning rate.
+        log_ratio = distributions.log_prob(distribution, outputs, log_std, batch.actions).detach() - batch.log_prob
+    own_ratio = ratio if batch.shift is None else log_ratio.exp()
+    kl = _total(weight * (own_ratio - 1 - log_ratio))
     clip_fraction = _total(weight * (clipped != ratio))
     return scalar, (policy_loss, value_loss, entropy_loss.detach(), kl, clip_fraction)
 

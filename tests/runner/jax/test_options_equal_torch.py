@@ -121,3 +121,13 @@ def test_two_rates_are_each_its_own_parameters() -> None:
     for p, (rate, other) in enumerate(zip((1e-3, 3e-4, 2e-3), VALUE_RATES, strict=True)):
         steps = [(x[p] - before[p])[of_value] for x in after]
         np.testing.assert_allclose(steps[1], steps[0] * (other / rate), rtol=1e-2, atol=1e-6)
+
+
+def test_what_rpo_adds_is_no_change_of_the_policy() -> None:
+    """Its KL is PPO's at the first step, so that it neither stops an epoch nor lowers an adaptive learning rate."""
+    once = {"agent.mini_batches": 1, "agent.learning_epochs": 1}
+    plain, robust = problem_of(**once), problem_of("RPO", **once)
+    assert robust[2] is not None
+    one, other = (torch_answer(problem, *extra)[1] for problem, *extra in (plain, (*robust[:2], robust[2][:1])))
+    close(one.kl, other.kl)
+    assert not torch.allclose(one.policy_loss, other.policy_loss, rtol=1e-2)
