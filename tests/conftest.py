@@ -1,4 +1,4 @@
-"""Shape annotations are checked while tests run: jaxtyping's hook wraps every function of `runner` with beartype.
+"""Shape annotations are checked while tests run.
 
 Programs that JAX compiles in tests are kept in a temporary directory, not in the user's.
 """
@@ -12,11 +12,12 @@ import tempfile
 import warnings
 
 import pytest
-from jaxtyping import install_import_hook
+
+from tests import checking
 
 # Annotations such as Mapping[str, Any] make beartype warn of deprecated typing spellings in third-party code.
 warnings.filterwarnings("ignore", module="beartype")
-install_import_hook(["runner.torch", "runner.jax"], "beartype.beartype")
+checking.install(["runner.torch", "runner.jax"])
 
 PROGRAMS = tempfile.mkdtemp(prefix="sunflower-programs-")
 # JAX reads it once, when it is imported, which EnvPool does; a plugin of pytest's may have been earlier.
