@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import shlex
 import signal
 import sys
@@ -16,6 +17,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from launcher.plan import Experiment, Placement, Trial, form_packs, read_experiment
+from launcher.sweep import group_by_flag
 from runner.config.load import Key, dump
 from runner.errors import UserError
 from runner.pack import static_key
@@ -29,8 +31,12 @@ Examples:
 
   launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run
 """
-VERBS = {"resume": "continue a launch that was interrupted or failed"}
-LATER = ("eval", "status", "logs", "report", "follow", "stop", "pull")
+VERBS = {
+    "resume": "continue a launch that was interrupted or failed",
+    "status": "show how a launch stands",
+    "logs": "show what the workers of a launch printed",
+}
+LATER = ("eval", "report", "follow", "stop", "pull")
 """Verbs of later versions: named in hints so that nobody takes them for a file."""
 
 app = App(
@@ -52,7 +58,22 @@ def train(
     backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,
     set_: Annotated[
         list[str] | None,
-        Parameter(name="--set", help="a.b=value; a,b makes alternatives.", negative=(), allow_leading_hyphen=True),
+        Parameter(
+            name="--set",
+            help="a.b=value. Alternatives: 1,2; 0..1/5 in equal steps; 1e-5..1e-2/4 in equal ratios.",
+            negative=(),
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    zip_: Annotated[
+        list[list[str]] | None,
+        Parameter(
+            name="--zip",
+            help="a.b=1,2 c.d=3,4: alternatives that advance together. Files stand before it.",
+            negative=(),
+            consume_multiple=True,
+            converter=group_by_flag,
+        ),
     ] = None,
     workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None,
     gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None,
@@ -75,9 +96,9 @@ def train(
     given = {key: value for key, value in flags.items() if value is not None}
     if show_config and not dry_run:
         raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
-    experiment = read_experiment(cfgs, set_ or [], given, seeds)
+    experiment = read_experiment(cfgs, set_ or [], given, seeds, zip_)
     if show_config:
-        return _show_configurations(cfgs, experiment)
+        return _show_configurations(experiment)
     _check_environments(experiment.trials)
     _check_wandb(experiment.trials)
     for note in experiment.notes:
@@ -121,20 +142,62 @@ def resume(
     return _launch(console, directory, todo, workers, gpus, logical_gpus, address, dry_run, create=False)
 
 
-def _show_configurations(files: Sequence[Path], experiment: Experiment) -> int:
+@app.command
+def status(
+    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", help="One JSON object, with all trials.", negative=())] = False,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+) -> int:
+    """Show how a launch stands, while it runs or after: its trials, failures, statistics."""
+    from launcher import status as view
+
+    standing = view.read(directory.absolute())
+    if as_json:
+        print(json.dumps(view.describe(standing), allow_nan=False))
+        return 0
+    console = _console()
+    view.show(console, standing)
+    if standing.unfinished and not standing.running:
+        _say_how_to_continue(console, standing.directory)
+    return 0
+
+
+@app.command
+def logs(
+    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    trial: Annotated[str | None, Parameter(name="TRIAL", help="Its name, or how no other's begins.")] = None,
+    /,
+    *,
+    attempt: Annotated[int | None, Parameter(help="Number of an attempt; default the last one.")] = None,
+    tail: Annotated[int, Parameter(help="Lines from the end.")] = 100,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+) -> int:
+    """Print the log of a trial's last attempt; without TRIAL, list which trial is in which log."""
+    from launcher import status as view
+
+    standing = view.read(directory.absolute())
+    if trial is None and attempt is None:
+        view.list_logs(standing)
+    else:
+        view.show_log(standing, trial, attempt, tail)
+    return 0
+
+
+def _show_configurations(experiment: Experiment) -> int:
     """Print each configuration with the seed of its first trial, all keys under their canonical names; returns 0.
 
     Notes are comments, so that what is printed for one configuration is a configuration file.
     """
     for note in experiment.notes:
         print(f"# {note}")
-    each = len(experiment.trials) // len(files)  # every file has the same settings and as many seeds
     shown: set[str] = set()
-    for number, trial in enumerate(experiment.trials):
+    for trial in experiment.trials:
         if trial.name not in shown:
             if shown:
                 print("---")
-            print(f"# {trial.name}, from {files[number // each]}")
+            print(f"# {trial.name}, from {experiment.files[trial.name]}")
             print(dump(trial.config.dump()), end="")
             shown.add(trial.name)
     return 0

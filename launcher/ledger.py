@@ -257,6 +257,19 @@ class Ledger:
         query = "SELECT * FROM checkpoints WHERE trial = ? ORDER BY timestep, kind"
         return [Checkpoint(*row) for row in self._db.execute(query, (trial,))]
 
+    def published(self) -> dict[str, dict[int, int]]:
+        """Of each trial that has checkpoints, the attempts that made them: number → timestep of its last agent, or 0.
+
+        An attempt that never got to one, and whose trial has gone on in another, has left nothing here.
+        """
+        agent = "MAX(CASE kind WHEN 'agent' THEN timestep ELSE 0 END)"
+        found: dict[str, dict[int, int]] = {}
+        for trial, attempt, timestep in self._db.execute(
+            f"SELECT trial, attempt, {agent} FROM checkpoints GROUP BY trial, attempt ORDER BY attempt"
+        ):
+            found.setdefault(trial, {})[attempt] = timestep
+        return found
+
     def progress(self, tag: str = RETURN_MEAN) -> list[Progress]:
         """How far each trial is, with the last value of `tag`, by configuration and seed."""
         rows = []

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from runner.config import Config, load_config
-from runner.config.load import Key
-from runner.config.overrides import parse_override
+from launcher import sweep
+from runner.config import Config, resolve
+from runner.config.eras import era_of
+from runner.config.load import Key, read_yaml
 from runner.errors import UserError
 from runner.pack import identity, static_key
 
@@ -49,47 +50,71 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a person asked for: trials, and notes on how their files were read."""
+    """What a person asked for.
+
+    Attributes:
+        trials: all of them, in the order that was asked for.
+        notes: on how the files were read.
+        files: where each configuration comes from, by the name of its trials.
+    """
 
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
+    files: Mapping[str, Path]
 
 
 def read_experiment(
-    files: Sequence[Path], settings: Sequence[str], flags: Mapping[Key, Any], seeds: str | None
+    files: Sequence[Path],
+    settings: Sequence[str],
+    flags: Mapping[Key, Any],
+    seeds: str | None,
+    zips: Sequence[Sequence[str]] | None = None,
 ) -> Experiment:
     """Resolve every configuration file × every combination of swept settings × every seed.
 
     Args:
-        files: configuration files.
-        settings: `a.b=value` texts; a top-level comma makes alternatives.
-        flags: settings that have a flag of their own; they win over `settings`.
+        files: configuration files, each with the `sweep:` of its own.
+        settings: `a.b=value` texts; a top-level comma or a range makes alternatives.
+        flags: settings that have a flag of their own; they win over single `settings`.
         seeds: see `parse_seeds`; None for the file's own seed.
+        zips: groups of `a.b=value` texts whose alternatives advance together; None without `--zip`.
 
     Raises:
-        UserError: any problem in a file or setting, or the same trial twice.
+        UserError: any problem in a file or setting, the same trial twice, or more than `LARGEST_LAUNCH`.
     """
-    swept = [parse_override(text) for text in settings]
-    names = _config_names(files)
+    typed = sweep.typed_axes(settings, zips, flags)
     trials: dict[str, Trial] = {}
     taken: dict[str, set[str]] = {}
     notes: dict[str, None] = {}
-    for file, stem in zip(files, names, strict=True):
-        for values in itertools.product(*(alternatives for _, alternatives in swept)):
-            chosen = [(key, value) for (key, _), value in zip(swept, values, strict=True)]
-            config, found = load_config(file, [*chosen, *flags.items()])
+    origins: dict[str, Path] = {}
+    for file, stem in zip(files, _config_names(files), strict=True):
+        data, source = read_yaml(file)
+        section = sweep.take_section(data, source)
+        axes = sweep.combine(section, typed, era_of(data), source)
+        labels = sweep.labels(axes)
+        if math.prod(len(axis) for axis in axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
+            raise _too_many()
+        for steps in itertools.product(*axes):
+            chosen = list(itertools.chain(*steps))
+            overrides = [(choice.key, choice.value) for choice in chosen if choice.place is None]
+            swept = [(choice.key, choice.value, choice.place) for choice in chosen if choice.place is not None]
+            config, found = resolve(data, source, overrides, swept)
             notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
-            varied = [(key, v) for (key, alternatives), v in zip(swept, values, strict=True) if len(alternatives) > 1]
-            wanted = slug("_".join([stem, *(f"{key[-1]}={_short(v)}" for key, v in varied)]))
-            name = _free_name(wanted, config, taken)
+            varied = [f"{labels[choice.key]}={_short(choice.value)}" for choice in chosen if choice.key in labels]
+            name = _free_name(slug("_".join([stem, *varied])), config, taken)
+            origins[name] = file
             for seed in parse_seeds(seeds, config.seed):
                 trial = _trial(name, config.model_copy(update={"seed": seed}))
                 if trial.id in trials:
                     raise UserError(f"{file}: the trial {trial.id} is asked for twice; give each configuration once")
                 trials[trial.id] = trial
                 if len(trials) > LARGEST_LAUNCH:
-                    raise UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
-    return Experiment(tuple(trials.values()), tuple(notes))
+                    raise _too_many()
+    return Experiment(tuple(trials.values()), tuple(notes), origins)
+
+
+def _too_many() -> UserError:
+    return UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
 
 
 def _trial(name: str, config: Config) -> Trial:
@@ -123,6 +148,8 @@ def slug(text: str) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -7,7 +7,7 @@ import shlex
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ LONGEST_PACK_CELL = 8
 """Configurations that the plan names per pack."""
 TALLEST = 30
 """Trials that the live table lists; of more it shows those that run."""
+LOST_STATES = ("failed", "diverged")
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
 
 
@@ -35,12 +36,12 @@ def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]
     workers = min(placement.workers, len(packs))
     if placement.gpus:
         kind = "logical GPU" if placement.logical else "GPU"
-        place = f"{_count(placement.gpus, kind)}, one worker each"
+        place = f"{count(placement.gpus, kind)}, one worker each"
     else:
-        place = f"{_count(workers, 'CPU worker')}, {'one core each' if workers > 1 else 'one core'}"
+        place = f"{count(workers, 'CPU worker')}, {'one core each' if workers > 1 else 'one core'}"
     trials = [trial for pack in packs for trial in pack]
     steps = sum(trial.env_steps for trial in trials)
-    sizes = f"[bold]{_count(len(trials), 'trial')}[/] in {_count(len(packs), 'pack')}"
+    sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"
     console.print(f"{sizes} on {place}; {steps:,} env steps in all", highlight=False)
     if placement.logical:
         console.print(
@@ -54,7 +55,7 @@ def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]
             names = [*names[: LONGEST_PACK_CELL - 1], f"… {len(names) - LONGEST_PACK_CELL + 1} more"]
         shared = (
             f"{first.env.num_envs} x {first.env.id}, {placement.backend(first)}, "
-            f"{_count(first.updates, 'update')} of {_count(first.agent.rollouts, 'step')}"
+            f"{count(first.updates, 'update')} of {count(first.agent.rollouts, 'step')}"
         )
         table.add_row(str(number), "\n".join(names), shared, f"{sum(t.env_steps for t in pack):,}")
     console.print(table)
@@ -62,7 +63,8 @@ def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]
     console.print(f"Directory: {directory}", soft_wrap=True, highlight=False)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """`1 trial`, `2,000 trials`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -132,11 +134,16 @@ class View:
 
 def progress_line(rows: Sequence[Progress], seconds: float) -> str:
     """Where a launch stands after `seconds`."""
+    return f"[{seconds:5.0f} s] {totals(rows)}"
+
+
+def totals(rows: Sequence[Progress]) -> str:
+    """How many trials are in which state, and how far they are together."""
     states = Counter(map(_doing, rows))
-    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    counts = ", ".join(f"{number:,} {state}" for state, number in states.items())
     steps, total = sum(row.env_steps for row in rows), _steps(rows)
     return (
-        f"[{seconds:5.0f} s] {counts}: {steps:,} of {total:,} env steps ({_percent(steps, total)}), "
+        f"{counts}: {steps:,} of {total:,} env steps ({_percent(steps, total)}), "
         f"{_rate(rows):,.0f} steps/s, mean return {_number(_mean(rows))}, time left {_left(rows)}"
     )
 
@@ -187,16 +194,31 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def progress_table(rows: Sequence[Progress]) -> Table:
-    """A row per trial and a total."""
-    table = _table("config", "seed:", "state", "env steps:", "done:", "steps/s:", "return:", "time left:")
-    shown = rows if len(rows) <= TALLEST else _running(rows)[:TALLEST]
+def progress_table(
+    rows: Sequence[Progress],
+    shown: Sequence[Progress] | None = None,
+    attempts: Mapping[str, int] | None = None,
+    rest: str = "",
+) -> Table:
+    """A row per trial and a total.
+
+    Args:
+        rows: all trials, which the total counts.
+        shown: those with a row of their own; None: all, or of more than TALLEST those that run.
+        attempts: trial → number, for a column of them.
+        rest: follows the number of trials that are not shown.
+    """
+    column = [] if attempts is None else ["attempts:"]
+    table = _table("config", "seed:", "state", *column, "env steps:", "done:", "steps/s:", "return:", "time left:")
+    if shown is None:
+        shown = rows if len(rows) <= TALLEST else _running(rows)[:TALLEST]
     for row in shown:
         running = row.trial.state == "running"
         table.add_row(
             row.trial.config,
             str(row.trial.seed),
             _state(_doing(row)),
+            *([] if attempts is None else [str(attempts.get(row.trial.trial, 0))]),
             f"{row.env_steps:,}",
             _percent(row.env_steps, _steps([row])),
             f"{row.steps_per_second:,.0f}" if running and row.steps_per_second else "-",
@@ -204,12 +226,13 @@ def progress_table(rows: Sequence[Progress]) -> Table:
             _left([row]) if running else "-",
         )
     if len(shown) < len(rows):
-        table.add_row(f"… {len(rows) - len(shown)} more")
+        table.add_row(f"… {len(rows) - len(shown):,} more{rest}")
     steps = sum(row.env_steps for row in rows)
     table.add_row(
-        f"[bold]{_count(len(rows), 'trial')}[/]",
+        f"[bold]{count(len(rows), 'trial')}[/]",
         "",
-        f"{sum(r.trial.state == 'finished' for r in rows)} finished",
+        f"{sum(r.trial.state == 'finished' for r in rows):,} finished",
+        *([] if attempts is None else [""]),
         f"{steps:,}",
         _percent(steps, _steps(rows)),
         f"{_rate(rows):,.0f}",
@@ -248,17 +271,11 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
         table.add_row(trial.config, str(trial.seed), _state(trial.state), f"{row.env_steps:,}", _number(row.value))
     console.print(table)
     for row in rows:
-        if row.trial.state in ("failed", "diverged"):
+        if row.trial.state in LOST_STATES:
             log = logs.get(row.trial.attempt or 0)
-            what = (
-                row.trial.error or "a loss or parameter stopped being a finite number; the last finite state is saved"
-            )
             where = "" if log is None or row.trial.error else f" (log: {log})"
-            console.print(f"[red]{row.trial.trial} {row.trial.state}:[/] ", end="")
-            console.print(f"{what}{where}", markup=False, highlight=False, soft_wrap=True)
-    for name in dict.fromkeys(row.trial.config for row in rows):
-        lines = summary(name, [row for row in rows if row.trial.config == name])
-        console.print(lines, soft_wrap=True, highlight=False)
+            show_failure(console, row.trial.trial, row, where)
+    show_statistics(console, rows)
     trained = max(sum(row.env_steps for row in rows) - before, 0)
     busy = _busy_seconds(last, time.time() - seconds)
     speed = f", {trained / busy:,.0f} steps/s while training" if busy else ""
@@ -271,6 +288,24 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
         soft_wrap=True,
         highlight=False,
     )
+
+
+def show_failure(console: Console, who: str, row: Progress, more: str = "") -> None:
+    """Print that `who` failed or diverged, why, and then `more`."""
+    what = row.trial.error or "a loss or parameter stopped being a finite number; the last finite state is saved"
+    console.print(f"[red]{who} {row.trial.state}:[/] ", end="")
+    console.print(f"{what}{more}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_statistics(console: Console, rows: Sequence[Progress], most: int | None = None) -> None:
+    """Print a line of statistics for each configuration, or for the first `most` of them."""
+    by_name: dict[str, list[Progress]] = {}
+    for row in rows:
+        by_name.setdefault(row.trial.config, []).append(row)
+    for name, seeds in list(by_name.items())[:most]:
+        console.print(summary(name, seeds), soft_wrap=True, highlight=False)
+    if most is not None and len(by_name) > most:
+        console.print(f"… and {count(len(by_name) - most, 'more configuration')}", highlight=False)
 
 
 def _busy_seconds(last: Sequence[StoredRecord], began: float) -> float:
@@ -287,10 +322,10 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
     """One line: final return of a configuration across its seeds, and how many seeds it stands on."""
     finished = [row for row in rows if row.trial.state == "finished"]
     scores = np.array(_scores(finished))
-    lost = sum(row.trial.state in ("failed", "diverged") for row in rows)
+    lost = sum(row.trial.state in LOST_STATES for row in rows)
     unfinished = len(rows) - len(finished) - lost
     notes = [
-        f"{number} of {_count(len(rows), 'seed')} {what}"
+        f"{number} of {count(len(rows), 'seed')} {what}"
         for number, what in (
             (lost, "failed or diverged"),
             (unfinished, "did not finish"),
@@ -309,6 +344,6 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
         else "fewer than 3 seeds: no interval"
     )
     return (
-        f"[bold]{name}[/]: {_count(len(scores), 'seed')}, final return mean {scores.mean():,.2f}, "
+        f"[bold]{name}[/]: {count(len(scores), 'seed')}, final return mean {scores.mean():,.2f}, "
         f"IQM {stats.interquartile_mean(scores):,.2f}, {spread}{left_out}"
     )

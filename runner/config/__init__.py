@@ -13,14 +13,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
-from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, era_of
+from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
 from runner.config.load import Key, Source, plain_copy, read_yaml
 from runner.config.schedules import arguments_of
 from runner.config.schema import Config
 from runner.config.skrl import canonical, canonical_override
 from runner.errors import UserError, did_you_mean
 
-__all__ = ["Config", "load_config", "resolve"]
+__all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]
+
+SWEEP = "sweep"
+"""Section of a file with the alternatives of its settings; a launch chooses among them before `resolve`."""
 
 MAX_REPORTED = 8
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
@@ -44,28 +47,49 @@ def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> 
 
 
 def resolve(
-    data: Mapping[str, Any], source: Source | None = None, overrides: Iterable[tuple[Key, Any]] = ()
+    data: Mapping[str, Any],
+    source: Source | None = None,
+    overrides: Iterable[tuple[Key, Any]] = (),
+    swept: Iterable[tuple[Key, Any, Key]] = (),
 ) -> tuple[Config, list[str]]:
     """As `load_config`, for a mapping that is already in memory.
 
     Keys below `models` are overridden before translation, since a legacy model is translated as a whole; all others
     after it, under their canonical names, so that the command line also beats a file that uses an older name.
+
+    Args:
+        data: a configuration in any spelling, without `sweep:`.
+        source: names files and lines in errors.
+        overrides: key and value, of the command line.
+        swept: key, value and the place below `sweep:` in the file, of what was chosen there; overrides beat it.
     """
     source = source or Source("configuration")
-    overrides = list(overrides)
+    overrides, swept = list(overrides), list(swept)
     raw = {str(k): v for k, v in data.items()}
-    if overrides:
+    if SWEEP in raw:
+        raise UserError(
+            f"{source.where((SWEEP,))}: describes several configurations, and one is wanted here; "
+            "`launch FILE` trains them all, without the section there is one"
+        )
+    settings = [
+        *((key, value, source.where(place)) for key, value, place in swept),
+        *((key, value, "command line") for key, value in overrides),
+    ]
+    if settings:
         raw = plain_copy(raw)
-    for key, value in overrides:
+    for key, value, where in settings:
         if key[0] == "models":
-            _overrides.apply(raw, key, value)
+            _overrides.apply(raw, key, plain_copy(value), where)
     era = era_of(raw)
-    given = {canonical_override(key, value, era)[0] for key, value in overrides if key[0] != "models"}
-    source = replace(source, overridden=frozenset(given | {key for key, _ in overrides}), written={})
-    translated, notes = canonical(raw, source)
-    for key, value in overrides:
-        if key[0] != "models":
-            _overrides.apply(translated, *canonical_override(key, value, era))
+    others = [(*_canonical(key, value, era, where), where) for key, value, where in settings if key[0] != "models"]
+    names = [canonical_key(key, era) for key, _ in overrides]
+    places = {canonical_key(key, era): place for key, _, place in swept}
+    source = replace(source, overridden=frozenset([*names, *(key for key, _ in overrides)]), written=dict(places))
+    # What is chosen has no default either; but in errors it is the file's.
+    translated, notes = canonical(raw, replace(source, overridden=source.overridden | places.keys()))
+    source = replace(source, written={**places, **source.written, **places})
+    for key, value, where in others:
+        _overrides.apply(translated, key, plain_copy(value), where)
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:
@@ -73,6 +97,19 @@ def resolve(
         if len(lines) > MAX_REPORTED:
             lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
         raise UserError("\n".join(lines)) from None
+
+
+def canonical_key(key: Key, era: Era) -> Key:
+    """The canonical name of a setting over a file of this era; keys below `models` stay as they are."""
+    return key if key[0] == "models" else canonical_override(key, False, era)[0]
+
+
+def _canonical(key: Key, value: Any, era: Era, where: str) -> tuple[Key, Any]:
+    """`canonical_override`, whose errors say where the setting is written."""
+    try:
+        return canonical_override(key, value, era)
+    except UserError as error:
+        raise UserError(str(error).replace("command line", where, 1)) from None
 
 
 def _merged(sentences: Iterable[str]) -> list[str]:
@@ -92,6 +129,8 @@ def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> s
     fields, key = _walk(detail["loc"], data, kind in UNKNOWN_KEY)
     where, found = source.where(key), _shown(detail["input"])
     if kind in UNKNOWN_KEY:
+        if len(key) == 1 and key not in source.overridden:
+            fields = [*fields, SWEEP]
         older = (LEGACY_MODEL if "network" in fields else set()) | (LEGACY_AGENT if "gae_lambda" in fields else set())
         return f"{where}: unknown key.{did_you_mean(key[-1], sorted({*fields, *older}))} Allowed here: {_join(fields)}."
     if kind == "missing":

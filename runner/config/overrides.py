@@ -1,33 +1,103 @@
-"""`a.b.c=value` from the command line: parsed as YAML, applied over the file, always winning."""
+"""`a.b.c=value` from the command line: parsed as YAML, applied over the file, always winning; ranges of numbers."""
 
 from __future__ import annotations
 
+import decimal
+import math
+from decimal import Decimal
 from typing import Any
 
-from runner.config.load import Key, parse_scalar
+from runner.config.load import LONGEST_WORD, Key, parse_scalar
 from runner.errors import UserError
 
+LONGEST_RANGE = 100_000
+"""Values of one range."""
 
-def parse_override(text: str) -> tuple[Key, list[Any]]:
+
+def parse_key(name: str) -> Key | None:
+    """`a.b.0` → `('a', 'b', 0)`; None where a part is empty."""
+    key = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
+    return key if all(part != "" for part in key) else None
+
+
+def parse_override(text: str, flag: str = "--set") -> tuple[Key, list[Any]]:
     """Read one `a.b=value`.
 
     Only a comma outside brackets and quotes makes a list of alternatives: `a=1,2` is two values, `a=[64,64]` one.
+    A range makes as many as it counts: see `expand_range`.
+
+    Args:
+        text: as it was typed.
+        flag: that it was typed after, for errors.
 
     Returns:
         The key path and its one or more values.
 
     Raises:
-        UserError: no `=`, an empty key, or a value that is not YAML.
+        UserError: no `=`, an empty key, a value that is not YAML, or a range that cannot be.
     """
     name, equals, value = text.partition("=")
-    key = tuple(int(part) if part.isdecimal() else part for part in name.strip().split("."))
-    if not equals or not all(part != "" for part in key):
-        raise UserError(f"command line: --set {text!r}: write key=value, such as agent.learning_rate=3e-4")
+    key = parse_key(name)
+    if not equals or key is None:
+        raise UserError(f"command line: {flag} {text!r}: write key=value, such as agent.learning_rate=3e-4")
+    values: list[Any] = []
     try:
-        return key, [parse_scalar(part) for part in split_top_level(value)]
+        for part in split_top_level(value):
+            values += expand_range(part) or [parse_scalar(part)]
     except UserError as error:
         what = str(error).removeprefix("command line:1: ").removeprefix("command line: ")
-        raise UserError(f"command line: --set {text!r}: {what}") from None
+        raise UserError(f"command line: {flag} {text!r}: {what}") from None
+    return key, values
+
+
+def expand_range(text: str) -> list[int | float] | None:
+    """The values of `first..last/count`, both ends included; None where the text is no range.
+
+    A text that begins with a number and two dots is a range. Where an end is written with an exponent, its values have
+    equal ratios (`1e-5..1e-2/4`: 1e-5, 1e-4, 1e-3, 1e-2), else equal steps (`0..1/5`: 0, 0.25, 0.5, 0.75, 1). They
+    are whole numbers where ends and steps are. The last may be the smaller one.
+
+    Raises:
+        UserError: an end that is no finite number, ends that are equal, equal ratios from or to 0 or less, or a count
+            other than 2 to `LONGEST_RANGE`.
+    """
+    text = text.strip()
+    first, dots, rest = text.partition("..")
+    if not dots or _number(first) is None:
+        return None
+    last, _, number = rest.partition("/")
+    ends = [end for end in map(_number, (first, last)) if end is not None and math.isfinite(end)]
+    count = int(number) if number.isdecimal() and len(number) <= len(str(LONGEST_RANGE)) else 0
+    logarithmic = "e" in (first + last).casefold()
+    wrong = None
+    if len(ends) < 2 or len(text) > LONGEST_WORD:
+        wrong = "a range needs a number at both ends"
+    elif not 2 <= count <= LONGEST_RANGE:
+        wrong = f"a range needs a count, from 2 to {LONGEST_RANGE:,}"
+    elif ends[0] == ends[1]:
+        wrong = "the ends of a range must differ"
+    elif logarithmic and min(ends) <= 0:
+        wrong = "with an exponent a range has equal ratios, and its ends must be above 0"
+    if wrong is not None:
+        raise UserError(
+            f"found {text[:LONGEST_WORD]!r}; {wrong}; allowed: first..last/count, such as 0..1/5 (equal steps) "
+            "or 1e-5..1e-2/4 (an exponent: equal ratios)"
+        )
+    # Decimal, so that the values are those that a person would write: 0.3 and 1e-4, not 0.30000000000000004.
+    with decimal.localcontext(prec=50):
+        low, high, steps = Decimal(first), Decimal(last), count - 1
+        if logarithmic:
+            return [float(low * (high / low) ** (Decimal(i) / steps)) for i in range(count)]
+        values = [low + (high - low) * i / steps for i in range(count)]
+        whole = "." not in first + last and (high - low) % steps == 0
+        return [int(value) if whole else float(value) for value in values]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def split_top_level(text: str) -> list[str]:
@@ -48,8 +118,14 @@ def split_top_level(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def apply(data: dict[str, Any], key: Key, value: Any) -> None:
+def apply(data: dict[str, Any], key: Key, value: Any, where: str = "command line") -> None:
     """Set `value` at `key` in place, making the mappings on the way.
+
+    Args:
+        data: a configuration.
+        key: path to the value.
+        value: plain data.
+        where: the setting is written, for errors.
 
     Raises:
         UserError: the path runs through something that has no keys, or past the end of a list.
@@ -60,14 +136,14 @@ def apply(data: dict[str, Any], key: Key, value: Any) -> None:
         path = ".".join(str(p) for p in key[: depth + 1])
         if isinstance(node, list):
             if not isinstance(part, int) or part >= len(node):
-                raise UserError(f"command line: {path}: the list has {len(node)} entries, 0 to {len(node) - 1}")
+                raise UserError(f"{where}: {path}: the list has {len(node)} entries, 0 to {len(node) - 1}")
             if last:
                 node[part] = value
             else:
                 node = node[part]
             continue
         if not isinstance(node, dict):
-            raise UserError(f"command line: {path}: {path.rpartition('.')[0]} is a single value without keys")
+            raise UserError(f"{where}: {path}: {path.rpartition('.')[0]} is a single value without keys")
         if last:
             node[str(part)] = value
         else:

@@ -33,6 +33,11 @@ TYPED = {
     "folder as file": ([CONFIGS], "configs: cannot be read: Is a directory"),
     "verb of later": (["evl", "x"], "'evl' is no file, and the verb 'eval' is not part of this version"),
     "verb": (["resum", "x"], "'resum' is no file. Did you mean `launch resume`?"),
+    "verb status": (["statu", "x"], "'statu' is no file. Did you mean `launch status`?"),
+    "verb logs": (["log", "x"], "'log' is no file. Did you mean `launch logs`?"),
+    "status nothing": (["status"], "parameter DIR requires an argument. See launch --help."),
+    "status no launch": (["status", CONFIGS], "configs: not a launch directory: it has no plan.json"),
+    "logs missing": (["logs", "runs/x", "a"], "runs/x: not a launch directory: there is no such folder"),
     "resume nothing": (["resume"], "parameter DIR requires an argument. See launch --help."),
     "resume no launch": (["resume", CONFIGS], "configs: not a launch directory: it has no plan.json"),
     "resume missing": (["resume", "runs/x"], "runs/x: not a launch directory: there is no such folder"),
@@ -68,6 +73,15 @@ TYPED = {
     "gpus -1": ([CARTPOLE, "--gpus", "-1"], "--gpus -1: allowed: 0 or more"),
     "workers 0": ([CARTPOLE, "--workers", "0"], "--workers 0: allowed: 1 or more"),
     "twice": ([CARTPOLE, CARTPOLE], "is asked for twice; give each configuration once"),
+    "zip without words": ([CARTPOLE, "--zip"], "--zip requires arguments, such as agent.rollouts=16,32 agent.mini"),
+    "zip before the file": (
+        ["--zip", "agent.rollouts=16,32", CARTPOLE],
+        "cartpole.yaml' after --zip; allowed: key=value, such as agent.rollouts=16,32; files stand before it. See",
+    ),
+    "zip of unequal lists": (
+        [CARTPOLE, "--zip", "agent.rollouts=16,32", "agent.mini_batches=2", "--dry-run"],
+        "--zip: agent.rollouts has 2 values and agent.mini_batches 1; allowed: lists of equal length",
+    ),
     "twice in a sweep": ([CARTPOLE, "--set", "agent.learning_rate=1e-3,0.001"], "is asked for twice"),
     "name with slashes": ([CARTPOLE, "--name", "a/b"], "--name 'a/b': allowed: letters, digits and ._=+-"),
     "name above": ([CARTPOLE, "--name", ".."], "--name '..': allowed: letters"),
@@ -335,3 +349,16 @@ def test_a_plan_on_cpus_says_that_mixed_precision_has_no_effect_there(capsys: py
 
 def test_show_config_belongs_to_a_dry_run(refused: Refused) -> None:
     assert "--show-config shows configurations and trains nothing" in refused(CARTPOLE, "--show-config")
+
+
+# Sweeps
+
+
+def test_every_zip_is_an_axis_of_its_own(tmp_path: Path, launched: list[Any]) -> None:
+    first = ["--zip", "agent.rollouts=16,32", "agent.mini_batches=2,4"]
+    second = ["--zip=agent.ratio_clip=0.1..0.3/3", "agent.value_clip=0.3..0.1/3", "--", str(CARTPOLE)]
+    assert main([*first, "--set", "agent.gae_lambda=0.9,1", *second]) == 0
+    assert len(launched[1]) == 2 * 2 * 3
+    agents = [trial.config.agent for trial in launched[1]]
+    assert {(a.rollouts, a.mini_batches) for a in agents} == {(16, 2), (32, 4)}
+    assert {(a.ratio_clip, a.value_clip) for a in agents} == {(0.1, 0.3), (0.2, 0.2), (0.3, 0.1)}

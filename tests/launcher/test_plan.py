@@ -132,8 +132,8 @@ def test_a_list_is_one_value() -> None:
     (trial,) = trials("models.policy.network.0.layers=[8,8]")
     assert trial.name == "cartpole"
     assert [t.name for t in trials("models.policy.network.0.layers=[8],[8,8]")] == [
-        "cartpole_layers=-8",
-        "cartpole_layers=-8-8",
+        "cartpole_layers=8",
+        "cartpole_layers=8-8",
     ]
 
 
