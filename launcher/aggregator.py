@@ -51,7 +51,7 @@ class Aggregator:
         Raises:
             UserError: another process writes there.
         """
-        self._ledger = Ledger(directory)
+        self._ledger = writer(directory)
         self._stop = self._ledger.stop_requested()
         # After a restart every attempt gets a full lease: its beats were not lost through its own fault.
         now = time.monotonic()
@@ -111,7 +111,9 @@ class Aggregator:
 
 
 def writer(directory: Path) -> Ledger:
-    """The ledger of `directory`, as soon as the aggregator of a launch that has just ended is gone.
+    """The ledger of `directory`, as soon as nothing holds its lock that is about to let go of it.
+
+    That is the aggregator of a launch that has just ended, or a `launch status` that looks whether one is running.
 
     Raises:
         UserError: another launch is at work there.
