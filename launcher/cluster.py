@@ -23,6 +23,7 @@ from typing import Any
 
 from launcher.aggregator import start_aggregator
 from launcher.plan import Placement, Trial
+from launcher.status import tail
 from launcher.worker import Job, Worker
 from runner.cores import usable_cores
 from runner.errors import UserError
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 200_000_000
 """Checkpoints travel in calls; Ray's default of 30% of the machine's memory would be wasted."""
 POLL_SECONDS = 0.5
+LAST_WORDS = 20
+"""Lines from the end of a log among which the last one that says something is looked for."""
 STOP_SECONDS = 60.0
 """How long workers may take to save after a stop, before they are ended."""
 
@@ -286,8 +289,8 @@ def reason(directory: Path, error: BaseException, attempt: int) -> str:
     else:
         first = f"{type(error).__name__}: {error}"
     words = ""
-    with contextlib.suppress(OSError):
-        lines = (directory / log_path).read_text(errors="replace").strip().splitlines()
+    with contextlib.suppress(UserError):
+        lines = "\n".join(tail(directory / log_path, LAST_WORDS)).strip().splitlines()
         if lines and not isinstance(error, ray.exceptions.RayTaskError):
             words = f". Its last line: {lines[-1][:300]}"
     return f"{first[:2000]}{words} (log: {log_path})"

@@ -326,7 +326,8 @@ def _check_environments(trials: Sequence[Trial]) -> None:
     from runner.parameters import Network
 
     seen = set()
-    for trial in trials:
+    # All seeds of a configuration have its name.
+    for trial in {trial.name: trial for trial in trials}.values():
         config = trial.config
         env = config.env
         key = static_key(config)

@@ -11,7 +11,7 @@ from runner.config import SWEEP, canonical_key
 from runner.config.eras import Era
 from runner.config.load import Key, Source, dotted
 from runner.config.overrides import expand_range, parse_key, parse_override
-from runner.errors import UserError
+from runner.errors import UserError, shown
 
 if TYPE_CHECKING:  # workers need no command line
     from cyclopts import Token
@@ -176,7 +176,7 @@ def _block(value: Any, place: Key, source: Source) -> dict[str, Any]:
     if isinstance(value, dict) and value:
         return value
     raise UserError(
-        f"{source.where(place)}: found {_shown(value)}; allowed: keys with their alternatives, such as "
+        f"{source.where(place)}: found {shown(value, _LONGEST_FOUND)}; allowed: keys with their alternatives, such as "
         "agent.learning_rate: [1e-4, 3e-4]"
     )
 
@@ -201,12 +201,7 @@ def _alternatives(name: str, value: Any, place: Key, source: Source) -> Axis:
             values.append((member, where))
     if not values:
         raise UserError(
-            f"{source.where(place)}: found {_shown(value)}; allowed: a list of alternatives such as [1e-4, 3e-4], or "
-            "a range such as 1e-5..1e-2/4, of a whole key such as agent.learning_rate"
+            f"{source.where(place)}: found {shown(value, _LONGEST_FOUND)}; allowed: a list of alternatives such as "
+            "[1e-4, 3e-4], or a range such as 1e-5..1e-2/4, of a whole key such as agent.learning_rate"
         )
     return _axis(key, values)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_FOUND else f"{text[:_LONGEST_FOUND]}…"

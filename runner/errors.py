@@ -14,6 +14,12 @@ class UserError(ValueError):
     """
 
 
+def shown(value: object, longest: int = 200) -> str:
+    """A wrong value for a message, cut after `longest` characters."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def nearest(word: object, allowed: Iterable[str], count: int = 3) -> list[str]:
     """The names of `allowed` that look most like `word`, best first, ignoring case; may be empty."""
     by_folded = {name.casefold(): name for name in allowed}

@@ -7,6 +7,7 @@ on numpy zeros.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,7 +155,7 @@ class Network:
         """O."""
         return self.observations.stop
 
-    @property
+    @functools.cached_property
     def scaling(self) -> Columns:
         """The numbers of `scalings` for every column."""
         return columns(self.scalings, self.observation_size)

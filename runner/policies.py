@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from runner.spaces import ActionSpace, Layout
 
 LARGEST_JOINT = 100_000
 """Combinations of discrete actions that one mask may speak of."""
+IMPOSSIBLE = -1e9
+"""Logit of an action that is not possible: its probability is 0, and its product with 0 is finite."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,12 @@ class Distribution:
     def chosen(self) -> int:
         """Numbers in what is drawn (K): action dimensions, or one category for each size."""
         return len(self.sizes) or self.units
+
+    def reduced(self, terms: Any) -> Any:
+        """Log-probabilities `[…, K]` of a backend, as one `[…]`; as they are where the distribution is `split`."""
+        if self.reduction == "none" or self.chosen == 1:
+            return terms if self.split else terms.squeeze(-1)
+        return {"sum": terms.sum, "mean": terms.mean, "prod": terms.prod}[self.reduction](-1)
 
     @property
     def split(self) -> bool:

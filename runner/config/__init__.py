@@ -18,7 +18,7 @@ from runner.config.load import Key, Source, plain_copy, read_yaml
 from runner.config.schedules import arguments_of
 from runner.config.schema import Config
 from runner.config.skrl import canonical, canonical_override
-from runner.errors import UserError, did_you_mean
+from runner.errors import UserError, did_you_mean, shown
 
 __all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]
 
@@ -29,8 +29,6 @@ MAX_REPORTED = 8
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 MARKERS = ("bool", "int", "float", "str", "list", "dict")
 """Parts of pydantic's locations that are no keys, besides those with brackets."""
-LONGEST_FOUND = 200
-"""Characters of a wrong value that are shown."""
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> tuple[Config, list[str]]:
@@ -127,7 +125,7 @@ def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> s
     """One pydantic error as a sentence: where, what, what is allowed, nearest."""
     kind, context = detail["type"], detail.get("ctx", {})
     fields, key = _walk(detail["loc"], data, kind in UNKNOWN_KEY)
-    where, found = source.where(key), _shown(detail["input"])
+    where, found = source.where(key), shown(detail["input"])
     if kind in UNKNOWN_KEY:
         if len(key) == 1 and key not in source.overridden:
             fields = [*fields, SWEEP]
@@ -155,11 +153,6 @@ def _refused(sentence: str, source: Source, key: Key) -> str:
     if colon and inner[0] in ("network", "output"):
         return f"{source.where((*key, *inner))}: {what}"
     return f"{source.where(key)}: {sentence}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_FOUND else f"{text[:LONGEST_FOUND]}…"
 
 
 def _join(names: Iterable[str]) -> str:

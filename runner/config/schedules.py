@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -246,11 +247,16 @@ SCHEDULES: dict[str, type[Schedule]] = {
 """What `agent.learning_rate_scheduler` may name → its arguments and formula."""
 
 
+def without_effect(given: Mapping[Any, Any]) -> list[str]:
+    """torch's arguments in a file that change no learning rate: any `verbose`, and the `last_epoch` of a new run."""
+    none: dict[str, tuple[Any, ...]] = {"verbose": (True, False), "last_epoch": (-1,)}
+    return [key for key, values in none.items() if key in given and given[key] in values]
+
+
 def arguments(name: str | None, given: Any) -> Schedule:
     """Read `learning_rate_scheduler_kwargs`.
 
-    KLAdaptiveLR's numbers may stay in a file over which another schedule, or none, is set. torch's `verbose` and
-    `last_epoch` change no learning rate.
+    KLAdaptiveLR's numbers may stay in a file over which another schedule, or none, is set.
 
     Raises:
         pydantic.ValidationError: an argument that the schedule does not have, or a wrong value.
@@ -259,7 +265,7 @@ def arguments(name: str | None, given: Any) -> Schedule:
     if isinstance(given, Schedule):
         given = given.model_dump()
     if isinstance(given, dict):
-        unused = {"verbose", "last_epoch", *KLAdaptiveLR.model_fields} - kind.model_fields.keys()
+        unused = {*without_effect(given), *KLAdaptiveLR.model_fields} - kind.model_fields.keys()
         given = {key: value for key, value in given.items() if key not in unused}
     return kind.model_validate({} if given is None else given)
 

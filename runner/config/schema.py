@@ -232,6 +232,11 @@ _Rate = Annotated[Float, Field(gt=0)]
 _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
 
 
+def is_a2c(agent: Mapping[Any, Any]) -> bool:
+    """Whether an agent section, as it was written, is of A2C."""
+    return str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c"
+
+
 def _schedule_name(value: Any) -> Any:
     """A schedule by its name, or its module and name, in any case."""
     found = schedules.canonical_name(value)
@@ -295,7 +300,7 @@ class Agent(_Strict):
     @classmethod
     def _a2c(cls, data: Any) -> Any:
         """A2C has defaults of its own; in skrl it has no value clip, and nothing to scale the value loss with."""
-        if isinstance(data, Mapping) and str(data.get("class")).rsplit(".", 1)[-1].casefold() == "a2c":
+        if isinstance(data, Mapping) and is_a2c(data):
             return {**_A2C, **data}
         return data
 

@@ -11,6 +11,8 @@ from runner.config.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
 from runner.config.expressions import LARGEST_NUMBER, activation_name
 from runner.config.load import Key, Source, dotted, plain_copy
 from runner.config.network import activation_list, layer
+from runner.config.schedules import without_effect
+from runner.config.schema import is_a2c
 from runner.errors import UserError
 
 __all__ = ["canonical", "canonical_override"]
@@ -133,10 +135,9 @@ def _scheduler(agent: dict[str, Any], notes: _Notes) -> None:
         notes.translated[f"{name} → {SCHEDULER_RENAMES[name]}"] = None
     arguments = agent.get("learning_rate_scheduler_kwargs")
     if isinstance(arguments, dict):
-        for key, meaningless in (("verbose", (True, False)), ("last_epoch", (-1,))):
-            if arguments.get(key) in meaningless:
-                del arguments[key]
-                notes.ignored[f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)"] = None
+        for key in without_effect(arguments):
+            del arguments[key]
+            notes.ignored[f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)"] = None
 
 
 def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
@@ -148,7 +149,7 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
         raise UserError(f"{where}: found {clip!r}; allowed: True or False")
     if given:
         notes.translated["clip_predicted_values → value_clip"] = None
-    if str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c":
+    if is_a2c(agent):
         return
     if era.before_2 and "value_loss_scale" not in agent:
         agent["value_loss_scale"] = 1.0

@@ -7,7 +7,6 @@ Axes: B row · A number of the network's output · W mean or logit · K number o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Num
 
-from runner.policies import Distribution
+from runner.policies import IMPOSSIBLE, Distribution
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-IMPOSSIBLE = -1e9
-"""Logit of an action that is not possible: its probability is 0, and its product with 0 is finite."""
-_REDUCTIONS: dict[str, Callable[[Array], Array]] = {
-    "sum": lambda x: x.sum(-1),
-    "mean": lambda x: x.mean(-1),
-    "prod": lambda x: x.prod(-1),
-    "none": lambda x: x if x.shape[-1] > 1 else x.squeeze(-1),
-}
 
 
 def finished(distribution: Distribution, outputs: Float[Array, "B A"], rows: Num[Array, "B O"]) -> Float[Array, "B W"]:
@@ -91,9 +82,9 @@ def log_prob(
     if log_std is None:
         logits = [jax.nn.log_softmax(part) for part in _parts(outputs, distribution.sizes)]
         found = [jnp.take_along_axis(part, actions[:, [k]], 1) for k, part in enumerate(logits)]
-        return _REDUCTIONS[distribution.reduction](jnp.concatenate(found, -1))
+        return distribution.reduced(jnp.concatenate(found, -1))
     z = (actions - outputs) * jnp.exp(-log_std)
-    return _REDUCTIONS[distribution.reduction](-0.5 * jnp.square(z) - (log_std + _LOG_SQRT_2PI))
+    return distribution.reduced(-0.5 * jnp.square(z) - (log_std + _LOG_SQRT_2PI))
 
 
 def entropy(

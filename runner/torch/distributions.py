@@ -7,23 +7,14 @@ or logits, `log_std` is None for categorical policies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from runner.policies import Distribution
+from runner.policies import IMPOSSIBLE, Distribution
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-IMPOSSIBLE = -1e9
-"""Logit of an action that is not possible: its probability is 0, and its product with 0 is finite."""
-_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sum": lambda x: x.sum(-1),
-    "mean": lambda x: x.mean(-1),
-    "prod": lambda x: x.prod(-1),
-    "none": lambda x: x if x.shape[-1] > 1 else x.squeeze(-1),
-}
 
 
 def finished(
@@ -82,11 +73,11 @@ def log_prob(
     if log_std is None:
         parts = zip(outputs.split(distribution.sizes, -1), actions.split(1, -1), strict=True)
         found = [logits.log_softmax(-1).gather(-1, chosen) for logits, chosen in parts]
-        return _REDUCTIONS[distribution.reduction](torch.cat(found, -1)) if len(found) > 1 else found[0].squeeze(-1)
+        return distribution.reduced(torch.cat(found, -1))
     z = (actions - outputs) * torch.exp(-log_std)
     if distribution.reduction == "sum":
         return -0.5 * z.square().sum(-1) - (log_std + _LOG_SQRT_2PI).sum(-1)
-    return _REDUCTIONS[distribution.reduction](-0.5 * z.square() - (log_std + _LOG_SQRT_2PI))
+    return distribution.reduced(-0.5 * z.square() - (log_std + _LOG_SQRT_2PI))
 
 
 def entropy(

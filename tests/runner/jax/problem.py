@@ -139,15 +139,21 @@ def _narrow(x: np.ndarray) -> np.ndarray:
 
 
 def _one_update(rules: Rules, *arrays: Any) -> Any:
-    return update(*arrays, rules)
+    *most, rates, shifts = arrays
+    return update(*most, rules, rates, shifts)
 
 
-updates = accelerate.over_members(_one_update, [0, 1, 1, 0, 0])
-"""(rules, learner, rollout, orders, hyper, alive) → (learner, metrics, explained variance), of all members."""
+updates = accelerate.over_members(_one_update, [0, 1, 1, 0, 0, 0, 1])
+"""(rules, learner, rollout, orders, hyper, alive, rates, shifts) → (learner, metrics, explained variance), of all."""
 
 
-def solve(problem: Problem, learner: Learner | None = None) -> Any:
-    """JAX's update of all members, compiled once per configuration."""
+def solve(
+    problem: Problem,
+    learner: Learner | None = None,
+    rates: np.ndarray | None = None,
+    shifts: np.ndarray | None = None,
+) -> Any:
+    """JAX's update of all members, compiled once per configuration; rates `[P, E]`, shifts `[E, P, B, A]`."""
     return updates(
         rules_of(problem),
         learner_of(problem.learner) if learner is None else learner,
@@ -155,10 +161,14 @@ def solve(problem: Problem, learner: Learner | None = None) -> Any:
         orders_of(problem.orders),
         hyper_of(problem.hyper),
         jnp.ones(P, bool),
+        rates,
+        shifts,
     )
 
 
-def torch_solve(problem: Problem, learner: Any = None) -> Any:
+def torch_solve(
+    problem: Problem, learner: Any = None, rates: np.ndarray | None = None, shifts: np.ndarray | None = None
+) -> Any:
     """Torch's update of all members, eager."""
     return torch_update(
         problem.learner if learner is None else learner,
@@ -168,6 +178,7 @@ def torch_solve(problem: Problem, learner: Any = None) -> Any:
         problem.rules,
         torch.ones(P, 1, dtype=torch.bool),
         torch_accelerate.minibatch_stepper(problem.rules),
+        *(None if x is None else torch.from_numpy(x) for x in (rates, shifts)),
     )
 
 

@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from runner.jax import accelerate
-from runner.jax.update import Rules, update
-from runner.torch import accelerate as torch_accelerate
-from runner.torch.update import update as torch_update
-from tests.runner.jax.problem import hyper_of, joined, learner_of, numbers_of, orders_of, rollout_of, rules_of
+from tests.runner.jax.problem import joined, numbers_of, solve, torch_solve
 from tests.runner.torch.problem import ROWS, A, P, Problem
 from tests.runner.torch.test_equals_oracle import close
 
@@ -51,41 +47,11 @@ def problem_of(*names: str, **changes: Any) -> tuple[Problem, np.ndarray | None,
     return problem, rates, shifts
 
 
-def _one_update(rules: Rules, *arrays: Any) -> Any:
-    *most, rates, shifts = arrays
-    return update(*most, rules, rates, shifts)
-
-
-updates = accelerate.over_members(_one_update, [0, 1, 1, 0, 0, 0, 1])
-
-
-def torch_answer(problem: Problem, rates: np.ndarray | None = None, shifts: np.ndarray | None = None) -> Any:
-    return torch_update(
-        problem.learner,
-        problem.rollout,
-        problem.orders,
-        problem.hyper,
-        problem.rules,
-        torch.ones(P, 1, dtype=torch.bool),
-        torch_accelerate.minibatch_stepper(problem.rules),
-        *(None if x is None else torch.from_numpy(x) for x in (rates, shifts)),
-    )
-
-
 @pytest.mark.parametrize("names", TOGETHER, ids=" and ".join)
 def test_an_update_is_the_same_in_both_backends(names: tuple[str, ...]) -> None:
     problem, rates, shifts = problem_of(*names)
-    theirs, metrics, _ = torch_answer(problem, rates, shifts)
-    mine, ours, _ = updates(
-        rules_of(problem),
-        learner_of(problem.learner),
-        rollout_of(problem.rollout),
-        orders_of(problem.orders),
-        hyper_of(problem.hyper),
-        jnp.ones(P, bool),
-        rates,
-        shifts,
-    )
+    theirs, metrics, _ = torch_solve(problem, None, rates, shifts)
+    mine, ours, _ = solve(problem, None, rates, shifts)
     for p in range(P):
         one, other = (joined(numbers_of(problem, learner, p)) for learner in (mine, theirs))
         for part, value in one.items():
@@ -103,7 +69,7 @@ def test_every_option_changes_what_is_learned(name: str) -> None:
     )
     plain.orders = problem.orders
     learned, otherwise = (
-        torch_answer(*these)[0].optimizer.parameters for these in ((problem, rates, shifts), (plain,))
+        torch_solve(*these)[0].optimizer.parameters for these in ((problem, None, rates, shifts), (plain,))
     )
     assert learned.isfinite().all()
     assert all(not torch.allclose(one, other, atol=1e-6) for one, other in zip(learned, otherwise, strict=True))
@@ -114,7 +80,7 @@ def test_two_rates_are_each_its_own_parameters() -> None:
     once = {"agent.mini_batches": 1, "agent.learning_epochs": 1}
     one, two = Problem.random({**once, "models.separate": True}), problem_of("two rates", **once)[0]
     two.orders = one.orders
-    after = [torch_answer(problem)[0].optimizer.parameters for problem in (one, two)]
+    after = [torch_solve(problem)[0].optimizer.parameters for problem in (one, two)]
     before, of_value = one.learner.optimizer.parameters, one.network.of_value()
     assert of_value.any() and not of_value.all()
     close(after[0][:, ~of_value], after[1][:, ~of_value])
@@ -128,6 +94,6 @@ def test_what_rpo_adds_is_no_change_of_the_policy() -> None:
     once = {"agent.mini_batches": 1, "agent.learning_epochs": 1}
     plain, robust = problem_of(**once), problem_of("RPO", **once)
     assert robust[2] is not None
-    one, other = (torch_answer(problem, *extra)[1] for problem, *extra in (plain, (*robust[:2], robust[2][:1])))
+    one, other = (torch_solve(problem, None, *extra)[1] for problem, *extra in (plain, (*robust[:2], robust[2][:1])))
     close(one.kl, other.kl)
     assert not torch.allclose(one.policy_loss, other.policy_loss, rtol=1e-2)
