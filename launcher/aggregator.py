@@ -11,17 +11,20 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from launcher.ledger import Ledger
-from launcher.rows import BUSY, Attempt, Batch, Published
+from launcher.rows import BUSY, STORED, Attempt, Batch, Published
+from launcher.storage import disk_refuses
 from runner.errors import UserError
 
 if TYPE_CHECKING:
     import ray.actor
+
+T = TypeVar("T")
 
 RELEASE_SECONDS = 3.0
 """How long the lock of a launch that has just ended may linger: Ray kills actors without waiting for them."""
@@ -42,8 +45,27 @@ class PushReply:
     stop: bool
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """What the launcher hears when it asks how the attempts are.
+
+    Attributes:
+        silent: attempt that is not closed and has pushed before → seconds since it last did.
+        refusing: for how many seconds the disk has taken nothing; 0 when it takes everything.
+    """
+
+    silent: dict[int, float]
+    refusing: float
+
+
 class Aggregator:
-    """A ledger with a clock: when each attempt was last heard of, and whether all are to stop."""
+    """A ledger with a clock: when each attempt was last heard of, and whether all are to stop.
+
+    `open`, `close`, `fail` and `describe_attempt` answer BUSY, and have done nothing, where the disk takes nothing.
+    """
+
+    STALL_SECONDS = 5.0
+    """Without any call for so long it was itself not running: the launcher asks every second."""
 
     def __init__(self, directory: Path) -> None:
         """Open the ledger of `directory` to write.
@@ -53,54 +75,95 @@ class Aggregator:
         """
         self._ledger = writer(directory)
         self._stop = self._ledger.stop_requested()
+        self._heard = time.monotonic()
+        self._refusing_since: float | None = None
         # After a restart every attempt gets a full lease: its beats were not lost through its own fault.
-        now = time.monotonic()
-        self._beats = {row.number: now for row in self._ledger.attempts() if row.closed_at is None}
+        open_ones = [row.number for row in self._ledger.attempts() if row.closed_at is None]
+        self._beats = dict.fromkeys(open_ones, self._heard)
+        self._open = set(open_ones)
 
-    def open(self, trials: Sequence[str], token: str) -> Attempt:
-        """See `Ledger.open`; the lease begins now."""
-        attempt = self._ledger.open(trials, token)
-        self._beats[attempt.number] = time.monotonic()
+    def open(self, trials: Sequence[str], token: str) -> Attempt | Literal["busy"]:
+        """See `Ledger.open`."""
+        attempt = self._stored(lambda: self._ledger.open(trials, token))
+        if attempt != BUSY:
+            self._open.add(attempt.number)
         return attempt
 
-    def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> None:
+    def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> Literal["busy"] | None:
         """See `Ledger.describe_attempt`."""
-        self._ledger.describe_attempt(attempt, log, host, pid)
+        return self._stored(lambda: self._ledger.describe_attempt(attempt, log, host, pid))
 
     def push(self, attempt: int, batches: Mapping[str, Batch], note: str | None = None) -> PushReply:
-        """See `Ledger.push`; renews the lease, also when the disk is full."""
-        if attempt in self._beats:
-            self._beats[attempt] = time.monotonic()
+        """See `Ledger.push`; begins or renews the lease, also when the disk is full."""
+        now = self._now()
+        if attempt in self._open:
+            self._beats[attempt] = now
         answer = self._ledger.push(attempt, batches, note)
         if answer == BUSY:
+            self._takes(False)
             return PushReply({}, busy=True, stop=self._stop)
+        if any(batch.records for batch in batches.values()):  # a beat alone writes nothing
+            self._takes(True)
         return PushReply(answer, busy=False, stop=self._stop)
 
     def publish(
         self, attempt: int, published: Mapping[str, Published]
     ) -> dict[str, Literal["stored", "gap", -1]] | Literal["busy"]:
         """See `Ledger.publish`."""
-        return self._ledger.publish(attempt, published)
+        answer = self._ledger.publish(attempt, published)
+        if answer == BUSY or STORED in answer.values():
+            self._takes(answer != BUSY)
+        return answer
 
-    def fail(
+    def close(
         self,
         attempt: int,
-        trials: Iterable[str],
-        error: str | None,
-        state: Literal["failed", "interrupted"] = "failed",
-    ) -> None:
-        """See `Ledger.fail`."""
-        self._ledger.fail(attempt, trials, error, state)
-
-    def close(self, attempt: int, outcome: str) -> None:
+        outcome: str,
+        error: str | None = None,
+        state: Literal["pending", "interrupted"] = "pending",
+    ) -> list[str] | Literal["busy"]:
         """See `Ledger.close`; the lease ends."""
-        self._ledger.close(attempt, outcome)
-        self._beats.pop(attempt, None)
+        unfinished = self._stored(lambda: self._ledger.close(attempt, outcome, error, state))
+        if unfinished != BUSY:
+            self._open.discard(attempt)
+            self._beats.pop(attempt, None)
+        return unfinished
 
-    def beats(self) -> dict[int, float]:
-        """Seconds since each attempt that is not closed was opened or last pushed."""
+    def fail(self, trials: Iterable[str], error: str) -> Literal["busy"] | None:
+        """See `Ledger.fail`."""
+        return self._stored(lambda: self._ledger.fail(trials, error))
+
+    def pulse(self) -> Pulse:
+        """How long each attempt has been silent, and the disk has taken nothing."""
+        now = self._now()
+        refusing = 0.0 if self._refusing_since is None else now - self._refusing_since
+        return Pulse({attempt: now - beat for attempt, beat in self._beats.items()}, refusing)
+
+    def _now(self) -> float:
+        """The time; while this process did not run (stopped, swapped out), no lease ran either."""
         now = time.monotonic()
-        return {attempt: now - beat for attempt, beat in self._beats.items()}
+        stalled = now - self._heard
+        if stalled > self.STALL_SECONDS:
+            self._beats = {attempt: beat + stalled for attempt, beat in self._beats.items()}
+        self._heard = now
+        return now
+
+    def _stored(self, write: Callable[[], T]) -> T | Literal["busy"]:
+        try:
+            result = write()
+        except (sqlite3.OperationalError, OSError) as error:
+            if not disk_refuses(error):
+                raise
+            self._takes(False)
+            return BUSY
+        self._takes(True)
+        return result
+
+    def _takes(self, all_is_well: bool) -> None:
+        if all_is_well:
+            self._refusing_since = None
+        elif self._refusing_since is None:
+            self._refusing_since = time.monotonic()
 
     def stop(self) -> None:
         """Ask all workers, with their next reply, to save and leave."""
@@ -154,5 +217,5 @@ def start_aggregator(directory: Path) -> ray.actor.ActorHandle:
         BesideDriver
     )
     actor = remote.remote(directory.resolve())
-    ray.get(actor.beats.remote())
+    ray.get(actor.pulse.remote())
     return actor

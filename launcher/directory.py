@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -74,11 +74,11 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def create(directory: Path, trials: Sequence[Trial]) -> list[Path]:
+def create(directory: Path, trials: Sequence[Trial]) -> Callable[[], None]:
     """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
 
     Returns:
-        The folders that were made, `directory` first: what `remove` takes back.
+        What takes it back, as long as nothing was trained there, and the folders above it that were made for it.
 
     Raises:
         UserError: it exists, or cannot be written.
@@ -95,54 +95,83 @@ def create(directory: Path, trials: Sequence[Trial]) -> list[Path]:
         raise
     try:
         with _writing(directory):
-            for trial in trials:
-                write_whole(directory / "trials" / trial.id / "config.yaml", dump(trial.config.dump()).encode())
+            _write_configs(directory, trials)
             _write_plan(directory, {"trials": [_row(trial) for trial in trials], "revisions": []})
             with Ledger(directory) as ledger:
-                ledger.add_trials(
-                    TrialRow(
-                        trial=trial.id,
-                        config=trial.name,
-                        seed=trial.config.seed or 0,
-                        num_envs=trial.config.env.num_envs or 0,
-                        timesteps=trial.config.updates * trial.config.agent.rollouts,
-                    )
-                    for trial in trials
-                )
+                ledger.add_trials(map(_ledger_row, trials))
     except BaseException:
-        remove(made)
+        _remove(made)
         raise
-    return made
+    return lambda: _remove(made)
 
 
-def remove(made: Sequence[Path]) -> None:
-    """Take back a directory in which nothing was trained, and the folders above it that were made for it."""
+def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
+    for trial in trials:
+        write_whole(directory / "trials" / trial.id / "config.yaml", dump(trial.config.dump()).encode())
+
+
+def _ledger_row(trial: Trial) -> TrialRow:
+    num_envs = trial.config.env.num_envs or 0
+    return TrialRow(trial.id, trial.name, trial.config.seed or 0, num_envs, _timesteps(trial))
+
+
+def _timesteps(trial: Trial) -> int:
+    return trial.config.updates * trial.config.agent.rollouts
+
+
+def _remove(made: Sequence[Path]) -> None:
     shutil.rmtree(made[0], ignore_errors=True)
     for folder in made[1:]:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
-def check_free(directory: Path) -> None:
-    """Find out whether an existing launch may go on here.
+def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial]) -> None:
+    """Let an existing launch have more trials, and some greater lengths.
+
+    The ledger comes last: what a crash leaves behind before it is written again by the same command.
 
     Raises:
         UserError: another launch is at work there, or it cannot be written.
     """
-    with _writing(directory), writer(directory):
-        pass
+    with _writing(directory), writer(directory) as ledger:
+        if not added and not longer:
+            return
+        _write_configs(directory, [*added, *longer])
+        plan = json.loads((directory / "plan.json").read_text())
+        known = {row["id"] for row in plan["trials"]}
+        plan["trials"] += [_row(trial) for trial in added if trial.id not in known]
+        _write_plan(directory, plan)
+        ledger.add_trials(map(_ledger_row, added))
+        ledger.extend({trial.id: _timesteps(trial) for trial in longer})
 
 
-def add_revision(directory: Path, revision: dict[str, Any]) -> None:
+def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
     """Append a revision to plan.json.
+
+    Returns:
+        A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
 
     Raises:
         UserError: it cannot be written.
     """
     with _writing(directory / "plan.json"):
         plan = json.loads((directory / "plan.json").read_text())
+        before = plan["revisions"][-1:]
         plan["revisions"].append(revision)
         _write_plan(directory, plan)
+    changed = [change for last in before for change in _changes(last, revision)]
+    what = "; what is trained now may differ from what an uninterrupted launch had trained"
+    return [f"Changed since the last time: {', '.join(changed)}{what}"] if changed else []
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`torch 2.12.0 → 2.13.0`, for each package, the code, and each part of the machine."""
+    flat = [
+        {"code": str(revision.get("git_commit"))[:12], **revision.get("versions", {}), **revision.get("hardware", {})}
+        for revision in (before, after)
+    ]
+    return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]
 
 
 def _write_plan(directory: Path, plan: dict[str, Any]) -> None:
@@ -179,33 +208,6 @@ def read_trials(directory: Path) -> list[Trial]:
         raise UserError(f"{path}: damaged: {error}") from None
 
 
-def read_unfinished(directory: Path) -> tuple[list[TrialRow], list[tuple[Trial, int]]]:
-    """All rows of an existing launch, and what is left to do: trials with the timestep each goes on from.
-
-    Raises:
-        UserError: not a launch directory, or damaged.
-    """
-    trials = {trial.id: trial for trial in read_trials(directory)}
-    try:
-        with Ledger(directory, writer=False) as ledger:
-            rows = ledger.trials()
-            todo = [
-                (
-                    trials[row.trial],
-                    max((c.timestep for c in ledger.checkpoints(row.trial) if c.kind == "agent"), default=0),
-                )
-                for row in rows
-                if row.state not in ("finished", "diverged")
-            ]
-    except sqlite3.Error as error:
-        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: {error}") from None
-    except KeyError as error:
-        raise UserError(f"{directory / 'plan.json'}: damaged: the ledger's trial {error} is not in it") from None
-    if not rows:
-        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: it has no trials")
-    return rows, todo
-
-
 def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
     """What a launch or resume was: command, time, versions, code, hardware, packs."""
     return {
@@ -213,14 +215,19 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
         "time": time.time(),
         "versions": {"python": platform.python_version(), **versions()},
         "git_commit": _git_commit(),
-        "hardware": {
-            "host": platform.node(),
-            "system": platform.platform(),
-            "cores": usable_cores(),
-            "processor": _processor(),
-        },
+        "hardware": hardware(),
         "placement": asdict(placement),
         "packs": [[trial.id for trial in pack] for pack in packs],
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """This machine."""
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": usable_cores(),
+        "processor": _processor(),
     }
 
 

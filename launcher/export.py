@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import math
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,11 @@ class TensorBoardExport:
                 self._tail = _Tail(self._directory)
             self._tail.follow()
             self._failing = False
-        except Exception:  # whatever it is, training goes on
+        except Exception as error:  # whatever it is, training goes on
             if not self._failing:
-                logging.getLogger(__name__).exception("%s/tensorboard is not up to date", self._directory)
+                trace = None if isinstance(error, OSError | sqlite3.OperationalError) else error
+                text = "%s/tensorboard is not up to date: %s"
+                logging.getLogger(__name__).error(text, self._directory, error, exc_info=trace)
             self._failing = True
             self._retry_at = time.monotonic() + RETRY_SECONDS
             # The cursor knows what is safely written: a new tail goes on from there.
@@ -129,7 +132,7 @@ class _Tail:
             run = self._runs.get(_folder(progress.trial))
             ended = progress.trial.state in ("finished", "diverged", "failed")
             if ended and run is not None and run.next == progress.records:
-                run.board.close()  # each open folder is a thread
+                run.board.close()  # a process may have a thousand files open, and there may be more trials
                 del self._runs[_folder(progress.trial)]
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ state is in one SQLite file, so any process may die at any instant. One process 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -27,46 +28,16 @@ from launcher.rows import (
     AttemptRow,
     Batch,
     Checkpoint,
+    Member,
     Progress,
     Published,
     StoredRecord,
     TrialRow,
 )
-from launcher.storage import connect, disk_refuses, is_whole, lock
+from launcher.storage import disk_refuses, is_whole, lock, open_tables
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS attempts (
-    number INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL,
-    outcome TEXT, log TEXT, host TEXT, pid INTEGER, note TEXT, token TEXT NOT NULL UNIQUE
-);
-CREATE TABLE IF NOT EXISTS trials (
-    trial TEXT PRIMARY KEY, config TEXT NOT NULL, seed INTEGER NOT NULL,
-    num_envs INTEGER NOT NULL, timesteps INTEGER NOT NULL,
-    state TEXT NOT NULL
-        CHECK (state IN ('pending', 'running', 'finished', 'diverged', 'failed', 'interrupted')),
-    attempt INTEGER REFERENCES attempts, error TEXT, UNIQUE (config, seed)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tag_sets (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS records (
-    revision INTEGER PRIMARY KEY AUTOINCREMENT,
-    trial TEXT NOT NULL REFERENCES trials, position INTEGER NOT NULL,
-    attempt INTEGER NOT NULL REFERENCES attempts,
-    timestep INTEGER NOT NULL, env_steps INTEGER NOT NULL, seconds REAL NOT NULL, wall_time REAL NOT NULL,
-    tag_set INTEGER NOT NULL REFERENCES tag_sets, numbers BLOB NOT NULL, UNIQUE (trial, position)
-);
-CREATE TABLE IF NOT EXISTS checkpoints (
-    trial TEXT NOT NULL REFERENCES trials, timestep INTEGER NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('agent', 'best')),
-    path TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, score REAL,
-    attempt INTEGER NOT NULL REFERENCES attempts, records INTEGER NOT NULL,
-    PRIMARY KEY (trial, timestep, kind)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS stop (requested INTEGER NOT NULL);
-INSERT INTO stop SELECT 0 WHERE NOT EXISTS (SELECT * FROM stop);
-"""
 
 
 class Ledger:
@@ -79,7 +50,7 @@ class Ledger:
         """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/lock`; else only to read.
 
         Raises:
-            UserError: another process writes here; or there is nothing to read.
+            UserError: another process writes here; there is nothing to read; or it is of another version.
             sqlite3.Error: the file is damaged, or the disk is full.
         """
         self.directory = directory.resolve()
@@ -89,13 +60,7 @@ class Ledger:
         self._lock = lock(self.directory) if writer else None
         self._warned = False
         try:
-            if writer and not path.is_file():
-                # Readers may come at any time, so the file appears with all its tables.
-                partial = path.with_name("ledger.partial")
-                with contextlib.closing(connect(partial, writer)) as db:
-                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-                partial.replace(path)
-            self._db = connect(path, writer)
+            self._db = open_tables(path, writer)
         except BaseException:
             if self._lock:
                 self._lock.close()
@@ -135,6 +100,13 @@ class Ledger:
                 insert = f"INSERT OR IGNORE INTO trials ({names}, state) VALUES (?, ?, ?, ?, ?, 'pending')"
                 self._db.execute(insert, new)
 
+    def extend(self, lengths: Mapping[str, int]) -> None:
+        """Let trials train to a greater length in timesteps; those that are finished go on."""
+        with self._transaction():
+            state = "CASE state WHEN 'finished' THEN 'pending' ELSE state END"
+            update = f"UPDATE trials SET timesteps = ?1, state = {state} WHERE trial = ?2 AND timesteps < ?1"
+            self._db.executemany(update, [(length, trial) for trial, length in lengths.items()])
+
     def open(self, trials: Sequence[str], token: str) -> Attempt:
         """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
 
@@ -149,14 +121,18 @@ class Ledger:
             if known is None:
                 insert = "INSERT INTO attempts (token, opened_at) VALUES (?, ?) RETURNING number"
                 known = self._db.execute(insert, (token, time.time())).fetchone()
-                states = {row.trial: row.state for row in self.trials()}
-                for trial in trials:
-                    state = states.get(trial, "unknown")
+                for place, trial in enumerate(trials):
+                    found = self._db.execute("SELECT state FROM trials WHERE trial = ?", (trial,)).fetchone()
+                    (state,) = found or ("unknown",)
                     if state in ("unknown", "finished", "diverged"):
                         raise UserError(f"{self.directory}: trial {trial!r} cannot be trained: it is {state}.")
-                    self._rewind(trial)
+                    last = self._rewind(trial)
                     take = "UPDATE trials SET state = 'running', attempt = ?, error = NULL WHERE trial = ?"
                     self._db.execute(take, (*known, trial))
+                    member = (*known, trial, place, last.timestep if last else 0)
+                    self._db.execute(
+                        "INSERT INTO members (attempt, trial, place, timestep) VALUES (?, ?, ?, ?)", member
+                    )
             # The rewind has left the checkpoint to go on from as the last one, also for those who ask again.
             return Attempt(known[0], {trial: self._last_agent(trial) for trial in trials})
 
@@ -166,24 +142,34 @@ class Ledger:
             update = "UPDATE attempts SET log = ?, host = ?, pid = ? WHERE number = ?"
             self._db.execute(update, (log, host, pid, attempt))
 
-    def fail(
+    def close(
         self,
         attempt: int,
-        trials: Iterable[str],
-        error: str | None,
-        state: Literal["failed", "interrupted"] = "failed",
-    ) -> None:
-        """Mark those of `trials` as ended early that `attempt` owns and that still run; `error` says why."""
-        with self._transaction():
-            update = "UPDATE trials SET state = ?, error = ?"
-            where = "WHERE trial = ? AND attempt = ? AND state = 'running'"
-            self._db.executemany(f"{update} {where}", [(state, error, trial, attempt) for trial in trials])
+        outcome: str,
+        error: str | None = None,
+        state: Literal["pending", "interrupted"] = "pending",
+    ) -> list[str]:
+        """End `attempt`; whatever it still sends is LOST. The first outcome and `error`, which says why, stay.
 
-    def close(self, attempt: int, outcome: str) -> None:
-        """End `attempt`; whatever it still sends is LOST. The first outcome stays."""
+        Returns:
+            Its trials that are neither finished nor diverged, nor another attempt's by now. Those that still ran
+            have `state`, and the error with it.
+        """
         with self._transaction():
-            update = "UPDATE attempts SET closed_at = ?, outcome = ? WHERE number = ? AND closed_at IS NULL"
-            self._db.execute(update, (time.time(), outcome, attempt))
+            update = "UPDATE attempts SET closed_at = ?, outcome = ?, error = ? WHERE number = ? AND closed_at IS NULL"
+            self._db.execute(update, (time.time(), outcome, error, attempt))
+            update = "UPDATE trials SET state = ?, error = ? WHERE attempt = ? AND state = 'running'"
+            self._db.execute(update, (state, error, attempt))
+            query = """SELECT trial FROM trials JOIN members USING (trial, attempt)
+                WHERE attempt = ? AND state NOT IN ('finished', 'diverged') ORDER BY place"""
+            return [trial for (trial,) in self._db.execute(query, (attempt,))]
+
+    def fail(self, trials: Iterable[str], error: str) -> None:
+        """Give up `trials`; `error` says why. Those that are finished, diverged or being trained stay as they are."""
+        with self._transaction():
+            update = "UPDATE trials SET state = 'failed', error = ? WHERE trial = ?"
+            where = "AND state NOT IN ('finished', 'diverged', 'running')"
+            self._db.executemany(f"{update} {where}", [(error, trial) for trial in trials])
 
     def request_stop(self, requested: bool) -> None:
         """Set or clear the flag which asks all workers to save and leave."""
@@ -257,26 +243,28 @@ class Ledger:
         query = "SELECT * FROM checkpoints WHERE trial = ? ORDER BY timestep, kind"
         return [Checkpoint(*row) for row in self._db.execute(query, (trial,))]
 
-    def published(self) -> dict[str, dict[int, int]]:
-        """Of each trial that has checkpoints, the attempts that made them: number → timestep of its last agent, or 0.
+    def members(self) -> list[Member]:
+        """Who was in which attempt and where it began, by attempt and place in the pack."""
+        query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
+        return [Member(*row) for row in self._db.execute(query)]
 
-        An attempt that never got to one, and whose trial has gone on in another, has left nothing here.
-        """
-        agent = "MAX(CASE kind WHEN 'agent' THEN timestep ELSE 0 END)"
-        found: dict[str, dict[int, int]] = {}
-        for trial, attempt, timestep in self._db.execute(
-            f"SELECT trial, attempt, {agent} FROM checkpoints GROUP BY trial, attempt ORDER BY attempt"
-        ):
-            found.setdefault(trial, {})[attempt] = timestep
-        return found
+    def last_agents(self) -> dict[str, int]:
+        """Of each trial that has published an agent, the timestep of the last one."""
+        query = "SELECT trial, MAX(timestep) FROM checkpoints WHERE kind = 'agent' GROUP BY trial"
+        return dict(self._db.execute(query).fetchall())
+
+    def last_records(self) -> dict[str, StoredRecord]:
+        """The last record of each trial that has one."""
+        last = "SELECT trial, (SELECT MAX(position) FROM records WHERE records.trial = trials.trial) FROM trials"
+        return {stored.trial: stored for stored in self._stored(f"WHERE (trial, position) IN ({last})", ())}
 
     def progress(self, tag: str = RETURN_MEAN) -> list[Progress]:
         """How far each trial is, with the last value of `tag`, by configuration and seed."""
         rows = []
         notes = {row.number: row.note for row in self.attempts()}
+        last = self.last_records()
         for trial in self.trials():
-            last = self._stored("WHERE trial = ? ORDER BY position DESC LIMIT 1", (trial.trial,))
-            r = last[0].record if last else Record(-1, 0, 0, 0.0, {})
+            r = last[trial.trial].record if trial.trial in last else Record(-1, 0, 0, 0.0, {})
             value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)
             note = notes.get(trial.attempt or 0)
             rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed, note))
@@ -361,13 +349,14 @@ class Ledger:
     def _last_agent(self, trial: str) -> Checkpoint | None:
         return next((c for c in reversed(self.checkpoints(trial)) if c.kind == "agent"), None)
 
-    def _rewind(self, trial: str) -> None:
-        """Forget what comes after the last checkpoint of `trial` whose file is whole."""
+    def _rewind(self, trial: str) -> Checkpoint | None:
+        """Forget what comes after the last checkpoint of `trial` whose file is whole, and say which that is."""
         while (last := self._last_agent(trial)) and not is_whole(self.directory / last.path, last.sha256):
             delete = "DELETE FROM checkpoints WHERE trial = ? AND timestep = ? AND kind = 'agent'"
             self._db.execute(delete, (trial, last.timestep))
         kept = last.records if last else 0
         self._db.execute("DELETE FROM records WHERE trial = ? AND position >= ?", (trial, kept))
+        return last
 
     def _stored(self, clause: str, arguments: tuple[object, ...]) -> list[StoredRecord]:
         query = f"""SELECT revision, trial, wall_time,
@@ -379,7 +368,7 @@ class Ledger:
         for row in self._db.execute(query, arguments):
             revision, trial, wall_time, before, position, timestep, env_steps, seconds, tags, numbers = row
             doubles = struct.unpack(f"<{len(numbers) // 8}d", numbers)
-            values = dict(zip(json.loads(tags), doubles, strict=True))
+            values = dict(zip(_tags(tags), doubles, strict=True))
             record = Record(position, timestep, env_steps, seconds, values)
             stored.append(StoredRecord(revision, trial, wall_time, before, record))
         return stored
@@ -392,3 +381,9 @@ class Ledger:
             logging.getLogger(__name__).warning("%s cannot be written to: %s", self.directory, error)
             self._warned = True
         return BUSY
+
+
+@functools.lru_cache
+def _tags(text: str) -> tuple[str, ...]:
+    """The names of a tag set; the same few are asked for again and again."""
+    return tuple(json.loads(text))

@@ -104,7 +104,7 @@ def read_experiment(
             name = _free_name(slug("_".join([stem, *varied])), config, taken)
             origins[name] = file
             for seed in parse_seeds(seeds, config.seed):
-                trial = _trial(name, config.model_copy(update={"seed": seed}))
+                trial = trial_of(name, config.model_copy(update={"seed": seed}))
                 if trial.id in trials:
                     raise UserError(f"{file}: the trial {trial.id} is asked for twice; give each configuration once")
                 trials[trial.id] = trial
@@ -117,7 +117,8 @@ def _too_many() -> UserError:
     return UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
 
 
-def _trial(name: str, config: Config) -> Trial:
+def trial_of(name: str, config: Config) -> Trial:
+    """The trial of a configuration, seed included, that has this name."""
     digest = hashlib.sha256(identity(config).encode()).hexdigest()[:8]
     return Trial(f"{name}_s{config.seed}_{digest}", name, config)
 
@@ -217,12 +218,13 @@ class Placement:
         return "torch" if self.on_gpus or config.models.convolves else "jax"
 
 
-def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[Trial]]:
+def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int | None = None) -> list[list[Trial]]:
     """Deal trials of equal Static signature and progress into packs, as even as can be, one per worker.
 
     Args:
         trials: with the timestep of the checkpoint that each goes on from.
         workers: packs wanted per group.
+        largest: members of a pack at most; None for LARGEST_PACK.
 
     Returns:
         Packs, longest work first.
@@ -232,7 +234,7 @@ def form_packs(trials: Iterable[tuple[Trial, int]], workers: int) -> list[list[T
         groups.setdefault((static_key(trial.config), timestep), []).append(trial)
     packs: list[list[Trial]] = []
     for group in groups.values():
-        count = max(min(workers, len(group)), math.ceil(len(group) / LARGEST_PACK))
+        count = max(min(workers, len(group)), math.ceil(len(group) / (largest or LARGEST_PACK)))
         ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
         packs += [group[start:end] for start, end in itertools.pairwise(ends)]
     return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))

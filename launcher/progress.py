@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from launcher import stats
 from launcher.ledger import Ledger
@@ -31,18 +33,28 @@ LOST_STATES = ("failed", "diverged")
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
 
 
-def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], placement: Placement) -> None:
-    """Print trials, packs, workers and sizes."""
+def show_plan(
+    console: Console,
+    directory: Path,
+    packs: Sequence[Sequence[Trial]],
+    placement: Placement,
+    begin: Mapping[str, int],
+) -> None:
+    """Print trials, packs, workers, and the env steps that are left from the timesteps at which trials `begin`."""
+
+    def left(pack: Iterable[Trial]) -> int:
+        return sum(trial.env_steps - begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
+
     workers = min(placement.workers, len(packs))
     if placement.gpus:
         kind = "logical GPU" if placement.logical else "GPU"
-        place = f"{count(placement.gpus, kind)}, one worker each"
+        each = math.ceil(workers / placement.gpus)
+        place = f"{count(placement.gpus, kind)}, {'one worker each' if each == 1 else f'{each} workers each'}"
     else:
         place = f"{count(workers, 'CPU worker')}, {'one core each' if workers > 1 else 'one core'}"
     trials = [trial for pack in packs for trial in pack]
-    steps = sum(trial.env_steps for trial in trials)
     sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"
-    console.print(f"{sizes} on {place}; {steps:,} env steps in all", highlight=False)
+    console.print(f"{sizes} on {place}; {left(trials):,} env steps in all", highlight=False)
     if placement.logical:
         console.print(
             "[bold red]LOGICAL GPUs:[/] they are only counted; everything runs on the CPU and says nothing about GPUs"
@@ -57,7 +69,7 @@ def show_plan(console: Console, directory: Path, packs: Sequence[Sequence[Trial]
             f"{first.env.num_envs} x {first.env.id}, {placement.backend(first)}, "
             f"{count(first.updates, 'update')} of {count(first.agent.rollouts, 'step')}"
         )
-        table.add_row(str(number), "\n".join(names), shared, f"{sum(t.env_steps for t in pack):,}")
+        table.add_row(str(number), "\n".join(names), shared, f"{left(pack):,}")
     console.print(table)
     console.print("Trials with the same network, environment and loop sizes train as one batched program.")
     console.print(f"Directory: {directory}", soft_wrap=True, highlight=False)
@@ -100,10 +112,12 @@ class View:
 
     def __init__(self, console: Console, directory: Path) -> None:
         self._console = console
+        self._directory = directory
         self._ledger = Ledger(directory, writer=False)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._began = time.monotonic()
-        self._line_due = self._began
+        self._due = self._began
+        self._rows: list[Progress] = []
 
     def __enter__(self) -> View:
         if self._live is not None:
@@ -115,21 +129,31 @@ class View:
             self._live.stop()
         self._ledger.disconnect()
 
-    def refresh(self) -> None:
-        """Show how things stand; what cannot be read just now is shown later."""
-        if self._live is None and time.monotonic() < self._line_due:
+    def refresh(self, refusing: float = 0.0) -> None:
+        """Show how things stand; what cannot be read just now is shown later.
+
+        Args:
+            refusing: for how many seconds the disk has taken nothing.
+        """
+        now = time.monotonic()
+        if now < self._due:
             return
-        try:
-            rows = self._ledger.progress(SCORE)
-        except sqlite3.OperationalError:  # a full disk: readers need a little of it too
-            return
+        full = f"DISK FULL for {duration(refusing)}: training waits for room in {self._directory}" if refusing else ""
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: readers need a little of it too
+            self._rows = self._ledger.progress(SCORE)
         if self._live is not None:
-            self._live.update(progress_table(rows))
+            self._live.update(Group(progress_table(self._rows), Text(full, "bold red")))
+            # Of tens of thousands of trials reading takes a second: a launch has more to do than to be looked at.
+            self._due = now + 10 * (time.monotonic() - now)
             return
-        self._line_due = time.monotonic() + LINES_EVERY
-        self._console.print(
-            progress_line(rows, time.monotonic() - self._began), highlight=False, markup=False, soft_wrap=True
-        )
+        self._due = now + LINES_EVERY
+        for line in (self._rows and progress_line(self._rows, now - self._began), full):
+            if line:
+                self.say(line)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the table if there is one."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_line(rows: Sequence[Progress], seconds: float) -> str:
@@ -185,10 +209,11 @@ def _left(rows: Sequence[Progress]) -> str:
     rate = _rate(rows)
     waiting = [r for r in rows if r.trial.state in ("running", "pending", "interrupted")]
     missing = sum(r.trial.timesteps * r.trial.num_envs - r.env_steps for r in waiting)
-    return _duration(missing / rate) if rate else "-"
+    return duration(missing / rate) if rate else "-"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`1:05`, `2:00:00`."""
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -245,6 +270,8 @@ def progress_table(
 def _doing(row: Progress) -> str:
     """The state of a trial; of one that runs but does not train yet, what it waits for."""
     state = row.trial.state
+    if state == "pending" and row.trial.error:
+        return "retrying"
     return state if state != "running" or row.note == "training" else row.note or "starting"
 
 
@@ -264,7 +291,7 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.progress(SCORE)
         logs = {attempt.number: attempt.log for attempt in ledger.attempts()}
-        last = [ledger.records(row.trial.trial, row.records - 1, 1)[0] for row in rows if row.records]
+        last = list(ledger.last_records().values())
     table = _table("config", "seed:", "state", "env steps:", "return (last 100 episodes):")
     for row in rows:
         trial = row.trial

@@ -39,16 +39,29 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One attempt: times in Unix seconds, `log` relative to the launch directory, `note` what it was last doing."""
+    """One attempt: times in Unix seconds; `log` relative to the launch directory; `note` what it was last doing.
+
+    `error` says why it ended early.
+    """
 
     number: int
     opened_at: float
     closed_at: float | None
     outcome: str | None
+    error: str | None
     log: str | None
     host: str | None
     pid: int | None
     note: str | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """That an attempt trains or trained a trial, from `timestep` on: 0, or that of a checkpoint."""
+
+    attempt: int
+    trial: str
+    timestep: int
 
 
 @dataclass(frozen=True)

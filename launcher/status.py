@@ -49,7 +49,8 @@ class Standing:
         revisions: of plan.json, one for the launch and one for each resume.
         rows: the trials. Those that were running when their launch died are `interrupted`.
         attempts: by number.
-        published: trial → the attempts that made its checkpoints, with the timestep of the last agent of each.
+        members: trial → numbers of the attempts that had it.
+        agents: trial → timestep of its last agent.
     """
 
     directory: Path
@@ -57,7 +58,8 @@ class Standing:
     revisions: list[dict[str, Any]]
     rows: list[Progress]
     attempts: dict[int, AttemptRow]
-    published: dict[str, dict[int, int]]
+    members: dict[str, list[int]]
+    agents: dict[str, int]
 
     @property
     def unfinished(self) -> bool:
@@ -65,9 +67,8 @@ class Standing:
         return any(row.trial.state not in ("finished", "diverged") for row in self.rows)
 
     def attempts_of(self, row: Progress) -> list[int]:
-        """The attempts that are known to have trained a trial: those of its checkpoints, and the last one."""
-        last = set() if row.trial.attempt is None else {row.trial.attempt}
-        return sorted(last | self.published.get(row.trial.trial, {}).keys())
+        """The attempts that trained a trial, or were to."""
+        return self.members.get(row.trial.trial, [])
 
 
 def read(directory: Path) -> Standing:
@@ -81,7 +82,10 @@ def read(directory: Path) -> Standing:
     running = at_work(directory)
     try:
         with Ledger(directory, writer=False) as ledger:
-            rows, attempts, published = ledger.progress(SCORE), ledger.attempts(), ledger.published()
+            rows, attempts, agents = ledger.progress(SCORE), ledger.attempts(), ledger.last_agents()
+            members: dict[str, list[int]] = {}
+            for member in ledger.members():
+                members.setdefault(member.trial, []).append(member.attempt)
     except sqlite3.Error as error:
         hint = ""
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
@@ -89,7 +93,7 @@ def read(directory: Path) -> Standing:
         raise UserError(f"{directory / 'ledger.sqlite'}: cannot be read: {error}{hint}") from None
     if running is False:
         rows = [_ended(row) for row in rows]
-    return Standing(directory, running, revisions, rows, {row.number: row for row in attempts}, published)
+    return Standing(directory, running, revisions, rows, {row.number: row for row in attempts}, members, agents)
 
 
 def _revisions(directory: Path) -> list[dict[str, Any]]:
@@ -122,7 +126,8 @@ def at_work(directory: Path) -> bool | None:
 
 
 def _ended(row: Progress) -> Progress:
-    if row.trial.state != "running":
+    """A trial as it is after its launch has ended: what ran or was to be tried again is interrupted."""
+    if row.trial.state != "running" and not (row.trial.state == "pending" and row.trial.error):
         return row
     return dataclasses.replace(row, trial=dataclasses.replace(row.trial, state="interrupted"))
 
@@ -235,7 +240,7 @@ def describe(standing: Standing) -> dict[str, Any]:
         - env_steps, env_steps_total: trained, and to be trained
         - records: how many metric records it has
         - score: mean return of its last 100 episodes, or null before the first has ended
-        - attempts: numbers of those known to have trained it: which made its checkpoints, and the last one
+        - attempts: numbers of those that had it in their pack
         - checkpoint_timestep: where a resume would go on, or null before the first checkpoint
         - log: of the last attempt, relative to the directory, or null before the first
         - error: why it failed, or null
@@ -270,7 +275,7 @@ def _describe_trial(standing: Standing, row: Progress) -> dict[str, Any]:
         "records": row.records,
         "score": row.value if row.value is not None and math.isfinite(row.value) else None,
         "attempts": standing.attempts_of(row),
-        "checkpoint_timestep": max(standing.published.get(trial.trial, {}).values(), default=0) or None,
+        "checkpoint_timestep": standing.agents.get(trial.trial),
         "log": None if attempt is None else attempt.log,
         "error": trial.error,
     }
@@ -330,8 +335,7 @@ def _attempt_of(standing: Standing, trial: str | None, number: int | None) -> At
             raise UserError(f"{row.trial.trial}: no attempt at it has begun, so it has no log yet")
         if number is not None and number not in known:
             raise UserError(
-                f"command line: --attempt {number}: of {row.trial.trial} the ledger knows the attempts "
-                f"{', '.join(map(str, known))}; `launch logs DIR --attempt {number}` shows that one, whoever it trained"
+                f"command line: --attempt {number}: allowed: {', '.join(map(str, known))}, which had {row.trial.trial}"
             )
         number = known[-1] if number is None else number
     if number is None or number not in standing.attempts:

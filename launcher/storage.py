@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -11,9 +12,46 @@ from typing import IO
 
 from runner.errors import UserError
 
+LAYOUT = 1
+"""Version of the tables, kept in the file: one of another version is not misread."""
+_SCHEMA = """
+CREATE TABLE attempts (
+    number INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL,
+    outcome TEXT, error TEXT, log TEXT, host TEXT, pid INTEGER, note TEXT, token TEXT NOT NULL UNIQUE
+);
+CREATE TABLE members (
+    attempt INTEGER NOT NULL REFERENCES attempts, trial TEXT NOT NULL REFERENCES trials,
+    place INTEGER NOT NULL, timestep INTEGER NOT NULL, PRIMARY KEY (trial, attempt)
+) WITHOUT ROWID;
+CREATE TABLE trials (
+    trial TEXT PRIMARY KEY, config TEXT NOT NULL, seed INTEGER NOT NULL,
+    num_envs INTEGER NOT NULL, timesteps INTEGER NOT NULL,
+    state TEXT NOT NULL
+        CHECK (state IN ('pending', 'running', 'finished', 'diverged', 'failed', 'interrupted')),
+    attempt INTEGER REFERENCES attempts, error TEXT, UNIQUE (config, seed)
+) WITHOUT ROWID;
+CREATE TABLE tag_sets (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE);
+CREATE TABLE records (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT,
+    trial TEXT NOT NULL REFERENCES trials, position INTEGER NOT NULL,
+    attempt INTEGER NOT NULL REFERENCES attempts,
+    timestep INTEGER NOT NULL, env_steps INTEGER NOT NULL, seconds REAL NOT NULL, wall_time REAL NOT NULL,
+    tag_set INTEGER NOT NULL REFERENCES tag_sets, numbers BLOB NOT NULL, UNIQUE (trial, position)
+);
+CREATE TABLE checkpoints (
+    trial TEXT NOT NULL REFERENCES trials, timestep INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('agent', 'best')),
+    path TEXT NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, score REAL,
+    attempt INTEGER NOT NULL REFERENCES attempts, records INTEGER NOT NULL,
+    PRIMARY KEY (trial, timestep, kind)
+) WITHOUT ROWID;
+CREATE TABLE stop (requested INTEGER NOT NULL);
+INSERT INTO stop VALUES (0);
+"""
+
 # BUSY: a reader has held the lock of a network file system for longer than the timeout.
 _SQLITE_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
-_OS_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES}
+_OS_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE}
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p")
 
 
@@ -35,7 +73,35 @@ def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts"))
     return kind.startswith(_NETWORK_FILE_SYSTEMS)
 
 
-def connect(path: Path, writer: bool) -> sqlite3.Connection:
+def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
+    """Open the ledger's file: to write, made if it is not there; or only to read.
+
+    Raises:
+        UserError: its tables are those of another version.
+        sqlite3.Error: it is damaged, or the disk is full.
+    """
+    if writer and not path.is_file():
+        # Readers may come at any time, so the file appears with all its tables.
+        partial = path.with_name("ledger.partial")
+        partial.unlink(missing_ok=True)
+        with contextlib.closing(_connect(partial, writer)) as db:
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        partial.replace(path)
+    db = _connect(path, writer)
+    try:
+        (layout,) = db.execute("PRAGMA user_version").fetchone()
+        if layout != LAYOUT:
+            raise UserError(
+                f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "
+                "that made it (plan.json names it)"
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _connect(path: Path, writer: bool) -> sqlite3.Connection:
     """Open a database: to write, made if it is not there, every commit on disk when it returns; or only to read."""
     # The launcher may poll from a thread, though never from two at once.
     uri = f"{path.as_uri()}?mode={'rwc' if writer else 'ro'}"
@@ -71,8 +137,12 @@ def lock(directory: Path) -> IO[bytes]:
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Whether the file is there and its bytes have this digest."""
+    """Whether the file is there and its bytes have this digest.
+
+    Raises:
+        OSError: it is there, and cannot be read just now.
+    """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except OSError:
+    except FileNotFoundError:
         return False

@@ -14,7 +14,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +34,6 @@ BEAT_SECONDS = 1.0
 """Between pushes; half of the lease's beat, so that one late push is no missed beat."""
 BACKLOG = 20_000
 """Records that wait for the aggregator before training waits too."""
-GIVE_UP_SECONDS = 600.0
-"""After this long without a place to store results the attempt ends."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,7 @@ class Job:
         configs: resolved configurations as plain data, one per member.
         checkpoints: bytes to go on from, one per member, or None to begin.
         log: file for everything that the process prints.
-        threads: cores to use; 1 pins the process to a core of its own.
-        gpu: a GPU was reserved and must be there.
+        threads: cores to use.
     """
 
     attempt: int
@@ -59,25 +55,55 @@ class Job:
     checkpoints: tuple[bytes, ...] | None
     log: Path
     threads: int
-    gpu: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
+
+    node: str
+    host: str
+    pid: int
 
 
 class Worker:
-    """A process for one pack; becomes a Ray actor in `launcher.cluster`."""
+    """A process for one pack; becomes a Ray actor in `launcher.dispatch`.
 
-    def __init__(self, backend: str, threads: int, gpu: bool) -> None:
+    It is called in this order: `where`, `ready`, `train`.
+    """
+
+    def __init__(self, backend: str, threads: int, sharing: int) -> None:
+        """Nothing yet, so that Ray knows at once that the process has begun.
+
+        Args:
+            backend: torch or jax.
+            threads: cores to use; 1, without a GPU, pins the process to a core of its own.
+            sharing: processes on its GPU; 0: none was reserved, none must be used.
+        """
+        self._wanted = backend, threads, sharing
+
+    def where(self) -> Place:
+        """Where this process is."""
+        import ray
+
+        return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
+
+    def ready(self) -> None:
         """Claim a core and import what training needs, before there is anything to train.
 
         Affinity, thread counts and devices are read when a backend is imported, so they come first.
         """
-        self._core = claim_core() if threads == 1 and not gpu else None
-        os.environ |= environment(threads, gpu)
+        backend, threads, sharing = self._wanted
+        self._core = claim_core() if threads == 1 and not sharing else None
+        os.environ |= environment(threads, sharing)
         self._backend = importlib.import_module(f"runner.{backend}")
         importlib.import_module("runner.envs.envpool")
-        self._gpu = self._backend.sees_gpu()
-
-    def ready(self) -> None:
-        """Done once the imports are."""
+        if sharing and not self._backend.sees_gpu():
+            name = self._backend.Runner.backend
+            raise UserError(
+                f"a GPU was reserved on {socket.gethostname()}, but {name} sees none there: install a CUDA build of "
+                f"{name} on that machine, or launch without --gpus"
+            )
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         """Train a pack to its end, or until told to stop.
@@ -86,7 +112,7 @@ class Worker:
             "finished", "stopped" or "lost".
 
         Raises:
-            UserError: the pack cannot be trained as configured, or results could not be stored for ten minutes.
+            UserError: the pack cannot be trained as configured.
         """
         with redirected(job.log):
             try:
@@ -99,12 +125,6 @@ class Worker:
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
 
-        if job.gpu and not self._gpu:
-            name = self._backend.Runner.backend
-            raise UserError(
-                f"a GPU was reserved on {socket.gethostname()}, but {name} sees none there: install a CUDA build of "
-                f"{name} on that machine, or launch without --gpus"
-            )
         link = Link(aggregator, job.attempt, job.trials)
         try:
             configs = [resolve(config)[0] for config in job.configs]
@@ -188,11 +208,7 @@ class Link:
         self._thread.start()
 
     def record(self, records: Mapping[str, Record]) -> None:
-        """Queue records; waits while too many are queued.
-
-        Raises:
-            UserError: nothing could be stored for ten minutes.
-        """
+        """Queue records; waits while too many are queued, as they are when the disk is full."""
         with self._change:
             for trial, record in records.items():
                 if trial not in self.lost:
@@ -209,11 +225,7 @@ class Link:
         self._check()
 
     def flush(self) -> None:
-        """Wait until everything queued is stored.
-
-        Raises:
-            UserError: nothing could be stored for ten minutes.
-        """
+        """Wait until everything queued is stored."""
         with self._change:
             self._change.notify_all()
             self._change.wait_for(lambda: self._error or not (self._published or any(self._records.values())))
@@ -232,20 +244,11 @@ class Link:
 
     def _carry(self) -> None:
         """The thread: push, publish, wait for the next beat or checkpoint."""
-        stored = time.monotonic()
         try:
             while True:
                 with self._change:
                     closing = self._closing
                 done = self._push() and self._publish()
-                now = time.monotonic()
-                if done:
-                    stored = now
-                elif now - stored > GIVE_UP_SECONDS:
-                    raise UserError(
-                        f"results could not be stored for {GIVE_UP_SECONDS / 60:.0f} minutes: the disk of the launch "
-                        "directory is full or read-only; make room and resume the launch"
-                    )
                 with self._change:
                     if closing:
                         return
@@ -310,14 +313,14 @@ class Link:
                 self._change.notify_all()
 
 
-def environment(threads: int, gpu: bool) -> dict[str, str]:
-    """Variables that torch, XLA and their libraries read when they are imported."""
+def environment(threads: int, sharing: int) -> dict[str, str]:
+    """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if not gpu:
+    if not sharing:
         return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    # One worker has the whole GPU; JAX refuses to start when the old name of this variable is set beside the new one.
+    # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
     if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
-        variables["XLA_CLIENT_MEM_FRACTION"] = "0.9"
+        variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
     return variables
 
 

@@ -6,9 +6,16 @@ folder here, the launcher's ledger through a callback.
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
 
 RETURN_MEAN = "Reward / Total reward (mean)"
 RETURN_MAX = "Reward / Total reward (max)"
@@ -69,7 +76,10 @@ class Report:
 
 
 class TensorBoard:
-    """Writes records of one trial to one TensorBoard folder: one event per record, env steps on the x axis."""
+    """Writes records of one trial to one TensorBoard folder: one event per record, env steps on the x axis.
+
+    TensorBoard's own writer has a thread per folder, which dies of a full disk; here every call raises OSError then.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Open an event file in `directory`, creating the folder.
@@ -77,10 +87,15 @@ class TensorBoard:
         Raises:
             OSError: the folder cannot be made or written to.
         """
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        self._writer = EventFileWriter(str(directory))
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        number = sum(file.name.startswith(name) for file in directory.iterdir())
+        self._writer = RecordWriter((directory / f"{name}.{number}").open("xb"))
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.flush()
 
     def write(self, env_steps: int, values: Mapping[str, float], wall_time: float) -> None:
         """Append one event with every value of `values` at x = `env_steps`; `wall_time` is Unix seconds."""
@@ -88,15 +103,13 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._writer.add_event(Event(wall_time=wall_time, step=env_steps, summary=summary))
+        self._add(Event(wall_time=wall_time, step=env_steps, summary=summary))
 
     def restart(self, env_steps: int, wall_time: float) -> None:
         """Tell readers to drop what they hold from `env_steps` on: the trial was rewound."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        self._writer.add_event(
-            Event(wall_time=wall_time, step=env_steps, session_log=SessionLog(status=SessionLog.START))
-        )
+        self._add(Event(wall_time=wall_time, step=env_steps, session_log=SessionLog(status=SessionLog.START)))
 
     def flush(self) -> None:
         """Force what was written to disk."""
@@ -105,3 +118,6 @@ class TensorBoard:
     def close(self) -> None:
         """Flush and close; the object is unusable afterwards."""
         self._writer.close()
+
+    def _add(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())

@@ -10,7 +10,7 @@ import bisect
 import math
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
@@ -28,6 +28,8 @@ class Schedule(BaseModel):
     """A schedule's arguments."""
 
     model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    of_whole_training: ClassVar[bool] = False
+    """Rates depend on how long training is to be."""
 
     def rate(self, initial: float, epoch: int, done: float) -> float:
         """The learning rate of an epoch.
@@ -67,6 +69,8 @@ class KLAdaptiveLR(Schedule):
 class Linear(Schedule):
     """To zero over the whole training, in equal steps per update."""
 
+    of_whole_training = True
+
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
         return initial * (1 - done)
@@ -74,6 +78,8 @@ class Linear(Schedule):
 
 class Cosine(Schedule):
     """Half a cosine to zero over the whole training, per update."""
+
+    of_whole_training = True
 
     @override
     def rate(self, initial: float, epoch: int, done: float) -> float:

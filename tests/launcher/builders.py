@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from launcher.ledger import Ledger
 from launcher.rows import Batch, Published, TrialRow
@@ -24,6 +25,12 @@ def batch(first: int, end: int, shift: float = 0.0) -> Batch:
 
 def agent(timestep: int, covered: int, data: bytes = b"weights", **changes: object) -> Published:
     return dataclasses.replace(Published(timestep, data, "agent", covered, "running"), **changes)
+
+
+def give_up(ledger: Ledger, attempt: int, trials: Sequence[str], error: str) -> None:
+    """The attempt dies, and `trials` of it are not tried again."""
+    ledger.close(attempt, "crash", error)
+    ledger.fail(trials, error)
 
 
 def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from launcher import aggregator as aggregator_module
-from launcher.aggregator import Aggregator, PushReply, start_aggregator
+from launcher.aggregator import Aggregator, Pulse, PushReply, start_aggregator
 from launcher.ledger import Ledger
-from launcher.rows import LOST, STORED, Batch, Published, TrialRow
+from launcher.rows import BUSY, LOST, STORED, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.tracking import Record
 
@@ -54,6 +55,16 @@ def restart(aggregator: Aggregator) -> None:
     aggregator.__init__(directory)
 
 
+def refuse(aggregator: Aggregator, wanted: bool) -> None:
+    """Let the disk take nothing: a true SQLITE_READONLY."""
+    aggregator._ledger._db.execute(f"PRAGMA query_only = {'ON' if wanted else 'OFF'}")
+
+
+def rows(aggregator: Aggregator) -> tuple[object, ...]:
+    ledger = aggregator._ledger
+    return ledger.trials(), ledger.attempts(), ledger.members()
+
+
 # In one process
 
 
@@ -77,23 +88,126 @@ def test_full_disk_keeps_the_lease_and_carries_the_stop(aggregator: Aggregator, 
     clock.now += 5
     batches = {"a-1": Batch(0, [record(0)])}
     assert aggregator.push(attempt, batches) == PushReply({}, busy=True, stop=False)
-    assert aggregator.beats() == {attempt: 0.0}
+    assert aggregator.pulse().silent == {attempt: 0.0}
     aggregator.stop()
     assert aggregator.push(attempt, batches) == PushReply({}, busy=True, stop=True)
 
 
-def test_beats(aggregator: Aggregator, clock: SimpleNamespace) -> None:
+def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
+    aggregator: Aggregator, clock: SimpleNamespace
+) -> None:
     first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
     clock.now += 3
+    assert aggregator.pulse() == Pulse({}, 0.0)
     aggregator.push(second, {})
     clock.now += 1
-    assert aggregator.beats() == {first: 4.0, second: 1.0}  # an attempt that never pushes grows old as well
+    aggregator.push(first, {"a-1": Batch(0)})
+    clock.now += 2
+    assert aggregator.pulse().silent == {first: 2.0, second: 3.0}
     aggregator.close(first, "killed")
     aggregator.push(first, {})
-    assert aggregator.beats() == {second: 1.0}
+    aggregator.push(99, {})  # of no attempt that it knows
+    assert aggregator.pulse().silent == {second: 3.0}
+
+
+def test_every_open_attempt_gets_a_full_lease_after_a_restart(aggregator: Aggregator, clock: SimpleNamespace) -> None:
+    first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
+    aggregator.push(first, {})
+    clock.now += 3
     restart(aggregator)
+    assert aggregator.pulse().silent == {first: 0.0, second: 0.0}
     clock.now += 2
-    assert aggregator.beats() == {second: 2.0}
+    aggregator.close(first, "killed")
+    assert aggregator.pulse().silent == {second: 2.0}
+
+
+def test_no_lease_runs_while_the_aggregator_does_not(aggregator: Aggregator, clock: SimpleNamespace) -> None:
+    first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
+    aggregator.push(first, {})
+    aggregator.push(second, {})
+    clock.now += 2
+    assert aggregator.pulse().silent == {first: 2.0, second: 2.0}
+    clock.now += 100  # stopped, then woken by the question of the launcher
+    assert aggregator.pulse().silent == {first: 2.0, second: 2.0}
+    clock.now += 100  # stopped again, then woken by a worker
+    aggregator.push(second, {})
+    assert aggregator.pulse().silent == {first: 2.0, second: 0.0}
+    for _ in range(40):  # asked every second, a lease runs
+        clock.now += 1
+        aggregator.push(second, {})
+    assert aggregator.pulse().silent == {first: 42.0, second: 0.0}
+
+
+def test_full_disk_answers_busy_and_nothing_is_done(aggregator: Aggregator) -> None:
+    attempt = aggregator.open(["a-1"], "t").number
+    aggregator.close(aggregator.open(["a-2"], "t2").number, "crash")
+    before = rows(aggregator)
+    refuse(aggregator, True)
+    assert aggregator.open(["a-2"], "t3") == BUSY
+    assert aggregator.describe_attempt(attempt, "log", "here", 1) == BUSY
+    assert aggregator.fail(["a-2"], "boo") == BUSY
+    assert aggregator.close(attempt, "crash", "boo") == BUSY
+    assert rows(aggregator) == before
+    refuse(aggregator, False)
+    assert aggregator.push(attempt, {"a-1": Batch(0)}).high_water == {"a-1": 0}, "it is not closed"
+    assert aggregator.fail(["a-2"], "boo") is None
+    assert aggregator.close(attempt, "crash", "boo") == ["a-1"]
+    assert [row.state for row in aggregator._ledger.trials()] == ["pending", "failed"]
+
+
+def test_an_attempt_that_could_not_be_closed_keeps_its_lease(aggregator: Aggregator, clock: SimpleNamespace) -> None:
+    attempt = aggregator.open(["a-1"], "t").number
+    aggregator.push(attempt, {})
+    refuse(aggregator, True)
+    clock.now += 2
+    aggregator.close(attempt, "crash")
+    assert aggregator.pulse().silent == {attempt: 2.0}
+
+
+def test_errors_that_are_not_the_disks_are_raised(aggregator: Aggregator) -> None:
+    aggregator._ledger._db.execute("DROP TABLE members")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        aggregator.open(["a-1"], "t")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        aggregator.close(1, "crash")
+    assert aggregator.pulse().refusing == 0.0
+
+
+CALLS: dict[str, Callable[[Aggregator], object]] = {
+    "open": lambda aggregator: aggregator.open(["a-2"], "another"),
+    "close": lambda aggregator: aggregator.close(1, "crash"),
+    "fail": lambda aggregator: aggregator.fail(["a-2"], "boo"),
+    "describe_attempt": lambda aggregator: aggregator.describe_attempt(1, "log", "here", 1),
+    "push": lambda aggregator: aggregator.push(1, {"a-1": Batch(0, [record(0)])}),
+    "publish": lambda aggregator: aggregator.publish(1, {"a-1": Published(1, b"weights", "agent", 0, "running")}),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_write_tells_whether_the_disk_takes_it(aggregator: Aggregator, clock: SimpleNamespace, call: str) -> None:
+    assert aggregator.open(["a-1"], "t").number == 1
+    refuse(aggregator, True)
+    CALLS[call](aggregator)
+    clock.now += 3
+    CALLS[call](aggregator)  # again: since when counts, not when last
+    clock.now += 1
+    assert aggregator.pulse().refusing == 4.0
+    refuse(aggregator, False)
+    CALLS[call](aggregator)
+    assert aggregator.pulse().refusing == 0.0
+
+
+def test_a_beat_alone_does_not_tell_that_the_disk_has_room(aggregator: Aggregator, clock: SimpleNamespace) -> None:
+    attempt = aggregator.open(["a-1"], "t").number
+    refuse(aggregator, True)
+    aggregator.push(attempt, {"a-1": Batch(0, [record(0)])})
+    refuse(aggregator, False)
+    clock.now += 2
+    for beat in ({}, {"a-1": Batch(0)}):
+        assert not aggregator.push(attempt, beat).busy
+        assert aggregator.pulse().refusing == 2.0
+    aggregator.push(attempt, {"a-1": Batch(0, [record(0)])})
+    assert aggregator.pulse().refusing == 0.0
 
 
 # As a Ray actor
@@ -143,13 +257,14 @@ def test_actor_serves_a_launch(actor: object, directory: Path) -> None:
     assert reply == PushReply({"a-1": 1}, busy=False, stop=False)
     published = {"a-1": Published(1, b"weights", "agent", 1, "finished")}
     assert ray.get(actor.publish.remote(attempt.number, published)) == {"a-1": STORED}
-    ray.get(actor.fail.remote(attempt.number, ["a-1", "a-2"], "killed"))
-    assert list(ray.get(actor.beats.remote())) == [attempt.number]
-    ray.get(actor.close.remote(attempt.number, "done"))
+    assert list(ray.get(actor.pulse.remote()).silent) == [attempt.number]
+    assert ray.get(actor.close.remote(attempt.number, "crash", "killed")) == ["a-2"]
+    ray.get(actor.fail.remote(["a-1", "a-2"], "killed"))
+    assert ray.get(actor.pulse.remote()) == Pulse({}, 0.0)
     with Ledger(directory, writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["finished", "failed"]
         (row,) = ledger.attempts()
-        assert (row.log, row.note, row.outcome) == ("logs/attempt-1.log", "hello", "done")
+        assert (row.log, row.note, row.outcome) == ("logs/attempt-1.log", "hello", "crash")
 
 
 def test_user_error_comes_through(actor: object) -> None:

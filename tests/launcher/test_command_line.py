@@ -43,7 +43,7 @@ TYPED = {
     "resume missing": (["resume", "runs/x"], "runs/x: not a launch directory: there is no such folder"),
     "resume a file": (["resume", CARTPOLE], "cartpole.yaml: not a launch directory: there is no such folder"),
     "unknown flag": ([CARTPOLE, "--sedes", "8"], "Unknown option: --sedes. Did you mean --seeds? See launch --help."),
-    "unknown flag of resume": (["resume", "x", "--seeds", "8"], "Unknown option: --seeds"),
+    "unknown flag of resume": (["resume", "x", "--name", "y"], "Unknown option: --name"),
     "no value": ([CARTPOLE, "--seeds"], "--seeds requires an argument"),
     "seeds 0": ([CARTPOLE, "--seeds", "0"], "--seeds '0': allowed: a count such as 8, a range such as 0-7"),
     "seeds -1": ([CARTPOLE, "--seeds", "-1"], "--seeds '-1': allowed: a count"),
@@ -194,7 +194,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         got[:] = [directory, [trial for trial, _ in pairs]]
         return 0
 
-    monkeypatch.setattr(commands, "_launch", launch)
+    monkeypatch.setattr("launcher.session.conduct", launch)
     return got
 
 

@@ -167,4 +167,7 @@ def test_resume_of_what_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[st
         attempt = ledger.open(names, "t").number
         ledger.publish(attempt, {name: Published(0, b"", "agent", 0, final) for name in names})
     assert main(["resume", str(path)]) == status
-    assert "all 2 trials are finished or diverged; nothing to do" in capsys.readouterr().out
+    finished = 2 if final == "finished" else 0
+    said = capsys.readouterr().out
+    assert f"{finished} of 2 trials are finished; nothing to do" in said
+    assert ("Left as they are: 2 diverged" in said) == (not finished)

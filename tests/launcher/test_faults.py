@@ -1,101 +1,300 @@
-"""Faults on a real Ray: `pytest -m cluster`."""
+"""Faults of workers, the aggregator and the disk on a real Ray: `pytest -m cluster`."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
+from launcher import dispatch
+from launcher.cli import main
 from launcher.ledger import Ledger
+from tests.launcher.faulty import (
+    aggregator_pid,
+    assert_whole,
+    counts,
+    meanwhile,
+    wait_until,
+    worker_pids,
+    worker_that,
+    write_config,
+)
 
 pytestmark = pytest.mark.cluster
-CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
+Launch = Callable[..., int]
+LONG, RECORDS = 12_800, 400
+SPARSE = ("--workers", "2", "--set", "agent.experiment.checkpoint_interval=6400")
 
 
-def start(tmp_path: Path, timesteps: int, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
-    """`launch` as a person starts it, in a session of its own; the process and its launch directory."""
-    data = yaml.safe_load(CARTPOLE.read_text())
-    data["trainer"]["timesteps"] = timesteps
-    data["agent"]["experiment"].update(write_interval=32, checkpoint_interval=320)
-    config = tmp_path / "cartpole.yaml"
-    config.write_text(yaml.safe_dump(data))
-    command = [sys.executable, "-m", "launcher.cli", str(config), "--seeds", "2", "--out", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, "--name", "run", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    return process, tmp_path / "run"
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[list[str]]:
+    """One Ray for all launches of this module, with a core more than they use; the arguments that use it."""
+    import ray
+
+    ray.init(address="local", num_cpus=3, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    yield ["--address", "auto"]
+    ray.shutdown()
 
 
-def wait_for_records(process: subprocess.Popen[str], directory: Path, count: int) -> None:
-    """Until every trial has `count` records."""
-    for _ in range(1200):
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        if (directory / "ledger.sqlite").exists():
-            with Ledger(directory, writer=False) as ledger:
-                rows = ledger.progress()
-                if rows and all(row.records >= count for row in rows):
-                    return
-        time.sleep(0.1)
-    raise AssertionError("no records")
+@pytest.fixture
+def launch(ray_address: list[str], tmp_path: Path) -> Launch:
+    """Train in this process; the launch directory is `tmp_path / "run"`."""
+
+    def run(timesteps: int, *arguments: str, out: Path = tmp_path) -> int:
+        config = write_config(tmp_path, timesteps)
+        return main([str(config), "--out", str(out), "--name", "run", *arguments, *ray_address])
+
+    return run
 
 
-def worker_pids(directory: Path) -> list[int]:
-    """Processes whose output goes to this launch's logs."""
-    logs = {path.resolve() for path in (directory / "logs").iterdir()}
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
+def trained(directory: Path, least: int) -> Callable[[], bool]:
+    """Whether every trial has `least` records."""
+    return lambda: bool(found := counts(directory)) and min(found.values()) >= least
+
+
+def attempts(directory: Path) -> list[tuple[str | None, list[int]]]:
+    """Of each attempt its outcome and the seeds that it had."""
+    with Ledger(directory, writer=False) as ledger:
+        seeds = {row.trial: row.seed for row in ledger.trials()}
+        members = ledger.members()
+        return [
+            (row.outcome, [seeds[member.trial] for member in members if member.attempt == row.number])
+            for row in ledger.attempts()
+        ]
+
+
+def test_a_killed_worker_is_replaced(launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "run"
+    seconds: list[float] = []
+
+    def kill() -> None:
+        wait_until(trained(directory, 12), "records")
+        os.kill(worker_pids(directory)[1], signal.SIGKILL)
+        began = time.monotonic()
+        with Ledger(directory, writer=False) as ledger:
+            third = lambda: any(row.number == 3 and row.note == "training" for row in ledger.attempts())  # noqa: E731
+            wait_until(third, "a new attempt")
+        seconds.append(time.monotonic() - began)
+
+    with meanwhile(kill):
+        assert launch(LONG, "--seeds", "4", "--workers", "2") == 0
+    assert_whole(directory, RECORDS)
+    assert attempts(directory) == [("crash", [0, 1]), ("finished", [2, 3]), ("finished", [0, 1])]
+    with Ledger(directory, writer=False) as ledger:
+        assert {member.timestep for member in ledger.members() if member.attempt == 3} != {0}
+    shown = capsys.readouterr().out
+    assert "the worker process died" in shown
+    assert "logs/attempt-1.log); tried again in 1 s" in shown
+    print(f"killed, and training again {seconds[0]:.1f} s later")
+
+
+def test_a_poisonous_trial_fails_alone_and_its_mates_finish(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process aborts in native code whenever seed 2 is in the pack: two deaths, then halves."""
+    monkeypatch.setattr(dispatch, "Worker", worker_that(os.abort, seed=2, at=3))
+    assert launch(640, "--seeds", "4", "--workers", "1") == 1
+    directory = tmp_path / "run"
+    assert attempts(directory) == [
+        ("crash", [0, 1, 2, 3]),
+        ("crash", [0, 1, 2, 3]),
+        ("finished", [0, 1]),
+        ("crash", [2, 3]),
+        ("crash", [2]),
+        ("finished", [3]),
+    ]
+    with Ledger(directory, writer=False) as ledger:
+        rows = {row.seed: row for row in ledger.trials()}
+    assert {seed: row.state for seed, row in rows.items()} == {0: "finished", 1: "finished", 2: "failed", 3: "finished"}
+    assert rows[2].error is not None
+    assert "Abort" in rows[2].error
+    assert "logs/attempt-5.log" in rows[2].error
+    shown = capsys.readouterr().out
+    assert "tried again in 2 packs" in shown
+    assert rows[2].error in shown
+    assert "not in these numbers: 1 of 4 seeds failed or diverged" in shown
+
+
+def test_an_exception_that_repeats_is_not_tried_again(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boo() -> None:
+        raise RuntimeError("boo")
+
+    monkeypatch.setattr(dispatch, "Worker", worker_that(boo, seed=1, at=3))
+    assert launch(640, "--seeds", "2", "--workers", "1") == 1
+    assert attempts(tmp_path / "run") == [("error", [0, 1]), ("error", [0, 1])]
+    with Ledger(tmp_path / "run", writer=False) as ledger:
+        for row in ledger.trials():
+            assert (row.state, row.error) == ("failed", "RuntimeError: boo (log: logs/attempt-2.log)")
+    assert "in boo" in (tmp_path / "run" / "logs" / "attempt-2.log").read_text()
+
+
+def test_a_pack_that_is_too_big_for_the_memory_is_halved(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise MemoryError("Unable to allocate 1.2 TiB")
+
+    monkeypatch.setattr(dispatch, "Worker", worker_that(full, seed=0, at=3))
+    assert launch(640, "--seeds", "2", "--workers", "1") == 1
+    assert attempts(tmp_path / "run")[2:] == [("crash", [0]), ("finished", [1])]
+
+
+def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "LEASE_SECONDS", 8.0)
+    directory = tmp_path / "run"
+    hung: list[int] = []
+
+    def stop() -> None:
+        wait_until(trained(directory, 12), "records")
+        hung.append(worker_pids(directory)[1])
+        os.kill(hung[0], signal.SIGSTOP)
+
+    with meanwhile(stop):
+        assert launch(LONG, "--seeds", "2", "--workers", "2") == 0
+    assert_whole(directory, RECORDS)
+    assert attempts(directory) == [("crash", [0]), ("finished", [1]), ("finished", [0])]
+    with Ledger(directory, writer=False) as ledger:
+        assert "did not answer for 8 s" in str(ledger.attempts()[0].error)
+    assert not Path(f"/proc/{hung[0]}").exists()
+
+
+def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the machine of a hung worker cannot be reached to end it: it wakes while another has its trial."""
+    monkeypatch.setattr(dispatch, "LEASE_SECONDS", 8.0)
+    monkeypatch.setattr(dispatch, "end_process", lambda place, worker: kept.append(worker))
+    kept: list[Any] = []
+    directory = tmp_path / "run"
+
+    def stop() -> None:
+        wait_until(trained(directory, 12), "records")
+        ghost = worker_pids(directory)[1]  # KeyError: it has been replaced, on a machine too busy for this lease
+        os.kill(ghost, signal.SIGSTOP)
+        with Ledger(directory, writer=False) as ledger:
+            before = {row.trial: row.attempt for row in ledger.trials()}
+            wait_until(lambda: {row.trial: row.attempt for row in ledger.trials()} != before, "a new attempt")
+            wait_until(lambda: len(worker_pids(directory)) == 3, "a new worker")
+            os.kill(ghost, signal.SIGCONT)
+            wait_until(lambda: 1 not in worker_pids(directory), "the ghost gives up")
+
+    with meanwhile(stop):
+        assert launch(LONG * 2, "--seeds", "2", "--workers", "2", "--set", "env.num_envs=8") == 0
+    assert_whole(directory, RECORDS * 2)
+    assert attempts(directory) == [("crash", [0]), ("finished", [1]), ("finished", [0])]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_an_aggregator_that_dies_is_started_again(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(dispatch, "HUNG_SECONDS", 4.0)
+    directory = tmp_path / "run"
+
+    def harm() -> None:
+        for least in (12, 100):
+            wait_until(trained(directory, least), "records")
+            os.kill(wait_until(lambda: aggregator_pid(directory), "an aggregator"), number)
+
+    with meanwhile(harm):
+        assert launch(LONG, "--seeds", "2", "--workers", "2") == 0
+    assert_whole(directory, RECORDS)
+    assert [outcome for outcome, _ in attempts(directory)] == ["finished", "finished"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB; whoever calls `fill` leaves it without room."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=False)
+    if mounted.returncode:
+        pytest.skip("a file system of its own needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("ab", buffering=0) as file:
+        for size in (65_536, 4096, 512, 1):
             try:
-                if (process / "fd" / "1").resolve() in logs:
-                    found.append(int(process.name))
+                while True:
+                    file.write(b"x" * size)
             except OSError:
                 continue
-    return found
 
 
-def test_a_killed_worker_fails_its_trials_and_spares_the_others(tmp_path: Path) -> None:
-    process, directory = start(tmp_path, 25_600, "--workers", "2")
-    wait_for_records(process, directory, 3)
-    victim = worker_pids(directory)[0]
-    os.kill(victim, signal.SIGKILL)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 1, output
-    with Ledger(directory, writer=False) as ledger:
-        states = sorted(row.state for row in ledger.trials())
-    assert states == ["failed", "finished"]
-    assert "the worker process died" in output
-    assert "logs/attempt-" in output
-    assert "launch resume" in output
+def test_training_waits_for_room_on_the_disk(
+    launch: Launch,
+    tmp_path: Path,
+    small_disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("launcher.progress.LINES_EVERY", 1.0)
+    directory = small_disk / "run"
 
-    again = [sys.executable, "-m", "launcher.cli", "resume", str(directory)]
-    assert subprocess.run(again, capture_output=True, timeout=240, check=False).returncode == 0
-    with Ledger(directory, writer=False) as ledger:
-        for row in ledger.trials():
-            indices = [stored.record.index for stored in ledger.records(row.trial)]
-            assert indices == list(range(800)), row.trial
+    def starve() -> None:
+        wait_until(trained(directory, 12), "records")
+        fill(small_disk)
+        time.sleep(8)
+        (small_disk / "filler").unlink()
+
+    with meanwhile(starve):
+        assert (
+            launch(
+                LONG,
+                "--seeds",
+                "2",
+                "--workers",
+                "2",
+                "--set",
+                "agent.experiment.checkpoint_interval=6400",
+                out=small_disk,
+            )
+            == 0
+        )
+    assert_whole(directory, RECORDS)
+    assert "DISK FULL" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_launcher_stops_in_good_order(tmp_path: Path, number: int, status: int) -> None:
-    process, directory = start(tmp_path, 1_000_000)
-    wait_for_records(process, directory, 3)
-    # As a terminal does: to every process of the foreground group.
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == status, output
-    assert "launch resume" in output
-    with Ledger(directory, writer=False) as ledger:
-        for row in ledger.progress():
-            assert row.trial.state == "interrupted"
-            assert max(c.records for c in ledger.checkpoints(row.trial.trial)) == row.records
-    assert not worker_pids(directory)
+def test_a_disk_that_stays_full_ends_the_launch_which_goes_on_later(
+    launch: Launch,
+    ray_address: list[str],
+    small_disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "GIVE_UP_SECONDS", 4.0)
+    directory = small_disk / "run"
+
+    def starve() -> None:
+        wait_until(trained(directory, 12), "records")
+        fill(small_disk)
+
+    with meanwhile(starve):
+        assert (
+            launch(
+                LONG,
+                "--seeds",
+                "2",
+                "--workers",
+                "2",
+                "--set",
+                "agent.experiment.checkpoint_interval=6400",
+                out=small_disk,
+            )
+            == 1
+        )
+    shown = capsys.readouterr().out
+    assert "the disk is full or read-only" in shown
+    assert f"launch resume {directory}" in shown
+    (small_disk / "filler").unlink()
+    assert main(["resume", str(directory), *ray_address]) == 0
+    assert_whole(directory, RECORDS)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from launcher.ledger import Ledger
-from launcher.rows import GAP, LOST, STORED, Batch, TrialRow
+from launcher.rows import GAP, LOST, STORED, Batch, Member, TrialRow
 from runner.errors import UserError
 from runner.tracking import Record
-from tests.launcher.builders import A, B, agent, batch, records, state, stored
+from tests.launcher.builders import A, B, agent, batch, give_up, records, state, stored
+
+C = TrialRow("c-1", "c", 1, 8, 1000)
 
 
 @pytest.fixture
@@ -156,8 +158,9 @@ def test_final_states_stay(ledger: Ledger, final: str) -> None:
     attempt = ledger.open(["a-1", "b-1"], "t").number
     assert ledger.publish(attempt, {"a-1": agent(0, 0, state=final)}) == {"a-1": STORED}
     ledger.publish(attempt, {"a-1": agent(0, 0)})
-    ledger.fail(attempt, ["a-1"], "too late")
-    assert state(ledger) == final
+    assert ledger.close(attempt, "crash", "too late") == ["b-1"]
+    ledger.fail(["a-1"], "too late")
+    assert ledger.trials()[0] == dataclasses.replace(A, state=final, attempt=attempt)
     with pytest.raises(UserError, match=f"'a-1' cannot be trained: it is {final}"):
         ledger.open(["b-1", "a-1"], "t2")
     assert ledger.trials()[1].attempt == attempt and len(ledger.attempts()) == 1
@@ -169,16 +172,78 @@ def test_unknown_trial_cannot_be_opened(ledger: Ledger) -> None:
 
 
 def test_failed_trial_says_why_until_it_runs_again(ledger: Ledger) -> None:
-    attempt = ledger.open(["a-1"], "t1").number
-    ledger.fail(attempt, ["a-1", "b-1"], "out of memory")  # b-1 is not this attempt's
+    give_up(ledger, ledger.open(["a-1"], "t1").number, ["a-1"], "out of memory")
     assert [(row.state, row.error) for row in ledger.trials()] == [
         ("failed", "out of memory"),
         ("pending", None),
     ]
     ledger.open(["a-1"], "t2")
     assert [(row.state, row.error) for row in ledger.trials()] == [("running", None), ("pending", None)]
-    ledger.fail(attempt, ["a-1"], "from the first attempt")
-    assert state(ledger) == "running"
+    ledger.fail(["a-1"], "while another attempt is at it")
+    assert [(row.state, row.error) for row in ledger.trials()] == [("running", None), ("pending", None)]
+
+
+def test_trials_that_never_began_can_be_given_up(ledger: Ledger) -> None:
+    ledger.fail(["b-1"], "no such machine")
+    assert [(row.state, row.error) for row in ledger.trials()] == [("pending", None), ("failed", "no such machine")]
+
+
+def test_close_answers_the_unfinished_trials_in_pack_order_and_says_why(ledger: Ledger) -> None:
+    ledger.add_trials([C])
+    attempt = ledger.open(["c-1", "b-1", "a-1"], "t").number
+    ledger.publish(attempt, {"b-1": agent(0, 0, state="finished")})
+    for _ in range(2):  # asked again, it answers the same
+        assert ledger.close(attempt, "crash", "segmentation fault") == ["c-1", "a-1"]
+    assert [(row.state, row.error) for row in ledger.trials()] == [
+        ("pending", "segmentation fault"),
+        ("finished", None),
+        ("pending", "segmentation fault"),
+    ]
+    (row,) = ledger.attempts()
+    assert (row.outcome, row.error) == ("crash", "segmentation fault")
+
+
+def test_close_leaves_alone_what_another_attempt_has_by_now(ledger: Ledger) -> None:
+    first = ledger.open(["a-1", "b-1"], "t1").number
+    second = ledger.open(["b-1"], "t2").number
+    assert ledger.close(first, "crash", "boo") == ["a-1"]
+    assert ledger.trials() == [
+        dataclasses.replace(A, attempt=first, error="boo"),
+        dataclasses.replace(B, state="running", attempt=second),
+    ]
+
+
+def test_close_after_a_stop_leaves_trials_interrupted(ledger: Ledger) -> None:
+    attempt = ledger.open(["a-1", "b-1"], "t").number
+    ledger.publish(attempt, {"a-1": agent(0, 0, b"", state="interrupted")})
+    assert ledger.close(attempt, "stopped", None, "interrupted") == ["a-1", "b-1"]
+    assert [(row.state, row.error) for row in ledger.trials()] == [("interrupted", None)] * 2
+
+
+def test_a_repeated_close_does_not_touch_trials_that_were_given_up(ledger: Ledger) -> None:
+    attempt = ledger.open(["a-1", "b-1"], "t").number
+    ledger.close(attempt, "crash", "boo")
+    ledger.fail(["a-1"], "boo for good")
+    assert ledger.close(attempt, "again", "another") == ["a-1", "b-1"]
+    assert [(row.state, row.error) for row in ledger.trials()] == [("failed", "boo for good"), ("pending", "boo")]
+
+
+def test_members_are_in_pack_order_with_where_they_began(ledger: Ledger) -> None:
+    first = ledger.open(["b-1", "a-1"], "t1").number
+    ledger.publish(first, {"b-1": agent(30, 0)})
+    ledger.close(first, "crash")
+    second = ledger.open(["a-1", "b-1"], "t2").number
+    assert ledger.open(["a-1", "b-1"], "t2").number == second  # and nobody is in it twice
+    assert ledger.members() == [
+        *(Member(first, "b-1", 0), Member(first, "a-1", 0)),
+        *(Member(second, "a-1", 0), Member(second, "b-1", 30)),
+    ]
+
+
+def test_an_attempt_that_is_refused_has_no_members(ledger: Ledger) -> None:
+    with pytest.raises(UserError, match="unknown"):
+        ledger.open(["a-1", "nobody"], "t")
+    assert ledger.members() == [] and ledger.attempts() == []
 
 
 def test_attempt_is_described(ledger: Ledger) -> None:
@@ -307,3 +372,24 @@ def test_records_from_an_index(ledger: Ledger) -> None:
     ledger.push(attempt, {"a-1": batch(0, 5)})
     assert [row.record.index for row in ledger.records("a-1", 3)] == [3, 4]
     assert [row.record.index for row in ledger.records("a-1", 1, 2)] == [1, 2]
+
+
+def test_last_agents_are_the_furthest_ones_and_never_the_best(ledger: Ledger) -> None:
+    assert ledger.last_agents() == {}
+    attempt = ledger.open(["a-1", "b-1"], "t").number
+    for timestep in (20, 100):  # as text, 100 sorts before 20
+        ledger.publish(attempt, {"a-1": agent(timestep, 0)})
+    ledger.publish(attempt, {"a-1": agent(300, 0, kind="best"), "b-1": agent(50, 0, kind="best")})
+    assert ledger.last_agents() == {"a-1": 100}
+
+
+def test_last_records_follow_a_rewind(ledger: Ledger) -> None:
+    assert ledger.last_records() == {}
+    attempt = ledger.open(["a-1", "b-1"], "t1").number
+    ledger.push(attempt, {"a-1": batch(0, 3), "b-1": batch(0, 1)})
+    last = ledger.last_records()
+    assert {trial: stored.record.index for trial, stored in last.items()} == {"a-1": 2, "b-1": 0}
+    assert last["a-1"] == ledger.records("a-1", 2)[0]
+    ledger.publish(attempt, {"a-1": agent(20, 2)})
+    ledger.open(["a-1", "b-1"], "t2")
+    assert ledger.last_records() == {"a-1": ledger.records("a-1", 1)[0]}

@@ -18,6 +18,7 @@ from launcher.plan import Placement, form_packs, read_experiment
 from launcher.progress import View, progress_line, progress_table, show_plan, show_result, summary
 from launcher.rows import Batch, Progress, Published, TrialRow
 from runner.tracking import SCORE, STEPS_PER_SECOND, Record
+from tests.launcher.builders import give_up
 
 CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
 SWEPT = "cartpole_learning_rate=0.001"
@@ -71,11 +72,12 @@ def table(rows: list[Progress], width: int) -> list[list[str]]:
 # The plan
 
 
-def plan_of(*settings: str, seeds: str, workers: int, gpus: int = 0, width: int = 200) -> list[str]:
+def plan_of(*settings: str, seeds: str, workers: int, gpus: int = 0, width: int = 200, begin: int = 0) -> list[str]:
     trials = read_experiment([CARTPOLE], settings, {}, seeds).trials
     packs = form_packs([(trial, 0) for trial in trials], workers)
     screen = Screen(width)
-    show_plan(screen.console, Path("/runs/x"), packs, Placement(workers, gpus, 0 if gpus else 1, bool(gpus)))
+    placement = Placement(workers, gpus, 0 if gpus else 1, bool(gpus))
+    show_plan(screen.console, Path("/runs/x"), packs, placement, {trial.id: begin for trial in trials if begin})
     return screen.lines
 
 
@@ -86,6 +88,11 @@ def test_plan() -> None:
     assert "cartpole_learning_rate=0.001 (seeds 0-2)   32 x CartPole-v1, jax, 100 updates of 32 steps" in lines[2]
     assert lines[2].endswith(" 307,200")
     assert lines[-1] == "Directory: /runs/x"
+
+
+def test_plan_counts_what_is_left_to_train() -> None:
+    lines = plan_of("trainer.timesteps=3200", seeds="3", workers=1, begin=3000)
+    assert lines[0].endswith("; 19,200 env steps in all") and lines[2].endswith(" 19,200")
 
 
 def test_plan_of_one_and_of_odd_seeds() -> None:
@@ -106,6 +113,10 @@ def test_plan_says_that_gpus_are_only_counted() -> None:
     lines = plan_of(seeds="2", workers=2, gpus=2)
     assert "on 2 logical GPUs, one worker each" in lines[0]
     assert lines[1].startswith("LOGICAL GPUs: they are only counted")
+    assert (
+        "on 2 logical GPUs, 2 workers each"
+        in plan_of("agent.learning_rate=1e-3,2e-3,3e-3", seeds="2", workers=4, gpus=2)[0]
+    )
 
 
 # While it runs
@@ -136,7 +147,10 @@ def test_a_trial_that_does_not_train_yet_shows_what_it_waits_for(ledger: Ledger)
         shown[note] = table(rows, 200)[1][2]
         assert f"1 {shown[note]}, 4 pending" in progress_line(rows, 1.0)
     assert shown == {"starting": "starting", "compiling": "compiling", "training": "running"}
-    ledger.fail(attempt, [TRIALS[0].trial], "out of memory")
+    ledger.close(attempt, "crash", "out of memory")
+    assert table(ledger.progress(SCORE), 200)[1][2] == "retrying"
+    assert "1 retrying, 4 pending" in progress_line(ledger.progress(SCORE), 1.0)
+    ledger.fail([TRIALS[0].trial], "out of memory")
     assert table(ledger.progress(SCORE), 200)[1][2] == "failed"
 
 
@@ -179,12 +193,14 @@ def test_view_of_a_pipe_prints_a_line_now_and_then(
         for _ in range(3):
             view.refresh()
         assert len(screen.lines) == 1 and screen.lines[0].endswith("time left -")
-        monkeypatch.setattr(view, "_line_due", 0.0)
+        monkeypatch.setattr(view, "_due", 0.0)
         view.refresh()
         assert len(screen.lines) == 2
 
 
-def test_view_outlives_a_ledger_that_cannot_be_read(ledger: Ledger, tmp_path: Path) -> None:
+def test_view_outlives_a_ledger_that_cannot_be_read(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Broken:
         def progress(self, tag: str) -> None:
             raise sqlite3.OperationalError("disk I/O error")
@@ -198,7 +214,33 @@ def test_view_outlives_a_ledger_that_cannot_be_read(ledger: Ledger, tmp_path: Pa
     view._ledger = Broken()
     with view:
         view.refresh()
-    assert screen.lines == []
+        assert screen.lines == []
+        monkeypatch.setattr(view, "_due", 0.0)
+        view.refresh(75.0)
+    assert screen.lines == [f"DISK FULL for 1:15: training waits for room in {tmp_path}"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_view_tells_of_a_full_disk_as_long_as_it_is_full(ledger: Ledger, tmp_path: Path, terminal: bool) -> None:
+    file = io.StringIO()
+    with View(Console(width=300, file=file, force_terminal=terminal), tmp_path) as view:
+        for refusing in (0.0, 75.0, 0.0):
+            before = len(file.getvalue())
+            view._due = 0.0
+            view.refresh(refusing)
+            if view._live is not None:
+                before = len(file.getvalue())  # its thread may have shown what was before
+                view._live.refresh()
+            shown = file.getvalue()[before:]
+            assert (f"DISK FULL for 1:15: training waits for room in {tmp_path}" in shown) == (refusing > 0)
+            assert "5 trials" in shown if terminal else "5 pending" in shown
+
+
+def test_sentences_are_printed_as_they_are(ledger: Ledger, tmp_path: Path) -> None:
+    screen = Screen(80)
+    with View(screen.console, tmp_path) as view:
+        view.say("a-1 ended early: [bold]boo " + "x" * 100)
+    assert screen.lines == ["a-1 ended early: [bold]boo " + "x" * 100]
 
 
 def test_terminal_shows_a_live_table(ledger: Ledger, tmp_path: Path) -> None:
@@ -211,7 +253,7 @@ def test_terminal_shows_a_live_table(ledger: Ledger, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3601, "1:00:01")])
 def test_duration(seconds: float, shown: str) -> None:
-    assert progress._duration(seconds) == shown
+    assert progress.duration(seconds) == shown
 
 
 # The result
@@ -223,7 +265,7 @@ def test_result(ledger: Ledger, tmp_path: Path, width: int) -> None:
         train(ledger, trial, [math.nan, score], "finished")
     train(ledger, TRIALS[2], [5.0], "diverged")
     attempt = train(ledger, TRIALS[3], [6.0])
-    ledger.fail(attempt, [TRIALS[3].trial], "out of memory (log: logs/attempt-4.log)")
+    give_up(ledger, attempt, [TRIALS[3].trial], "out of memory (log: logs/attempt-4.log)")
     train(ledger, OTHER, [math.nan, math.nan], "finished")
     screen = Screen(width)
     show_result(screen.console, tmp_path, 12.34, 0)

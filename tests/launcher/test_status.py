@@ -23,6 +23,7 @@ from launcher.rows import Batch, Progress, TrialRow
 from runner.errors import UserError
 from runner.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.boards import checkpoint, opened
+from tests.launcher.builders import give_up
 from tests.launcher.refusals import CARTPOLE, Refused
 
 RATES = "agent.learning_rate=0.001,0.002"
@@ -67,8 +68,8 @@ def fill(ledger: Ledger, names: list[str]) -> None:
             host = "elsewhere" if attempt == 6 else socket.gethostname()
             ledger.describe_attempt(attempt, f"logs/attempt-{attempt}.log", host, 0)
     note(ledger, 4, names[BUSY], [math.nan])
-    ledger.fail(3, [names[LOST]], "out of memory (log: logs/attempt-3.log)")
-    ledger.fail(5, [names[LATE]], None, "interrupted")
+    give_up(ledger, 3, [names[LOST]], "out of memory (log: logs/attempt-3.log)")
+    ledger.close(5, "interrupted", None, "interrupted")
     checkpoint(ledger, 6, names[ODD], 0, "diverged")
     ledger.close(6, "finished")
 
@@ -168,7 +169,7 @@ def test_status_of_a_launch_that_has_not_begun(tmp_path: Path, capsys: pytest.Ca
 
 def test_revisions_that_name_little(tmp_path: Path) -> None:
     two: dict[str, Any] = {"command": "launch resume x"}
-    standing = status.Standing(tmp_path, None, [{"command": "launch a.yaml", "time": 1e9}, two], [], {}, {})
+    standing = status.Standing(tmp_path, None, [{"command": "launch a.yaml", "time": 1e9}, two], [], {}, {}, {})
     assert status._about(standing) == ["Whether it runs cannot be told; started (resumed 1 time): launch resume x"]
     two |= {"placement": {"workers": 4, "gpus": 2, "logical": False}, "git_commit": "0123456789abcdef+"}
     assert status._about(standing)[1:] == ["With:        4 workers on 2 GPUs, code 0123456789ab+"]
@@ -257,9 +258,9 @@ def test_many_trials_make_a_short_page(tmp_path: Path, capsys: pytest.CaptureFix
     with Ledger(tmp_path) as ledger:
         ledger.add_trials(TrialRow(f"t{i}", f"c{i:03}", 0, 8, 1000) for i in range(300))
         for i in range(10):
-            ledger.fail(opened(ledger, f"t{i}"), [f"t{i}"], f"boo {i}")
+            give_up(ledger, opened(ledger, f"t{i}"), [f"t{i}"], f"boo {i}")
         together = [f"t{i}" for i in range(20, 30)]
-        ledger.fail(opened(ledger, *together), together, "together")
+        give_up(ledger, opened(ledger, *together), together, "together")
     (tmp_path / "plan.json").write_text('{"trials": [], "revisions": []}')
     lines = shown(capsys, "status", tmp_path).splitlines()
     assert len(lines) < 100
@@ -274,7 +275,7 @@ def test_trials_that_failed_together_are_told_once(tmp_path: Path, capsys: pytes
     with Ledger(tmp_path) as ledger:
         names = [f"t{i}" for i in range(3)]
         ledger.add_trials(TrialRow(name, "a", seed, 8, 1000) for seed, name in enumerate(names))
-        ledger.fail(opened(ledger, *names), names, "boo")
+        give_up(ledger, opened(ledger, *names), names, "boo")
     (tmp_path / "plan.json").write_text('{"trials": [], "revisions": []}')
     assert "t0 and 2 more failed: boo" in shown(capsys, "status", tmp_path).splitlines()
 
@@ -340,7 +341,7 @@ def test_log_of_a_trial(launched: tuple[Path, list[str]], capsys: pytest.Capture
         out, err = capsys.readouterr()
         assert out.splitlines() == [*(f"line {i}" for i in range(301 - count, 300)), "[bold]boo"]
         host = socket.gethostname()
-        assert err == f"{path}/logs/attempt-3.log: attempt 3 on {host}, not closed; last {count} lines\n"
+        assert err == f"{path}/logs/attempt-3.log: attempt 3 on {host}, crash; last {count} lines\n"
 
 
 def test_log_of_an_earlier_attempt(launched: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,8 +365,7 @@ def test_log_of_an_earlier_attempt(launched: tuple[Path, list[str]], capsys: pyt
         ([ODD], "attempt 6 ran on another one of the cluster (elsewhere), which keeps it under the same path"),
         ([LATE], "attempt 5 has no log: it ended before it had a worker"),
         ([WAITING], ": no attempt at it has begun, so it has no log yet"),
-        ([PASSED, "--attempt", "3"], "--attempt 3: of cartpole_learning_rate=0.001_s0_"),
-        ([PASSED, "--attempt", "3"], " the ledger knows the attempts 1, 2; `launch logs DIR --attempt 3` shows that"),
+        ([PASSED, "--attempt", "3"], "--attempt 3: allowed: 1, 2, which had cartpole_learning_rate=0.001_s0_"),
         (["--attempt", "99"], "--attempt 99: allowed: 1 to 6"),
         ([LOST, "--tail", "0"], "--tail 0: allowed: 1 or more"),
     ],

@@ -216,6 +216,20 @@ def test_file_appears_with_its_tables(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["ledger.sqlite", "lock"]
 
 
+@pytest.mark.parametrize("layout", [0, storage.LAYOUT + 1])
+@pytest.mark.parametrize("writer", [True, False])
+def test_tables_of_another_version_are_refused_and_kept(tmp_path: Path, layout: int, writer: bool) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.add_trials([A])
+        ledger._db.execute(f"PRAGMA user_version = {layout}")
+    before = (tmp_path / "ledger.sqlite").read_bytes()
+    message = f"ledger.sqlite: its tables have layout {layout}, this version of sunflower reads {storage.LAYOUT}"
+    for _ in range(2):  # the refusal lets go of the lock
+        with pytest.raises(UserError, match=message):
+            Ledger(tmp_path, writer)
+    assert (tmp_path / "ledger.sqlite").read_bytes() == before
+
+
 # File systems
 
 

@@ -16,12 +16,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from launcher import cluster, commands, export_wandb
+from launcher import dispatch, export_wandb, session
 from launcher.export_wandb import WandbExport
 from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial
 from runner.config import Config
 from tests.launcher.boards import TAG, TRIALS, Points, checkpoint, opened, push, steps
+from tests.launcher.builders import give_up
 from tests.launcher.refusals import CARTPOLE, Refused
 from tests.runner.builders import make_config
 from tests.wandb_files import alone, read_runs
@@ -139,7 +140,7 @@ def test_records_are_sent_while_training_and_runs_end_with_their_trials(
     push(ledger, attempt, "a-1", 0, [1.0])
     push(ledger, attempt, "a-2", 0, [1.0])
     checkpoint(ledger, attempt, "a-0", 9, state="finished")
-    ledger.fail(attempt, ["a-1"], "killed")
+    give_up(ledger, attempt, ["a-1"], "killed")
     until(lambda: len(service.ended) == 2)
     export.close()
     assert service.points["a-0"] == steps(*map(float, range(9)))
@@ -244,14 +245,14 @@ def test_a_network_that_hangs_holds_up_the_end_for_a_while_only(
 def test_a_launch_tells_where_its_runs_are(
     wanted: bool, ledger: Ledger, tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: Any) -> int:
+    def run(*_: Any) -> dispatch.Result:
         push(ledger, opened(ledger, "a-0"), "a-0", 0, [5.0])
-        return 0
+        return dispatch.Result()
 
-    monkeypatch.setattr(cluster, "run", run)
+    monkeypatch.setattr(dispatch, "run", run)
     console = Console(width=200, record=True)
     trial = Trial("a-0", "a", make_config({"agent.experiment": {"wandb": wanted}}))
-    commands._train(console, tmp_path, [[trial]], Placement(1, 0, 1))
+    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1))
     assert service.points == ({"a-0": steps(5.0)} if wanted else {})
     assert ("wandb:       https://" in console.export_text()) == wanted
 

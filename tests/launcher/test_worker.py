@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from launcher import worker as worker_module
 from launcher.aggregator import Aggregator, PushReply
 from launcher.rows import BUSY, GAP, LOST
-from launcher.worker import Link, redirected
+from launcher.worker import Link, Worker, redirected
 from runner.errors import UserError
 from runner.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored
@@ -243,25 +244,21 @@ def test_training_waits_while_too_much_is_queued(handle: Handle, link: Link, mon
     assert stored(handle.aggregator._ledger) == records(0, 30)
 
 
-def test_gives_up_without_room_for_long(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    link = Link(handle, handle.aggregator.open(["a-1"], "t").number, ["a-1"])
-    until(lambda: len(handle.calls) > 1)
-    handle.hold.clear()
+def test_waits_as_long_as_the_disk_is_full_and_beats_meanwhile(handle: Handle, link: Link) -> None:
     handle.aggregator._ledger._db.execute("PRAGMA query_only = ON")
-    handle.hold.set()
     record_all(link, records(0, 1))
-    clock.now += worker_module.GIVE_UP_SECONDS - 1
     seen = len(handle.calls)
-    until(lambda: len(handle.calls) > seen + 3)
+    until(lambda: len(handle.calls) > seen + 20)
     assert link._error is None
-    clock.now += 2
-    until(lambda: link._error is not None)
-    for call in (link.flush, lambda: record_all(link, records(1, 2)), lambda: link.publish("a-1", agent(0, 0))):
-        with pytest.raises(UserError, match=r"could not be stored for 10 minutes: the disk .* make room and resume"):
-            call()
-    link.close()
+    waiting = threading.Thread(target=link.flush)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    handle.hold.clear()
+    handle.aggregator._ledger._db.execute("PRAGMA query_only = OFF")
+    handle.hold.set()
+    waiting.join(20)
+    assert not waiting.is_alive() and stored(handle.aggregator._ledger) == records(0, 1)
 
 
 def test_dead_aggregator_ends_the_training(handle: Handle, link: Link) -> None:
@@ -329,7 +326,7 @@ def test_every_process_gets_a_core_of_its_own_until_none_is_left(tmp_path: Path)
 
 
 def test_a_worker_on_a_cpu_sees_no_gpu_and_uses_its_threads() -> None:
-    variables = worker_module.environment(1, gpu=False)
+    variables = worker_module.environment(1, sharing=0)
     program = "import torch, jax; print(torch.get_num_threads(), torch.cuda.is_available(), jax.default_backend())"
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=True
@@ -337,16 +334,37 @@ def test_a_worker_on_a_cpu_sees_no_gpu_and_uses_its_threads() -> None:
     assert done.stdout.split() == ["1", "False", "cpu"]
 
 
-def test_a_worker_on_a_gpu_takes_most_of_its_memory_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("sharing", "part"), [(1, "0.900"), (2, "0.450"), (3, "0.300")])
+def test_workers_share_most_of_the_memory_of_a_gpu_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, sharing: int, part: str
+) -> None:
     names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    assert worker_module.environment(1, gpu=True)["XLA_CLIENT_MEM_FRACTION"] == "0.9"
-    assert not {"CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"} & worker_module.environment(1, gpu=True).keys()
+    variables = worker_module.environment(1, sharing)
+    assert variables["XLA_CLIENT_MEM_FRACTION"] == part
+    assert not {"CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"} & variables.keys()
     for name in names:
         monkeypatch.setenv(name, "0.4")
-        assert not set(names) & worker_module.environment(1, gpu=True).keys()
+        assert not set(names) & worker_module.environment(1, sharing).keys()
         monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(("threads", "sharing", "claims"), [(1, 0, True), (2, 0, False), (1, 1, False), (2, 3, False)])
+def test_a_worker_is_ready_with_a_core_or_the_gpu_that_was_reserved(
+    monkeypatch: pytest.MonkeyPatch, threads: int, sharing: int, claims: bool
+) -> None:
+    seen: list[object] = []
+    backend = SimpleNamespace(sees_gpu=lambda: sharing == 1, Runner=SimpleNamespace(backend="jax"))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(worker_module, "claim_core", lambda: seen.append("core"))
+    monkeypatch.setattr(worker_module.importlib, "import_module", lambda name: seen.append(name) or backend)
+    worker = Worker("jax", threads, sharing)
+    assert seen == []
+    with pytest.raises(UserError, match="jax sees none there") if sharing == 3 else contextlib.nullcontext():
+        worker.ready()
+    assert seen == ["core"] * claims + ["runner.jax", "runner.envs.envpool"]
+    assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 
 # The log

@@ -1,0 +1,388 @@
+"""Give every pack a worker, follow the attempts to their end, try again what died.
+
+Ray schedules, places and isolates; who trains what, and for how long its word counts, is decided here: Ray does not
+retry an actor's work while it merely cannot reach its machine, and knows nothing of a process that hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launcher.aggregator import Pulse, start_aggregator
+from launcher.endings import end_process, ending_of
+from launcher.plan import Placement, Trial
+from launcher.retries import Ending, Retries
+from launcher.rows import BUSY, Attempt
+from launcher.worker import Job, Place, Worker
+
+POLL_SECONDS = 0.5
+PULSE_SECONDS = 1.0
+"""Between two questions to the aggregator how its attempts are."""
+LEASE_SECONDS = 60.0
+"""A worker that has not pushed for so long, sixty beats, is taken for dead and its trials are given to another."""
+START_SECONDS = 300.0
+"""How long a process may take to import what it needs, from a slow network file system too."""
+HUNG_SECONDS = 60.0
+"""An aggregator that has not answered for so long is started again."""
+GIVE_UP_SECONDS = 600.0
+"""A disk that has taken nothing for so long ends the launch."""
+STOP_SECONDS = 60.0
+"""How long workers may take to save after a stop, before they are ended."""
+
+
+@dataclass
+class Waiting:
+    """A pack without a worker, and from when on it may have one."""
+
+    pack: list[Trial]
+    due: float = 0.0
+
+
+@dataclass
+class Running:
+    """An attempt: its pack, its process, and the answers that are waited for.
+
+    Attributes:
+        where: future of the process's place, once it has one.
+        ready: future that is done once it has imported everything.
+        done: future of how the training ended.
+        place: what `where` said.
+        imported: `ready` is done.
+        since: when the last of these two changed.
+    """
+
+    attempt: int
+    pack: list[Trial]
+    worker: Any
+    where: Any
+    ready: Any
+    done: Any
+    place: Place | None = None
+    imported: bool = False
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a launch ended: the number of the signal that stopped it, or 0; or why it could not go on."""
+
+    stopped_by: int = 0
+    error: str | None = None
+
+
+class _DiskRefusesError(Exception):
+    """The launch directory has taken nothing for ten minutes, or while everything is to stop."""
+
+
+def run(
+    directory: Path,
+    packs: Sequence[Sequence[Trial]],
+    placement: Placement,
+    watch: Callable[[float], None],
+    say: Callable[[str], None],
+) -> Result:
+    """Train every pack, on the Ray that this process is connected to.
+
+    Args:
+        directory: the launch directory; its ledger knows all trials.
+        packs: longest first.
+        placement: how many at a time, on what.
+        watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
+        say: called with a sentence whenever an attempt ends early.
+    """
+    with _signals() as signals:
+        dispatch = _Dispatch(directory, packs, placement, watch, say, signals)
+        try:
+            dispatch.run()
+        except _DiskRefusesError:
+            if not signals:
+                minutes = f"{GIVE_UP_SECONDS / 60:.0f} minutes"
+                return Result(error=f"{directory}: the disk is full or read-only and took nothing for {minutes}")
+        finally:
+            dispatch.end()
+        return Result(signals[0] if signals else 0)
+
+
+@dataclass
+class _Dispatch:
+    directory: Path
+    packs: Sequence[Sequence[Trial]]
+    placement: Placement
+    watch: Callable[[float], None]
+    say: Callable[[str], None]
+    signals: Sequence[int]
+    waiting: list[Waiting] = field(init=False)
+    running: list[Running] = field(default_factory=list)
+    spare: dict[str, list[Any]] = field(default_factory=dict)
+    retries: Retries = field(default_factory=Retries)
+    pulse: Pulse = field(default_factory=lambda: Pulse({}, 0.0))
+    aggregator: Any = None
+    told: float | None = None
+    """When the workers were asked to stop."""
+
+    def __post_init__(self) -> None:
+        import ray
+
+        self.waiting = [Waiting(list(pack)) for pack in self.packs]
+        # Workers that share a GPU get exactly 1/k of it, k so small that all GPUs have work: Ray fills one by one.
+        at_a_time = min(len(self.packs), self.placement.workers)
+        self.sharing = math.ceil(at_a_time / self.placement.gpus) if self.placement.gpus else 0
+        options = {"num_cpus": self.placement.cpus, "num_gpus": 1 / self.sharing if self.sharing else 0}
+        self.actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
+        self.asked: tuple[Any, float] | None = None
+        """The question to the aggregator that is under way, and since when."""
+        self.heard = 0.0
+        """When the question was asked that `pulse` answers."""
+
+    def run(self) -> None:
+        """Until nothing runs, and nothing waits or everything is to stop."""
+        import ray
+
+        # Workers import their framework while the aggregator starts.
+        for pack in self.packs[: self.placement.workers]:
+            backend = self.placement.backend(pack[0].config)
+            self.spare.setdefault(backend, []).append(self._process(backend))
+        self.aggregator = start_aggregator(self.directory)
+        while self.running or (self.waiting and not self.signals):
+            self._begin()
+            self._stop()
+            futures = [item.done for item in self.running]
+            if futures:
+                ray.wait(futures, timeout=POLL_SECONDS)
+            else:
+                time.sleep(POLL_SECONDS)
+            self._tend()
+            for item in list(self.running):
+                if ray.wait([item.done], timeout=0)[0]:
+                    self._settle(item)
+            self.watch(self.pulse.refusing)
+
+    def end(self) -> None:
+        """End every process of the launch."""
+        import ray
+
+        spare = [worker for workers in self.spare.values() for worker in workers]
+        for actor in (*spare, *(item.worker for item in self.running), self.aggregator):
+            if actor is not None:
+                ray.kill(actor)
+
+    # Beginning
+
+    def _process(self, backend: str) -> Any:
+        on_gpu = self.sharing if self.placement.on_gpus else 0
+        return self.actor.remote(backend, max(1, self.placement.cpus), on_gpu)
+
+    def _begin(self) -> None:
+        """Open attempts at packs that may have a worker, while there is room."""
+        while len(self.running) < self.placement.workers and not self.signals:
+            now = time.monotonic()
+            item = next((item for item in self.waiting if item.due <= now), None)
+            if item is None:
+                return
+            attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
+            self.waiting.remove(item)
+            groups: dict[int, list[Trial]] = {}
+            for trial in item.pack:
+                groups.setdefault(_begins(attempt)[trial.id], []).append(trial)
+            if len(groups) > 1:
+                # A damaged checkpoint fell back to an earlier one: the members are no longer at the same timestep.
+                self._ask("close", attempt.number, "regrouped")
+                self.waiting[:0] = [Waiting(pack) for pack in groups.values()]
+                continue
+            self.retries.opened(_begins(attempt))
+            self.running.append(self._train(attempt, item.pack))
+
+    def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
+        backend = self.placement.backend(pack[0].config)
+        spare = self.spare.get(backend)
+        worker = spare.pop() if spare else self._process(backend)
+        files = [attempt.resume[trial.id] for trial in pack]
+        data = tuple((self.directory / file.path).read_bytes() for file in files if file is not None)
+        job = Job(
+            attempt.number,
+            tuple(trial.id for trial in pack),
+            tuple(trial.config.dump() for trial in pack),
+            data or None,
+            self.directory / log_of(attempt.number),
+            max(1, self.placement.cpus),
+        )
+        where, ready = worker.where.remote(), worker.ready.remote()
+        return Running(attempt.number, pack, worker, where, ready, worker.train.remote(job, self.aggregator))
+
+    # Following
+
+    def _tend(self) -> None:
+        """See whether all that should answer does."""
+        self._hear()
+        if self.pulse.refusing > GIVE_UP_SECONDS:
+            raise _DiskRefusesError
+        for item in list(self.running):
+            silence = self._silence(item)
+            if silence is not None:
+                assert item.place is not None
+                end_process(item.place, item.worker)
+                self._settle(item, Ending("crash", silence))
+
+    def _hear(self) -> None:
+        """Ask the aggregator how the attempts are, without waiting for the answer; start it again if it hangs."""
+        import ray
+
+        now = time.monotonic()
+        if self.asked is None:
+            if self.aggregator is not None and now - self.heard >= PULSE_SECONDS:
+                self.asked = (self.aggregator.pulse.remote(), now)
+            return
+        future, since = self.asked
+        if ray.wait([future], timeout=0)[0]:
+            self.pulse, self.asked, self.heard = ray.get(future), None, since
+        elif now - since > HUNG_SECONDS:
+            ray.kill(self.aggregator, no_restart=False)
+            self.asked = (future, now)
+
+    def _silence(self, item: Running) -> str | None:
+        """What is wrong with a worker that does not answer; None if all is well with it."""
+        import ray
+
+        now = time.monotonic()
+        if item.place is None:
+            # One that has no place yet waits for resources, which may take as long as it likes.
+            if ray.wait([item.where], timeout=0)[0]:
+                with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
+                    item.place, item.since = ray.get(item.where), now
+                    log = str(log_of(item.attempt))
+                    self._ask("describe_attempt", item.attempt, log, item.place.host, item.place.pid)
+            return None
+        if not item.imported and ray.wait([item.ready], timeout=0)[0]:
+            item.imported, item.since = True, now
+        # One that never pushed was silent from its start to the last pulse; not longer, that may be late itself.
+        silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
+        if not item.imported and now - item.since > START_SECONDS:
+            return f"the worker process did not start within {START_SECONDS:.0f} s"
+        if item.imported and silent > LEASE_SECONDS:
+            return f"the worker process hung: it did not answer for {LEASE_SECONDS:.0f} s"
+        return None
+
+    def _stop(self) -> None:
+        """Once asked to, have all workers save and leave; end those that do not."""
+        import ray
+
+        if not self.signals:
+            return
+        if self.told is None:
+            self.told = time.monotonic()
+            ray.get(self.aggregator.stop.remote())
+            # Whoever still imports has nothing to save.
+            for item in self.running:
+                if not item.imported:
+                    ray.kill(item.worker)
+        if len(self.signals) > 1 or time.monotonic() - self.told > STOP_SECONDS:
+            for item in self.running:
+                ray.kill(item.worker)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the aggregator until it has done what it is asked for.
+
+        Raises:
+            _DiskRefusesError: the disk does not take it.
+        """
+        import ray
+
+        while True:
+            future = getattr(self.aggregator, method).remote(*arguments)
+            while not ray.wait([future], timeout=POLL_SECONDS)[0]:
+                self._hear()
+            answer = ray.get(future)
+            if not (isinstance(answer, str) and answer == BUSY):
+                return answer
+            self._hear()
+            if self.signals or self.pulse.refusing > GIVE_UP_SECONDS:
+                raise _DiskRefusesError
+            self.watch(self.pulse.refusing)
+            time.sleep(POLL_SECONDS)
+
+    # Ending
+
+    def _settle(self, item: Running, ending: Ending | None = None) -> None:
+        """Close an attempt that ended, well or not, and see to its unfinished trials."""
+        import ray
+
+        self.running.remove(item)
+        outcome = "lost"
+        if ending is None:
+            try:
+                ray.get(item.ready)
+                outcome = ray.get(item.done)
+            except Exception as raised:
+                ending = ending_of(raised, item.place, self.directory / log_of(item.attempt))
+        # A fresh process for every pack: its memory, threads and log are its own.
+        ray.kill(item.worker)
+        stopping = self.told is not None
+        log = f"(log: {log_of(item.attempt)})"
+        if stopping:
+            # Ended by us after the stop: what it had published is where a resume goes on.
+            self._ask("close", item.attempt, "interrupted" if ending else outcome, None, "interrupted")
+            return
+        error = f"{ending.words} {log}" if ending else None
+        unfinished = set(self._ask("close", item.attempt, ending.kind if ending else outcome, error))
+        trials = [trial for trial in item.pack if trial.id in unfinished]
+        if not trials:
+            return
+        ending = ending or Ending("crash", "the worker process left its trials unfinished")
+        verdict = self.retries.after(trials, ending)
+        due = time.monotonic() + verdict.wait
+        self.waiting += [Waiting(pack, due) for pack in verdict.packs]
+        if verdict.failed:
+            self._ask("fail", [trial.id for trial in verdict.failed], f"{ending.words} {log}")
+        self.say(f"{_who(trials)} ended early: {ending.words} {log}; {_then(verdict.packs, verdict.wait)}")
+
+
+def log_of(attempt: int) -> Path:
+    """Where an attempt's log is, relative to the launch directory."""
+    return Path("logs") / f"attempt-{attempt}.log"
+
+
+def _begins(attempt: Attempt) -> Mapping[str, int]:
+    """Trial → timestep that the attempt goes on from."""
+    return {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
+
+
+def _who(trials: Sequence[Trial]) -> str:
+    more = len(trials) - 1
+    return trials[0].id + (f" and {more:,} more" if more else "")
+
+
+def _then(packs: Sequence[Sequence[Trial]], wait: float) -> str:
+    if not packs:
+        return "not tried again"
+    parts = f" in {len(packs)} packs" if len(packs) > 1 else ""
+    return f"tried again{parts}" + (f" in {wait:.0f} s" if wait else "")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM instead of dying of them; yields the growing list of their numbers."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        # Somebody else's program, which handles its signals.
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

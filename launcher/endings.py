@@ -1,0 +1,90 @@
+"""Why an attempt ended early: read from Ray's error, the state of its machine, and the log of its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from launcher.retries import Ending
+from launcher.status import tail
+from launcher.worker import Place
+from runner.errors import UserError
+
+LONGEST = 2000
+"""Characters of an exception that are kept."""
+LAST_WORDS = 200
+"""Lines from the end of a log among which the one that says why the process died is looked for."""
+TELLING = (("Check failed", "what():", "ssert", "Error:"), ("terminate called", "Fatal", "SIG"))
+"""Parts of lines that native code prints before it aborts, those that say why first; stack frames follow."""
+MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "bad_alloc")
+
+
+def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
+    """Sort what a worker's future raised.
+
+    Args:
+        error: of `ray.get`.
+        place: where the process was, if it had begun.
+        log: what it printed; it may not be there.
+    """
+    import ray
+
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause = error.cause
+        text = f"{type(cause).__name__}: {cause}"[:LONGEST]
+        if isinstance(cause, UserError):
+            return Ending("refused", str(cause)[:LONGEST])
+        # A smaller pack may fit where this one did not.
+        return Ending("crash" if any(word in text for word in MEMORY) else "error", text)
+    if getattr(error, "preempted", False) or (place is not None and _is_lost(place)):
+        return Ending("node", f"{place.host if place else 'its machine'} was lost, and the worker process with it")
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):
+        return Ending("crash", "the machine ran out of memory, and Ray ended the worker process")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return Ending("crash", f"the worker process died{_last_words(log)}")
+    return Ending("error", f"{type(error).__name__}: {error}"[:LONGEST])
+
+
+def end_process(place: Place, worker: Any) -> None:
+    """End a worker that does not answer: Ray asks the process itself, which would keep its core and its memory."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.kill(worker)
+    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(place.pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _last_words(log: Path) -> str:
+    """What a process that died said last, as the end of a sentence; empty if nothing."""
+    with contextlib.suppress(UserError):
+        lines = [line.strip() for line in tail(log, LAST_WORDS) if line.strip()]
+        telling = ([line for line in lines if any(word in line for word in words)] for words in TELLING)
+        chosen = next((some for some in telling if some), lines)
+        if chosen:
+            return f"; it said last: {chosen[-1][:300]}"
+    return ""
+
+
+def _is_lost(place: Place) -> bool:
+    """Whether the machine of a process is gone; Ray takes up to 15 s to say so, its port says it at once."""
+    import ray
+
+    node = next((node for node in ray.nodes() if node["NodeID"] == place.node), None)
+    if node is None or not node["Alive"]:
+        return True
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=3).close()
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,89 @@
+"""What a person lets a launch use, what there is, and so where trials run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from launcher.cluster import set_environment
+from launcher.plan import Placement
+from runner.cores import usable_cores
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Flags that say what to run on; None where the person leaves it to us."""
+
+    workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None
+    gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
+    workers_per_gpu: Annotated[int | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
+    trials_per_pack: Annotated[
+        int | None,
+        Parameter(help="Members of one batched program at most; default 32."),
+    ] = None
+    logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.")] = (
+        False
+    )
+    address: Annotated[str | None, Parameter(help="Ray cluster: auto or HOST:PORT.")] = None
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            UserError: too small, or flags that contradict each other.
+        """
+        for flag, number, least in (
+            ("--workers", self.workers, 1),
+            ("--gpus", self.gpus, 0),
+            ("--workers-per-gpu", self.workers_per_gpu, 1),
+            ("--trials-per-pack", self.trials_per_pack, 1),
+        ):
+            if number is not None and number < least:
+                raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+        if self.workers is not None and self.workers_per_gpu is not None:
+            raise UserError("command line: --workers and --workers-per-gpu: give one; workers = GPUs x workers per GPU")
+
+
+def visible_gpus() -> int:
+    """GPUs that Ray would find on this machine, CUDA_VISIBLE_DEVICES respected."""
+    set_environment(None)
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
+
+    visible = Nvidia.get_current_process_visible_accelerator_ids()
+    return Nvidia.get_current_node_num_accelerators() if visible is None else len(visible)
+
+
+def place(wanted: Resources) -> Placement:
+    """Decide how many workers run and on what.
+
+    On this machine that needs no Ray; on a cluster (`address`) it needs to be connected.
+
+    Raises:
+        UserError: more GPUs than there are, or more workers for them than can share them.
+    """
+    if wanted.address is None:
+        cores = usable_cores()
+        found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
+    else:
+        import ray
+
+        resources = ray.cluster_resources()
+        cores, found = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        where = f"in the cluster {wanted.address}"
+    gpus = wanted.gpus
+    if gpus and gpus > found:
+        allowed = f"allowed: 0 to {found}" if found else "leave --gpus out"
+        raise UserError(
+            f"command line: --gpus {gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only count "
+            "them (nothing then runs on a GPU)"
+        )
+    use = found if gpus is None and not wanted.logical_gpus else (gpus or 0)
+    if not use:
+        if wanted.workers_per_gpu is not None:
+            raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
+        return Placement(wanted.workers or max(1, cores), 0, 1)
+    workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
+    return Placement(workers, use, 0 if wanted.logical_gpus else max(1, cores // workers), wanted.logical_gpus)

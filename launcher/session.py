@@ -1,0 +1,208 @@
+"""One launch or resume from its plan to its exit status: place, show, connect, train, tell."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from launcher import directory as folder
+from launcher import progress
+from launcher.estimate import estimate
+from launcher.plan import Placement, Trial, form_packs
+from launcher.resources import Resources, place
+from runner.errors import UserError
+from runner.pack import static_key
+
+if TYPE_CHECKING:
+    from launcher.dispatch import Result
+
+
+def conduct(
+    console: Console,
+    directory: Path,
+    trials: Sequence[tuple[Trial, int]],
+    wanted: Resources,
+    dry_run: bool,
+    prepare: Callable[[], Callable[[], None]],
+) -> int:
+    """Train trials.
+
+    Args:
+        console: where to tell.
+        directory: of the launch.
+        trials: each with the timestep that it goes on from.
+        wanted: what may be used.
+        dry_run: only show the plan.
+        prepare: writes what the launch directory needs before the first attempt, and returns what takes it back.
+            It is called before Ray starts, which takes seconds.
+
+    Returns:
+        The exit status: 0 all trials finished; 1 any failed, diverged or missing; 128 + signal when interrupted.
+
+    Raises:
+        UserError: nothing was begun.
+    """
+    from launcher import cluster
+
+    wanted.check()
+    _check_environments([trial for trial, _ in trials])
+    _check_wandb([trial for trial, _ in trials])
+    began = time.monotonic()
+    placement = place(wanted) if wanted.address is None else None
+
+    def packs_on(placement: Placement) -> list[list[Trial]]:
+        packs = form_packs(trials, placement.workers, wanted.trials_per_pack)
+        begin = dict(_begins(trials))
+        progress.show_plan(console, directory, packs, placement, begin)
+        expected = estimate(packs, begin, placement, directory.parent) if dry_run else None
+        if expected is not None:
+            time_left = f"About {progress.duration(expected.seconds)} of training, and some seconds for Ray to start"
+            console.print(f"{time_left} ({expected.source})", style="dim", highlight=False, soft_wrap=True)
+        if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
+            console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")
+        return packs
+
+    if placement is not None and dry_run:
+        packs_on(placement)
+        return 0
+    with contextlib.ExitStack() as stack:
+        if not dry_run:
+            stack.callback(prepare())
+        packs = packs_on(placement) if placement is not None else []
+        with cluster.connected(wanted.address, placement):
+            if placement is None:
+                placement = place(wanted)
+                packs = packs_on(placement)
+                if dry_run:
+                    return 0
+            command = shlex.join(["launch", *sys.argv[1:]])
+            for line in folder.add_revision(directory, folder.revision(command, placement, packs)):
+                console.print(line, style="yellow", highlight=False, soft_wrap=True)
+            before = _trained_before(directory, trials)
+            stack.pop_all()  # from here on there is something to continue
+            try:
+                result = _train(console, directory, packs, placement)
+            except BaseException:
+                say_how_to_continue(console, directory)
+                raise
+    progress.show_result(console, directory, time.monotonic() - began, before)
+    return _status(console, directory, result)
+
+
+def _begins(trials: Sequence[tuple[Trial, int]]) -> list[tuple[str, int]]:
+    return [(trial.id, timestep) for trial, timestep in trials]
+
+
+def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int:
+    """Env steps that need not be trained any more: of trials that are over, and up to the checkpoints of the others."""
+    from launcher.ledger import Ledger
+
+    begin = dict(_begins(trials))
+    with Ledger(directory, writer=False) as ledger:
+        return sum(
+            begin[row.trial.trial] * row.trial.num_envs if row.trial.trial in begin else row.env_steps
+            for row in ledger.progress()
+        )
+
+
+def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], placement: Placement) -> Result:
+    """Train all packs on the connected Ray, shown and exported."""
+    from launcher import dispatch
+    from launcher.export import TensorBoardExport
+    from launcher.export_wandb import WandbExport
+
+    export = TensorBoardExport(directory)
+    wanted = any(trial.config.agent.experiment.wandb for pack in packs for trial in pack)
+    wandb = WandbExport(directory) if wanted else None
+    with progress.View(console, directory) as view:
+
+        def watch(refusing: float) -> None:
+            view.refresh(refusing)
+            export.poll()
+
+        try:
+            return dispatch.run(directory, packs, placement, watch, view.say)
+        finally:
+            export.close()
+            if wandb is not None:
+                wandb.close()
+                if wandb.where is not None:
+                    console.print(f"wandb:       {wandb.where}", soft_wrap=True, highlight=False)
+
+
+def _status(console: Console, directory: Path, result: Result) -> int:
+    """Say what is to be done next; returns the exit status."""
+    from launcher.ledger import Ledger
+
+    with Ledger(directory, writer=False) as ledger:
+        states = {row.state for row in ledger.trials()}
+    if result.error:
+        console.print(f"[red]{result.error}[/]; make room, then continue", soft_wrap=True, highlight=False)
+    if states - {"finished", "diverged"}:
+        say_how_to_continue(console, directory, only_failed=states <= {"finished", "diverged", "failed"})
+    if result.stopped_by:
+        console.print(f"Interrupted by {signal.Signals(result.stopped_by).name}; what was trained is saved.")
+        return 128 + result.stopped_by
+    return 0 if states == {"finished"} else 1
+
+
+def say_how_to_continue(console: Console, directory: Path, only_failed: bool = False) -> None:
+    """Print the command that continues."""
+    flag = " --retry-failed" if only_failed else ""
+    console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
+
+
+def _check_environments(trials: Sequence[Trial]) -> None:
+    """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
+
+    Raises:
+        UserError: naming the trial's configuration.
+    """
+    from runner.envs.envpool import EnvPoolTask
+    from runner.parameters import Network
+
+    seen = set()
+    # All seeds of a configuration have its name.
+    for trial in {trial.name: trial for trial in trials}.values():
+        config = trial.config
+        env = config.env
+        key = static_key(config)
+        if key in seen:
+            continue
+        seen.add(key)
+        if env.id is None:
+            raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
+        if env.num_envs is None:
+            raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
+        try:
+            task = EnvPoolTask(env.id, env.num_envs, env.arguments)
+            Network.of(config, task.layout, task.actions)
+        except UserError as error:
+            raise UserError(f"{trial.name}: {error}") from None
+
+
+def _check_wandb(trials: Sequence[Trial]) -> None:
+    """Refuse what would keep wandb, where it is asked for, from starting.
+
+    Raises:
+        UserError: naming the trial's configuration.
+    """
+    from runner import weights_and_biases
+
+    seen: list[dict[str, Any]] = []
+    for trial in trials:
+        experiment = trial.config.agent.experiment
+        if experiment.wandb and experiment.wandb_kwargs not in seen:
+            seen.append(experiment.wandb_kwargs)
+            try:
+                weights_and_biases.check(experiment.wandb_kwargs, several=True)
+            except UserError as error:
+                raise UserError(f"{trial.name}: {error}") from None

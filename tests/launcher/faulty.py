@@ -1,0 +1,126 @@
+"""Faults for launches under test: workers that misbehave, harm at the right moment, and what is to be left then."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher.ledger import Ledger
+from launcher.worker import Worker
+from runner.errors import UserError
+
+CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
+RECORD, CHECKPOINT = 32, 320
+"""Timesteps between records, and between checkpoints."""
+
+
+def write_config(folder: Path, timesteps: int, **changes: Any) -> Path:
+    """CartPole with a record per update and a checkpoint every ten."""
+    data = yaml.safe_load(CARTPOLE.read_text())
+    data["trainer"]["timesteps"] = timesteps
+    data["agent"]["experiment"].update(write_interval=RECORD, checkpoint_interval=CHECKPOINT)
+    data.update(changes)
+    path = folder / "cartpole.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def worker_that(act: Callable[[], None], seed: int, at: int) -> type[Worker]:
+    """A worker which does `act` whenever the trial of `seed` has made its record number `at`, or a later one."""
+
+    class Faulty(Worker):
+        def _follow(self, runner: Any, link: Any, trials: Any) -> str:
+            record = link.record
+
+            def recorded(records: Any) -> None:
+                if any(f"_s{seed}_" in trial and made.index >= at for trial, made in records.items()):
+                    act()
+                record(records)
+
+            link.record = recorded
+            return super()._follow(runner, link, trials)
+
+    return Faulty
+
+
+def worker_pids(directory: Path) -> dict[int, int]:
+    """Attempt → process whose output goes to its log."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                log = Path(os.readlink(process / "fd" / "1"))
+            except OSError:
+                continue
+            if log.parent == directory.resolve() / "logs":
+                found[int(log.stem.removeprefix("attempt-"))] = int(process.name)
+    return found
+
+
+def aggregator_pid(directory: Path) -> int | None:
+    """The process that has the ledger's lock open and is no driver."""
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and b"BesideDriver" in (process / "cmdline").read_bytes():
+                opened = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+                if str(directory.resolve() / "lock") in opened:
+                    return int(process.name)
+        except OSError:
+            continue
+    return None
+
+
+def counts(directory: Path) -> dict[str, int]:
+    """Trial → number of its records; empty before there is a ledger."""
+    try:
+        with Ledger(directory, writer=False) as ledger:
+            return {row.trial.trial: row.records for row in ledger.progress()}
+    except UserError:
+        return {}
+
+
+def wait_until(true: Callable[[], Any], what: str, seconds: float = 120.0, failed: Callable[[], Any] = bool) -> Any:
+    """What `true` returns once it is something; it fails after so long, or as soon as `failed` is something."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, f"never came: {what}"
+        assert not (why := failed()), f"{what}: {why}"
+        time.sleep(0.05)
+    return found
+
+
+@contextmanager
+def meanwhile(harm: Callable[[], None]) -> Iterator[None]:
+    """Do `harm` in a thread while the block runs; its errors are the block's."""
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            harm()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def assert_whole(directory: Path, records: int) -> None:
+    """Every trial is finished, and has each record exactly once."""
+    with Ledger(directory, writer=False) as ledger:
+        for row in ledger.trials():
+            assert row.state == "finished", row
+            indices = [stored.record.index for stored in ledger.records(row.trial)]
+            assert indices == list(range(records)), row.trial
