@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -25,11 +26,11 @@ from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial, slug
 from launcher.rows import TrialRow
 from runner.checkpoint import versions
-from runner.config import load_config
+from runner.config import Config, load_config
 from runner.config.load import dump
 from runner.cores import usable_cores
 from runner.errors import UserError
-from runner.files import write_whole
+from runner.files import write_all, write_whole
 
 
 def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
@@ -106,8 +107,31 @@ def create(directory: Path, trials: Sequence[Trial]) -> Callable[[], None]:
 
 
 def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
+    write_all((directory / "trials" / trial.id / "config.yaml", text.encode()) for trial, text in _texts(trials))
+
+
+def _texts(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
+    """Each trial's configuration as YAML, its seed in the first line; the rest is written once for all seeds."""
+    rests: dict[str, tuple[Config, str]] = {}
     for trial in trials:
-        write_whole(directory / "trials" / trial.id / "config.yaml", dump(trial.config.dump()).encode())
+        seedless = trial.config.model_copy(update={"seed": None})
+        if trial.name not in rests or rests[trial.name][0] != seedless:
+            data = seedless.dump()
+            del data["seed"]
+            rests[trial.name] = seedless, dump(data)
+        yield trial, f"seed: {trial.config.seed}\n{rests[trial.name][1]}"
+
+
+def _config(path: Path, known: dict[str, Config]) -> Config:
+    """A trial's configuration; what follows the seed is read once for all seeds, and kept in `known`."""
+    text = path.read_text(encoding="utf-8")
+    first, _, rest = text.partition("\n")
+    seed = re.fullmatch(r"seed: (\d{1,18})", first)
+    if seed is None:
+        return load_config(path)[0]
+    if rest not in known:
+        known[rest] = load_config(path)[0]
+    return known[rest].model_copy(update={"seed": int(seed[1])})
 
 
 def _ledger_row(trial: Trial) -> TrialRow:
@@ -193,8 +217,9 @@ def read_trials(directory: Path) -> list[Trial]:
         plan = json.loads(path.read_text())
         if not isinstance(plan["revisions"], list):
             raise TypeError("revisions must be a list")
+        known: dict[str, Config] = {}
         return [
-            Trial(row["id"], row["name"], load_config(directory / "trials" / row["id"] / "config.yaml")[0])
+            Trial(row["id"], row["name"], _config(directory / "trials" / row["id"] / "config.yaml", known))
             for row in plan["trials"]
         ]
     except (FileNotFoundError, NotADirectoryError):

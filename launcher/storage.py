@@ -45,6 +45,11 @@ CREATE TABLE checkpoints (
     attempt INTEGER NOT NULL REFERENCES attempts, records INTEGER NOT NULL,
     PRIMARY KEY (trial, timestep, kind)
 ) WITHOUT ROWID;
+CREATE TABLE evaluations (
+    sha256 TEXT NOT NULL, settings TEXT NOT NULL,
+    trial TEXT NOT NULL, timestep INTEGER NOT NULL, made_at REAL NOT NULL,
+    returns BLOB NOT NULL, lengths BLOB NOT NULL, seeds BLOB NOT NULL, PRIMARY KEY (sha256, settings)
+) WITHOUT ROWID;
 CREATE TABLE stop (requested INTEGER NOT NULL);
 INSERT INTO stop VALUES (0);
 """

@@ -100,9 +100,10 @@ class Worker:
         importlib.import_module("runner.envs.envpool")
         if sharing and not self._backend.sees_gpu():
             name = self._backend.Runner.backend
+            where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
             raise UserError(
-                f"a GPU was reserved on {socket.gethostname()}, but {name} sees none there: install a CUDA build of "
-                f"{name} on that machine, or launch without --gpus"
+                f"a GPU was reserved on {where}, but {name} sees none there: install a CUDA build of {name} on that "
+                "machine, or launch without --gpus"
             )
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:

@@ -180,7 +180,7 @@ def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatc
         with Ledger(directory, writer=False) as ledger:
             before = {row.trial: row.attempt for row in ledger.trials()}
             wait_until(lambda: {row.trial: row.attempt for row in ledger.trials()} != before, "a new attempt")
-            wait_until(lambda: len(worker_pids(directory)) == 3, "a new worker")
+            wait_until(lambda: 3 in worker_pids(directory), "a new worker")
             os.kill(ghost, signal.SIGCONT)
             wait_until(lambda: 1 not in worker_pids(directory), "the ghost gives up")
 

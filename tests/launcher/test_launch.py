@@ -214,6 +214,26 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "more"
+    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "2"]
+    assert main([str(config), "--seeds", "2", *constant, "--out", str(tmp_path), "--name", "more", *ray_address]) == 0
+    capsys.readouterr()
+    more = ["--seeds", "3", "--set", "trainer.timesteps=512", "--workers", "2"]
+    assert main(["resume", str(directory), *more, *ray_address]) == 0
+    shown = capsys.readouterr().out
+    assert "3 trials in 3 packs on 2 CPU workers, one core each; 8,192 env steps in all" in shown
+    with Ledger(directory, writer=False) as ledger:
+        rows = ledger.trials()
+        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
+        for row in rows:
+            assert [stored.record.timestep for stored in ledger.records(row.trial)] == list(range(32, 513, 32))
+        begun = sorted(member.timestep for member in ledger.members())
+    assert begun == [0, 0, 0, 256, 256]
+
+
 def shorten(directory: Path, timesteps: int) -> None:
     """Change the length in every trial's stored configuration."""
     for path in directory.glob("trials/*/config.yaml"):
@@ -244,5 +264,5 @@ def test_logical_gpus_are_said_loudly(capsys: pytest.CaptureFixture[str], config
 def test_help_is_short_and_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()
-    assert len(lines) <= 45
+    assert len(lines) <= 50
     assert sum(line.strip().startswith("launch ") for line in lines[-6:]) == 3
