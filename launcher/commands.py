@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -27,11 +27,13 @@ Examples:
   launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run
 """
 VERBS = {
+    "eval": "let the checkpoints of a launch play",
+    "export": "write a policy for plain torch or ONNX",
     "resume": "continue a launch, or add seeds and length to it",
     "status": "show how a launch stands",
     "logs": "show what the workers of a launch printed",
 }
-LATER = ("eval", "report", "follow", "stop", "pull")
+LATER = ("report", "follow", "stop", "pull")
 """Verbs of later versions: named in hints so that nobody takes them for a file."""
 
 Given = Annotated[Resources, Parameter(name="*")]
@@ -131,6 +133,52 @@ def resume(
     if not more.todo:
         return 0 if more.all_finished else 1
     return session.conduct(console, directory, more.todo, resources, dry_run, lambda: continuing.write(directory, more))
+
+
+@app.command(name="eval")
+def evaluate(
+    *paths: Annotated[Path, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints.")],
+    episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
+    stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
+    env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
+    num_envs: Annotated[int | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
+    seed: Annotated[int, Parameter(help="Of the episodes, the same for all checkpoints; default 0.")] = 0,
+    every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
+    last: Annotated[bool, Parameter(help="The last one; the default.")] = False,
+    best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
+    resources: Given = NOTHING_GIVEN,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+) -> int:
+    """Let checkpoints play the same episodes, and keep what they score; what is known is not played again."""
+    from launcher import examination
+    from launcher.evaluating import Terms, Which
+
+    if every + last + best > 1:
+        raise UserError("command line: give one of --every, --last and --best")
+    for flag, number, least in (("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0)):
+        if number is not None and number < least:
+            raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+    if not paths:
+        raise UserError("command line: nothing to evaluate; usage: launch eval DIR (see launch eval --help)")
+    which: Which = "every" if every else "best" if best else "last"
+    terms = Terms(episodes, seed, not stochastic, env, num_envs)
+    return examination.conduct(_console(), paths, which, terms, resources)
+
+
+@app.command
+def export(
+    checkpoint: Annotated[Path, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
+    /,
+    *,
+    to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
+    out: Annotated[Path | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+) -> int:
+    """Write a policy that plain torch, or ONNX, runs: normaliser inside, checked against the checkpoint's actions."""
+    from runner.policy_export import export as write
+
+    print(write(checkpoint, to, out))
+    return 0
 
 
 @app.command

@@ -124,7 +124,10 @@ def _texts(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
 
 def _config(path: Path, known: dict[str, Config]) -> Config:
     """A trial's configuration; what follows the seed is read once for all seeds, and kept in `known`."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return load_config(path)[0]  # which says what is wrong with it
     first, _, rest = text.partition("\n")
     seed = re.fullmatch(r"seed: (\d{1,18})", first)
     if seed is None:

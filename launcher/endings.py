@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.retries import Ending
-from launcher.status import tail
+from launcher.tail import tail
 from launcher.worker import Place
 from runner.errors import UserError
 

@@ -1,5 +1,7 @@
 """From the ledger to TensorBoard: a folder per trial, and two per configuration with averages over its seeds.
 
+What the HParams tab shows is written beside the points (see `launcher.hparams`).
+
 The exporter follows the ledger from the revision in `tensorboard/cursor.json`, which it writes after the
 event files are flushed; what a crash leaves between the two is written again by the next exporter. Each time
 a folder is opened or its trial was rewound, a SessionLog START event comes first: it makes TensorBoard drop
@@ -20,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from launcher import hparams
+from launcher.hparams import HParams
 from launcher.ledger import Ledger
 from launcher.rows import Progress, StoredRecord, TrialRow
 from launcher.stats import interquartile_mean
@@ -29,6 +33,10 @@ CHUNK = 200
 """Records of a trial that are read at once: bounds the memory of a first export."""
 RETRY_SECONDS = 60.0
 """Pause after an error, since each retry makes new event files."""
+LONGEST_POLL = 0.5
+"""Seconds that a poll writes at most: the launcher, which polls, has leases to watch."""
+SHORT_POLL = 0.1
+"""One that takes longer, as with ten thousand trials, is followed by a pause of ten times as long."""
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda numbers: float(np.mean(numbers)),
@@ -45,31 +53,38 @@ class TensorBoardExport:
         self._directory = ledger_directory
         self._tail: _Tail | None = None
         self._failing = False
-        self._retry_at = 0.0
+        self._due = 0.0
 
-    def poll(self) -> None:
-        """Write what is new. After an error, logged once until it is over, try again a minute later."""
-        if time.monotonic() < self._retry_at:
+    def poll(self, longest: float = LONGEST_POLL) -> None:
+        """Write what is new. After an error, logged once until it is over, try again a minute later.
+
+        Args:
+            longest: seconds, after which the rest is left to the next poll.
+        """
+        began = time.monotonic()
+        if began < self._due:
             return
         try:
             if self._tail is None:
                 self._tail = _Tail(self._directory)
-            self._tail.follow()
+            self._tail.follow(began + longest)
             self._failing = False
+            spent = time.monotonic() - began
+            self._due = began + (10 * spent if spent > SHORT_POLL else 0.0)
         except Exception as error:  # whatever it is, training goes on
             if not self._failing:
                 trace = None if isinstance(error, OSError | sqlite3.OperationalError) else error
                 text = "%s/tensorboard is not up to date: %s"
                 logging.getLogger(__name__).error(text, self._directory, error, exc_info=trace)
             self._failing = True
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._due = time.monotonic() + RETRY_SECONDS
             # The cursor knows what is safely written: a new tail goes on from there.
             self._close_tail()
 
     def close(self) -> None:
         """Write what is left and close all files."""
-        self._retry_at = 0.0
-        self.poll()
+        self._due = 0.0
+        self.poll(longest=math.inf)
         self._close_tail()
 
     def _close_tail(self) -> None:
@@ -106,7 +121,9 @@ class _Tail:
         self._root = directory / "tensorboard"
         self._root.mkdir(exist_ok=True)
         self._ledger = Ledger(directory, writer=False)
+        self._hparams = HParams(directory, self._ledger.trials())
         self._runs: dict[str, _Run] = {}
+        self._ended: dict[str, str] = {}  # folder → state of its trial, which is over and said to be
         self._revision = 0
         self._averaged: dict[str, int] = defaultdict(int)  # configuration → records that its averages cover
         with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or cut short by a power cut
@@ -114,11 +131,19 @@ class _Tail:
             self._revision = cursor["revision"]
             self._averaged.update(cursor["averaged"])
 
-    def follow(self) -> None:
-        """Write all that the ledger has beyond the cursor, then move the cursor."""
+    def follow(self, until: float) -> None:
+        """Write all that the ledger has beyond the cursor, then move the cursor.
+
+        Where that is not done `until` then, averages and ends of trials wait for the time when it is.
+        """
         before = (self._revision, dict(self._averaged))
+        rows: dict[str, TrialRow] = {}
         while changes := self._ledger.changes(self._revision, CHUNK):
-            self._write_trials(changes)
+            rows = rows or {row.trial: row for row in self._ledger.trials()}
+            self._write_trials(changes, rows)
+            if time.monotonic() > until:
+                self._save()
+                return
         trials = self._ledger.progress()
         configs = defaultdict(list)
         for progress in trials:
@@ -129,11 +154,8 @@ class _Tail:
         if (self._revision, self._averaged) != before:
             self._save()
         for progress in trials:
-            run = self._runs.get(_folder(progress.trial))
-            ended = progress.trial.state in ("finished", "diverged", "failed")
-            if ended and run is not None and run.next == progress.records:
-                run.board.close()  # a process may have a thousand files open, and there may be more trials
-                del self._runs[_folder(progress.trial)]
+            if progress.trial.state in hparams.STATUS:
+                self._end(progress)
 
     def close(self) -> None:
         """Close all files. What was not flushed, because it could not be, is behind the cursor."""
@@ -149,11 +171,10 @@ class _Tail:
         partial.write_text(json.dumps({"revision": self._revision, "averaged": self._averaged}))
         partial.replace(self._root / "cursor.json")
 
-    def _write_trials(self, changes: Sequence[StoredRecord]) -> None:
-        trials = {row.trial: row for row in self._ledger.trials()}
+    def _write_trials(self, changes: Sequence[StoredRecord], trials: Mapping[str, TrialRow]) -> None:
         for stored in changes:
             row, record = trials[stored.trial], stored.record
-            run = self._run(_folder(row))
+            run = self._trial_run(row, stored.wall_time)
             if record.index != run.next:  # perhaps rewound: then the averages are wrong from here on
                 self._averaged[row.config] = min(self._averaged[row.config], record.index)
             run.write(record.index, stored.previous_env_steps, record.env_steps, record.values, stored.wall_time)
@@ -196,6 +217,30 @@ class _Tail:
         """How many records of a trial are both in its folder and, not rewound since, in the ledger."""
         run = self._runs.get(_folder(progress.trial))
         return progress.records if run is None or run.next is None else min(run.next, progress.records)
+
+    def _trial_run(self, row: TrialRow, wall_time: float) -> _Run:
+        """A trial's folder; if it must be opened, from `wall_time` on the trial is in training."""
+        folder = _folder(row)
+        if folder not in self._runs:
+            hparams.forget_end(self._root / folder)
+            self._ended.pop(folder, None)
+            self._run(folder).board.add_summary(self._hparams.start(row, folder, wall_time), wall_time)
+        return self._runs[folder]
+
+    def _end(self, progress: Progress) -> None:
+        """Close the folder of a trial that is over, if all is written, and say there how it ended."""
+        row, folder = progress.trial, _folder(progress.trial)
+        run = self._runs.get(folder)
+        if self._ended.get(folder) == row.state or (run is not None and run.next != progress.records):
+            return
+        last = self._ledger.records(row.trial, progress.records - 1) if progress.records else []
+        ended_at = last[-1].wall_time if last else time.time()
+        if not (self._root / folder).is_dir():  # it failed before its first record
+            self._trial_run(row, ended_at)
+        if folder in self._runs:
+            self._runs.pop(folder).board.close()  # a process may have a thousand files open, and there may be more
+        hparams.end(self._root / folder, row.state, ended_at)
+        self._ended[folder] = row.state
 
     def _run(self, folder: str) -> _Run:
         if folder not in self._runs:

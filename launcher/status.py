@@ -24,6 +24,7 @@ from rich.console import Console
 from launcher import progress
 from launcher.ledger import Ledger
 from launcher.rows import AttemptRow, Progress, State
+from launcher.tail import tail
 from runner.errors import UserError, did_you_mean
 from runner.tracking import SCORE
 
@@ -36,8 +37,6 @@ FAILURES = 5
 LAST_WORDS = 5
 """Lines of the log of a failed attempt."""
 LONGEST_LINE = 300
-LONGEST_TAIL = 1 << 24
-"""Bytes of a log's end that are looked through at most."""
 
 
 @dataclass(frozen=True)
@@ -380,25 +379,3 @@ def log_path(standing: Standing, attempt: AttemptRow) -> Path:
         f"{path} is not on this machine: attempt {attempt.number} ran on another one of the cluster{host}, which keeps "
         "it under the same path, or its worker never began"
     )
-
-
-def tail(path: Path, lines: int) -> list[str]:
-    """The last `lines` lines of a file, however long it is.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    data = b""
-    try:
-        with path.open("rb") as file:
-            start = file.seek(0, 2)
-            last = max(start - LONGEST_TAIL, 0)
-            while start > last and data.count(b"\n") <= lines:
-                before = max(start - max(1 << 16, len(data)), last)
-                file.seek(before)
-                data = file.read(start - before) + data
-                start = before
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    text = data.decode(errors="replace").rstrip("\n")
-    return text.split("\n")[-lines:] if text else []

@@ -12,7 +12,7 @@ from typing import IO
 
 from runner.errors import UserError
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the tables, kept in the file: one of another version is not misread."""
 _SCHEMA = """
 CREATE TABLE attempts (

@@ -6,27 +6,26 @@ renews the lease, and brings back what the launcher wants (stop) or what has bec
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib
 import os
 import socket
-import sys
-import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.process import claim_core, environment, redirected
 from launcher.rows import BUSY, GAP, LOST, Batch, Kind, Published
 from runner.errors import UserError
 from runner.tracking import Record
 
 if TYPE_CHECKING:
     import ray.actor
+
+    from runner.evaluate import Episode
 
 Outcome = Literal["running", "finished", "diverged", "interrupted"]
 
@@ -58,6 +57,29 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Exam:
+    """What a worker is to evaluate.
+
+    Attributes:
+        config: of one of the checkpoints, as plain data; all have its policy.
+        files: the checkpoints.
+        episodes: that each plays.
+        at_once: environments of one checkpoint that are stepped together.
+        seed: of the episodes.
+        deterministic: the most probable actions, not samples.
+        threads: cores to use.
+    """
+
+    config: dict[str, Any]
+    files: tuple[bytes, ...]
+    episodes: int
+    at_once: int
+    seed: int
+    deterministic: bool
+    threads: int
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
 
@@ -69,7 +91,7 @@ class Place:
 class Worker:
     """A process for one pack; becomes a Ray actor in `launcher.dispatch`.
 
-    It is called in this order: `where`, `ready`, `train`.
+    It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times.
     """
 
     def __init__(self, backend: str, threads: int, sharing: int) -> None:
@@ -96,15 +118,17 @@ class Worker:
         backend, threads, sharing = self._wanted
         self._core = claim_core() if threads == 1 and not sharing else None
         os.environ |= environment(threads, sharing)
-        self._backend = importlib.import_module(f"runner.{backend}")
+        framework = importlib.import_module(f"runner.{backend}")
         importlib.import_module("runner.envs.envpool")
-        if sharing and not self._backend.sees_gpu():
-            name = self._backend.Runner.backend
+        if sharing and not framework.sees_gpu():
+            name = framework.Runner.backend
             where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
             raise UserError(
                 f"a GPU was reserved on {where}, but {name} sees none there: install a CUDA build of {name} on that "
                 "machine, or launch without --gpus"
             )
+        # Only now: what is called after this method has failed fails as well.
+        self._backend = framework
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         """Train a pack to its end, or until told to stop.
@@ -121,6 +145,29 @@ class Worker:
             except BaseException:
                 traceback.print_exc()
                 raise
+
+    def evaluate(self, exam: Exam) -> list[list[Episode]]:
+        """Let checkpoints, stacked as members of one pack, play the same episodes.
+
+        Returns:
+            The episodes of each checkpoint, in order.
+
+        Raises:
+            UserError: a checkpoint of another network, or an episode that does not end.
+        """
+        from runner.config import resolve
+        from runner.envs.envpool import EnvPoolTask
+
+        config = resolve(exam.config)[0]
+        members = [config.model_copy(update={"seed": number}) for number in range(len(exam.files))]
+        task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
+        runner = self._backend.Runner(task, members[0], configs=members, threads=exam.threads)
+        runner.restore(exam.files, only_act=True)
+        episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
+        found: list[list[Episode]] = [[] for _ in exam.files]
+        for episode in episodes:
+            found[episode.member].append(episode)
+        return found
 
     def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         from runner.config import resolve
@@ -312,62 +359,3 @@ class Link:
                     self.lost.add(trial)
                 self._published.popleft()
                 self._change.notify_all()
-
-
-def environment(threads: int, sharing: int) -> dict[str, str]:
-    """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
-    variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if not sharing:
-        return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
-    if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
-        variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
-    return variables
-
-
-def claim_core() -> IO[str] | None:
-    """Pin this process to a core that no other worker on this machine has claimed.
-
-    The claim is a file lock, so it ends with the process however that ends, and holds across launches.
-
-    Returns:
-        What holds the claim, or None where all cores are taken or the system cannot pin.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    for core in sorted(os.sched_getaffinity(0)):
-        path = Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}-core-{core}.lock"
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        os.sched_setaffinity(0, {core})
-        return file
-    return None
-
-
-@contextlib.contextmanager
-def redirected(log: Path) -> Iterator[None]:
-    """Send what this process prints, native aborts included, to a file of its own."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as file:
-        _flush()
-        before = os.dup(1), os.dup(2)
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        _flush()
-        for saved, target in zip(before, (1, 2), strict=True):
-            os.dup2(saved, target)
-            os.close(saved)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        # On a full disk the log is cut short; that must not decide how the attempt ends.
-        with contextlib.suppress(OSError):
-            stream.flush()

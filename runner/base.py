@@ -30,9 +30,6 @@ from runner.tracking import Report, TensorBoard
 
 log = logging.getLogger(__name__)
 
-EVALUATION_RESET = 2**31
-"""The `timestep of the reset` of evaluation environments: none that training reaches."""
-
 
 class Agent:
     """The policies of a runner: act, save, load.
@@ -134,6 +131,14 @@ class Agent:
         """
         if len({state.counters.update for state in states}) != 1:
             raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
+        self.adopt(states)
+
+    def adopt(self, states: Sequence[MemberState]) -> None:
+        """Act as these states do, whatever their timesteps; training goes on from them only if these are equal.
+
+        Raises:
+            UserError: with other statistics than the configuration asks for.
+        """
         agent, network = self._learning.pack.static.agent, self._learning.network
         for state in states:
             for name, moments, wanted in (
@@ -226,7 +231,9 @@ class Runner:
             self._train()
             return None
         if mode == "eval":
-            return self.evaluate()
+            episodes = self.evaluate()
+            self._print(episodes)
+            return episodes
         raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
 
     @property
@@ -247,24 +254,42 @@ class Runner:
         """
         yield from self._learning.train(self._seeded(self._learning.timestep), stop)
 
-    def evaluate(self, deterministic: bool | None = None) -> list[Episode]:
-        """Play one whole episode in every environment.
+    def evaluate(
+        self,
+        deterministic: bool | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+        at_once: int | None = None,
+    ) -> list[Episode]:
+        """Let every member play whole episodes, the same number each, every one in an environment of its own.
 
         Args:
             deterministic: default the opposite of `trainer.stochastic_evaluation`.
+            episodes: of each member; default one for each of its environments.
+            seed: of the episodes, the same for all members; default each member's own.
+            at_once: environments of a member that are stepped together; default its environments.
+
+        Raises:
+            UserError: an environment that cannot be rebuilt with so many, or an episode that does not end.
         """
         if deterministic is None:
             deterministic = not self.config.trainer.stochastic_evaluation
-        members = self._learning.pack.size
-        choose = self._learning.choose
-        episodes = play(self._seeded(EVALUATION_RESET), lambda o, t: choose(o, bool(deterministic), t), members)
-        for member in range(members):
+        envs = self.config.env.num_envs or 0
+        return play(
+            lambda seeds: self.env.seeded(seeds, self._threads),
+            lambda observations, draw: self._learning.choose(observations, bool(deterministic), draw),
+            self._learning.pack.seeds if seed is None else [seed] * self._learning.pack.size,
+            episodes or envs,
+            at_once or envs,
+        )
+
+    def _print(self, episodes: Sequence[Episode]) -> None:
+        for member, seed in enumerate(self._learning.pack.seeds):
             returns = np.array([e.ret for e in episodes if e.member == member])
             print(
-                f"seed {self._learning.pack.seeds[member]}: {len(returns)} episodes, "
+                f"seed {seed}: {len(returns)} episodes, "
                 f"return {returns.mean():.2f} ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
             )
-        return episodes
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""
@@ -274,13 +299,14 @@ class Runner:
         """One member's state as the bytes of a checkpoint file."""
         return checkpoint.to_bytes(state, self._learning.network, self._learning.pack.configs[member])
 
-    def restore(self, data: Sequence[bytes]) -> None:
-        """Continue from checkpoints, one per member.
+    def restore(self, data: Sequence[bytes], only_act: bool = False) -> None:
+        """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps.
 
         Raises:
             UserError: see `Agent.load`.
         """
-        self.agent.restore([checkpoint.from_bytes(d, self._learning.network) for d in data])
+        states = [checkpoint.from_bytes(d, self._learning.network) for d in data]
+        (self.agent.adopt if only_act else self.agent.restore)(states)
 
     def _seeded(self, timestep: int) -> VectorEnv:
         """The environments of all members, reset at `timestep`."""

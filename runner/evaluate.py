@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from runner.envs.base import VectorEnv
+from runner.envs.base import VectorEnv, environment_seeds
 from runner.errors import UserError
 
 LONGEST_EPISODE = 1_000_000
+EVALUATION_RESET = 2**31
+"""The `timestep of the reset` of evaluation environments: none that training reaches."""
 
 
 @dataclass(frozen=True)
@@ -19,50 +21,72 @@ class Episode:
 
     Attributes:
         member: index of the policy that played it.
-        env: index of the environment among the member's.
+        number: of the episode among the member's.
         ret: sum of raw rewards.
         length: steps.
+        seed: of its environment.
     """
 
     member: int
-    env: int
+    number: int
     ret: float
     length: int
+    seed: int
 
 
 def play(
-    env: VectorEnv,
+    seeded: Callable[[Sequence[int]], VectorEnv],
     choose: Callable[[np.ndarray, int], np.ndarray],
-    members: int,
+    seeds: Sequence[int],
+    episodes: int,
+    at_once: int,
     longest: int = LONGEST_EPISODE,
 ) -> list[Episode]:
-    """One whole episode in every environment, so that short episodes are not counted more often than long ones.
+    """Let every member play the same number of whole episodes, each in an environment of its own.
+
+    So short episodes are not counted more often than long ones, and members of one seed play the same episodes however
+    many of them are played at once.
 
     Args:
-        env: P·N environments, member-major.
-        choose: (observations `[P·N, O]`, number of the step) → actions.
-        members: P.
+        seeded: makes environments of these seeds, P·N of them, member-major.
+        choose: (observations `[P·N, O]`, number of the draw) → actions.
+        seeds: of the members' episodes, P of them.
+        episodes: of each member.
+        at_once: N, environments of a member that are stepped together; the last round plays some for nothing.
         longest: steps after which an episode that has not ended is an error.
 
     Returns:
-        P·N episodes, ordered by member and environment.
+        P · `episodes` of them, ordered by member and number.
 
     Raises:
         UserError: an episode did not end.
     """
+    rounds = -(-episodes // at_once)
+    numbered = [environment_seeds(seed, rounds * at_once, EVALUATION_RESET) for seed in seeds]
+    found: list[Episode] = []
+    for first in range(0, rounds * at_once, at_once):
+        chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
+        returns, lengths = _round(seeded(chosen), choose, first * longest, longest)
+        found += [
+            Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
+            for i in range(len(chosen))
+            if first + i % at_once < episodes
+        ]
+    return sorted(found, key=lambda episode: (episode.member, episode.number))
+
+
+def _round(
+    env: VectorEnv, choose: Callable[[np.ndarray, int], np.ndarray], draw: int, longest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
     observations, _ = env.reset()
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     playing = np.ones(env.num_envs, bool)
     for step in range(longest):
-        observations, rewards, terminated, truncated, info = env.step(choose(observations, step))
+        observations, rewards, terminated, truncated, info = env.step(choose(observations, draw + step))
         returns += np.where(playing, info.get("episode_rewards", rewards), 0)
         lengths += playing
         playing &= ~info.get("episode_ends", terminated | truncated)
         if not playing.any():
-            break
-    else:
-        raise UserError(
-            f"evaluation: {int(playing.sum())} of {env.num_envs} episodes did not end within {longest:,} steps"
-        )
-    envs = env.num_envs // members
-    return [Episode(i // envs, i % envs, float(returns[i]), int(lengths[i])) for i in range(env.num_envs)]
+            return returns, lengths
+    raise UserError(f"evaluation: {int(playing.sum())} of {env.num_envs} episodes did not end within {longest:,} steps")

@@ -58,6 +58,9 @@ NOT_IDENTITY = (
 """Keys of `agent.experiment` that say where and how often to write, not what is trained."""
 
 
+_OF_POLICY = ("class", "mixed_precision")
+
+
 def _hyper_values(agent: dict[str, Any]) -> dict[str, float]:
     """Take the Hyper numbers out of a dumped agent section; those of a schedule that it has not are the defaults."""
     rates = agent["learning_rate"]
@@ -89,6 +92,15 @@ def program_key(config: Config) -> str:
     _hyper_values(data["agent"])
     del data["agent"]["experiment"]
     return json.dumps({"models": data["models"], "agent": data["agent"]}, sort_keys=True)
+
+
+def policy_key(config: Config) -> str:
+    """Canonical text of everything that actions depend on besides parameters and statistics."""
+    data = config.dump()
+    env = {name: value for name, value in data["env"].items() if name != "num_envs"}
+    agent = {name: value for name, value in data["agent"].items() if "preprocessor" in name or name in _OF_POLICY}
+    parts = {"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]}
+    return json.dumps(parts, sort_keys=True)
 
 
 def identity(config: Config) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 RETURN_MEAN = "Reward / Total reward (mean)"
 RETURN_MAX = "Reward / Total reward (max)"
@@ -95,7 +96,6 @@ class TensorBoard:
         number = sum(file.name.startswith(name) for file in directory.iterdir())
         self._writer = RecordWriter((directory / f"{name}.{number}").open("xb"))
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self.flush()
 
     def write(self, env_steps: int, values: Mapping[str, float], wall_time: float) -> None:
         """Append one event with every value of `values` at x = `env_steps`; `wall_time` is Unix seconds."""
@@ -104,6 +104,12 @@ class TensorBoard:
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._add(Event(wall_time=wall_time, step=env_steps, summary=summary))
+
+    def add_summary(self, summary: Summary, wall_time: float) -> None:
+        """Append what a plugin of TensorBoard reads, at x = 0."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._add(Event(wall_time=wall_time, summary=summary))
 
     def restart(self, env_steps: int, wall_time: float) -> None:
         """Tell readers to drop what they hold from `env_steps` on: the trial was rewound."""

@@ -16,7 +16,7 @@ from safetensors.numpy import load
 
 from launcher.directory import read_trials
 from launcher.ledger import Ledger
-from launcher.worker import claim_core, environment
+from launcher.process import claim_core, environment
 from runner.envs.envpool import EnvPoolTask
 
 

@@ -31,7 +31,7 @@ TYPED = {
     "missing file": (["nothing.yaml"], "nothing.yaml: no such configuration file"),
     "missing second file": ([CARTPOLE, "more.yaml"], "more.yaml: no such configuration file"),
     "folder as file": ([CONFIGS], "configs: cannot be read: Is a directory"),
-    "verb of later": (["evl", "x"], "'evl' is no file, and the verb 'eval' is not part of this version"),
+    "verb of later": (["folow", "x"], "'folow' is no file, and the verb 'follow' is not part of this version"),
     "verb": (["resum", "x"], "'resum' is no file. Did you mean `launch resume`?"),
     "verb status": (["statu", "x"], "'statu' is no file. Did you mean `launch status`?"),
     "verb logs": (["log", "x"], "'log' is no file. Did you mean `launch logs`?"),

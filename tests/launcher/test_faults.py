@@ -169,8 +169,12 @@ def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypat
 def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the machine of a hung worker cannot be reached to end it: it wakes while another has its trial."""
     monkeypatch.setattr(dispatch, "LEASE_SECONDS", 8.0)
-    monkeypatch.setattr(dispatch, "end_process", lambda place, worker: kept.append(worker))
+    import ray
+
     kept: list[Any] = []
+    kill = ray.kill
+    monkeypatch.setattr(dispatch, "end_process", lambda place, worker: kept.append(worker))
+    monkeypatch.setattr(ray, "kill", lambda actor, **more: None if actor in kept else kill(actor, **more))
     directory = tmp_path / "run"
 
     def stop() -> None:

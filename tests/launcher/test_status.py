@@ -392,7 +392,7 @@ def test_tail_of_bytes_and_of_one_endless_line(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "log"
     path.write_bytes(b"a\xff\nb\r50%\r100%\n")
     assert status.tail(path, 2) == ["a\ufffd", "b\r50%\r100%"]
-    monkeypatch.setattr(status, "LONGEST_TAIL", 1000)
+    monkeypatch.setattr("launcher.tail.LONGEST_TAIL", 1000)
     path.write_bytes(b"x" * 100_000)
     assert status.tail(path, 5) == ["x" * 1000]
     with pytest.raises(UserError, match="cannot be read: Is a directory"):

@@ -19,8 +19,9 @@ import pytest
 
 from launcher import worker as worker_module
 from launcher.aggregator import Aggregator, PushReply
+from launcher.process import redirected
 from launcher.rows import BUSY, GAP, LOST
-from launcher.worker import Link, Worker, redirected
+from launcher.worker import Link, Worker
 from runner.errors import UserError
 from runner.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored

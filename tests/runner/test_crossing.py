@@ -76,7 +76,7 @@ def test_a_checkpoint_of_one_backend_acts_scores_and_trains_on_in_the_other(
         actions = [r._learning.choose(rows, deterministic, 1) for r in (torch, jax)]
         assert actions[0].shape == actions[1].shape
         np.testing.assert_allclose(*actions, rtol=1e-5, atol=1e-5)
-        returns = [[(e.member, e.env, e.length, e.ret) for e in r.evaluate(deterministic)] for r in (torch, jax)]
+        returns = [[(e.member, e.number, e.length, e.ret) for e in r.evaluate(deterministic)] for r in (torch, jax)]
         np.testing.assert_allclose(*returns, rtol=1e-5, atol=1e-5)
 
     for runner in (torch, jax):

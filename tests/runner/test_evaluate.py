@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner.envs.base import wrap_env
+from runner.envs.base import VectorEnv, environment_seeds, wrap_env
+from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.evaluate import Episode, play
+from runner.evaluate import EVALUATION_RESET, Episode, play
 from runner.tracking import TensorBoard
 from tests.probe_envs import PoisonReset, Truncation, make_vector
 
 
 def test_every_environment_plays_one_episode_however_short_it_is() -> None:
     env = wrap_env(PoisonReset(4, length=2, stagger=2))
-    right = play(env, lambda observations, step: (observations[:, 0] > 0).astype(int), members=2)
-    assert right == [Episode(0, 0, 2, 2), Episode(0, 1, 3, 3), Episode(1, 0, 2, 2), Episode(1, 1, 3, 3)]
-    wrong = play(env, lambda observations, step: (observations[:, 0] <= 0).astype(int), members=1)
+    right = play(env.seeded, lambda observations, step: (observations[:, 0] > 0).astype(int), [7, 7], 2, 2)
+    first, second = environment_seeds(7, 2, EVALUATION_RESET)
+    assert right == [
+        Episode(0, 0, 2, 2, first),
+        Episode(0, 1, 3, 3, second),
+        Episode(1, 0, 2, 2, first),
+        Episode(1, 1, 3, 3, second),
+    ]
+    wrong = play(env.seeded, lambda observations, step: (observations[:, 0] <= 0).astype(int), [7], 4, 4)
     assert [(e.ret, e.length) for e in wrong] == [(0, 2), (0, 3), (0, 2), (0, 3)]
+
+
+def test_the_same_episodes_are_played_however_many_at_once() -> None:
+    made: list[list[int]] = []
+
+    def seeded(seeds: Sequence[int]) -> VectorEnv:
+        made.append(list(seeds))
+        return EnvPoolTask("Pendulum-v1", 1, {"max_episode_steps": 20}).seeded(seeds, 1)
+
+    def still(observations: np.ndarray, _: int) -> np.ndarray:
+        return np.zeros((len(observations), 1), np.float32)
+
+    whole = play(seeded, still, [1, 2], episodes=5, at_once=5)
+    assert play(seeded, still, [1, 2], episodes=5, at_once=2) == whole
+    assert [len(seeds) for seeds in made] == [10, 4, 4, 4]
+    assert [(e.member, e.number) for e in whole] == [(m, n) for m in range(2) for n in range(5)]
+    assert len({e.ret for e in whole}) == len({e.seed for e in whole}) == 10
+    assert play(seeded, still, [1, 1], 5, 5)[:5] == whole[:5]
 
 
 def test_the_policy_is_told_the_number_of_the_step() -> None:
@@ -30,14 +56,14 @@ def test_the_policy_is_told_the_number_of_the_step() -> None:
         steps.append(step)
         return np.zeros(len(observations), int)
 
-    play(wrap_env(make_vector(Truncation, 2, length=3)), choose, members=1)
-    assert steps == [0, 1, 2]
+    play(wrap_env(make_vector(Truncation, 2, length=3)).seeded, choose, [0], 4, 2, longest=10)
+    assert steps == [0, 1, 2, 20, 21, 22]
 
 
 def test_an_episode_that_never_ends_is_an_error() -> None:
     env = wrap_env(make_vector(Truncation, 2, length=50))
     with pytest.raises(UserError, match="evaluation: 2 of 2 episodes did not end within 40 steps"):
-        play(env, lambda observations, _: np.zeros(len(observations), int), members=1, longest=40)
+        play(env.seeded, lambda observations, _: np.zeros(len(observations), int), [0], 2, 2, longest=40)
 
 
 def test_a_rewound_curve_shows_every_step_once(tmp_path: Path) -> None:

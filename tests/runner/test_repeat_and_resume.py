@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from runner.base import EVALUATION_RESET, Runner
+from runner.base import Runner
 from runner.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import environment_seeds
+from runner.evaluate import EVALUATION_RESET
 from runner.tracking import STEPS_PER_SECOND, Record, Report
 from tests.runner.builders import (
     TASKS,

@@ -286,7 +286,7 @@ def test_evaluation_plays_one_whole_episode_everywhere_and_repeats(
     runner = make_runner(seeds=[5, 6], backend=backend)
     first, second = runner.run("eval"), runner.evaluate()
     assert first == second and first is not None
-    assert [(e.member, e.env, e.length) for e in first] == [(m, n, 5) for m in range(2) for n in range(3)]
+    assert [(e.member, e.number, e.length) for e in first] == [(m, n, 5) for m in range(2) for n in range(3)]
     assert len({e.ret for e in first}) == 6
     printed = capsys.readouterr().out.splitlines()
     mean = np.mean([e.ret for e in first if e.member == 0])

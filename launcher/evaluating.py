@@ -1,0 +1,229 @@
+"""`launch eval`: let any number of checkpoints play the same episodes, in batches, and keep what they scored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher import directory as folder
+from launcher import evaluations
+from launcher.evaluations import Evaluation
+from launcher.ledger import Ledger
+from launcher.plan import Placement
+from launcher.worker import Exam, Worker
+from runner import checkpoint
+from runner.config import Config, resolve
+from runner.errors import UserError
+from runner.evaluate import Episode
+from runner.pack import policy_key
+
+Which = Literal["last", "best", "every"]
+
+POOL = 2048
+"""Environments that one worker steps together: more gain nothing on a CPU, and simulators take memory."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint to evaluate.
+
+    Attributes:
+        directory: of its launch; None for a file that is in none.
+        trial: its trial, or the file's path.
+        name: of its configuration.
+        timestep: at which it was made.
+        path: of its file.
+        sha256: of its bytes.
+        config: its trial's, with the environment to evaluate in.
+    """
+
+    directory: Path | None
+    trial: str
+    name: str
+    timestep: int
+    path: Path
+    sha256: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which episodes are played: those of environments seeded from `seed`, in the environment that the trial names."""
+
+    episodes: int
+    seed: int
+    deterministic: bool
+    env: str | None
+    num_envs: int | None
+
+    @property
+    def at_once(self) -> int:
+        """Environments of one checkpoint that are stepped together."""
+        return min(self.num_envs or POOL, self.episodes)
+
+    def settings(self, config: Config) -> str:
+        """Canonical text of what decides a checkpoint's episodes: the key under which they are kept."""
+        env = {name: value for name, value in config.dump()["env"].items() if name != "num_envs"}
+        parts: dict[str, Any] = {"env": env, "episodes": self.episodes, "seed": self.seed}
+        parts["deterministic"] = self.deterministic
+        if not self.deterministic:
+            parts["at_once"] = self.at_once  # samples are drawn for all environments together
+        return json.dumps(parts, sort_keys=True)
+
+
+def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
+    """The checkpoints of launch directories, and files.
+
+    Raises:
+        UserError: neither, damaged, or no checkpoint at all.
+    """
+    found = [candidate for path in paths for candidate in _at(path, which, terms)]
+    if not found:
+        what = "best agents" if which == "best" else "checkpoints"
+        raise UserError(f"{', '.join(map(str, paths))}: no {what} have been published yet")
+    return list({(candidate.trial, candidate.sha256): candidate for candidate in found}.values())
+
+
+def _at(path: Path, which: Which, terms: Terms) -> Iterator[Candidate]:
+    if path.is_file():
+        data = checkpoint.read_file(path)
+        metadata = checkpoint.read_metadata(data, str(path))
+        config = _in_env(resolve(json.loads(metadata["config"]))[0], terms)
+        timestep = json.loads(metadata["counters"])["timestep"]
+        launch = next((up for up in path.absolute().parents if (up / "plan.json").is_file()), None)
+        trial = path.absolute().relative_to(launch / "trials").parts[0] if launch is not None else str(path)
+        name = trial.rsplit("_s", 1)[0] if launch is not None else trial
+        yield Candidate(launch, trial, name, timestep, path, hashlib.sha256(data).hexdigest(), config)
+        return
+    path = path.absolute()
+    launched = folder.read_trials(path)
+    with Ledger(path, writer=False) as ledger:
+        for each in launched:
+            files = ledger.checkpoints(each.id)
+            chosen = [file for file in files if file.kind == ("best" if which == "best" else "agent")]
+            for file in chosen if which == "every" else chosen[-1:]:
+                config = _in_env(each.config, terms)
+                yield Candidate(path, each.id, each.name, file.timestep, path / file.path, file.sha256, config)
+
+
+def _in_env(config: Config, terms: Terms) -> Config:
+    if terms.env is None:
+        return config
+    return config.model_copy(update={"env": config.env.model_copy(update={"id": terms.env})})
+
+
+def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation]:
+    """Of those that were evaluated before on the same terms, what they scored, by sha256."""
+    wanted = {(c.sha256, terms.settings(c.config)) for c in candidates}
+    return {
+        found.sha256: found
+        for directory in {c.directory for c in candidates if c.directory is not None}
+        for found in evaluations.read(directory)
+        if (found.sha256, found.settings) in wanted
+    }
+
+
+def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list[list[Candidate]]:
+    """Deal checkpoints of equal policy into batches that one pool takes, at least one for every worker."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(policy_key(candidate.config), []).append(candidate)
+    dealt = []
+    for group in groups.values():
+        count = max(min(workers, len(group)), math.ceil(len(group) * terms.at_once / POOL))
+        ends = [math.ceil(len(group) * index / count) for index in range(min(count, len(group)) + 1)]
+        dealt += [group[start:end] for start, end in pairwise(ends)]
+    return dealt
+
+
+def run(
+    work: Sequence[Sequence[Candidate]],
+    terms: Terms,
+    placement: Placement,
+    done: Callable[[list[Evaluation]], None],
+) -> list[str]:
+    """Evaluate batches on the Ray that this process is connected to; every batch is stored when it is there.
+
+    Args:
+        work: batches of equal policy.
+        terms: of all.
+        placement: how many at a time, on what.
+        done: called with what a batch scored, after it was stored.
+
+    Returns:
+        Why checkpoints could not be evaluated, a sentence for each.
+    """
+    import ray
+
+    options = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpus else 0}
+    actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
+    threads = max(1, placement.cpus)
+    waiting, failures = [list(batch) for batch in work], []
+    running: dict[Any, tuple[Any, list[Candidate]]] = {}
+    idle: dict[str, list[Any]] = {}
+
+    def begin(batch: list[Candidate]) -> None:
+        backend = placement.backend(batch[0].config)
+        if not idle.get(backend):
+            worker = actor.remote(backend, threads, int(placement.on_gpus))
+            worker.ready.remote()
+            idle[backend] = [worker]
+        worker = idle[backend].pop()
+        files = tuple(checkpoint.read_file(candidate.path) for candidate in batch)
+        config = batch[0].config.dump()
+        exam = Exam(config, files, terms.episodes, terms.at_once, terms.seed, terms.deterministic, threads)
+        running[worker.evaluate.remote(exam)] = worker, batch
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < placement.workers:
+                begin(waiting.pop(0))
+            (future, *_), _ = ray.wait(list(running))
+            worker, batch = running.pop(future)
+            try:
+                played = ray.get(future)
+            except ray.exceptions.RayError as error:
+                ray.kill(worker)
+                if len(batch) > 1:
+                    # One of them cannot be evaluated, or all together do not fit: alone each has its own fate.
+                    waiting += [[candidate] for candidate in batch]
+                else:
+                    failures.append(f"{batch[0].path}: {_words(error)}")
+                continue
+            idle[placement.backend(batch[0].config)].append(worker)
+            done(_store(batch, terms, played))
+    finally:
+        for worker in [*(w for workers in idle.values() for w in workers), *(w for w, _ in running.values())]:
+            ray.kill(worker)
+    return failures
+
+
+def _words(error: Exception) -> str:
+    cause = getattr(error, "cause", error)
+    return str(cause)[:2000] if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"[:2000]
+
+
+def _store(batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]]) -> list[Evaluation]:
+    """Keep what a batch scored in the launches that it is of."""
+    found = [_evaluation(candidate, terms, episodes) for candidate, episodes in zip(batch, played, strict=True)]
+    for directory in {candidate.directory for candidate in batch if candidate.directory is not None}:
+        evaluations.add(directory, [e for e, c in zip(found, batch, strict=True) if c.directory == directory])
+    return found
+
+
+def _evaluation(candidate: Candidate, terms: Terms, episodes: Sequence[Episode]) -> Evaluation:
+    return Evaluation(
+        candidate.sha256,
+        terms.settings(candidate.config),
+        candidate.trial,
+        candidate.timestep,
+        tuple(episode.ret for episode in episodes),
+        tuple(episode.length for episode in episodes),
+        tuple(episode.seed for episode in episodes),
+    )

@@ -1,0 +1,80 @@
+"""One `launch eval` from what was typed to its exit status: find, place, connect, play, tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from launcher import evaluating, stats
+from launcher.evaluating import Candidate, Terms, Which
+from launcher.evaluations import Evaluation
+from launcher.progress import count
+from launcher.resources import Resources, place
+
+
+def conduct(console: Console, paths: Sequence[Path], which: Which, terms: Terms, wanted: Resources) -> int:
+    """Evaluate and show.
+
+    Returns:
+        The exit status: 0, or 1 where a checkpoint could not be evaluated.
+
+    Raises:
+        UserError: nothing was begun.
+    """
+    from launcher import cluster
+
+    wanted.check()
+    candidates = evaluating.find(paths, which, terms)
+    scores = evaluating.known(candidates, terms)
+    missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
+    kept = f", {len(candidates) - len(missing):,} of them known" if len(missing) < len(candidates) else ""
+    what = f"{count(len(candidates), 'checkpoint')} x {count(terms.episodes, 'episode')}{kept}"
+    console.print(what, highlight=False)
+    failures: list[str] = []
+    if missing:
+        placement = place(wanted) if wanted.address is None else None
+        with cluster.connected(wanted.address, placement):
+            placement = placement or place(wanted)
+            work = evaluating.batches(missing, terms, placement.workers)
+            with console.status("") as shown:
+
+                def done(found: list[Evaluation]) -> None:
+                    scores.update({evaluation.sha256: evaluation for evaluation in found})
+                    shown.update(f"{len(scores):,} of {len(candidates):,} checkpoints evaluated")
+
+                failures = evaluating.run(work, terms, placement, done)
+    console.print(_table(candidates, scores, by_timestep=which == "every"))
+    for failure in failures:
+        console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool) -> Table:
+    """A row per configuration, and timestep if there are several; a seed counts with the mean of its episodes."""
+    groups: dict[tuple[str, int], list[Evaluation]] = {}
+    for candidate in candidates:
+        group = groups.setdefault((candidate.name, candidate.timestep if by_timestep else 0), [])
+        if candidate.sha256 in scores:
+            group.append(scores[candidate.sha256])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    headings = ["timestep"] * by_timestep + ["seeds", "mean return", "IQM", "95% interval of the IQM", "mean length"]
+    table.add_column("config", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for (name, timestep), played in groups.items():
+        returns = np.array([np.mean(one.returns) for one in played])
+        numbers = ["-"] * 4
+        if played:
+            interval = stats.bootstrap_interval(returns, stats.interquartile_mean, np.random.default_rng(0))
+            numbers = [
+                f"{returns.mean():,.2f}",
+                f"{stats.interquartile_mean(returns):,.2f}",
+                f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
+                f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
+            ]
+        table.add_row(name, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers)
+    return table

@@ -1,0 +1,71 @@
+"""What a worker's process is given before it imports anything: a core, variables, a log."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+def environment(threads: int, sharing: int) -> dict[str, str]:
+    """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
+    variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if not sharing:
+        return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
+    if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
+        variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    return variables
+
+
+def claim_core() -> IO[str] | None:
+    """Pin this process to a core that no other worker on this machine has claimed.
+
+    The claim is a file lock, so it ends with the process however that ends, and holds across launches.
+
+    Returns:
+        What holds the claim, or None where all cores are taken or the system cannot pin.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    for core in sorted(os.sched_getaffinity(0)):
+        path = Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}-core-{core}.lock"
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        os.sched_setaffinity(0, {core})
+        return file
+    return None
+
+
+@contextlib.contextmanager
+def redirected(log: Path) -> Iterator[None]:
+    """Send what this process prints, native aborts included, to a file of its own."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        _flush()
+        before = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        _flush()
+        for saved, target in zip(before, (1, 2), strict=True):
+            os.dup2(saved, target)
+            os.close(saved)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # On a full disk the log is cut short; that must not decide how the attempt ends.
+        with contextlib.suppress(OSError):
+            stream.flush()

@@ -1,0 +1,150 @@
+"""One member's policy as a program that torch and ONNX runtimes run without this one.
+
+Axes: B row · O observation · K number of an action. The functions of training are called with P = 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runner.checkpoint import MemberState
+from runner.errors import UserError
+from runner.parameters import LOG_STD, Network
+from runner.spaces import ActionSpace
+from runner.torch import distributions, models, preprocessors
+from runner.torch.preprocessors import Scaler, Statistics
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""Observations `[B, …]` → actions `[B, …]`."""
+
+
+class Policy(nn.Module):
+    """Observations `[B, …]` as the environment gives them → the most probable actions `[B, …]`, as it takes them.
+
+    Parameters, statistics and bounds are buffers such as `policy_net_0_weight`, `observation_mean` and `low`.
+    """
+
+    def __init__(self, network: Network, state: MemberState, actions: ActionSpace, clip: bool) -> None:
+        """Take from a member what its actions depend on.
+
+        Args:
+            network: of the member.
+            state: of the member.
+            actions: of the environment.
+            clip: real numbers are clipped to the environment's bounds.
+        """
+        super().__init__()
+        self.network, self._actions, self._clip = network, actions, clip
+        self._integer = torch.from_numpy(np.empty(0, actions.dtype)).dtype
+        named = models.cut(network, torch.from_numpy(state.parameters).unsqueeze(0))
+        self._names = {name: name.replace(".", "_") for name in named if name.startswith("policy.") and name != LOG_STD}
+        buffers = {flat: named[name].clone() for name, flat in self._names.items()}
+        self._scales = state.observation_statistics is not None
+        if moments := state.observation_statistics:
+            mean, variance = (torch.from_numpy(row).unsqueeze(0) for row in (moments.mean, moments.variance))
+            scaler = preprocessors.scaler(Statistics(mean, variance, torch.zeros(1, 1)), *network.scaling)
+            buffers |= {f"observation_{name}": torch.as_tensor(x).float() for name, x in scaler._asdict().items()}
+        bounds = {"low": actions.low, "high": actions.high}
+        buffers |= {name: torch.from_numpy(bound) for name, bound in bounds.items() if bound.size}
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor)
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """Means or logits `[1, B, W]`."""
+        rows = observations.flatten(1).unsqueeze(0)
+        if self._scales:
+            rows = Scaler(*(self.get_buffer(f"observation_{name}") for name in Scaler._fields)).normalize(rows)
+        named = {name: self.get_buffer(flat) for name, flat in self._names.items()}
+        return models.policy(self.network, named, rows)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Actions."""
+        outputs, distribution, shape = self.outputs(observations), self.network.distribution, self._actions.shape
+        if not distribution.gaussian:
+            chosen = distributions.mode(distribution, outputs, None)[0]
+            if distribution.joint:
+                chosen = torch.stack(torch.unravel_index(chosen[:, 0], distribution.factors), 1)
+            return (chosen + self.get_buffer("low")).to(self._integer).reshape(-1, *shape)
+        if self._clip:
+            outputs = outputs.clamp(self.get_buffer("low"), self.get_buffer("high"))
+        return outputs[0].reshape(-1, *shape)
+
+
+def to_torch(policy: Policy, observations: np.ndarray) -> bytes:
+    """A file for `torch.export.load`, for any number of rows of these observations' kind."""
+    file = io.BytesIO()
+    torch.export.save(_traced(policy, observations), file)
+    return file.getvalue()
+
+
+def to_onnx(policy: Policy, observations: np.ndarray) -> bytes:
+    """A file for ONNX runtimes, input `observations` and output `actions`, for any number of rows.
+
+    Raises:
+        UserError: ONNX has no such operation.
+    """
+    # It warns of torchvision, which has nothing to do here, and of its own deprecated calls.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _traced(policy, observations),
+                dynamo=True,
+                verbose=False,
+                input_names=["observations"],
+                output_names=["actions"],
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(f"this policy cannot be written as ONNX: {error}; allowed: --to torch") from None
+    assert program is not None
+    data: bytes = program.model_proto.SerializeToString()
+    return data
+
+
+def _traced(policy: Policy, observations: np.ndarray) -> torch.export.ExportedProgram:
+    rows = ({0: torch.export.Dim("batch")},)
+    return torch.export.export(policy, (torch.from_numpy(observations),), dynamic_shapes=rows)
+
+
+def from_torch(data: bytes) -> Act:
+    """What a file of `to_torch` does."""
+    module = torch.export.load(io.BytesIO(data)).module()
+    return lambda observations: module(torch.from_numpy(observations)).numpy()
+
+
+def from_onnx(data: bytes) -> Act:
+    """What a file of `to_onnx` does."""
+    import onnxruntime  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        (actions,) = session.run(["actions"], {"observations": observations})
+        return np.asarray(actions)
+
+    return act
+
+
+def lead(policy: Policy, observations: np.ndarray) -> np.ndarray:
+    """By how much the most probable action's logit exceeds the next one's `[B]`, the least of several actions'.
+
+    0 is a tie.
+    """
+    parts = policy.outputs(torch.from_numpy(observations))[0].split(policy.network.distribution.sizes, -1)
+    largest = [part.topk(min(2, part.shape[1])).values for part in parts]
+    return torch.stack([two[:, 0] - two[:, -1] for two in largest], 1).amin(1).numpy()
+
+
+def exactly() -> contextlib.AbstractContextManager[None]:
+    """In float32 on GPUs too, whose convolutions else round to 10 bits."""
+    found: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return found

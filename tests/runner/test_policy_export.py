@@ -1,0 +1,165 @@
+"""Exported policies: their actions are ours, in torch and in ONNX, for every space, and without this program."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from runner import policy_export
+from runner.base import Runner
+from runner.envs.envpool import EnvPoolTask
+from runner.errors import UserError
+from runner.policy_export import ROUNDING, ROWS, compare, export, observations
+from runner.torch.export import Policy, from_onnx, from_torch, to_torch
+from tests.runner.builders import make_config, runner_class
+from tests.runner.test_every_space import ACTIONS, OBSERVATIONS, runner_of
+
+CONVOLUTIONS = [
+    {
+        "name": "net",
+        "input": "OBSERVATIONS",
+        "layers": [{"conv2d": {"out_channels": 4, "kernel_size": 8, "stride": 4}}, "flatten", {"linear": 16}],
+        "activations": "relu",
+    }
+]
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CartPole-v1": ("CategoricalMixin", {}),
+    "Pendulum-v1": ("GaussianMixin", {"models.policy.clip_actions": True, "models.policy.output": "9 * tanh(ACTIONS)"}),
+    "Pong-v5": ("CategoricalMixin", {"models.policy.network": CONVOLUTIONS, "agent.observation_preprocessor": None}),
+    "MiniGrid-Empty-5x5-v0": ("CategoricalMixin", {}),  # a Dict
+    "Cleaner-v0": ("MultiCategoricalMixin", {}),  # a mask of each action
+    "BinPack-v2": ("MultiCategoricalMixin", {}),  # a mask of their combinations
+}
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in policy_export.ONNX), reason="the onnx extra is not installed"
+)
+CASES = [("torch", task) for task in TASKS] + [
+    pytest.param("onnx", task, marks=needs_onnx) for task in ("Pendulum-v1", "Pong-v5", "BinPack-v2")
+]
+
+
+def runner_for(task: str, backend: str = "torch", changes: dict[str, Any] | None = None) -> Runner:
+    policy, own = TASKS[task]
+    config = make_config({"env.id": task, **own, **(changes or {})}, policy)
+    return runner_class(backend)(EnvPoolTask(task, 3), config, threads=1)
+
+
+def saved(runner: Runner, folder: Path) -> Path:
+    """A checkpoint of a short training, after which statistics are not those of the start."""
+    list(runner.reports())
+    runner.agent.save(folder / "agent_8.safetensors")
+    return folder / "agent_8.safetensors"
+
+
+@pytest.mark.parametrize(("to", "task"), CASES)
+def test_a_file_acts_as_our_runner_does(to: Any, task: str, tmp_path: Path) -> None:
+    runner = runner_for(task)
+    path = export(saved(runner, tmp_path), to)
+    assert path == tmp_path / f"agent_8{policy_export.SUFFIXES[to]}"
+    act = {"torch": from_torch, "onnx": from_onnx}[to](path.read_bytes())
+    env = runner.env.seeded([1, 2, 3], 1)
+    rows, _ = env.reset()
+    for _ in range(20):
+        actions = act(rows.reshape(3, *env.layout.shape))
+        ours = runner.agent.act(rows, deterministic=True)
+        assert actions.shape == (3, *env.actions.shape)
+        assert actions.dtype == (env.actions.dtype if env.actions.discrete else np.float32)
+        np.testing.assert_allclose(actions, ours.reshape(actions.shape), atol=ROUNDING)
+        rows, *_ = env.step(actions)
+
+
+def test_an_action_is_clipped_as_the_policy_clips(tmp_path: Path) -> None:
+    found = {}
+    for clip in (True, False):
+        runner = runner_for("Pendulum-v1", changes={"models.policy.clip_actions": clip})
+        runner.agent.save(tmp_path / "agent.safetensors")
+        act = from_torch(export(tmp_path / "agent.safetensors", "torch").read_bytes())
+        found[clip] = act(observations(runner.env.layout, None))
+    assert np.abs(found[False]).max() > 2
+    np.testing.assert_array_equal(found[True], found[False].clip(-2, 2))
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+@pytest.mark.parametrize("seen", OBSERVATIONS)
+def test_every_observation_with_every_action(seen: str, actions: str) -> None:
+    space, kind = ACTIONS[actions]
+    runner, (env, *_) = runner_of("torch", OBSERVATIONS[seen], space, kind)
+    list(runner.reports())
+    policy = Policy(
+        runner._learning.network, runner.states()[0], runner.env.actions, runner.config.models.policy.clip_actions
+    )
+    rows = observations(runner.env.layout, runner.states()[0].observation_statistics)
+    assert len(rows) == ROWS
+
+    def act(rows: np.ndarray) -> np.ndarray:
+        return policy(torch.from_numpy(rows)).numpy()
+
+    assert compare(act, policy, runner, rows) <= ROUNDING
+    assert env.action_space.contains(act(rows[:1])[0])
+
+
+def test_a_checkpoint_of_jax(tmp_path: Path) -> None:
+    runner = runner_for("Pendulum-v1", "jax")
+    act = from_torch(export(saved(runner, tmp_path), "torch", tmp_path / "new" / "policy.pt2").read_bytes())
+    rows = observations(runner.env.layout, None)
+    np.testing.assert_allclose(act(rows), runner.agent.act(rows, deterministic=True), atol=ROUNDING)
+
+
+def test_the_five_lines_act_in_plain_gymnasium(tmp_path: Path) -> None:
+    for task in ("CartPole-v1", "Pendulum-v1"):
+        export(saved(runner_for(task), tmp_path), "torch", tmp_path / "best_agent.pt2")
+        program = textwrap.dedent(snippet()).replace("CartPole-v1", task)
+        assert program.count("\n") == 5
+        last = "import sys; print(*ended, *{'runner', 'launcher', 'envpool', 'jax'} & sys.modules.keys())"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program + last], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == ("True False\n" if task == "CartPole-v1" else "False True\n", "")
+
+
+def snippet() -> str:
+    assert policy_export.__doc__ is not None
+    return policy_export.__doc__.split("\n\n")[1] + "\n"
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_policy_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(policy: Policy, rows: np.ndarray) -> bytes:
+        policy.get_buffer("observation_mean").add_(0.1)
+        return to_torch(policy, rows)
+
+    monkeypatch.setattr("runner.torch.export.to_torch", wrong)
+    checkpoint = saved(runner_for("Pendulum-v1"), tmp_path)
+    with pytest.raises(UserError, match=r"acts otherwise than ours on \d+ of 1,000 .* nothing was written"):
+        export(checkpoint, "torch")
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "agent.safetensors"
+    with pytest.raises(UserError, match="cannot be read"):
+        export(path, "torch")
+    with pytest.raises(UserError, match="--to: found 'tf'; allowed: torch or onnx"):
+        export(path, "tf")  # type: ignore[arg-type]
+    nameless, _ = runner_of("torch", OBSERVATIONS["Box"], *ACTIONS["Discrete"])
+    nameless.agent.save(path)
+    with pytest.raises(UserError, match=r"its configuration has no env\.id"):
+        export(path, "torch")
+    runner_for("CartPole-v1").agent.save(path)
+    with pytest.raises(UserError, match="cannot be written"):
+        export(path, "torch", path / "policy.pt2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"--to onnx needs onnx, onnxscript, onnxruntime: pip install 'sunflower\[onnx\]'"
+    ):
+        export(path, "onnx")
