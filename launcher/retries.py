@@ -14,7 +14,7 @@ from launcher.plan import Trial
 
 DEATHS_OF_A_PACK = 2
 """At one checkpoint, until it is halved."""
-DEATHS_OF_A_TRIAL = 3
+DEATHS_OF_A_TRIAL = 4
 """At one checkpoint, the last of them alone, until it has failed."""
 WAITS = (1.0, 4.0, 15.0)
 """Seconds before a further attempt, after the first, the second and every later death at one checkpoint.

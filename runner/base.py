@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -252,6 +253,11 @@ class Runner:
         Args:
             stop: asked after every update; True ends training there, with a last report and checkpoint.
         """
+        evaluation = self.config.evaluation
+        if evaluation.interval:
+            if not self.env.rebuilds:
+                raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
+            self._learning.examine = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
         yield from self._learning.train(self._seeded(self._learning.timestep), stop)
 
     def evaluate(
@@ -286,10 +292,8 @@ class Runner:
     def _print(self, episodes: Sequence[Episode]) -> None:
         for member, seed in enumerate(self._learning.pack.seeds):
             returns = np.array([e.ret for e in episodes if e.member == member])
-            print(
-                f"seed {seed}: {len(returns)} episodes, "
-                f"return {returns.mean():.2f} ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
-            )
+            spread = f"{returns.mean():.2f} ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
+            print(f"seed {seed}: {len(returns)} episodes, return {spread}")
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""

@@ -18,6 +18,7 @@ from runner import streams, tracking
 from runner.checkpoint import Counters, MemberState, Moments
 from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
+from runner.evaluate import Episode
 from runner.pack import Pack
 from runner.parameters import Network
 from runner.spaces import ActionSpace, Layout
@@ -68,7 +69,10 @@ class Learning:
         network: the layout of the parameters.
         updates: updates done.
         alive: per member, whether its numbers are still finite.
+        examine: plays the episodes of `evaluation` with all members; None where there are none to play.
     """
+
+    examine: Callable[[], list[Episode]] | None = None
 
     def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed.
@@ -222,6 +226,7 @@ class Learning:
         """
         config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
+        examined = config.evaluation.interval if self.examine is not None else 0
         numbers: list[np.ndarray] = []
         reported, began = self.timestep, time.perf_counter()
         done = self.updates == config.updates or not any(self.alive)
@@ -237,20 +242,30 @@ class Learning:
             before, self.updates = self.timestep, self.updates + 1
 
             done = self.updates == config.updates or not any(self.alive) or stop()
-            saves = done or (save > 0 and self.timestep // save > before // save)
+            # What is examined is saved: the best agent is the one that scored best, not a later one.
+            examines = examined > 0 and self.timestep // examined > before // examined
+            saves = done or examines or (save > 0 and self.timestep // save > before // save)
             writes = write > 0 and self.timestep // write > before // write
             # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
             if saves or writes or diverged:
                 elapsed = time.perf_counter() - began
                 self._scores = episodes.scores()
+                exams = self._exams() if examines else None
                 means = np.mean(numbers, axis=0) if numbers else None
-                records = self._report(means, episodes, self.timestep - reported, elapsed, diverged)
-                yield Report(records, saves, self._improved() if saves else [], diverged)
+                records = self._report(means, episodes, self.timestep - reported, elapsed, diverged, exams)
+                better = self._improved(exams) if saves and (not examined or exams is not None) else []
+                yield Report(records, saves, better, diverged)
                 # What the caller does with a report is not training time.
                 numbers, reported, began = [], self.timestep, time.perf_counter()
 
     def _report(
-        self, means: np.ndarray | None, episodes: Episodes, timesteps: int, elapsed: float, diverged: list[int]
+        self,
+        means: np.ndarray | None,
+        episodes: Episodes,
+        timesteps: int,
+        elapsed: float,
+        diverged: list[int],
+        exams: list[dict[str, float]] | None,
     ) -> list[Record | None]:
         """One record per member that trained in this interval of `timesteps` and `elapsed` seconds."""
         counted = episodes.drain()
@@ -269,17 +284,38 @@ class Learning:
                     del numbers[tracking.STANDARD_DEVIATION]
             self._seconds[member] += elapsed
             score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
-            values = {**counted[member], **score, **numbers, tracking.STEPS_PER_SECOND: rate}
+            exam = {} if exams is None else exams[member]
+            values = {**counted[member], **score, **exam, **numbers, tracking.STEPS_PER_SECOND: rate}
             steps = self.timestep * episodes.envs
             records.append(Record(self._records[member], self.timestep, steps, self._seconds[member], values))
             self._records[member] += 1
         return records
 
-    def _improved(self) -> list[int]:
-        """Members whose score is better than ever; remembers it."""
-        better = [p for p, (score, best) in enumerate(zip(self._scores, self._best, strict=True)) if score > best]
+    def _exams(self) -> list[dict[str, float]]:
+        """What each member scored in episodes played just now."""
+        assert self.examine is not None
+        played: list[list[Episode]] = [[] for _ in range(self.pack.size)]
+        for episode in self.examine():
+            played[episode.member].append(episode)
+        found = []
+        for episodes in played:
+            returns = [episode.ret for episode in episodes]
+            found.append(
+                {
+                    tracking.EVALUATION_MEAN: float(np.mean(returns)),
+                    tracking.EVALUATION_MAX: max(returns),
+                    tracking.EVALUATION_MIN: min(returns),
+                    tracking.EVALUATION_LENGTH: float(np.mean([episode.length for episode in episodes])),
+                }
+            )
+        return found
+
+    def _improved(self, exams: list[dict[str, float]] | None) -> list[int]:
+        """Members whose score, that of an exam if there was one, is better than ever; remembers it."""
+        scores = self._scores if exams is None else [exam[tracking.EVALUATION_MEAN] for exam in exams]
+        better = [p for p, (score, best) in enumerate(zip(scores, self._best, strict=True)) if score > best]
         for member in better:
-            self._best[member] = self._scores[member]
+            self._best[member] = scores[member]
         return better
 
     def _noise(

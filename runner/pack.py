@@ -104,11 +104,11 @@ def policy_key(config: Config) -> str:
 
 
 def identity(config: Config) -> str:
-    """Canonical text of what is trained: everything but the length, logging and output keys."""
+    """Canonical text of what is trained: everything but the length, evaluation, logging and output keys."""
     data = config.dump()
     for name in NOT_IDENTITY:
         del data["agent"]["experiment"][name]
-    del data["trainer"]["timesteps"]
+    del data["trainer"]["timesteps"], data["evaluation"]
     return json.dumps(data, sort_keys=True)
 
 

@@ -331,6 +331,13 @@ class Trainer(_Strict):
     render_interval: Int = 1
 
 
+class Evaluation(_Strict):
+    """Each `interval` timesteps (0: never) a trial plays `episodes`, always the same; they decide its best agent."""
+
+    interval: Annotated[Int, Field(ge=0)] = 0
+    episodes: Annotated[Int, Field(ge=1, le=10**5)] = 10
+
+
 class Config(_Strict):
     """One resolved configuration."""
 
@@ -342,6 +349,7 @@ class Config(_Strict):
     memory: Memory = Field(default_factory=lambda: Memory.model_validate({}))
     agent: Agent = Field(default_factory=lambda: Agent.model_validate({}))
     trainer: Trainer = Field(default_factory=lambda: Trainer.model_validate({}))
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

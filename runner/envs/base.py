@@ -43,9 +43,11 @@ class VectorEnv:
         layout: where the parts of an observation are in a flat row, and the rows' dtype.
         actions: what `step` takes.
         resets_at_once: no reset rows; final observations come in `info`.
+        rebuilds: `seeded` makes environments beside these, which go on undisturbed.
     """
 
     resets_at_once = False
+    rebuilds = True
 
     def __init__(
         self, num_envs: int, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]

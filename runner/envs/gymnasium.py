@@ -16,6 +16,8 @@ from runner.errors import UserError
 class GymnasiumVector(VectorEnv):
     """A `gymnasium.vector.VectorEnv`, or one `gymnasium.Env` as a vector of one."""
 
+    rebuilds = False
+
     def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any]) -> None:
         """Wrap `env`.
 

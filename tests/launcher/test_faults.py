@@ -144,7 +144,7 @@ def test_a_pack_that_is_too_big_for_the_memory_is_halved(
 
     monkeypatch.setattr(dispatch, "Worker", worker_that(full, seed=0, at=3))
     assert launch(640, "--seeds", "2", "--workers", "1") == 1
-    assert attempts(tmp_path / "run")[2:] == [("crash", [0]), ("finished", [1])]
+    assert attempts(tmp_path / "run")[2:] == [("crash", [0]), ("finished", [1]), ("crash", [0])]
 
 
 def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

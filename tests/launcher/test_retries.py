@@ -41,13 +41,14 @@ def test_a_pack_is_tried_again_then_halved_then_its_members_fail_alone() -> None
     assert ids(ended(retries, "abc")) == (["ab", "c"], [])
     assert ids(ended(retries, "ab")) == (["a", "b"], [])
     assert ids(ended(retries, "a")) == ([], ["a"])
+    assert ids(ended(retries, "c")) == (["c"], [])
     assert ids(ended(retries, "c")) == ([], ["c"])
 
 
-def test_a_trial_alone_fails_at_its_third_death() -> None:
+def test_a_trial_alone_fails_at_its_fourth_death() -> None:
     retries = Retries()
-    verdicts = [ended(retries, "a") for _ in range(3)]
-    assert [ids(verdict) for verdict in verdicts] == [(["a"], []), (["a"], []), ([], ["a"])]
+    verdicts = [ended(retries, "a") for _ in range(4)]
+    assert [ids(verdict) for verdict in verdicts] == [(["a"], [])] * 3 + [([], ["a"])]
 
 
 def test_deaths_are_waited_for_longer_and_longer() -> None:
@@ -77,6 +78,7 @@ def test_the_mates_of_a_trial_that_kills_its_pack_are_tried_without_it() -> None
     ended(retries, "ab")
     assert ids(ended(retries, "ab")) == (["a", "b"], [])
     assert ids(ended(retries, "a", left="")) == ([], [])
+    assert ids(ended(retries, "b")) == (["b"], []), "its first death alone"
     assert ids(ended(retries, "b")) == ([], ["b"])
 
 
@@ -86,6 +88,7 @@ def test_progress_resets_the_count() -> None:
         assert ids(ended(retries, "ab", at=at)) == (["ab"], []), "one death at each checkpoint"
     assert ids(ended(retries, "ab", at=9)) == (["a", "b"], [])
     assert ids(ended(retries, "a", at=10)) == (["a"], []), "alone, and further than before"
+    assert not ended(retries, "b", at=9).failed
     assert ended(retries, "b", at=9).failed
 
 
@@ -93,6 +96,7 @@ def test_an_earlier_checkpoint_is_no_progress() -> None:
     retries = Retries()
     ended(retries, "a", at=20)
     ended(retries, "a", at=10)
+    assert not ended(retries, "a", at=10).failed
     assert ended(retries, "a", at=10).failed
 
 
@@ -126,9 +130,10 @@ def test_the_same_exception_after_progress_is_tried_again() -> None:
 
 def test_different_exceptions_count_as_deaths() -> None:
     retries = Retries()
-    errors = [Ending("error", f"ValueError: {i}") for i in range(3)]
+    errors = [Ending("error", f"ValueError: {i}") for i in range(4)]
     assert [ids(ended(retries, "ab", error))[0] for error in errors[:2]] == [["ab"], ["a", "b"]]
-    assert ids(ended(retries, "a", errors[2])) == ([], ["a"])
+    assert ids(ended(retries, "a", errors[2])) == (["a"], [])
+    assert ids(ended(retries, "a", errors[3])) == ([], ["a"])
 
 
 def test_the_words_of_a_crash_are_no_exception() -> None:
@@ -184,8 +189,8 @@ def test_all_healthy_trials_finish_and_all_deadly_ones_fail_after_few_attempts(
     names, deadly = pack
     finished, failed, count, of_each = launch(names, dict.fromkeys(deadly, CRASH))
     assert finished == set(names) - set(deadly) and failed == set(deadly)
-    assert count <= 3 + 2 * len(deadly) * (math.log2(len(names)) + 2)
-    assert max(of_each.values()) <= 3 + math.ceil(math.log2(len(names)))
+    assert count <= 4 + 2 * len(deadly) * (math.log2(len(names)) + 2)
+    assert max(of_each.values()) <= 4 + math.ceil(math.log2(len(names)))
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -195,7 +200,7 @@ def test_every_choice_of_deadly_members(size: int) -> None:
         deadly = {name for name, bad in zip(names, chosen, strict=True) if bad}
         finished, failed, _, of_each = launch(names, dict.fromkeys(deadly, CRASH))
         assert (finished, failed) == (set(names) - deadly, deadly)
-        assert all(of_each[name] >= 3 for name in deadly), "nobody is given up before it died three times"
+        assert all(of_each[name] >= 4 for name in deadly), "nobody is given up before it died four times"
 
 
 @pytest.mark.parametrize("size", [1, 2, 8, 32])

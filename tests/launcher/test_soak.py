@@ -36,7 +36,7 @@ def test_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
         wait_until(lambda: worker_pids(directory), "a worker")
         end = time.monotonic() + SECONDS
         while time.monotonic() < end and not ended:
-            time.sleep(rng.uniform(2, 18))
+            time.sleep(rng.uniform(6, 36))
             kind = rng.choice(["worker", "worker", "aggregator"])
             pids = list(worker_pids(directory).values())
             aggregator = aggregator_pid(directory)
@@ -64,7 +64,7 @@ def test_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
     print(f"killed {dict(killed)} in {time.monotonic() - began:.0f} s; attempts {dict(outcomes)}")
     assert status == 0
     assert_whole(directory, TIMESTEPS // RECORD)
-    assert killed["worker"] >= SECONDS / 60
+    assert killed["worker"] >= SECONDS / 90
     assert killed["aggregator"] >= SECONDS / 120
     replay = [sys.executable, "-m", "tests.launcher.replay", str(directory)]
     done = subprocess.run(replay, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
