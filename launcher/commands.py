@@ -29,11 +29,12 @@ Examples:
 VERBS = {
     "eval": "let the checkpoints of a launch play",
     "export": "write a policy for plain torch or ONNX",
+    "report": "write a page about launches",
     "resume": "continue a launch, or add seeds and length to it",
     "status": "show how a launch stands",
     "logs": "show what the workers of a launch printed",
 }
-LATER = ("report", "follow", "stop", "pull")
+LATER = ("follow", "stop", "pull")
 """Verbs of later versions: named in hints so that nobody takes them for a file."""
 
 Given = Annotated[Resources, Parameter(name="*")]
@@ -103,6 +104,21 @@ def train(
     return session.conduct(
         console, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials)
     )
+
+
+@app.command
+def report(
+    *directories: Annotated[Path, Parameter(name="DIR", help="Launch directories; several make one comparison.")],
+    out: Annotated[Path | None, Parameter(help="Page to write; default report.html in the directory.")] = None,
+    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+) -> int:
+    """Write one page that tells what a launch has found: curves, comparisons, sweeps, failures; and CSV and figures."""
+    if not directories:
+        raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
+    from launcher.report import write
+
+    print(write(directories, out))
+    return 0
 
 
 @app.command

@@ -22,6 +22,8 @@ from launcher.ledger import Ledger
 from runner.tracking import SCORE
 from tests.launcher.faulty import write_config
 
+pytestmark = pytest.mark.cluster
+
 RATES = {"cartpole_learning_rate=0.001": 1e-3, "cartpole_learning_rate=1e+38": 1e38}
 SEEDS = (3, 5)
 ALL = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]

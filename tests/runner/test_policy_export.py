@@ -22,6 +22,8 @@ from runner.torch.export import Policy, from_onnx, from_torch, to_torch
 from tests.runner.builders import make_config, runner_class
 from tests.runner.test_every_space import ACTIONS, OBSERVATIONS, runner_of
 
+pytestmark = pytest.mark.cluster
+
 CONVOLUTIONS = [
     {
         "name": "net",

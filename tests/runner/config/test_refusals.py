@@ -179,7 +179,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 OVERRIDES: dict[str, str] = {
     # unknown keys at every depth
-    "timestep=5": "timestep: unknown key. Allowed here: agent, backend, compile, env, evaluation, memory, models, seed, trainer",
+    "timestep=5": "timestep: unknown key. Allowed here: agent, backend, compile, env, evaluation, memory, models",
     "agnet.x=1": "command line: agnet: unknown key. Did you mean 'agent'?",
     "a.b.c=3": "command line: a: unknown key.",
     "agent.learning_rat=1": "command line: agent.learning_rat: unknown key. Did you mean 'learning_rate'",
