@@ -112,7 +112,7 @@ def report(
     out: Annotated[Path | None, Parameter(help="Page to write; default report.html in the directory.")] = None,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Write one page that tells what a launch has found: curves, comparisons, sweeps, failures; and CSV and figures."""
+    """Write one page that tells what launches have found."""
     if not directories:
         raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
     from launcher.report import write
@@ -138,7 +138,7 @@ def resume(
     dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Continue a launch: what is missing is trained, from its last checkpoints on. Nothing finished runs again."""
+    """Continue a launch: train what is missing, or more."""
     from launcher import continuing, session
 
     console = _console()
@@ -165,7 +165,7 @@ def evaluate(
     resources: Given = NOTHING_GIVEN,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Let checkpoints play the same episodes, and keep what they score; what is known is not played again."""
+    """Let checkpoints play the same episodes; keep what they score."""
     from launcher import examination
     from launcher.evaluating import Terms, Which
 
@@ -190,7 +190,7 @@ def export(
     out: Annotated[Path | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Write a policy that plain torch, or ONNX, runs: normaliser inside, checked against the checkpoint's actions."""
+    """Write a policy that plain torch, or ONNX, runs."""
     from runner.policy_export import export as write
 
     print(write(checkpoint, to, out))
@@ -205,7 +205,7 @@ def status(
     as_json: Annotated[bool, Parameter(name="--json", help="One JSON object, with all trials.")] = False,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Show how a launch stands, while it runs or after: its trials, failures, statistics."""
+    """Show how a launch stands, while it runs or after."""
     from launcher import session
     from launcher import status as view
 
@@ -230,7 +230,7 @@ def logs(
     tail: Annotated[int, Parameter(help="Lines from the end.")] = 100,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
-    """Print the log of a trial's last attempt; without TRIAL, list which trial is in which log."""
+    """Print the end of a trial's last log; without TRIAL, list all."""
     from launcher import status as view
 
     standing = view.read(directory.absolute())
