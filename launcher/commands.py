@@ -162,6 +162,7 @@ def evaluate(
     every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
     last: Annotated[bool, Parameter(help="The last one; the default.")] = False,
     best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
+    video: Annotated[int, Parameter(help="Film so many episodes of the best, median and worst seed.")] = 0,
     resources: Given = NOTHING_GIVEN,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
@@ -178,7 +179,7 @@ def evaluate(
         raise UserError("command line: nothing to evaluate; usage: launch eval DIR (see launch eval --help)")
     which: Which = "every" if every else "best" if best else "last"
     terms = Terms(episodes, seed, not stochastic, env, num_envs)
-    return examination.conduct(_console(), paths, which, terms, resources)
+    return examination.conduct(_console(), paths, which, terms, resources, video)
 
 
 @app.command

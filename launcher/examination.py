@@ -16,18 +16,23 @@ from launcher.progress import count
 from launcher.resources import Resources, place
 
 
-def conduct(console: Console, paths: Sequence[Path], which: Which, terms: Terms, wanted: Resources) -> int:
-    """Evaluate and show.
+def conduct(
+    console: Console, paths: Sequence[Path], which: Which, terms: Terms, wanted: Resources, video: int = 0
+) -> int:
+    """Evaluate and show, and film `video` episodes of the best, median and worst seed of each configuration.
 
     Returns:
-        The exit status: 0, or 1 where a checkpoint could not be evaluated.
+        The exit status: 0, or 1 where a checkpoint could not be evaluated or filmed.
 
     Raises:
         UserError: nothing was begun.
     """
     from launcher import cluster
+    from launcher import video as filming
 
     wanted.check()
+    if video:
+        filming.check(video)
     candidates = evaluating.find(paths, which, terms)
     scores = evaluating.known(candidates, terms)
     missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
@@ -48,6 +53,12 @@ def conduct(console: Console, paths: Sequence[Path], which: Which, terms: Terms,
 
                 failures = evaluating.run(work, terms, placement, done)
     console.print(_table(candidates, scores, by_timestep=which == "every"))
+    if video:
+        with console.status("") as shown:
+            films, missed = filming.film(candidates, scores, terms, video, which == "every", shown.update)
+        for path in films:
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        failures += missed
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
     return 1 if failures else 0
