@@ -20,7 +20,7 @@ from pathlib import Path
 
 from launcher.process import claim_core, environment
 
-EPISODES, ROUNDS = 100, 3
+EPISODES, ROUNDS = 100, 1
 RIVAL = """
 import time, torch, gymnasium
 from stable_baselines3 import PPO
