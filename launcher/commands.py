@@ -113,8 +113,6 @@ def report(
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
     """Write one page that tells what launches have found."""
-    if not directories:
-        raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
     from launcher.report import write
 
     print(write(directories, out))

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -191,15 +191,16 @@ class _Dispatch:
                 return
             attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
             self.waiting.remove(item)
+            begins = {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
             groups: dict[int, list[Trial]] = {}
             for trial in item.pack:
-                groups.setdefault(_begins(attempt)[trial.id], []).append(trial)
+                groups.setdefault(begins[trial.id], []).append(trial)
             if len(groups) > 1:
                 # A damaged checkpoint fell back to an earlier one: the members are no longer at the same timestep.
                 self._ask("close", attempt.number, "regrouped")
                 self.waiting[:0] = [Waiting(pack) for pack in groups.values()]
                 continue
-            self.retries.opened(_begins(attempt))
+            self.retries.opened(begins)
             self.running.append(self._train(attempt, item.pack))
 
     def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
@@ -349,11 +350,6 @@ class _Dispatch:
 def log_of(attempt: int) -> Path:
     """Where an attempt's log is, relative to the launch directory."""
     return Path("logs") / f"attempt-{attempt}.log"
-
-
-def _begins(attempt: Attempt) -> Mapping[str, int]:
-    """Trial → timestep that the attempt goes on from."""
-    return {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
 
 
 def _who(trials: Sequence[Trial]) -> str:

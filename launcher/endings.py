@@ -34,10 +34,9 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
     import ray
 
     if isinstance(error, ray.exceptions.RayTaskError):
-        cause = error.cause
-        text = f"{type(cause).__name__}: {cause}"[:LONGEST]
-        if isinstance(cause, UserError):
-            return Ending("refused", str(cause)[:LONGEST])
+        text = words_of(error.cause)
+        if isinstance(error.cause, UserError):
+            return Ending("refused", text)
         # A smaller pack may fit where this one did not.
         return Ending("crash" if any(word in text for word in MEMORY) else "error", text)
     if getattr(error, "preempted", False) or (place is not None and _is_lost(place)):
@@ -46,7 +45,12 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
         return Ending("crash", "the machine ran out of memory, and Ray ended the worker process")
     if isinstance(error, ray.exceptions.RayActorError):
         return Ending("crash", f"the worker process died{_last_words(log)}")
-    return Ending("error", f"{type(error).__name__}: {error}"[:LONGEST])
+    return Ending("error", words_of(error))
+
+
+def words_of(error: BaseException) -> str:
+    """An error in a sentence: ours say all themselves, of others the type is needed."""
+    return (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")[:LONGEST]
 
 
 def end_process(place: Place, worker: Any) -> None:

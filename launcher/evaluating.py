@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from launcher import directory as folder
 from launcher import evaluations
+from launcher.endings import words_of
 from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
 from launcher.plan import Placement
@@ -194,7 +195,7 @@ def run(
                     # One of them cannot be evaluated, or all together do not fit: alone each has its own fate.
                     waiting += [[candidate] for candidate in batch]
                 else:
-                    failures.append(f"{batch[0].path}: {_words(error)}")
+                    failures.append(f"{batch[0].path}: {words_of(getattr(error, 'cause', error))}")
                 continue
             idle[placement.backend(batch[0].config)].append(worker)
             done(_store(batch, terms, played))
@@ -202,11 +203,6 @@ def run(
         for worker in [*(w for workers in idle.values() for w in workers), *(w for w, _ in running.values())]:
             ray.kill(worker)
     return failures
-
-
-def _words(error: Exception) -> str:
-    cause = getattr(error, "cause", error)
-    return str(cause)[:2000] if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"[:2000]
 
 
 def _store(batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]]) -> list[Evaluation]:

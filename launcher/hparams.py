@@ -6,17 +6,15 @@ file of its own, which goes when the trial is trained on, since readers keep the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from launcher.rows import State, TrialRow
+from launcher.settings import read_settings
 from runner import tracking
 
 if TYPE_CHECKING:
@@ -36,8 +34,6 @@ STATUS: dict[State, str] = {"finished": "SUCCESS", "diverged": "FAILURE", "faile
 """States in which a trial is over → the plugin's word."""
 MOST_READ = 1_000
 """Configurations whose files are read, 2 ms each; of more than that only the names are shown."""
-NOT_TRAINED_BY = ("seed", "agent.experiment.")
-"""Settings that make no other configuration."""
 
 
 class HParams:
@@ -52,7 +48,11 @@ class HParams:
         """
         self._trials = trials
         one_each = {row.config: row.trial for row in reversed(trials)}
-        read = {config: _settings(directory, trial) for config, trial in one_each.items() if len(one_each) <= MOST_READ}
+        read = {
+            config: read_settings(directory, trial)[0]
+            for config, trial in one_each.items()
+            if len(one_each) <= MOST_READ
+        }
         settings = {config: found for config, found in read.items() if found}
         self._columns: dict[str, dict[str, Any]] = {}  # setting → configuration → value
         for key in _shared(list(settings.values())):
@@ -89,24 +89,6 @@ class HParams:
         infos[0].differs &= not self._columns
         metrics = [MetricInfo(name=MetricName(tag=tag)) for tag in METRICS]
         return _summary("experiment", Experiment(hparam_infos=infos, metric_infos=metrics))
-
-
-def _settings(directory: Path, trial: str) -> dict[str, Any]:
-    """Those of a trial's configuration, by dotted key; none if the file is gone or damaged."""
-    with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        text = (directory / "trials" / trial / "config.yaml").read_text()
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if isinstance(data, dict):
-            return {key: value for key, value in _flat(data) if not key.startswith(NOT_TRAINED_BY)}
-    return {}
-
-
-def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -55,7 +55,7 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
         UserError: no directory, one that is none of a launch or is damaged, or the page cannot be written.
     """
     if not directories:
-        raise UserError("command line: no launch directory; usage: launch report DIR...")
+        raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
     page = page_path(directories, out)
     folder = page.with_suffix("")
     try:

@@ -6,19 +6,17 @@ those of finished trials, as in `launch status`; the others are kept, shown and 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from launcher import evaluations, stats, status
@@ -26,6 +24,7 @@ from launcher.evaluations import Evaluation
 from launcher.progress import LOST_STATES
 from launcher.report_records import Grid, Records, Span, grid_of, read_records
 from launcher.rows import AttemptRow, Progress
+from launcher.settings import read_settings
 from runner.errors import UserError
 from runner.tracking import SCORE
 
@@ -40,8 +39,9 @@ FAILURES = 30
 LAST_WORDS = 40
 """Lines of each."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-_NOT_TRAINED_BY = ("seed", "agent.experiment.")
-"""Settings that make no other configuration."""
+
+
+Each = Callable[[str, Progress, Records], None]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def axes(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
     return {key: values for key, values in columns.items() if len({str(value) for value in values}) > 1}
 
 
-def read(directories: Sequence[Path], each: Any = None) -> Report:
+def read(directories: Sequence[Path], each: Each | None = None) -> Report:
     """Read launch directories.
 
     Args:
@@ -235,7 +235,7 @@ def _rank(c: Configuration) -> tuple[bool, float, float, str]:
 
 
 def _configuration(
-    standing: status.Standing, index: int, name: str, rows: Sequence[Progress], trials: int, each: Any
+    standing: status.Standing, index: int, name: str, rows: Sequence[Progress], trials: int, each: Each | None
 ) -> Configuration:
     records = []
     for row in rows:
@@ -260,7 +260,7 @@ def _configuration(
         # An attempt that has begun since the launch was read is left to the next report.
         spans = {attempt: span for attempt, span in one.spans().items() if attempt in standing.attempts}
         seeds.append(Seed(row, index, held, spans, one.split()))
-    settings, text = _settings(standing.directory, rows[0].trial.trial)
+    settings, text = read_settings(standing.directory, rows[0].trial.trial)
     scores = np.array([seed.score for seed in seeds if seed.counts])
     iqm = float(stats.interquartile_mean(scores)) if len(scores) else None
     rng = np.random.default_rng(0)
@@ -283,26 +283,6 @@ def _middle(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     for runs in np.unique(counts[counts > 0]):
         result[counts == runs] = stats.interquartile_mean(ordered[counts == runs, :runs, None])
     return result
-
-
-def _settings(directory: Path, trial: str) -> tuple[dict[str, Any], str]:
-    """Of a trial's configuration: dotted keys, and its text; empty if it is not there or is damaged."""
-    path = directory / "trials" / trial / "config.yaml"
-    with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        text = path.read_text()
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if isinstance(data, dict):
-            return {k: v for k, v in flatten(data) if not k.startswith(_NOT_TRAINED_BY)}, text
-    return {}, ""
-
-
-def flatten(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """`{a: {b: 1}}` → `a.b`, 1; lists stay whole."""
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _launch_names(folders: Sequence[Path]) -> list[str]:

@@ -18,6 +18,7 @@ Grid = NDArray[np.float64]
 
 
 SPAN_POINTS = 60
+"""Moments of an attempt that its line of throughput goes through, at most."""
 TIME = "Time / "
 """Metrics that begin so are seconds that a part of training took since the last record, such as `Time / Update`."""
 

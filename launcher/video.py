@@ -145,7 +145,7 @@ def check(episodes: int) -> None:
         UserError: too many, or none.
     """
     if not 1 <= episodes <= MOST_EPISODES:
-        raise UserError(f"--video: found {episodes}; allowed: 1 to {MOST_EPISODES} episodes of each seed")
+        raise UserError(f"command line: --video: found {episodes}; allowed: 1 to {MOST_EPISODES} episodes of each seed")
 
 
 def _job(cast: Cast, terms: Terms, episodes: int) -> Job:

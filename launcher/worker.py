@@ -12,13 +12,13 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.process import claim_core, environment, redirected
-from launcher.rows import BUSY, GAP, LOST, Batch, Kind, Published
+from launcher.rows import BUSY, GAP, LOST, Batch, Published
 from runner.errors import UserError
 from runner.tracking import Record
 
@@ -33,6 +33,8 @@ BEAT_SECONDS = 1.0
 """Between pushes; half of the lease's beat, so that one late push is no missed beat."""
 BACKLOG = 20_000
 """Records that wait for the aggregator before training waits too."""
+CALL_BYTES, CALLS = 64_000_000, 3
+"""Of checkpoints in one call, which Ray's object store must hold; and calls that wait before training waits too."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,11 @@ class Worker:
         """
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
+        from runner.evaluate import stacked
 
         config = resolve(exam.config)[0]
-        members = [config.model_copy(update={"seed": number}) for number in range(len(exam.files))]
         task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
-        runner = self._backend.Runner(task, members[0], configs=members, threads=exam.threads)
-        runner.restore(exam.files, only_act=True)
+        runner = stacked(self._backend, task, config, exam.files, exam.threads)
         episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
         found: list[list[Episode]] = [[] for _ in exam.files]
         for episode in episodes:
@@ -183,8 +184,7 @@ class Worker:
                 runner.restore(job.checkpoints)
             if link.stop:
                 # Told so before anything was trained: the checkpoint to go on from is the one that came along.
-                for trial in job.trials:
-                    link.publish(trial, Published(0, b"", "agent", 0, "interrupted"))
+                link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))
                 link.flush()
                 return "stopped"
             return self._follow(runner, link, job.trials)
@@ -197,17 +197,15 @@ class Worker:
 
         def publish(members: Sequence[int], state: Outcome, best: Sequence[int] = ()) -> None:
             states = runner.states()
+            agents = {}
             for member in members:
                 counters = states[member].counters
-                # The agent comes last: its row changes the state and is what a resume goes on from.
-                kinds: tuple[Kind, ...] = ("best", "agent") if member in best else ("agent",)
                 data = runner.checkpoint(member, states[member])
                 score = None if counters.score != counters.score else counters.score
-                for kind in kinds:
-                    shown: Outcome = state if kind == "agent" else "running"
-                    link.publish(
-                        trials[member], Published(counters.timestep, data, kind, counters.records, shown, score)
-                    )
+                agents[member] = Published(counters.timestep, data, "agent", counters.records, state, score)
+            # The agents come last: their rows change the state and are what a resume goes on from.
+            link.publish({trials[m]: replace(agents[m], kind="best", state="running") for m in best})
+            link.publish({trials[m]: agents[m] for m in members})
 
         def leave() -> bool:
             return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
@@ -248,7 +246,7 @@ class Link:
         self._records: dict[str, deque[Record]] = {trial: deque() for trial in trials}
         self._next = dict.fromkeys(trials, 0)
         """Index of the record that each trial sends next when none is queued."""
-        self._published: deque[tuple[str, Published]] = deque()
+        self._published: deque[dict[str, Published]] = deque()
         self._change = threading.Condition()
         self._closing = False
         self._error: BaseException | None = None
@@ -264,13 +262,17 @@ class Link:
             self._change.wait_for(lambda: self._error or sum(map(len, self._records.values())) < BACKLOG)
         self._check()
 
-    def publish(self, trial: str, published: Published) -> None:
-        """Queue a checkpoint; it is sent after the records that it covers."""
-        with self._change:
-            self._published.append((trial, published))
-            self._change.notify_all()
-            self._change.wait_for(lambda: self._error or len(self._published) < 64)
-        self._check()
+    def publish(self, published: Mapping[str, Published]) -> None:
+        """Queue checkpoints, sent after the records that they cover and stored together, up to CALL_BYTES of them.
+
+        A pack whose members were stored one by one could be left at different timesteps, and would have to be split.
+        """
+        for call in _calls(published):
+            with self._change:
+                self._published.append(call)
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._error or len(self._published) < CALLS)
+            self._check()
 
     def flush(self) -> None:
         """Wait until everything queued is stored."""
@@ -347,15 +349,26 @@ class Link:
             with self._change:
                 if not self._published:
                     return True
-                trial, published = self._published[0]
-                missing = any(r.index < published.records for r in self._records[trial])
+                call = self._published[0]
+                missing = any(r.index < new.records for trial, new in call.items() for r in self._records[trial])
             if missing and not self._push():
                 return False
-            answer = ray.get(self._aggregator.publish.remote(self._attempt, {trial: published}))
-            if answer == BUSY or answer[trial] == GAP:
+            answers = ray.get(self._aggregator.publish.remote(self._attempt, call))
+            if answers == BUSY or GAP in answers.values():
                 return False
             with self._change:
-                if answer[trial] == LOST:
-                    self.lost.add(trial)
+                self.lost.update(trial for trial, answer in answers.items() if answer == LOST)
                 self._published.popleft()
                 self._change.notify_all()
+
+
+def _calls(published: Mapping[str, Published]) -> Iterator[dict[str, Published]]:
+    """As few calls as CALL_BYTES allows."""
+    call: dict[str, Published] = {}
+    for trial, new in published.items():
+        if call and sum(len(other.data) for other in call.values()) + len(new.data) > CALL_BYTES:
+            yield call
+            call = {}
+        call[trial] = new
+    if call:
+        yield call

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.errors import UserError
+
+if TYPE_CHECKING:
+    from runner.base import Runner
+    from runner.config import Config
 
 LONGEST_EPISODE = 1_000_000
 EVALUATION_RESET = 2**31
@@ -32,6 +38,25 @@ class Episode:
     ret: float
     length: int
     seed: int
+
+
+def stacked(framework: ModuleType, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int) -> Runner:
+    """A runner whose members are checkpoints of one policy, which it can only evaluate.
+
+    Args:
+        framework: `runner.torch` or `runner.jax`.
+        task: for all of them.
+        config: of any of them.
+        files: the checkpoints, P of them.
+        threads: cores to use.
+
+    Raises:
+        UserError: a checkpoint of another policy, or a damaged one.
+    """
+    members = [config.model_copy(update={"seed": number}) for number in range(len(files))]
+    runner: Runner = framework.Runner(task, members[0], configs=members, threads=threads)
+    runner.restore(files, only_act=True)
+    return runner
 
 
 def play(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -144,6 +145,12 @@ class EnvPoolTask(VectorEnv):
                 raise UserError(f"env: EnvPool cannot make {task} with {self.arguments}: {error}") from None
             space = _seen_space(spec, spec.gymnasium_observation_space)
             super().__init__(num_envs, space, spec.gymnasium_action_space)
+
+    def drawn(self) -> EnvPoolTask:
+        """The same task, whose pools can draw their environments: pixels, not a window."""
+        drawn = copy.copy(self)
+        drawn.arguments = self.arguments | {"render_mode": "rgb_array"}
+        return drawn
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
         """A pool of `len(seeds)` environments."""

@@ -19,6 +19,7 @@ from launcher.ledger import Ledger
 from launcher.rows import BUSY, LOST, STORED, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.tracking import Record
+from tests.launcher.local_ray import local_ray
 
 TRIALS = [TrialRow(f"a-{seed}", "a", seed, 4, 1000) for seed in (1, 2)]
 
@@ -218,17 +219,8 @@ def ray_local() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is left in the home folder
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        import ray
-
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            log_to_driver=False,
-        )
-        yield
-        ray.shutdown()
+        with local_ray(num_cpus=2):
+            yield
 
 
 @pytest.fixture

@@ -17,17 +17,15 @@ from runner.config import load_config, resolve
 from runner.envs.envpool import EnvPoolTask
 from runner.torch import Runner
 from tests.launcher.faulty import write_config
+from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[list[str]]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
-    yield ["--address", "auto", "--workers", "1"]
-    ray.shutdown()
+    with local_ray(num_cpus=2) as address:
+        yield [*address, "--workers", "1"]
 
 
 @pytest.fixture(scope="module")

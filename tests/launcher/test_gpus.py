@@ -16,24 +16,15 @@ from launcher.cli import main
 from launcher.ledger import Ledger
 from launcher.worker import Place, Worker
 from tests.launcher.faulty import write_config
+from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[list[str]]:
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=2,
-        include_dashboard=False,
-        object_store_memory=100_000_000,
-        log_to_driver=False,
-    )
-    yield ["--address", "auto"]
-    ray.shutdown()
+    with local_ray(num_cpus=2, num_gpus=2) as address:
+        yield address
 
 
 def telling_worker() -> type[Worker]:

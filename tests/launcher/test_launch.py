@@ -20,6 +20,7 @@ from launcher.ledger import Ledger
 from runner import checkpoint, tracking
 from runner.config import load_config
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND
+from tests.launcher.local_ray import local_ray
 
 REPOSITORY = Path(__file__).parents[2]
 PPO = REPOSITORY / "configs" / "skrl" / "ppo.yaml"
@@ -28,11 +29,8 @@ PPO = REPOSITORY / "configs" / "skrl" / "ppo.yaml"
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[list[str]]:
     """One Ray for all launches of this module; the arguments that use it."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
-    yield ["--address", "auto"]
-    ray.shutdown()
+    with local_ray(num_cpus=2) as address:
+        yield address
 
 
 @pytest.fixture

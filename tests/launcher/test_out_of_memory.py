@@ -12,6 +12,7 @@ from launcher import dispatch
 from launcher.cli import main
 from launcher.ledger import Ledger
 from tests.launcher.faulty import worker_that, write_config
+from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
 STEP = 100 * 2**20
@@ -22,7 +23,6 @@ ROOM = 15 * STEP
 @pytest.fixture
 def ray_address() -> Iterator[list[str]]:
     """A Ray which is content with the memory that is in use now, and a little more."""
-    import ray
 
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     memory = {name.rstrip(":"): 1024 * int(number) for name, number, *_ in lines}
@@ -31,11 +31,8 @@ def ray_address() -> Iterator[list[str]]:
         # Read by the raylet when it starts.
         patch.setenv("RAY_memory_usage_threshold", f"{share:.4f}")
         patch.setenv("RAY_memory_monitor_refresh_ms", "50")
-        ray.init(
-            address="local", num_cpus=1, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False
-        )
-        yield ["--address", "auto"]
-        ray.shutdown()
+        with local_ray(num_cpus=1) as address:
+            yield address
 
 
 def test_a_trial_that_takes_all_memory_fails_alone(

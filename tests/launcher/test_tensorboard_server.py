@@ -21,6 +21,7 @@ from launcher.hparams import METRICS
 from launcher.ledger import Ledger
 from runner.tracking import SCORE
 from tests.launcher.faulty import write_config
+from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
 
@@ -33,19 +34,15 @@ Ask = Callable[..., Any]
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The directory of a launch of two configurations and seeds, one of which diverges."""
-    import ray
 
     folder = tmp_path_factory.mktemp("launch")
     config = write_config(folder, 256)
     data = yaml.safe_load(config.read_text())
     data["agent"]["grad_norm_clip"] = 0
     config.write_text(yaml.safe_dump(data))
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
-    arguments = ["--seeds", "3,5", "--set", "agent.learning_rate=1e-3,1e38", "--address", "auto"]
-    try:
-        assert main([str(config), *arguments, "--out", str(folder), "--name", "one"]) == 1
-    finally:
-        ray.shutdown()
+    arguments = ["--seeds", "3,5", "--set", "agent.learning_rate=1e-3,1e38"]
+    with local_ray(num_cpus=2) as address:
+        assert main([str(config), *arguments, *address, "--out", str(folder), "--name", "one"]) == 1
     yield folder / "one"
 
 

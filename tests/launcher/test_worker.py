@@ -106,9 +106,9 @@ def until(condition: Callable[[], Any]) -> None:
 def test_records_come_before_the_checkpoint_that_covers_them(handle: Handle, link: Link) -> None:
     handle.hold.clear()
     record_all(link, records(0, 3))
-    link.publish("a-1", agent(30, 3))
+    link.publish({"a-1": agent(30, 3)})
     record_all(link, records(3, 5))
-    link.publish("a-1", agent(50, 5, state="finished"))
+    link.publish({"a-1": agent(50, 5, state="finished")})
     handle.hold.set()
     link.flush()
     assert stored(handle.aggregator._ledger) == records(0, 5)
@@ -149,7 +149,7 @@ def test_a_lower_answer_out_of_order_sends_nothing_again(handle: Handle, link: L
 def test_busy_keeps_everything_until_there_is_room(handle: Handle, link: Link) -> None:
     handle.aggregator._ledger._db.execute("PRAGMA query_only = ON")  # a true SQLITE_READONLY
     record_all(link, records(0, 3))
-    link.publish("a-1", agent(30, 3))
+    link.publish({"a-1": agent(30, 3)})
     record_all(link, records(3, 5))
     seen = len(handle.calls)
     until(lambda: len(handle.calls) > seen + 5)
@@ -166,7 +166,7 @@ def test_busy_keeps_everything_until_there_is_room(handle: Handle, link: Link) -
 def test_disk_without_room_for_a_checkpoint(handle: Handle, link: Link) -> None:
     handle.answers["publish"] += [BUSY, BUSY, BUSY]
     record_all(link, records(0, 1))
-    link.publish("a-1", agent(10, 1, state="finished"))
+    link.publish({"a-1": agent(10, 1, state="finished")})
     link.flush()
     assert [call for call in handle.sent() if call[0] == "publish"] == [("publish", 10)] * 4
     assert state(handle.aggregator._ledger) == "finished"
@@ -175,7 +175,7 @@ def test_disk_without_room_for_a_checkpoint(handle: Handle, link: Link) -> None:
 def test_gap_is_pushed_and_published_again(handle: Handle, link: Link) -> None:
     handle.answers["publish"] += [{"a-1": GAP}]
     record_all(link, records(0, 2))
-    link.publish("a-1", agent(20, 2))
+    link.publish({"a-1": agent(20, 2)})
     link.flush()
     assert [call for call in handle.sent() if call[0] == "publish"] == [("publish", 20)] * 2
     assert [c.timestep for c in handle.aggregator._ledger.checkpoints("a-1")] == [20]
@@ -195,8 +195,8 @@ def test_lost_trial_is_dropped_and_its_mate_goes_on(handle: Handle, link: Link) 
     other = handle.aggregator.open(["a-1"], "another").number
     record_all(link, records(2, 4))
     record_all(link, records(0, 3), "b-1")
-    link.publish("a-1", agent(40, 4))
-    link.publish("b-1", agent(30, 3))
+    link.publish({"a-1": agent(40, 4)})
+    link.publish({"b-1": agent(30, 3)})
     link.flush()
     assert link.lost == {"a-1"}
     ledger = handle.aggregator._ledger
@@ -210,9 +210,26 @@ def test_lost_trial_is_dropped_and_its_mate_goes_on(handle: Handle, link: Link) 
     assert next(row.attempt for row in ledger.trials() if row.trial == "a-1") == other
 
 
+def test_checkpoints_of_a_pack_are_stored_together(handle: Handle, link: Link) -> None:
+    link.publish({"a-1": agent(10, 0), "b-1": agent(10, 0)})
+    link.flush()
+    assert [set(what) for name, what in handle.calls if name == "publish"] == [{"a-1", "b-1"}]
+    assert handle.aggregator._ledger.last_agents() == {"a-1": 10, "b-1": 10}
+
+
+def test_checkpoints_larger_than_a_call_go_in_several(
+    handle: Handle, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "CALL_BYTES", 100)
+    link.publish({"a-1": agent(10, 0, b"x" * 200), "b-1": agent(10, 0, b"x")})
+    link.flush()
+    assert [list(what) for name, what in handle.calls if name == "publish"] == [["a-1"], ["b-1"]]
+    assert handle.aggregator._ledger.last_agents() == {"a-1": 10, "b-1": 10}
+
+
 def test_checkpoint_of_a_lost_trial(handle: Handle, link: Link) -> None:
     handle.answers["publish"].append({"a-1": LOST})
-    link.publish("a-1", agent(0, 0))
+    link.publish({"a-1": agent(0, 0)})
     link.flush()
     assert link.lost == {"a-1"}
 

@@ -14,7 +14,8 @@ from PIL import Image
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
 from runner.evaluate import Episode
-from runner.video import GIF, MP4, STRIP, Film, Job, Reel, _columns, _stride, best_format, caption, film
+from runner.reel import GIF, MP4, STRIP, Reel, best_format, caption
+from runner.video import Film, Job, _columns, _stride, film
 from tests.runner.builders import make_config, runner_class
 
 
