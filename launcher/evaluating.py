@@ -26,7 +26,7 @@ from runner.pack import policy_key
 
 Which = Literal["last", "best", "every"]
 
-POOL = 2048
+POOL = 6400
 """Environments that one worker steps together: more gain nothing on a CPU, and simulators take memory."""
 
 

@@ -26,7 +26,7 @@ from launcher.report_records import Grid, Records, Span, grid_of, read_records
 from launcher.rows import AttemptRow, Progress
 from launcher.settings import read_settings
 from runner.errors import UserError
-from runner.tracking import SCORE
+from runner.tracking import SCORE, TIME
 
 CURVE_POINTS = 250
 """Points of a curve of returns on the page, at most."""
@@ -242,7 +242,7 @@ def _configuration(
         records.append(_read(standing.directory, row.trial.trial))
         if each is not None:
             each(name, row, records[-1])
-    tags = dict.fromkeys(tag for one in records for tag in one.values)
+    tags = dict.fromkeys(tag for one in records for tag in one.values if not tag.startswith(TIME))
     grid = grid_of(records, max(20, min(CURVE_POINTS, CURVE_NUMBERS // (2 * trials))))
     thin = grid_of(records, max(10, min(OTHER_POINTS, CURVE_NUMBERS // (2 * trials * max(len(tags), 1)))))
     curves: list[dict[str, NDArray[np.float64]]] = [{} for _ in rows]

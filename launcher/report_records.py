@@ -12,15 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.storage import open_tables
+from runner.tracking import TIME
 
 Grid = NDArray[np.float64]
 """[G] env steps, ascending."""
-
-
 SPAN_POINTS = 60
 """Moments of an attempt that its line of throughput goes through, at most."""
-TIME = "Time / "
-"""Metrics that begin so are seconds that a part of training took since the last record, such as `Time / Update`."""
 
 
 @dataclass(frozen=True)

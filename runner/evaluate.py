@@ -104,14 +104,16 @@ def _round(
     env: VectorEnv, choose: Callable[[np.ndarray, int], np.ndarray], draw: int, longest: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
-    observations, _ = env.reset()
+    observations = np.array(env.reset()[0])
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
-    playing = np.ones(env.num_envs, bool)
+    playing = np.arange(env.num_envs)
     for step in range(longest):
-        observations, rewards, terminated, truncated, info = env.step(choose(observations, draw + step))
-        returns += np.where(playing, info.get("episode_rewards", rewards), 0)
-        lengths += playing
-        playing &= ~info.get("episode_ends", terminated | truncated)
-        if not playing.any():
+        actions = choose(observations, draw + step)
+        # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
+        observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
+        returns[playing] += info.get("episode_rewards", rewards)
+        lengths[playing] += 1
+        playing = playing[~info.get("episode_ends", terminated | truncated)]
+        if not len(playing):
             return returns, lengths
-    raise UserError(f"evaluation: {int(playing.sum())} of {env.num_envs} episodes did not end within {longest:,} steps")
+    raise UserError(f"evaluation: {len(playing)} of {env.num_envs} episodes did not end within {longest:,} steps")

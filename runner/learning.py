@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Literal, NamedTuple
+from typing import Literal, Protocol
 
 import numpy as np
 
 from runner import streams, tracking
-from runner.checkpoint import Counters, MemberState, Moments
+from runner.checkpoint import Counters, MemberState
 from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
 from runner.evaluate import Episode
 from runner.pack import Pack
 from runner.parameters import Network
+from runner.snapshots import Snapshot, fresh, moments_of, stacked
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Record, Report
 
@@ -40,24 +41,16 @@ COLUMNS = (
 """Tags of the numbers that every update leaves behind, in order."""
 
 
-class StackedMoments(NamedTuple):
-    """Running statistics of P members: `[P, K]`, `[P, K]` and rows seen `[P]`, float64."""
+class Collects(Protocol):
+    """What a backend steps environments with.
 
-    mean: np.ndarray
-    variance: np.ndarray
-    seen: np.ndarray
+    Attributes:
+        episodes: that it counts.
+        spent: metric → seconds that its parts took since somebody took note of them.
+    """
 
-
-class Snapshot(NamedTuple):
-    """Everything that learning changes, on the host: `[P, n]` and `[P]` float32."""
-
-    parameters: np.ndarray
-    first_moment: np.ndarray
-    second_moment: np.ndarray
-    steps: np.ndarray
-    learning_rate: np.ndarray
-    observation_statistics: StackedMoments | None
-    value_statistics: StackedMoments | None
+    episodes: Episodes
+    spent: dict[str, float]
 
 
 class Learning:
@@ -105,8 +98,8 @@ class Learning:
                 np.zeros_like(parameters),
                 np.zeros(pack.size, np.float32),
                 pack.hyper.learning_rate.astype(np.float32),
-                _fresh(pack.size, observations.stop) if self.network.scalings else None,
-                _fresh(pack.size, 1) if config.agent.value_preprocessor else None,
+                fresh(pack.size, observations.stop) if self.network.scalings else None,
+                fresh(pack.size, 1) if config.agent.value_preprocessor else None,
             )
         )
 
@@ -180,8 +173,8 @@ class Learning:
                 diverged=not self.alive[member],
             )
             parameters, first, second = (rows[member].copy() for rows in now[:3])
-            observation = _moments(now.observation_statistics, member)
-            value = _moments(now.value_statistics, member)
+            observation = moments_of(now.observation_statistics, member)
+            value = moments_of(now.value_statistics, member)
             states.append(MemberState(parameters, first, second, observation, value, counters))
         return states
 
@@ -201,8 +194,8 @@ class Learning:
                 np.stack([s.second_moment for s in states]).astype(np.float32),
                 np.array([c.optimizer_steps for c in counters], np.float32),
                 np.array([c.learning_rate for c in counters], np.float32),
-                _stacked([s.observation_statistics for s in states]),
-                _stacked([s.value_statistics for s in states]),
+                stacked([s.observation_statistics for s in states]),
+                stacked([s.value_statistics for s in states]),
             )
         )
 
@@ -213,7 +206,7 @@ class Learning:
     def _follow(
         self,
         iteration: Callable[[], tuple[np.ndarray, np.ndarray] | None],
-        episodes: Episodes,
+        collector: Collects,
         stop: Callable[[], bool],
     ) -> Iterator[Report]:
         """Iterate to the end, reporting what is due.
@@ -221,14 +214,15 @@ class Learning:
         Args:
             iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, and which members' are finite `[P]`;
                 None where nothing was learned from the rollout.
-            episodes: what the iteration counts episodes in.
+            collector: what the iteration steps environments with.
             stop: see `train`.
         """
         config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
         examined = config.evaluation.interval if self.examine is not None else 0
         numbers: list[np.ndarray] = []
-        reported, began = self.timestep, time.perf_counter()
+        episodes, spent = collector.episodes, collector.spent
+        reported, began, reporting = self.timestep, time.perf_counter(), 0.0
         done = self.updates == config.updates or not any(self.alive)
         while not done:
             learned = iteration()
@@ -248,15 +242,22 @@ class Learning:
             writes = write > 0 and self.timestep // write > before // write
             # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
             if saves or writes or diverged:
-                elapsed = time.perf_counter() - began
+                trained = time.perf_counter()
                 self._scores = episodes.scores()
                 exams = self._exams() if examines else None
+                evaluated = time.perf_counter()
+                elapsed = trained - began
+                times = {**spent, tracking.UPDATE_TIME: elapsed - sum(spent.values()), tracking.REPORT_TIME: reporting}
+                if examines:
+                    times[tracking.EVALUATION_TIME] = evaluated - trained
+                spent.clear()
                 means = np.mean(numbers, axis=0) if numbers else None
-                records = self._report(means, episodes, self.timestep - reported, elapsed, diverged, exams)
+                records = self._report(means, episodes, self.timestep - reported, elapsed, times, diverged, exams)
                 better = self._improved(exams) if saves and (not examined or exams is not None) else []
                 yield Report(records, saves, better, diverged)
                 # What the caller does with a report is not training time.
                 numbers, reported, began = [], self.timestep, time.perf_counter()
+                reporting = began - evaluated
 
     def _report(
         self,
@@ -264,6 +265,7 @@ class Learning:
         episodes: Episodes,
         timesteps: int,
         elapsed: float,
+        times: Mapping[str, float],
         diverged: list[int],
         exams: list[dict[str, float]] | None,
     ) -> list[Record | None]:
@@ -285,7 +287,7 @@ class Learning:
             self._seconds[member] += elapsed
             score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
             exam = {} if exams is None else exams[member]
-            values = {**counted[member], **score, **exam, **numbers, tracking.STEPS_PER_SECOND: rate}
+            values = {**counted[member], **score, **exam, **numbers, tracking.STEPS_PER_SECOND: rate, **times}
             steps = self.timestep * episodes.envs
             records.append(Record(self._records[member], self.timestep, steps, self._seconds[member], values))
             self._records[member] += 1
@@ -374,25 +376,3 @@ class Learning:
         initial = self.pack.hyper.learning_rate
         rates = [[schedule.rate(float(rate), epoch, done) for epoch in counted] for rate in initial]
         return np.array(rates, np.float32)
-
-
-def _fresh(members: int, features: int) -> StackedMoments:
-    """Statistics before any row: skrl's prior of one pseudo-row of mean 0 and variance 1."""
-    return StackedMoments(np.zeros((members, features)), np.ones((members, features)), np.ones(members))
-
-
-def _moments(stacked: StackedMoments | None, member: int) -> Moments | None:
-    if stacked is None:
-        return None
-    return Moments(stacked.mean[member].copy(), stacked.variance[member].copy(), float(stacked.seen[member]))
-
-
-def _stacked(moments: list[Moments | None]) -> StackedMoments | None:
-    present = [m for m in moments if m is not None]
-    if not present:
-        return None
-    return StackedMoments(
-        np.stack([m.mean for m in present]).astype(np.float64),
-        np.stack([m.variance for m in present]).astype(np.float64),
-        np.array([m.count for m in present], np.float64),
-    )

@@ -42,6 +42,16 @@ CLIP_FRACTION = "Learning / Clip fraction"
 EXPLAINED_VARIANCE = "Learning / Explained variance"
 GRADIENT_NORM = "Learning / Gradient norm"
 STEPS_PER_SECOND = "Stats / Env steps per second"
+TIME = "Time / "
+"""Metrics that begin so are seconds that a part of the work took since the last record; all parts exclude another."""
+ENVIRONMENT_TIME = f"{TIME}Environment"
+ACT_TIME = f"{TIME}Act"
+ROLLOUT_TIME = f"{TIME}Environment and act"
+"""Where one compiled program does both."""
+UPDATE_TIME = f"{TIME}Update"
+EVALUATION_TIME = f"{TIME}Evaluation"
+REPORT_TIME = f"{TIME}Report"
+"""Of the record before: making and passing on records and checkpoints."""
 
 
 @dataclass(frozen=True)

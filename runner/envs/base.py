@@ -81,6 +81,23 @@ class VectorEnv:
         """
         raise NotImplementedError
 
+    def step_some(self, actions: np.ndarray, indices: np.ndarray) -> Step:
+        """One step of these environments; of the others nobody looks at what happens.
+
+        Args:
+            actions: of all environments, as `step` takes them.
+            indices: `[K]`, each once.
+
+        Returns:
+            What `step` returns, of these environments: K rows in their order.
+
+        Raises:
+            UserError: see `step`.
+        """
+        observations, rewards, terminated, truncated, info = self.step(actions)
+        score: dict[str, Any] = {name: info[name][indices] for name in info if name.startswith("episode_")}
+        return observations[indices], rewards[indices], terminated[indices], truncated[indices], score
+
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """The same environment with `len(seeds)` environments seeded as given; it may be this object.
 

@@ -205,10 +205,18 @@ class EnvPool(VectorEnv):
 
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
-        observations, rewards, terminated, truncated, info = self.pool.step(
-            self.actions.checked(actions, self.num_envs)
-        )
-        flat = self.flatten(self.seen(observations, info))
+        return self._told(self.pool.step(self.actions.checked(actions, self.num_envs)))
+
+    def step_some(self, actions: np.ndarray, indices: np.ndarray) -> Step:
+        """Step only these environments; see the base class."""
+        if len(indices) == self.num_envs:
+            return self.step(actions)
+        chosen = self.actions.checked(actions, self.num_envs)[indices]
+        return self._told(self.pool.step(chosen, indices.astype(np.int32)), len(indices))
+
+    def _told(self, answer: Any, rows: int | None = None) -> Step:
+        observations, rewards, terminated, truncated, info = answer
+        flat = self.flatten(self.seen(observations, info), rows)
         return flat, rewards, terminated, truncated, episode_info(info, truncated)
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:

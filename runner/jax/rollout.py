@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from runner.envs.base import VectorEnv, episode_info
 from runner.episodes import Episodes
 from runner.policies import Distribution
 from runner.spaces import ActionSpace, Layout
+from runner.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,7 @@ class Collector:
         """
         self.env = env
         self.episodes = Episodes(members, env.num_envs // members)
+        self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions = act, env_actions
         # The first reset and every later step must come from one side only: the pool has no lock.
         observations, _ = env.reset()
@@ -119,9 +123,11 @@ class Collector:
         Raises:
             Exception: whatever a Python environment raises.
         """
+        began = time.perf_counter()
         with self._host.errors():
             self._standing, rollout, score = self._program(self._standing, policies, noise, random)
             jax.block_until_ready((self._standing, rollout, score))
+        self._count(time.perf_counter() - began)
         rewards, ended, valid = (
             np.asarray(x).reshape(len(noise), -1) for x in (rollout.rewards, rollout.ended, rollout.valid)
         )
@@ -129,6 +135,15 @@ class Collector:
         for t in range(len(noise)):
             self.episodes.add(rewards[t], ended[t], valid[t], {name: x[t] for name, x in own.items()})
         return rollout
+
+    def _count(self, seconds: float) -> None:
+        """A rollout took so long."""
+        stepping, self._host.seconds = self._host.seconds, 0.0
+        if stepping:
+            self.spent[ENVIRONMENT_TIME] += stepping
+            self.spent[ACT_TIME] += seconds - stepping
+        else:
+            self.spent[ROLLOUT_TIME] += seconds
 
     def _collect(
         self, standing: Standing, policies: Any, noise: Float[Array, "T P N W"], random: Bool[Array, " T"] | None
@@ -183,10 +198,14 @@ class _Host:
 
     Nothing is raised through XLA, which would make another error of it and fail every later program of the process:
     after an error the rest of a rollout is zeros, and `errors` raises what was remembered.
+
+    Attributes:
+        seconds: that steps have taken; whoever reads them begins again at 0.
     """
 
     def __init__(self, env: VectorEnv) -> None:
         self._env = env
+        self.seconds = 0.0
         self._error: BaseException | None = None
 
     def shapes(self) -> Step:
@@ -201,10 +220,13 @@ class _Host:
     def step(self, actions: Any) -> Step:
         """One step of every environment; zeros after an error."""
         if self._error is None:
+            began = time.perf_counter()
             try:
                 return self._stepped(np.asarray(actions))
             except BaseException as error:
                 self._error = error
+            finally:
+                self.seconds += time.perf_counter() - began
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.shapes())
 
     def _stepped(self, actions: np.ndarray) -> Step:

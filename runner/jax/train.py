@@ -21,8 +21,8 @@ from runner.jax import accelerate, distributions, models
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Collector, Rollout, env_actions
 from runner.jax.update import Learner, Optimizer, Rules, update
-from runner.learning import Snapshot, StackedMoments
 from runner.pack import Hyper, Pack, program_key
+from runner.snapshots import Snapshot, StackedMoments
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Report
 
@@ -39,6 +39,8 @@ class Learning(learning.Learning):
         two_rates = self._of_value is not None
         self._rules = Rules(self.network, self._entropy, two_rates, program_key(pack.static), pack.static)
         self._hyper = jax.device_put(pack.hyper.effective())
+        # Outside a compiled program, each of its operations would take as long as a small policy.
+        self._compiled_env_actions = jax.jit(self._env_actions)
 
     @property
     def compiles(self) -> bool:
@@ -54,7 +56,7 @@ class Learning(learning.Learning):
         else:
             noise, _ = self._noise("act", draw, 1, rows.shape[1])
             _, chosen = _samples(self._rules, policies, rows, noise[0])
-        return np.asarray(self._env_actions(chosen))
+        return np.asarray(self._compiled_env_actions(chosen))
 
     def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train from where it stands to the configured length; see the base class."""
@@ -74,7 +76,7 @@ class Learning(learning.Learning):
             return np.asarray(numbers), np.asarray(finite)
 
         yield self._ready()
-        yield from self._follow(iteration, collector.episodes, stop)
+        yield from self._follow(iteration, collector, stop)
 
     def _compile(self, collector: Collector, steps: int, envs: int) -> None:
         """Compile everything that training runs, and run the update once on nothing."""

@@ -5,6 +5,8 @@ Axes: P member · T rollout step · N environment · O observation · A action.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
 from runner.policies import Distribution
 from runner.spaces import ActionSpace
+from runner.tracking import ACT_TIME, ENVIRONMENT_TIME
 
 
 class Rollout(NamedTuple):
@@ -61,6 +64,7 @@ class Collector:
         self.envs = env.num_envs // members
         self.device = device
         self.episodes = Episodes(members, self.envs)
+        self.spent: dict[str, float] = defaultdict(float)
         self._env_actions = env_actions
         observations, _ = env.reset()
         self._observations = self._to_device(observations)
@@ -72,8 +76,13 @@ class Collector:
         rewards, terminated, ended, valid = [], [], [], []
         final_rows, final_observations = [], []
         for t in range(noise.shape[0]):
+            began = time.perf_counter()
             output, action = act(observations[-1], noise[t], random is not None and bool(random[t]))
-            after, reward, terminal, truncated, info = self.env.step(self._env_actions(action))
+            chosen = self._env_actions(action)
+            acted = time.perf_counter()
+            after, reward, terminal, truncated, info = self.env.step(chosen)
+            self.spent[ACT_TIME] += acted - began
+            self.spent[ENVIRONMENT_TIME] += time.perf_counter() - acted
             observations.append(self._to_device(after))
             outputs.append(output)
             actions.append(action)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from runner import learning
 from runner.envs.base import VectorEnv
-from runner.learning import Snapshot, StackedMoments
 from runner.pack import Hyper, Pack
 from runner.parameters import LOG_STD
+from runner.snapshots import Snapshot, StackedMoments
 from runner.spaces import ActionSpace, Layout
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
@@ -46,8 +46,8 @@ class Learning(learning.Learning):
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment; see the base class."""
         rows = torch.from_numpy(observations).to(self.device).unflatten(0, (self.pack.size, -1))
-        noise, _ = self._noise("act", draw, 1, rows.shape[1])
-        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise[0]).to(self.device), False)
+        noise = np.empty(0, np.float32) if deterministic else self._noise("act", draw, 1, rows.shape[1])[0][0]
+        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise).to(self.device), False)
         return self._env_actions(chosen)
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Learning(learning.Learning):
                 return self._update(rollout, orders, self._shifts(steps * envs, generators), step)
 
             yield self._ready()
-            yield from self._follow(iteration, collector.episodes, stop)
+            yield from self._follow(iteration, collector, stop)
 
     def _multiplies_bfloat16(self) -> bool:
         return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -16,7 +16,8 @@ from runner.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import environment_seeds
 from runner.evaluate import EVALUATION_RESET
-from runner.tracking import STEPS_PER_SECOND, Record, Report
+from runner.tracking import Record, Report
+from tests.records import untimed
 from tests.runner.builders import (
     TASKS,
     assert_same,
@@ -44,7 +45,7 @@ def told(report: Report) -> list[Any]:
     def words(record: Record | None) -> Any:
         if record is None:
             return None
-        values = {k: repr(v) for k, v in record.values.items() if k != STEPS_PER_SECOND}
+        values = {k: repr(v) for k, v in untimed(record.values).items()}
         return record.index, record.timestep, record.env_steps, values
 
     return [[words(r) for r in report.records], report.checkpoint, report.best, report.diverged]

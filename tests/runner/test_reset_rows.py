@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from runner.envs.base import Step, VectorEnv, wrap_env
-from runner.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN, STEPS_PER_SECOND
+from runner.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN
 from tests import probe_envs
 from tests.probe_envs import PoisonReset
+from tests.records import untimed
 from tests.runner.builders import TASKS, both, fingerprint, make_config, make_env, plain_config, runner_class
 
 NO_STATISTICS = {"agent.observation_preprocessor": None, "agent.value_preprocessor": None}
@@ -59,7 +60,7 @@ def outcome(backend: str, env: VectorEnv, policy: str, changes: dict[str, Any]) 
     """Fingerprint of the member and its records after four updates."""
     runner = runner_class(backend)(env, plain_config({"trainer.timesteps": 32, **changes}, policy), threads=1)
     records = [report.records[0] for report in runner.reports()]
-    said = [{k: repr(v) for k, v in r.values.items() if k != STEPS_PER_SECOND} for r in records if r]
+    said = [{k: repr(v) for k, v in untimed(r.values).items()} for r in records if r]
     return fingerprint(runner.states()[0]), said
 
 

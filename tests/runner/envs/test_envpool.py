@@ -63,6 +63,24 @@ def test_environments_are_made_stepped_and_flattened(task: str) -> None:
     assert not np.shares_memory(before, observations)
 
 
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "Ant-v4", "CheetahRun-v1", "Pong-v5", "Play2048-v1"])
+def test_some_environments_are_stepped_as_if_all_were(task: str) -> None:
+    """EnvPool's and the base class's own way, which steps all, agree, and the others wait where they are."""
+    ours, whole = (make_env(task, 4).seeded([5, 6, 7, 8], 2) for _ in range(2))
+    ours.reset(), whole.reset()
+    actions = np.zeros((4, *ours.actions.shape), ours.actions.dtype)
+    for step, which in enumerate(([0, 1, 2, 3], [0, 2, 3], [3, 0], [3])):
+        indices = np.array(which)
+        *mine, info = ours.step_some(actions, indices)
+        *theirs, info_of_all = VectorEnv.step_some(whole, actions, indices)
+        for found, right in zip(mine, theirs, strict=True):
+            np.testing.assert_array_equal(found, right)
+        assert ("episode_ends" in info_of_all) == ("episode_ends" in info) == (task == "Pong-v5")
+        for name, right in info_of_all.items():
+            np.testing.assert_array_equal(info[name], right)
+        assert len(mine[0]) == 4 - step
+
+
 def test_dict_observations_are_flattened_in_sorted_key_order() -> None:
     env = make_env("CheetahRun-v1", 3)
     raw = env.seeded([7, 8, 9], 1)
