@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from launcher.plan import Placement
@@ -21,13 +22,42 @@ OBJECT_STORE_BYTES = 200_000_000
 
 
 def set_environment(address: str | None) -> None:
-    """Set what ray reads when it is imported."""
+    """Set what ray reads when it is imported.
+
+    Raises:
+        UserError: a cluster on other machines, and no token.
+    """
     # uv's hook would rebuild the driver's environment on every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if address is None and "ray" not in sys.modules:
-        # Otherwise ray switches authentication on or off by what it finds in the home directory.
+    if "ray" in sys.modules:
+        return
+    # Otherwise ray switches authentication on or off by what it finds in the home directory.
+    if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif not is_loopback(address) and "RAY_AUTH_MODE" not in os.environ:
+        if not _has_token():
+            raise UserError(
+                f"command line: --address {address}: no token: anyone who reaches a Ray port without one can run "
+                "programs there. Set RAY_AUTH_TOKEN to the cluster's (or RAY_AUTH_MODE=disabled if it has none, behind "
+                "a network that only you use); see cluster/README.md"
+            )
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is on this machine: `auto` is what runs here, or what RAY_ADDRESS names."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+        if address in ("", "auto", "local"):
+            return True
+    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+def _has_token() -> bool:
+    home = Path.home() / ".ray" / "auth_token"
+    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()) or home.is_file()
 
 
 @contextlib.contextmanager
@@ -58,9 +88,11 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
             **quiet,
         )
     else:
-        _reachable(address)
+        check_reachable(address)
         try:
-            ray.init(address=address, **quiet)
+            # A job was given our code when it was submitted.
+            env = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else code()
+            ray.init(address=address, runtime_env=env, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"command line: --address {address}: cannot connect: {error}") from None
     try:
@@ -72,11 +104,21 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
         ray.shutdown()
 
 
-def _reachable(address: str) -> None:
-    """Ray retries a dead address for minutes; one TCP connection tells at once."""
-    host, _, port = address.rpartition(":")
+def code() -> dict[str, Any]:
+    """Our packages, for machines that have another version of them, or none."""
+    packages = Path(__file__).parents[1]
+    return {"py_modules": [str(packages / name) for name in ("launcher", "runner")], "excludes": ["__pycache__"]}
+
+
+def check_reachable(address: str) -> None:
+    """Connect once: Ray retries a dead address for minutes.
+
+    Raises:
+        UserError: nothing answers at HOST:PORT, or it is none.
+    """
     if address == "auto":
         return
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"command line: --address {address!r}: allowed: auto or HOST:PORT")
     try:

@@ -7,7 +7,6 @@ retry an actor's work while it merely cannot reach its machine, and knows nothin
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
@@ -19,13 +18,16 @@ from types import FrameType
 from typing import Any
 
 from launcher.aggregator import Pulse, start_aggregator
-from launcher.endings import end_process, ending_of
+from launcher.endings import end_process, ending_of, fetch_log
 from launcher.plan import Placement, Trial
+from launcher.processes import Processes
 from launcher.retries import Ending, Retries
 from launcher.rows import BUSY, Attempt
-from launcher.worker import Job, Place, Worker
+from launcher.worker import Job, Place
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+"""Between two looks at how many machines there are."""
 PULSE_SECONDS = 1.0
 """Between two questions to the aggregator how its attempts are."""
 LEASE_SECONDS = 60.0
@@ -53,8 +55,8 @@ class Running:
     """An attempt: its pack, its process, and the answers that are waited for.
 
     Attributes:
-        where: future of the process's place, once it has one.
-        ready: future that is done once it has imported everything.
+        where: see `processes.Process`.
+        ready: see `processes.Process`.
         done: future of how the training ended.
         place: what `where` said.
         imported: `ready` is done.
@@ -90,6 +92,7 @@ def run(
     placement: Placement,
     watch: Callable[[float], None],
     say: Callable[[str], None],
+    room: Callable[[], int] | None = None,
 ) -> Result:
     """Train every pack, on the Ray that this process is connected to.
 
@@ -99,9 +102,10 @@ def run(
         placement: how many at a time, on what.
         watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
         say: called with a sentence whenever an attempt ends early.
+        room: how many workers there may be now, where machines come and go; None: as many as `placement` says.
     """
     with _signals() as signals:
-        dispatch = _Dispatch(directory, packs, placement, watch, say, signals)
+        dispatch = _Dispatch(directory, packs, placement, watch, say, room, signals)
         try:
             dispatch.run()
         except _DiskRefusesError:
@@ -120,13 +124,14 @@ class _Dispatch:
     placement: Placement
     watch: Callable[[float], None]
     say: Callable[[str], None]
+    room: Callable[[], int] | None
     signals: Sequence[int]
     waiting: list[Waiting] = field(init=False)
     running: list[Running] = field(default_factory=list)
-    spare: dict[str, list[Any]] = field(default_factory=dict)
     retries: Retries = field(default_factory=Retries)
     pulse: Pulse = field(default_factory=lambda: Pulse({}, 0.0))
     aggregator: Any = None
+    next_look: float = 0.0
     told: float | None = None
     """When the workers were asked to stop."""
 
@@ -134,11 +139,11 @@ class _Dispatch:
         import ray
 
         self.waiting = [Waiting(list(pack)) for pack in self.packs]
-        # Workers that share a GPU get exactly 1/k of it, k so small that all GPUs have work: Ray fills one by one.
-        at_a_time = min(len(self.packs), self.placement.workers)
-        self.sharing = math.ceil(at_a_time / self.placement.gpus) if self.placement.gpus else 0
-        options = {"num_cpus": self.placement.cpus, "num_gpus": 1 / self.sharing if self.sharing else 0}
-        self.actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
+        self.processes = Processes(self.placement, min(len(self.packs), self.placement.workers))
+        self.workers = self.placement.workers
+        self.here = ray.get_runtime_context().get_node_id()
+        # A worker's machine that has this folder has the launch directory.
+        (self.directory / log_of(0)).parent.mkdir(exist_ok=True)
         self.asked: tuple[Any, float] | None = None
         """The question to the aggregator that is under way, and since when."""
         self.heard = 0.0
@@ -150,10 +155,10 @@ class _Dispatch:
 
         # Workers import their framework while the aggregator starts.
         for pack in self.packs[: self.placement.workers]:
-            backend = self.placement.backend(pack[0].config)
-            self.spare.setdefault(backend, []).append(self._process(backend))
+            self.processes.prepare(self.placement.backend(pack[0].config))
         self.aggregator = start_aggregator(self.directory)
         while self.running or (self.waiting and not self.signals):
+            self._make_room()
             self._begin()
             self._stop()
             futures = [item.done for item in self.running]
@@ -171,22 +176,22 @@ class _Dispatch:
         """End every process of the launch."""
         import ray
 
-        spare = [worker for workers in self.spare.values() for worker in workers]
-        for actor in (*spare, *(item.worker for item in self.running), self.aggregator):
+        self.processes.end()
+        for actor in (*(item.worker for item in self.running), self.aggregator):
             if actor is not None:
                 ray.kill(actor)
 
     # Beginning
 
-    def _process(self, backend: str) -> Any:
-        on_gpu = self.sharing if self.placement.on_gpus else 0
-        return self.actor.remote(backend, max(1, self.placement.cpus), on_gpu)
+    def _make_room(self) -> None:
+        """See now and then how many workers there may be."""
+        if self.room is not None and time.monotonic() >= self.next_look:
+            self.workers, self.next_look = max(1, self.room()), time.monotonic() + LOOK_SECONDS
 
     def _begin(self) -> None:
         """Open attempts at packs that may have a worker, while there is room."""
-        while len(self.running) < self.placement.workers and not self.signals:
-            now = time.monotonic()
-            item = next((item for item in self.waiting if item.due <= now), None)
+        while len(self.running) < self.workers and not self.signals:
+            item = next((item for item in self.waiting if item.due <= time.monotonic()), None)
             if item is None:
                 return
             attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
@@ -205,8 +210,7 @@ class _Dispatch:
 
     def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
         backend = self.placement.backend(pack[0].config)
-        spare = self.spare.get(backend)
-        worker = spare.pop() if spare else self._process(backend)
+        worker, where, ready = self.processes.take(backend, self.workers - len(self.running))
         files = [attempt.resume[trial.id] for trial in pack]
         data = tuple((self.directory / file.path).read_bytes() for file in files if file is not None)
         job = Job(
@@ -217,7 +221,6 @@ class _Dispatch:
             self.directory / log_of(attempt.number),
             max(1, self.placement.cpus),
         )
-        where, ready = worker.where.remote(), worker.ready.remote()
         return Running(attempt.number, pack, worker, where, ready, worker.train.remote(job, self.aggregator))
 
     # Following
@@ -319,12 +322,16 @@ class _Dispatch:
 
         self.running.remove(item)
         outcome = "lost"
+        if item.place is not None and item.place.node != self.here:
+            fetch_log(item.place, self.directory / log_of(item.attempt))
         if ending is None:
             try:
                 ray.get(item.ready)
                 outcome = ray.get(item.done)
             except Exception as raised:
                 ending = ending_of(raised, item.place, self.directory / log_of(item.attempt))
+                if ending.kind == "node" and item.place is not None:
+                    self.processes.avoid(item.place.node)
         # A fresh process for every pack: its memory, threads and log are its own.
         ray.kill(item.worker)
         stopping = self.told is not None
@@ -341,7 +348,11 @@ class _Dispatch:
         ending = ending or Ending("crash", "the worker process left its trials unfinished")
         verdict = self.retries.after(trials, ending)
         due = time.monotonic() + verdict.wait
-        self.waiting += [Waiting(pack, due) for pack in verdict.packs]
+        for pack in verdict.packs:
+            # What would be next anyway imports while it waits.
+            if not self.waiting and len(self.running) + len(self.processes) < self.workers:
+                self.processes.prepare(self.placement.backend(pack[0].config))
+            self.waiting.append(Waiting(pack, due))
         if verdict.failed:
             self._ask("fail", [trial.id for trial in verdict.failed], f"{ending.words} {log}")
         self.say(f"{_who(trials)} ended early: {ending.words} {log}; {_then(verdict.packs, verdict.wait)}")
@@ -353,8 +364,7 @@ def log_of(attempt: int) -> Path:
 
 
 def _who(trials: Sequence[Trial]) -> str:
-    more = len(trials) - 1
-    return trials[0].id + (f" and {more:,} more" if more else "")
+    return trials[0].id + (f" and {len(trials) - 1:,} more" if len(trials) > 1 else "")
 
 
 def _then(packs: Sequence[Sequence[Trial]], wait: float) -> str:

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from launcher.process import log_here
 from launcher.retries import Ending
 from launcher.tail import tail
 from launcher.worker import Place
@@ -16,6 +17,9 @@ from runner.errors import UserError
 
 LONGEST = 2000
 """Characters of an exception that are kept."""
+LARGEST_LOG = 4_000_000
+"""Bytes of a log that come from another machine, from its end."""
+FETCH_SECONDS = 20.0
 LAST_WORDS = 200
 """Lines from the end of a log among which the one that says why the process died is looked for."""
 TELLING = (("Check failed", "what():", "ssert", "Error:"), ("terminate called", "Fatal", "SIG"))
@@ -39,7 +43,8 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
             return Ending("refused", text)
         # A smaller pack may fit where this one did not.
         return Ending("crash" if any(word in text for word in MEMORY) else "error", text)
-    if getattr(error, "preempted", False) or (place is not None and _is_lost(place)):
+    gone = "its node has died" in str(error) or (place is not None and is_lost(place.node))
+    if gone or getattr(error, "preempted", False):
         return Ending("node", f"{place.host if place else 'its machine'} was lost, and the worker process with it")
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):
         return Ending("crash", "the machine ran out of memory, and Ray ended the worker process")
@@ -63,6 +68,34 @@ def end_process(place: Place, worker: Any) -> None:
     ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(place.pid)
 
 
+def fetch_log(place: Place, log: Path) -> None:
+    """Bring what a process on another machine printed into the launch directory, as far as that can be had."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if log.exists() or place.node == ray.get_runtime_context().get_node_id() or is_lost(place.node):
+        return
+    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_log).remote(log, place.pid)
+    # The trial's fate does not depend on it, nor must other trials wait for it long.
+    with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError, OSError):
+        text = ray.get(read, timeout=FETCH_SECONDS)
+        if text:
+            log.write_bytes(text)
+
+
+def _take_log(log: Path, pid: int) -> bytes:
+    """The end of a log on the machine where it was written, which is then removed."""
+    path = log_here(log, pid)
+    if path == log or not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LARGEST_LOG))
+        text = file.read()
+    path.unlink()
+    return text
+
+
 def _kill(pid: int) -> None:
     with contextlib.suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
@@ -80,11 +113,11 @@ def _last_words(log: Path) -> str:
     return ""
 
 
-def _is_lost(place: Place) -> bool:
-    """Whether the machine of a process is gone; Ray takes up to 15 s to say so, its port says it at once."""
+def is_lost(machine: str) -> bool:
+    """Whether Ray's node of this ID is gone; Ray takes up to 15 s to say so, its port says it at once."""
     import ray
 
-    node = next((node for node in ray.nodes() if node["NodeID"] == place.node), None)
+    node = next((node for node in ray.nodes() if node["NodeID"] == machine), None)
     if node is None or not node["Alive"]:
         return True
     try:

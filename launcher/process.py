@@ -46,6 +46,17 @@ def claim_core() -> IO[str] | None:
     return None
 
 
+def log_here(log: Path, pid: int) -> Path:
+    """Where the process `pid` of this machine prints what belongs into `log` of the launch directory.
+
+    That is the file itself on the launcher's machine and where the directory is shared; else one among the temporary
+    files, which the launcher fetches.
+    """
+    if log.parent.is_dir():
+        return log
+    return Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}" / log.parent.parent.name / f"{log.stem}.{pid}.log"
+
+
 @contextlib.contextmanager
 def redirected(log: Path) -> Iterator[None]:
     """Send what this process prints, native aborts included, to a file of its own."""

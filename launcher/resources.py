@@ -27,7 +27,14 @@ class Resources:
     logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.")] = (
         False
     )
-    address: Annotated[str | None, Parameter(help="Ray cluster: auto or HOST:PORT.")] = None
+    address: Annotated[
+        str | None,
+        Parameter(
+            help="Ray cluster: auto, HOST:PORT or http://HOST:8265.",
+            env_var="RAY_ADDRESS",
+            show_env_var=False,
+        ),
+    ] = None
 
     def check(self) -> None:
         """Refuse numbers that cannot be.
@@ -87,3 +94,13 @@ def place(wanted: Resources) -> Placement:
         return Placement(wanted.workers or max(1, cores), 0, 1)
     workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
     return Placement(workers, use, 0 if wanted.logical_gpus else max(1, cores // workers), wanted.logical_gpus)
+
+
+def workers_now(wanted: Resources, placement: Placement) -> int:
+    """Workers for which the connected cluster has cores or GPUs at the moment."""
+    import ray
+
+    resources = ray.cluster_resources()
+    if placement.gpus:
+        return int(resources.get("GPU", 0)) * (wanted.workers_per_gpu or 1)
+    return int(resources.get("CPU", 0)) // max(1, placement.cpus)

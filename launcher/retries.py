@@ -73,7 +73,7 @@ class Retries:
         if not again:
             return Verdict()
         if ending.kind == "node":
-            return Verdict((again,), WAITS[1])
+            return Verdict((again,), WAITS[0])
         if ending.kind == "refused" or self._repeats(again, ending):
             return Verdict(failed=tuple(again))
         for trial in again:

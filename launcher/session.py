@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from launcher import directory as folder
 from launcher import progress
 from launcher.estimate import estimate
 from launcher.plan import Placement, Trial, form_packs
-from launcher.resources import Resources, place
+from launcher.resources import Resources, place, workers_now
 from runner.errors import UserError
 from runner.pack import static_key
 
@@ -50,7 +51,7 @@ def conduct(
     Raises:
         UserError: nothing was begun.
     """
-    from launcher import cluster
+    from launcher import cluster, preflight
 
     wanted.check()
     _check_environments([trial for trial, _ in trials])
@@ -80,6 +81,7 @@ def conduct(
         with cluster.connected(wanted.address, placement):
             if placement is None:
                 placement = place(wanted)
+                preflight.check(console, {placement.backend(trial.config) for trial, _ in trials}, placement.on_gpus)
                 packs = packs_on(placement)
                 if dry_run:
                     return 0
@@ -89,7 +91,10 @@ def conduct(
             before = _trained_before(directory, trials)
             stack.pop_all()  # from here on there is something to continue
             try:
-                result = _train(console, directory, packs, placement)
+                # What nobody has counted follows the machines that come and go.
+                elastic = wanted.address is not None and wanted.workers is None and wanted.gpus is None
+                room = partial(workers_now, wanted, placement) if elastic else None
+                result = _train(console, directory, packs, placement, room)
             except BaseException:
                 say_how_to_continue(console, directory)
                 raise
@@ -113,7 +118,13 @@ def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int
         )
 
 
-def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], placement: Placement) -> Result:
+def _train(
+    console: Console,
+    directory: Path,
+    packs: Sequence[Sequence[Trial]],
+    placement: Placement,
+    room: Callable[[], int] | None,
+) -> Result:
     """Train all packs on the connected Ray, shown and exported."""
     from launcher import dispatch
     from launcher.export import TensorBoardExport
@@ -129,7 +140,7 @@ def _train(console: Console, directory: Path, packs: Sequence[Sequence[Trial]], 
             export.poll()
 
         try:
-            return dispatch.run(directory, packs, placement, watch, view.say)
+            return dispatch.run(directory, packs, placement, watch, view.say, room)
         finally:
             export.close()
             if wandb is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.process import claim_core, environment, redirected
+from launcher.process import claim_core, environment, log_here, redirected
 from launcher.rows import BUSY, GAP, LOST, Batch, Published
 from runner.errors import UserError
 from runner.tracking import Record
@@ -46,7 +46,7 @@ class Job:
         trials: ids, one per member.
         configs: resolved configurations as plain data, one per member.
         checkpoints: bytes to go on from, one per member, or None to begin.
-        log: file for everything that the process prints.
+        log: file for everything that the process prints; see `process.log_here`.
         threads: cores to use.
     """
 
@@ -141,7 +141,7 @@ class Worker:
         Raises:
             UserError: the pack cannot be trained as configured.
         """
-        with redirected(job.log):
+        with redirected(log_here(job.log, os.getpid())):
             try:
                 return self._train(job, aggregator)
             except BaseException:

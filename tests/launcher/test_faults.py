@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher import dispatch
+from launcher import dispatch, processes
 from launcher.cli import main
 from launcher.ledger import Ledger
 from tests.launcher.faulty import (
@@ -96,7 +96,7 @@ def test_a_poisonous_trial_fails_alone_and_its_mates_finish(
     launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The process aborts in native code whenever seed 2 is in the pack: two deaths, then halves."""
-    monkeypatch.setattr(dispatch, "Worker", worker_that(os.abort, seed=2, at=3))
+    monkeypatch.setattr(processes, "Worker", worker_that(os.abort, seed=2, at=3))
     assert launch(640, "--seeds", "4", "--workers", "1") == 1
     directory = tmp_path / "run"
     assert attempts(directory) == [
@@ -125,7 +125,7 @@ def test_an_exception_that_repeats_is_not_tried_again(
     def boo() -> None:
         raise RuntimeError("boo")
 
-    monkeypatch.setattr(dispatch, "Worker", worker_that(boo, seed=1, at=3))
+    monkeypatch.setattr(processes, "Worker", worker_that(boo, seed=1, at=3))
     assert launch(640, "--seeds", "2", "--workers", "1") == 1
     assert attempts(tmp_path / "run") == [("error", [0, 1]), ("error", [0, 1])]
     with Ledger(tmp_path / "run", writer=False) as ledger:
@@ -140,7 +140,7 @@ def test_a_pack_that_is_too_big_for_the_memory_is_halved(
     def full() -> None:
         raise MemoryError("Unable to allocate 1.2 TiB")
 
-    monkeypatch.setattr(dispatch, "Worker", worker_that(full, seed=0, at=3))
+    monkeypatch.setattr(processes, "Worker", worker_that(full, seed=0, at=3))
     assert launch(640, "--seeds", "2", "--workers", "1") == 1
     assert attempts(tmp_path / "run")[2:] == [("crash", [0]), ("finished", [1]), ("crash", [0])]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import dispatch
+from launcher import processes
 from launcher.cli import main
 from launcher.ledger import Ledger
 from launcher.worker import Place, Worker
@@ -58,7 +58,7 @@ def test_every_gpu_has_work_and_none_too_much(
     shown: str,
     gpus: list[str],
 ) -> None:
-    monkeypatch.setattr(dispatch, "Worker", telling_worker())
+    monkeypatch.setattr(processes, "Worker", telling_worker())
     config = write_config(tmp_path, 64)
     wanted = ["--gpus", "2", *flags] if "--gpus" not in flags else flags
     arguments = [str(config), "--seeds", seeds, *wanted, "--logical-gpus", "--out", str(tmp_path), "--name", "run"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import dispatch
+from launcher import processes
 from launcher.cli import main
 from launcher.ledger import Ledger
 from tests.launcher.faulty import worker_that, write_config
@@ -47,7 +47,7 @@ def test_a_trial_that_takes_all_memory_fails_alone(
             time.sleep(0.05)
         raise AssertionError("nobody ended this process")
 
-    monkeypatch.setattr(dispatch, "Worker", worker_that(swell, seed=1, at=3))
+    monkeypatch.setattr(processes, "Worker", worker_that(swell, seed=1, at=3))
     config = write_config(tmp_path, 640)
     assert main([str(config), "--seeds", "2", "--out", str(tmp_path), "--name", "run", *ray_address]) == 1
     with Ledger(tmp_path / "run", writer=False) as ledger:

@@ -1,0 +1,78 @@
+"""Worker processes of a launch: started ahead of their packs, since importing a framework takes seconds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from launcher.endings import is_lost
+from launcher.plan import Placement
+from launcher.worker import Worker
+
+
+class Process(NamedTuple):
+    """A worker, and the answers that are waited for: where it is, and that it has imported everything."""
+
+    worker: Any
+    where: Any
+    ready: Any
+
+
+class Processes:
+    """Those without a pack. Each holds its core or part of a GPU, so there are never more than may have work."""
+
+    def __init__(self, placement: Placement, at_a_time: int) -> None:
+        """Decide what a process reserves.
+
+        Args:
+            placement: what workers run on.
+            at_a_time: workers at a time.
+        """
+        import ray
+
+        self._placement = placement
+        # Workers that share a GPU get exactly 1/k of it, k so small that all GPUs have work: Ray fills one by one.
+        self.sharing = math.ceil(at_a_time / placement.gpus) if placement.gpus else 0
+        options = {"num_cpus": placement.cpus, "num_gpus": 1 / self.sharing if self.sharing else 0}
+        self._actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
+        self._idle: list[tuple[str, Process]] = []
+        self._lost: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def avoid(self, machine: str) -> None:
+        """Start none on Ray's node of this ID as long as it is gone: for 15 s Ray itself takes it for alive."""
+        self._lost.add(machine)
+
+    def prepare(self, backend: str) -> None:
+        """Start one and let it import what it needs."""
+        on_gpu = self.sharing if self._placement.on_gpus else 0
+        self._lost = {machine for machine in self._lost if is_lost(machine)}
+        elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"} if self._lost else None
+        actor = self._actor.options(label_selector=elsewhere)
+        worker = actor.remote(backend, max(1, self._placement.cpus), on_gpu)
+        self._idle.append((backend, Process(worker, worker.where.remote(), worker.ready.remote())))
+
+    def take(self, backend: str, room: int) -> Process:
+        """One for a pack, new if there is none; `room` is for how many there is room beside those that have one.
+
+        One of the other backend must not keep the core that this one waits for.
+        """
+        import ray
+
+        found = next((item for item in self._idle if item[0] == backend), None)
+        if found is None:
+            if self._idle and len(self._idle) >= room:
+                ray.kill(self._idle.pop(0)[1].worker)
+            self.prepare(backend)
+            found = self._idle[-1]
+        self._idle.remove(found)
+        return found[1]
+
+    def end(self) -> None:
+        """End them."""
+        import ray
+
+        while self._idle:
+            ray.kill(self._idle.pop()[1].worker)
