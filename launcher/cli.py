@@ -5,6 +5,7 @@ It imports next to nothing before the handlers are in place, so that Ctrl-C is q
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 all is well; 1 something failed after the start, or diverged; 2 bad input; 130 and 143 interrupted.
     """
+    if arguments is None:
+        faulthandler.enable()  # native code that ends the process says where
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     ours = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if ours else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -16,6 +18,9 @@ from launcher.resources import Resources
 from launcher.sweep import group_by_flag
 from runner.config.load import Key, dump
 from runner.errors import UserError
+
+if TYPE_CHECKING:
+    from launcher.jobs import Jobs
 
 EXAMPLES = """\
 Examples:
@@ -33,9 +38,10 @@ VERBS = {
     "resume": "continue a launch, or add seeds and length to it",
     "status": "show how a launch stands",
     "logs": "show what the workers of a launch printed",
+    "follow": "watch a launch that runs on a cluster by itself",
+    "stop": "let such a launch save and end",
+    "pull": "bring its directory here",
 }
-LATER = ("follow", "stop", "pull")
-"""Verbs of later versions: named in hints so that nobody takes them for a file."""
 
 Given = Annotated[Resources, Parameter(name="*")]
 NOTHING_GIVEN = Resources()
@@ -47,7 +53,7 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
     version_flags=[],
-    default_parameter=Parameter(show_default=False),
+    default_parameter=Parameter(show_default=False, negative=()),
 )
 
 
@@ -97,8 +103,16 @@ def train(
     for note in experiment.notes:
         console.print(note, style="dim", highlight=False, soft_wrap=True)
     from launcher import directory as folder
-    from launcher import session
+    from launcher import jobs, session
 
+    if jobs.dashboard_of(resources.address) is not None:
+        if dry_run:
+            raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
+        called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
+        chosen = {"seeds": seeds, "env": env, "num_envs": num_envs, "backend": backend, "set": set_}
+        words = [*_words(chosen), *(word for group in zip_ or () for word in ("--zip", *group)), *_flags(resources)]
+        submitted = jobs.Jobs(str(resources.address))
+        return _follow(submitted, called, submitted.submit(called, words, cfgs, out))
     directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
     pairs = [(trial, 0) for trial in experiment.trials]
     return session.conduct(
@@ -137,8 +151,12 @@ def resume(
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
     """Continue a launch: train what is missing, or more."""
-    from launcher import continuing, session
+    from launcher import continuing, jobs, session
 
+    if jobs.dashboard_of(resources.address) is not None:
+        chosen = {"seeds": seeds, "set": set_, "retry_failed": retry_failed, "dry_run": dry_run}
+        resumed = jobs.Jobs(str(resources.address))
+        return _follow(resumed, directory.name, resumed.resume(directory.name, [*_words(chosen), *_flags(resources)]))
     console = _console()
     directory = directory.absolute()
     more = continuing.read(directory, seeds, set_ or [], retry_failed)
@@ -240,6 +258,86 @@ def logs(
     return 0
 
 
+Name = Annotated[str, Parameter(name="NAME", help="Of the launch.")]
+Address = Annotated[
+    str,
+    Parameter(
+        help="http://HOST:8265 or ray://HOST:10001; default RAY_ADDRESS.", env_var="RAY_ADDRESS", show_env_var=False
+    ),
+]
+
+
+@app.command
+def follow(
+    launch: Name, /, *, address: Address, debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False
+) -> int:
+    """Show what a launch on a cluster prints, until it is over."""
+    from launcher.jobs import Jobs
+
+    return _follow(Jobs(address), launch)
+
+
+@app.command
+def stop(
+    launch: Name, /, *, address: Address, debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False
+) -> int:
+    """Let a launch on a cluster save, and end it."""
+    from launcher.jobs import Jobs
+
+    stopped = Jobs(address).stop(launch)
+    what = "saved and stopped" if stopped else "was over already"
+    print(f"{launch}: {what}; launch resume {launch} --address {address} continues")
+    return 0
+
+
+@app.command
+def pull(
+    launch: Name,
+    /,
+    *,
+    address: Address,
+    out: Annotated[Path, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
+    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+) -> int:
+    """Bring the directory of a launch on a cluster here, as it is now."""
+    from launcher.jobs import Jobs
+
+    print(Jobs(address).pull(launch, out))
+    return 0
+
+
+def _follow(jobs: Jobs, launch: str, directory: str | None = None) -> int:
+    """Show a launch until it is over; Ctrl-C only stops showing."""
+    if directory is not None:
+        print(f"{launch} runs on {jobs.url} by itself, in {directory} on its head")
+    try:
+        return jobs.follow(launch, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        verbs = " or ".join(f"launch {verb} {launch} --address {jobs.url}" for verb in ("follow", "stop"))
+        print(f"\n{launch} goes on; {verbs}")
+        return 128 + signal.SIGINT
+    finally:
+        if directory is not None:
+            print(f"Bring it here: launch pull {launch} --address {jobs.url}")
+
+
+def _words(chosen: Mapping[str, Any]) -> list[str]:
+    """Values by their flags' names as they are typed; what was not given is left out."""
+    words: list[str] = []
+    for name, value in chosen.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
+    return words
+
+
+def _flags(resources: Resources) -> list[str]:
+    """Of the cluster's side: all but where it is."""
+    return _words({name: value for name, value in asdict(resources).items() if name != "address"})
+
+
 def _show_configurations(experiment: Experiment) -> int:
     """Print each configuration with the seed of its first trial, all keys under their canonical names; returns 0.
 
@@ -267,14 +365,9 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
         raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
     if first.exists() or first.suffix or "/" in str(first):
         return
-    near = difflib.get_close_matches(str(first), [*VERBS, *LATER], 1, 0.6)
-    if near and near[0] in VERBS:
-        raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")
+    near = difflib.get_close_matches(str(first), VERBS, 1, 0.6)
     if near:
-        raise UserError(
-            f"command line: '{first}' is no file, and the verb '{near[0]}' is not part of this version; allowed: "
-            f"configuration files, or the verb {', '.join(VERBS)}"
-        )
+        raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")
 
 
 def _console() -> Console:

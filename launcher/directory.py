@@ -39,15 +39,8 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
     Raises:
         UserError: it exists already, or `name` is none that every file system takes.
     """
-    experiment = trials[0].config.agent.experiment
-    if name is not None and slug(name) != name:
-        raise UserError(
-            f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
-            f"ends, such as {slug(name)}; the folder above it is --out"
-        )
-    base = out or Path(experiment.directory or "runs")
-    default = experiment.experiment_name or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"
-    directory = (base / (name or slug(default))).absolute()
+    base = out or Path(trials[0].config.agent.experiment.directory or "runs")
+    directory = (base / choose_name(trials, name, stem)).absolute()
     try:
         exists = os.path.lexists(directory)
     except ValueError:  # a null byte
@@ -55,6 +48,21 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
     if exists:
         raise _exists(directory)
     return directory
+
+
+def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> str:
+    """What a launch is called.
+
+    Raises:
+        UserError: `name` is none that every file system takes.
+    """
+    if name is not None and slug(name) != name:
+        raise UserError(
+            f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
+            f"ends, such as {slug(name)}; the folder above it is --out"
+        )
+    default = trials[0].config.agent.experiment.experiment_name or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"
+    return name or slug(default)
 
 
 def _exists(directory: Path) -> UserError:

@@ -31,7 +31,17 @@ TYPED = {
     "missing file": (["nothing.yaml"], "nothing.yaml: no such configuration file"),
     "missing second file": ([CARTPOLE, "more.yaml"], "more.yaml: no such configuration file"),
     "folder as file": ([CONFIGS], "configs: cannot be read: Is a directory"),
-    "verb of later": (["folow", "x"], "'folow' is no file, and the verb 'follow' is not part of this version"),
+    "verb follow": (["folow", "x"], "'folow' is no file. Did you mean `launch follow`?"),
+    "follow nothing": (["follow"], "parameter NAME requires an argument. See launch --help."),
+    "follow nowhere": (["follow", "x"], "parameter --address requires an argument. See launch --help."),
+    "stop by a joined address": (
+        ["stop", "x", "--address", "127.0.0.1:6379"],
+        "--address 127.0.0.1:6379: allowed here: http://HOST:8265 or ray://HOST:10001",
+    ),
+    "pull from nobody": (
+        ["pull", "x", "--address", "http://127.0.0.1:9"],
+        "--address 127.0.0.1:9: nothing answers there",
+    ),
     "verb": (["resum", "x"], "'resum' is no file. Did you mean `launch resume`?"),
     "verb status": (["statu", "x"], "'statu' is no file. Did you mean `launch status`?"),
     "verb logs": (["log", "x"], "'log' is no file. Did you mean `launch logs`?"),

@@ -1,0 +1,315 @@
+"""Launches that run on a cluster by themselves: submitted as Ray jobs, followed, stopped, brought back.
+
+The launcher itself then runs on the cluster's head; here only the jobs API is spoken to, so closing the terminal stops
+nothing. A launch is known by its name; the job that began it has that as its submission id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import tarfile
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster import check_reachable, code, set_environment
+from launcher.parcel import END, PIECE
+from runner.errors import UserError
+
+DASHBOARD_PORT = 8265
+"""Of the jobs API, unless an address names another."""
+HOME_OUT = "$HOME/runs"
+"""The folder of launches on the cluster's head, unless --out names another."""
+STOP_SECONDS = 90
+"""How long a launch may take to save after a stop, before Ray ends it; it gives its workers 60 of them."""
+OVER = {"SUCCEEDED", "FAILED", "STOPPED"}
+POLL_SECONDS = 0.5
+READY_SECONDS = 60
+"""How long a head that has just started may take until it accepts jobs."""
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers that tell of every package and connection; each has a level of its own."""
+
+
+def dashboard_of(address: str | None) -> str | None:
+    """The URL of the jobs API that an address stands for; None for one that is joined directly.
+
+    Ray Client (`ray://`) would run the launcher's loop over the network, and ends tasks 30 s after it is cut off; so
+    that form only says where the cluster is.
+    """
+    scheme, _, rest = (address or "").partition("://")
+    if scheme in ("http", "https"):
+        return f"{scheme}://{rest.rstrip('/')}"
+    if scheme == "ray":
+        return f"http://{rest.rpartition(':')[0] or rest}:{DASHBOARD_PORT}"
+    return None
+
+
+class Jobs:
+    """The launches of one cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Connect.
+
+        Args:
+            address: http://HOST:8265, or ray://HOST:10001.
+
+        Raises:
+            UserError: another form of address; nothing, or no Ray, answers there; a wrong token.
+        """
+        url = dashboard_of(address)
+        if url is None:
+            raise UserError(f"command line: --address {address}: allowed here: http://HOST:8265 or ray://HOST:10001")
+        set_environment(address)
+        host = url.partition("://")[2]
+        check_reachable(host if ":" in host else f"{host}:{443 if url.startswith('https') else 80}")
+        from ray.job_submission import JobSubmissionClient
+
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.url = url
+        with self._asking():
+            self._client = JobSubmissionClient(url)
+
+    def submit(self, name: str, arguments: Sequence[str], files: Sequence[Path], out: Path | None) -> str:
+        """Begin a launch on the cluster.
+
+        Args:
+            name: of the launch, and of the job.
+            arguments: of `launch`, which follow the files, without --name, --out and --address.
+            files: configurations, which travel along.
+            out: folder of launches on the cluster's head, absolute; None: `runs` in the home folder there.
+
+        Returns:
+            The directory of the launch, on the head; it may contain `$HOME`.
+
+        Raises:
+            UserError: there is a launch of this name.
+        """
+        if out is not None and not out.is_absolute():
+            raise UserError(f"command line: --out {out}: on a cluster it must be absolute: a folder on its head")
+        folder = str(out) if out is not None else HOME_OUT
+        with tempfile.TemporaryDirectory() as packed:
+            words = []
+            for number, file in enumerate(files):
+                # Files of equal names stay apart.
+                target = Path(packed) / str(number) / file.name
+                target.parent.mkdir()
+                shutil.copyfile(file, target)
+                words.append(f"{number}/{file.name}")
+            words += [*arguments, "--name", name]
+            self._run(name, name, folder, f"{shlex.join(words)} --out {_quoted(folder)}", packed)
+        return f"{folder}/{name}"
+
+    def resume(self, name: str, arguments: Sequence[str]) -> str:
+        """Continue a launch whose job is over, in another job; returns its directory on the head.
+
+        Raises:
+            UserError: there is none, or it is still at work.
+        """
+        jobs = self._jobs(name)
+        if jobs[-1].status not in OVER:
+            raise UserError(f"{name}: still at work on {self.url}; watch it with launch follow {name}")
+        directory = f"{jobs[-1].metadata['out']}/{name}"
+        words = f"resume {_quoted(directory)} {shlex.join(arguments)}"
+        self._run(f"{name}.{len(jobs) + 1}", name, jobs[-1].metadata["out"], words, None)
+        return directory
+
+    def follow(self, name: str, show: Callable[[str], Any]) -> int:
+        """Show what a launch prints, from its beginning, until it is over; returns its exit status.
+
+        Raises:
+            UserError: there is none.
+        """
+        job = self._jobs(name)[-1]
+        self._watch(job.submission_id, show)
+        job = self._over(job.submission_id)
+        if job.status == "STOPPED":
+            return 128 + signal.SIGTERM
+        if job.driver_exit_code is None:
+            show(f"{name}: {job.message}\n")
+        return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
+
+    def stop(self, name: str) -> bool:
+        """Let a launch save and end; returns whether it was at work.
+
+        Raises:
+            UserError: there is none.
+        """
+        job = self._jobs(name)[-1]
+        if job.status in OVER:
+            return False
+        with self._asking():
+            self._client.stop_job(job.submission_id)
+        self._over(job.submission_id)
+        return True
+
+    def pull(self, name: str, out: Path) -> Path:
+        """Bring a launch's directory here, as it is now, over what an earlier pull brought.
+
+        A job on the head prints it, since the jobs API has no other way to bring a file.
+
+        Args:
+            name: of the launch.
+            out: folder to put it into.
+
+        Returns:
+            The directory here.
+
+        Raises:
+            UserError: there is none; there is a directory here that was not pulled; it did not arrive whole.
+        """
+        job = self._jobs(name)[-1]
+        directory = out / name
+        if os.path.lexists(directory) and not (directory / "pulled.json").is_file():
+            raise UserError(f"{directory}: exists already, and was not pulled; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        carrier = f"{name}.pull-{secrets.token_hex(4)}"
+        source = f"{job.metadata['out']}/{name}"
+        with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
+            archive, new = Path(folder) / "archive", Path(folder) / "new"
+            with self._asking():
+                self._submit(carrier, f"python -m launcher.parcel {_quoted(source)}", code(), {})
+            try:
+                with archive.open("wb") as file:
+                    self._unpack(carrier, file.write)
+            finally:
+                with contextlib.suppress(RuntimeError):
+                    self._client.delete_job(carrier)
+            with tarfile.open(archive) as tar:
+                tar.extractall(new, filter="data")
+            note = {"address": self.url, "directory": source, "time": time.time()}
+            (new / "pulled.json").write_text(json.dumps(note) + "\n")
+            if directory.exists():
+                directory.rename(Path(folder) / "old")
+            new.rename(directory)
+        return directory
+
+    def _unpack(self, job: str, write: Callable[[bytes], Any]) -> None:
+        digest, told, others, rest = hashlib.sha256(), "", [], ""
+
+        def take(text: str) -> None:
+            nonlocal rest, told
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                if line.startswith(END):
+                    told = line[len(END) :]
+                elif line.startswith(PIECE):
+                    data = base64.b64decode(line[len(PIECE) :], validate=True)
+                    digest.update(data)
+                    write(data)
+                else:
+                    others.append(line)
+
+        with contextlib.suppress(binascii.Error):  # the digest tells
+            self._watch(job, take)
+        self._over(job)
+        if told != digest.hexdigest():
+            said = next((line for line in reversed(others) if line.strip()), "")
+            raise UserError(f"{self.url}: the launch's directory did not arrive whole{said and f': {said}'}")
+
+    def _run(self, job: str, launch: str, out: str, words: str, folder: str | None) -> None:
+        environment = code() | {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+        if folder is not None:
+            environment["working_dir"] = folder
+        command = f"exec python -m launcher.cli {words} --address auto"
+        try:
+            with self._asking():
+                self._submit(job, command, environment, {"launch": launch, "out": out})
+        except UserError as error:
+            if "already exists" not in str(error):
+                raise
+            raise UserError(f"{launch}: this cluster has had a launch of that name; choose another --name") from None
+
+    def _submit(self, job: str, command: str, environment: dict[str, Any], metadata: dict[str, str]) -> None:
+        last_try = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self._client.submit_job(
+                    entrypoint=command, submission_id=job, runtime_env=environment, metadata=metadata
+                )
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > last_try:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def _jobs(self, name: str) -> list[Any]:
+        """The jobs of a launch, oldest first; at least one."""
+        with self._asking():
+            jobs = self._client.list_jobs()
+        found: dict[str, list[Any]] = {}
+        for job in sorted(jobs, key=lambda job: job.start_time or 0):
+            if job.submission_id and "launch" in (job.metadata or {}):
+                found.setdefault(job.metadata["launch"], []).append(job)
+        if name not in found:
+            raise UserError(f"{name}: no launch of {self.url}; there are: {', '.join(found) or 'none'}")
+        return found[name]
+
+    def _watch(self, job: str, take: Callable[[str], Any]) -> None:
+        """Hand on what a job prints until it is over; a connection that breaks is made again."""
+        seen = 0
+
+        async def read(stream: AsyncIterator[str]) -> None:
+            nonlocal seen
+            skip = seen
+            async for text in stream:
+                fresh, skip = text[skip:], max(0, skip - len(text))
+                seen += len(fresh)
+                if fresh:
+                    take(fresh)
+
+        while True:
+            broken = True
+            with contextlib.suppress(RuntimeError, OSError):
+                asyncio.run(read(self._client.tail_job_logs(job)))
+                broken = False
+            if not broken and self._info(job).status in OVER:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _over(self, job: str) -> Any:
+        while (info := self._info(job)).status not in OVER:
+            time.sleep(POLL_SECONDS)
+        return info
+
+    def _info(self, job: str) -> Any:
+        with self._asking():
+            return self._client.get_job_info(job)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Errors of the jobs API as ours."""
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise UserError(f"{self.url}: refuses the token; set RAY_AUTH_TOKEN to the cluster's") from None
+        except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
+            lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+            raise UserError(f"{self.url}: {lines[-1] if lines else type(error).__name__}"[:2000]) from None
+
+
+def _quoted(path: str) -> str:
+    """A path for a shell, with `$HOME` left to it."""
+    if path.startswith("$HOME/"):
+        return f'"$HOME"/{shlex.quote(path.removeprefix("$HOME/"))}'
+    return shlex.quote(path)
