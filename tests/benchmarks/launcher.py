@@ -3,6 +3,7 @@
     python -m tests.benchmarks.launcher start
     python -m tests.benchmarks.launcher reporting
     python -m tests.benchmarks.launcher packs
+    python -m tests.benchmarks.launcher address
 
 - `start`: from `launch` typed to the first update of two trials, for torch and JAX on CPU. "without the launcher" is a
   program that does only what has to be: start Ray as the launcher does, import in two actors, build a Runner in each
@@ -11,6 +12,8 @@
 - `reporting`: steps/s of the same pack in a Ray actor pinned to one core: a Runner whose reports are dropped, a worker
   that reports to an aggregator and saves ten times, and one that saves every 80 timesteps, as the file says.
 - `packs`: a sweep of 8 learning rates x 4 seeds as one `launch`, and again with --trials-per-pack 1.
+- `address`: steps/s of two trials in two workers, on a Ray of the launch's own and on a cluster of a head and two
+  nodes with a core each.
 
 All in turn and several rounds; what is compared are medians. Round 0 fills the compiler's cache and does not count.
 """
@@ -27,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -60,12 +63,12 @@ def start_ray() -> None:
     )
 
 
-def launch(*arguments: str) -> tuple[float, float, dict[str, Any]]:
+def launch(*arguments: str, environment: Mapping[str, str] = os.environ) -> tuple[float, float, dict[str, Any]]:
     """Run `launch`: when it began, how long it took, and from its ledger what `read_ledger` says."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "launcher.cli", *arguments, "--workers", "2", "--out", out, "--name", "run"]
         began = time.time()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return began, time.time() - began, read_ledger(Path(out) / "run")
 
 
@@ -253,10 +256,35 @@ def packs(rounds: int, timesteps: int) -> None:
     compare("in packs, seconds", "--trials-per-pack 1, seconds", found, "wall_seconds")
 
 
+# Address
+
+
+def address(rounds: int, timesteps: int) -> None:
+    """The speed of training on Ray nodes that were there already, over that on a Ray of the launch's own."""
+    from tests.launcher.raylets import raylets
+
+    what = (str(CARTPOLE), "--seeds", "2", "--trials-per-pack", "1", "--set", f"trainer.timesteps={timesteps}")
+
+    def local() -> dict[str, float]:
+        return {"steps_per_second": launch(*what)[2]["steps_per_second"]}
+
+    with raylets() as cluster:
+        cluster.add_node("a")
+        cluster.add_node("b")
+        there = ("--address", cluster.address)
+
+        def joined() -> dict[str, float]:
+            _, _, found = launch(*what, *there, environment=cluster.environment)
+            return {"steps_per_second": found["steps_per_second"]}
+
+        found = in_turn(rounds, local, joined)
+    compare("a Ray of its own", "two nodes of a cluster", found, "steps_per_second")
+
+
 def main() -> None:
-    """Measure one of the three."""
+    """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("start", "reporting", "packs", "bare"))
+    parser.add_argument("what", choices=("start", "reporting", "packs", "address", "bare"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timesteps", type=int, help="of each training")
     parser.add_argument("--backend", default="jax", help=argparse.SUPPRESS)
@@ -269,8 +297,10 @@ def main() -> None:
         start(arguments.rounds)
     elif arguments.what == "reporting":
         reporting(arguments.rounds, arguments.timesteps or 8000)
-    else:
+    elif arguments.what == "packs":
         packs(arguments.rounds, arguments.timesteps or 1600)
+    else:
+        address(arguments.rounds, arguments.timesteps or 64000)
 
 
 if __name__ == "__main__":
