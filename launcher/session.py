@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,12 @@ def conduct(
     from launcher import cluster, preflight
 
     wanted.check()
-    _check_environments([trial for trial, _ in trials])
-    _check_wandb([trial for trial, _ in trials])
+    # All seeds of a configuration have its name.
+    configurations = list({trial.name: trial for trial, _ in trials}.values())
+    _check_names(configurations)
+    _check_wandb(configurations)
+    if dry_run or "envpool" in sys.modules:
+        _check_environments(configurations)
     began = time.monotonic()
     placement = place(wanted) if wanted.address is None else None
 
@@ -78,7 +83,10 @@ def conduct(
         if not dry_run:
             stack.callback(prepare())
         packs = packs_on(placement) if placement is not None else []
+        # The environments take seconds to import, in which Ray can start.
+        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations)
         with cluster.connected(wanted.address, placement):
+            checked.result()
             if placement is None:
                 placement = place(wanted)
                 preflight.check(console, {placement.backend(trial.config) for trial, _ in trials}, placement.on_gpus)
@@ -171,6 +179,19 @@ def say_how_to_continue(console: Console, directory: Path, only_failed: bool = F
     console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
 
 
+def _check_names(trials: Sequence[Trial]) -> None:
+    """Refuse configurations that say nothing of an environment.
+
+    Raises:
+        UserError: naming the trial's configuration.
+    """
+    for trial in trials:
+        if trial.config.env.id is None:
+            raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
+        if trial.config.env.num_envs is None:
+            raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
+
+
 def _check_environments(trials: Sequence[Trial]) -> None:
     """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
 
@@ -181,20 +202,15 @@ def _check_environments(trials: Sequence[Trial]) -> None:
     from runner.parameters import Network
 
     seen = set()
-    # All seeds of a configuration have its name.
-    for trial in {trial.name: trial for trial in trials}.values():
+    for trial in trials:
         config = trial.config
         env = config.env
         key = static_key(config)
         if key in seen:
             continue
         seen.add(key)
-        if env.id is None:
-            raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
-        if env.num_envs is None:
-            raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
         try:
-            task = EnvPoolTask(env.id, env.num_envs, env.arguments)
+            task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
             Network.of(config, task.layout, task.actions)
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None

@@ -13,6 +13,7 @@ from tests.launcher.refusals import Refused
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of this file starts Ray; and there are no GPUs."""
+    import envpool  # noqa: F401 - while it is imported for the first time, Ray starts
     import ray
 
     def started(*_: Any, **__: Any) -> None:

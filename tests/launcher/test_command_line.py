@@ -293,6 +293,15 @@ def test_error_of_another_process_is_told_without_its_traceback(capsys: pytest.C
     assert cli._explained(hidden) == (2, "is in use")
 
 
+def test_an_unknown_environment_is_refused_though_ray_starts_meanwhile(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launcher.cli", CARTPOLE, "--env", "Cartpole-v9", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert done.stderr.startswith(
+        "error: cartpole: env.id: unknown environment 'Cartpole-v9'. Did you mean 'CartPole-v1'"
+    )
+
+
 def test_entry_imports_next_to_nothing() -> None:
     code = (
         "import sys, launcher.cli; print(sorted({'numpy', 'rich', 'pydantic', 'ray', 'cyclopts'} & set(sys.modules)))"
