@@ -19,7 +19,7 @@ DEATHS_OF_A_TRIAL = 4
 WAITS = (1.0, 4.0, 15.0)
 """Seconds before a further attempt, after the first, the second and every later death at one checkpoint.
 
-After the loss of a machine it is the second of them."""
+After the loss of a machine it is the first of them."""
 
 
 @dataclass(frozen=True)

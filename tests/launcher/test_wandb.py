@@ -252,7 +252,7 @@ def test_a_launch_tells_where_its_runs_are(
     monkeypatch.setattr(dispatch, "run", run)
     console = Console(width=200, record=True)
     trial = Trial("a-0", "a", make_config({"agent.experiment": {"wandb": wanted}}))
-    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1))
+    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1), None)
     assert service.points == ({"a-0": steps(5.0)} if wanted else {})
     assert ("wandb:       https://" in console.export_text()) == wanted
 
