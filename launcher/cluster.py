@@ -13,12 +13,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from launcher.plan import Placement
 from runner.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000
 """Checkpoints travel in calls; Ray's default of 30% of the machine's memory would be wasted."""
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray where it runs a program as a job."""
+JOIN = "`ray start --address=HOST:PORT --num-cpus=0` makes it one, and --address http://HOST:8265 needs none"
 
 
 def set_environment(address: str | None) -> None:
@@ -29,20 +33,22 @@ def set_environment(address: str | None) -> None:
     """
     # uv's hook would rebuild the driver's environment on every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    if "ray" in sys.modules:
+    if "ray" in sys.modules or JOB in os.environ:  # Ray gives a job what it needs
         return
     # Otherwise ray switches authentication on or off by what it finds in the home directory.
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    elif not is_loopback(address) and "RAY_AUTH_MODE" not in os.environ:
-        if not _has_token():
+    elif "RAY_AUTH_MODE" not in os.environ:
+        if not is_loopback(address) and not _has_token():
             raise UserError(
                 f"command line: --address {address}: no token: anyone who reaches a Ray port without one can run "
                 "programs there. Set RAY_AUTH_TOKEN to the cluster's (or RAY_AUTH_MODE=disabled if it has none, behind "
                 "a network that only you use); see cluster/README.md"
             )
-        os.environ["RAY_AUTH_MODE"] = "token"
+        # Ray's jobs API, unlike ray.init, does not look for a token by itself; here it may lead through a tunnel.
+        if _has_token() and ("://" in address or not is_loopback(address)):
+            os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def is_loopback(address: str) -> bool:
@@ -51,7 +57,7 @@ def is_loopback(address: str) -> bool:
         address = os.environ.get("RAY_ADDRESS", "")
         if address in ("", "auto", "local"):
             return True
-    host = address.rpartition("://")[2].rpartition(":")[0].strip("[]")
+    host = urlsplit(f"//{address.rpartition('://')[2]}").hostname
     return host in ("localhost", "127.0.0.1", "::1")
 
 
@@ -91,10 +97,12 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
         check_reachable(address)
         try:
             # A job was given our code when it was submitted.
-            env = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else code()
+            env = None if JOB in os.environ else code()
             ray.init(address=address, runtime_env=env, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"command line: --address {address}: cannot connect: {error}") from None
+            # Ray has waited a minute for a raylet on this machine.
+            hint = f"; this machine is no part of that cluster: {JOIN}" if "No node info" in str(error) else ""
+            raise UserError(f"command line: --address {address}: cannot connect: {error}{hint}") from None
     try:
         if on_terminate is not None and threading.current_thread() is threading.main_thread():
             # Ray has put a handler in its place that aborts the process and leaves a native stack trace.

@@ -108,11 +108,15 @@ def train(
     if jobs.dashboard_of(resources.address) is not None:
         if dry_run:
             raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
+        # What the cluster would refuse, too, before the name is spent.
+        resources.check()
+        session.check_names(experiment.trials)
         called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
+        folder_there = out or Path(experiment.trials[0].config.agent.experiment.directory or "runs")
         chosen = {"seeds": seeds, "env": env, "num_envs": num_envs, "backend": backend, "set": set_}
         words = [*_words(chosen), *(word for group in zip_ or () for word in ("--zip", *group)), *_flags(resources)]
         submitted = jobs.Jobs(str(resources.address))
-        return _follow(submitted, called, submitted.submit(called, words, cfgs, out))
+        return _follow(submitted, called, submitted.submit(called, words, cfgs, folder_there))
     directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
     pairs = [(trial, 0) for trial in experiment.trials]
     return session.conduct(
@@ -284,9 +288,7 @@ def stop(
     """Let a launch on a cluster save, and end it."""
     from launcher.jobs import Jobs
 
-    stopped = Jobs(address).stop(launch)
-    what = "saved and stopped" if stopped else "was over already"
-    print(f"{launch}: {what}; launch resume {launch} --address {address} continues")
+    print(f"{launch}: {Jobs(address).stop(launch)}; launch resume {launch} --address {address} continues")
     return 0
 
 

@@ -12,8 +12,10 @@ from rich.table import Table
 from launcher import evaluating, stats
 from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
+from launcher.jobs import dashboard_of
 from launcher.progress import count
 from launcher.resources import Resources, place
+from runner.errors import UserError
 
 
 def conduct(
@@ -31,6 +33,11 @@ def conduct(
     from launcher import video as filming
 
     wanted.check()
+    if dashboard_of(wanted.address) is not None:
+        raise UserError(
+            f"command line: --address {wanted.address}: launch eval runs here (without --address and RAY_ADDRESS), or "
+            "on a cluster that this machine has joined (auto, HOST:PORT); launch pull brings a launch here"
+        )
     if video:
         filming.check(video)
     candidates = evaluating.find(paths, which, terms)

@@ -18,25 +18,30 @@ import secrets
 import shlex
 import shutil
 import signal
+import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from launcher.cluster import check_reachable, code, set_environment
-from launcher.parcel import END, PIECE
+from launcher.parcel import END, LEDGER, PIECE
+from launcher.storage import lock
 from runner.errors import UserError
 
 DASHBOARD_PORT = 8265
 """Of the jobs API, unless an address names another."""
-HOME_OUT = "$HOME/runs"
-"""The folder of launches on the cluster's head, unless --out names another."""
 STOP_SECONDS = 90
 """How long a launch may take to save after a stop, before Ray ends it; it gives its workers 60 of them."""
 OVER = {"SUCCEEDED", "FAILED", "STOPPED"}
 POLL_SECONDS = 0.5
+QUIET_SECONDS = 60.0
+"""A connection on which nothing came for so long is made again: one that was cut does not always end."""
+GIVE_UP_SECONDS = 300.0
+"""How long a cluster that was there may not answer."""
 READY_SECONDS = 60
 """How long a head that has just started may take until it accepts jobs."""
 TALKATIVE = (
@@ -77,8 +82,12 @@ class Jobs:
         if url is None:
             raise UserError(f"command line: --address {address}: allowed here: http://HOST:8265 or ray://HOST:10001")
         set_environment(address)
-        host = url.partition("://")[2]
-        check_reachable(host if ":" in host else f"{host}:{443 if url.startswith('https') else 80}")
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise UserError(f"command line: --address {address}: {error}") from None
+        check_reachable(f"{parts.hostname or ''}:{port}")
         from ray.job_submission import JobSubmissionClient
 
         for name in TALKATIVE:
@@ -87,14 +96,14 @@ class Jobs:
         with self._asking():
             self._client = JobSubmissionClient(url)
 
-    def submit(self, name: str, arguments: Sequence[str], files: Sequence[Path], out: Path | None) -> str:
+    def submit(self, name: str, arguments: Sequence[str], files: Sequence[Path], out: Path) -> str:
         """Begin a launch on the cluster.
 
         Args:
             name: of the launch, and of the job.
             arguments: of `launch`, which follow the files, without --name, --out and --address.
             files: configurations, which travel along.
-            out: folder of launches on the cluster's head, absolute; None: `runs` in the home folder there.
+            out: folder of launches on the cluster's head; if relative, in the home folder there.
 
         Returns:
             The directory of the launch, on the head; it may contain `$HOME`.
@@ -102,9 +111,7 @@ class Jobs:
         Raises:
             UserError: there is a launch of this name.
         """
-        if out is not None and not out.is_absolute():
-            raise UserError(f"command line: --out {out}: on a cluster it must be absolute: a folder on its head")
-        folder = str(out) if out is not None else HOME_OUT
+        folder = str(out) if out.is_absolute() else f"$HOME/{out}"
         with tempfile.TemporaryDirectory() as packed:
             words = []
             for number, file in enumerate(files):
@@ -114,7 +121,9 @@ class Jobs:
                 shutil.copyfile(file, target)
                 words.append(f"{number}/{file.name}")
             words += [*arguments, "--name", name]
-            self._run(name, name, folder, f"{shlex.join(words)} --out {_quoted(folder)}", packed)
+            command = f"{shlex.join(words)} --out {_quoted(folder)}"
+            taken = f"{name}: this cluster has had a launch of that name; choose another --name"
+            self._run(name, command, {"launch": name, "out": folder}, packed, taken)
         return f"{folder}/{name}"
 
     def resume(self, name: str, arguments: Sequence[str]) -> str:
@@ -128,7 +137,10 @@ class Jobs:
             raise UserError(f"{name}: still at work on {self.url}; watch it with launch follow {name}")
         directory = f"{jobs[-1].metadata['out']}/{name}"
         words = f"resume {_quoted(directory)} {shlex.join(arguments)}"
-        self._run(f"{name}.{len(jobs) + 1}", name, jobs[-1].metadata["out"], words, None)
+        # No launch is called so.
+        job = f"{name}@{len(jobs) + 1}"
+        taken = f"{name}: somebody else has just resumed it; launch follow {name} --address {self.url} shows it"
+        self._run(job, words, {"launch": name, "out": jobs[-1].metadata["out"]}, None, taken)
         return directory
 
     def follow(self, name: str, show: Callable[[str], Any]) -> int:
@@ -146,19 +158,19 @@ class Jobs:
             show(f"{name}: {job.message}\n")
         return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
 
-    def stop(self, name: str) -> bool:
-        """Let a launch save and end; returns whether it was at work.
+    def stop(self, name: str) -> str:
+        """Let a launch save and end; returns what became of it, in words.
 
         Raises:
             UserError: there is none.
         """
         job = self._jobs(name)[-1]
         if job.status in OVER:
-            return False
+            return "was over already"
         with self._asking():
             self._client.stop_job(job.submission_id)
-        self._over(job.submission_id)
-        return True
+        ended = self._over(job.submission_id)
+        return "stopped" if ended.status == "STOPPED" else f"ended by itself meanwhile ({ended.status.lower()})"
 
     def pull(self, name: str, out: Path) -> Path:
         """Bring a launch's directory here, as it is now, over what an earlier pull brought.
@@ -173,14 +185,14 @@ class Jobs:
             The directory here.
 
         Raises:
-            UserError: there is none; there is a directory here that was not pulled; it did not arrive whole.
+            UserError: there is none; there is a directory here that was not pulled, or whose ledger was written to
+                since then; it did not arrive whole.
         """
         job = self._jobs(name)[-1]
         directory = out / name
-        if os.path.lexists(directory) and not (directory / "pulled.json").is_file():
-            raise UserError(f"{directory}: exists already, and was not pulled; choose another --out")
+        _refuse_to_lose(directory)
         out.mkdir(parents=True, exist_ok=True)
-        carrier = f"{name}.pull-{secrets.token_hex(4)}"
+        carrier = f"{name}@pull-{secrets.token_hex(4)}"
         source = f"{job.metadata['out']}/{name}"
         with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
             archive, new = Path(folder) / "archive", Path(folder) / "new"
@@ -190,15 +202,25 @@ class Jobs:
                 with archive.open("wb") as file:
                     self._unpack(carrier, file.write)
             finally:
-                with contextlib.suppress(RuntimeError):
+                # What it would print for nobody fills the head's disk.
+                with contextlib.suppress(UserError), self._asking():
+                    self._client.stop_job(carrier)
+                    self._over(carrier)
                     self._client.delete_job(carrier)
             with tarfile.open(archive) as tar:
                 tar.extractall(new, filter="data")
-            note = {"address": self.url, "directory": source, "time": time.time()}
+            note = {"address": self.url, "directory": source, "time": time.time(), "ledger": _digest(new)}
             (new / "pulled.json").write_text(json.dumps(note) + "\n")
-            if directory.exists():
-                directory.rename(Path(folder) / "old")
-            new.rename(directory)
+            _refuse_to_lose(directory)
+            old = Path(folder) / "old"
+            try:
+                if directory.exists():
+                    directory.rename(old)
+                new.rename(directory)
+            except BaseException:
+                if old.exists() and not directory.exists():
+                    old.rename(directory)
+                raise
         return directory
 
     def _unpack(self, job: str, write: Callable[[bytes], Any]) -> None:
@@ -224,18 +246,19 @@ class Jobs:
             said = next((line for line in reversed(others) if line.strip()), "")
             raise UserError(f"{self.url}: the launch's directory did not arrive whole{said and f': {said}'}")
 
-    def _run(self, job: str, launch: str, out: str, words: str, folder: str | None) -> None:
+    def _run(self, job: str, words: str, metadata: dict[str, str], folder: str | None, taken: str) -> None:
+        """Submit a launcher; `taken` is the error where there is a job of this name."""
         environment = code() | {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         if folder is not None:
             environment["working_dir"] = folder
         command = f"exec python -m launcher.cli {words} --address auto"
         try:
             with self._asking():
-                self._submit(job, command, environment, {"launch": launch, "out": out})
+                self._submit(job, command, environment, metadata)
         except UserError as error:
             if "already exists" not in str(error):
                 raise
-            raise UserError(f"{launch}: this cluster has had a launch of that name; choose another --name") from None
+            raise UserError(taken) from None
 
     def _submit(self, job: str, command: str, environment: dict[str, Any], metadata: dict[str, str]) -> None:
         last_try = time.monotonic() + READY_SECONDS
@@ -264,24 +287,40 @@ class Jobs:
 
     def _watch(self, job: str, take: Callable[[str], Any]) -> None:
         """Hand on what a job prints until it is over; a connection that breaks is made again."""
-        seen = 0
+        import aiohttp
 
-        async def read(stream: AsyncIterator[str]) -> None:
-            nonlocal seen
+        seen = 0
+        heard = time.monotonic()
+        broke: Exception | None = None
+
+        async def read() -> bool:
+            """Whether that was all."""
+            nonlocal seen, heard, broke
             skip = seen
-            async for text in stream:
+            stream = self._client.tail_job_logs(job)
+            while True:
+                try:
+                    text = await asyncio.wait_for(anext(stream), QUIET_SECONDS)
+                except StopAsyncIteration:
+                    return True
+                except TimeoutError:
+                    heard = time.monotonic()
+                    return False
+                except (RuntimeError, OSError, aiohttp.ClientError) as error:
+                    broke = error
+                    return False
                 fresh, skip = text[skip:], max(0, skip - len(text))
                 seen += len(fresh)
                 if fresh:
+                    heard = time.monotonic()
                     take(fresh)
 
         while True:
-            broken = True
-            with contextlib.suppress(RuntimeError, OSError):
-                asyncio.run(read(self._client.tail_job_logs(job)))
-                broken = False
-            if not broken and self._info(job).status in OVER:
+            whole = asyncio.run(read())
+            if self._info(job).status in OVER and whole:
                 return
+            if time.monotonic() - heard > GIVE_UP_SECONDS and broke is not None:
+                raise UserError(f"{self.url}: what {job} prints cannot be read: {broke or type(broke).__name__}")
             time.sleep(POLL_SECONDS)
 
     def _over(self, job: str) -> Any:
@@ -290,8 +329,24 @@ class Jobs:
         return info
 
     def _info(self, job: str) -> Any:
-        with self._asking():
-            return self._client.get_job_info(job)
+        """How a job stands, as soon as the cluster answers.
+
+        Raises:
+            UserError: it does not for minutes, or knows no such job.
+        """
+        began = time.monotonic()
+        told = False
+        while True:
+            try:
+                with self._asking():
+                    return self._client.get_job_info(job)
+            except UserError as error:
+                if not isinstance(error.__context__, OSError) or time.monotonic() - began > GIVE_UP_SECONDS:
+                    raise
+                if not told:
+                    print(f"{error}; asking again for {GIVE_UP_SECONDS / 60:.0f} minutes", file=sys.stderr)
+                    told = True
+                time.sleep(POLL_SECONDS)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -306,6 +361,28 @@ class Jobs:
         except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
             lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
             raise UserError(f"{self.url}: {lines[-1] if lines else type(error).__name__}"[:2000]) from None
+
+
+def _digest(directory: Path) -> str:
+    with (directory / LEDGER).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_to_lose(directory: Path) -> None:
+    """Raise a `UserError` if a directory holds anything but what was pulled into it; reports are made again."""
+    if not os.path.lexists(directory):
+        return
+    note = directory / "pulled.json"
+    if not note.is_file():
+        raise UserError(f"{directory}: exists already, and was not pulled; choose another --out")
+    with contextlib.closing(lock(directory)):
+        journal = directory / f"{LEDGER}-wal"
+        written = journal.exists() and journal.stat().st_size > 0
+        if written or json.loads(note.read_text()).get("ledger") != _digest(directory):
+            raise UserError(
+                f"{directory}: was trained or evaluated in since it was pulled, which another pull would undo; "
+                "rename it, or choose another --out"
+            )
 
 
 def _quoted(path: str) -> str:

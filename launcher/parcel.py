@@ -23,7 +23,8 @@ PIECE, END = "~", "~~ "
 PIECE_BYTES = 9_000
 """Of the archive in a line: Ray hands on up to 20,000 characters at once."""
 LEDGER = "ledger.sqlite"
-NOT_CARRIED = {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm", "lock"}
+NOT_CARRIED = {LEDGER, *(f"{LEDGER}-{part}" for part in ("wal", "shm", "journal")), "ledger.partial", "lock"}
+"""What SQLite writes beside the ledger belongs to it, not to a copy."""
 
 
 def write(directory: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from runner.cores import usable_cores
 from runner.errors import UserError
 
 PACKAGES = ("ray", "torch", "jax", "envpool")
@@ -33,14 +32,12 @@ class Machine:
     Attributes:
         host: name of the machine.
         versions: of Python and the packages; None where one is missing.
-        cores: that a process may use.
         free: bytes on the disk of temporary files.
         gpus: backend → GPUs that it sees; empty where none was asked for.
     """
 
     host: str
     versions: Mapping[str, str | None]
-    cores: int
     free: int
     gpus: Mapping[str, int]
 
@@ -54,7 +51,6 @@ def inspect(backends: Collection[str] = ()) -> Machine:
     return Machine(
         platform.node(),
         {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        usable_cores(),
         shutil.disk_usage(tempfile.gettempdir()).free,
         {name: _GPUS[name]() for name in backends},
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -69,8 +71,9 @@ def place(wanted: Resources) -> Placement:
     On this machine that needs no Ray; on a cluster (`address`) it needs to be connected.
 
     Raises:
-        UserError: more GPUs than there are, or more workers for them than can share them.
+        UserError: more GPUs than there are, or a machine of a cluster without a core for each worker on its GPUs.
     """
+    machines: Sequence[Mapping[str, Any]] = ()
     if wanted.address is None:
         cores = usable_cores()
         found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
@@ -80,6 +83,7 @@ def place(wanted: Resources) -> Placement:
         resources = ray.cluster_resources()
         cores, found = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         where = f"in the cluster {wanted.address}"
+        machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
     gpus = wanted.gpus
     if gpus and gpus > found:
         allowed = f"allowed: 0 to {found}" if found else "leave --gpus out"
@@ -93,7 +97,22 @@ def place(wanted: Resources) -> Placement:
             raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
         return Placement(wanted.workers or max(1, cores), 0, 1)
     workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
-    return Placement(workers, use, 0 if wanted.logical_gpus else max(1, cores // workers), wanted.logical_gpus)
+    share = 0 if wanted.logical_gpus else max(1, cores // workers)
+    if machines and share:
+        # What the poorest machine with GPUs can give to each worker on them.
+        share = min(_cores_each(node, math.ceil(workers / use)) for node in machines)
+    return Placement(workers, use, share, wanted.logical_gpus)
+
+
+def _cores_each(machine: Mapping[str, Any], workers_per_gpu: int) -> int:
+    offered, gpus = machine["Resources"].get("CPU", 0), machine["Resources"]["GPU"]
+    share = int(offered // (gpus * workers_per_gpu))
+    if share < 1:
+        raise UserError(
+            f"the cluster cannot train this: {machine['NodeManagerAddress']} offers {offered:g} cores to {gpus:g} GPUs "
+            f"with {workers_per_gpu} workers each, and a worker needs one (ray start --num-cpus)"
+        )
+    return share
 
 
 def workers_now(wanted: Resources, placement: Placement) -> int:

@@ -57,7 +57,7 @@ def conduct(
     wanted.check()
     # All seeds of a configuration have its name.
     configurations = list({trial.name: trial for trial, _ in trials}.values())
-    _check_names(configurations)
+    check_names(configurations)
     _check_wandb(configurations)
     if dry_run or "envpool" in sys.modules:
         _check_environments(configurations)
@@ -179,7 +179,7 @@ def say_how_to_continue(console: Console, directory: Path, only_failed: bool = F
     console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
 
 
-def _check_names(trials: Sequence[Trial]) -> None:
+def check_names(trials: Sequence[Trial]) -> None:
     """Refuse configurations that say nothing of an environment.
 
     Raises:

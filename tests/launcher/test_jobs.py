@@ -24,9 +24,9 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def on_head(cluster: Cluster, name: str) -> Path:
-    """Where a launch is that named no folder."""
-    return cluster.folder / "home" / "runs" / name
+def on_head(cluster: Cluster, name: str, out: str = "runs") -> Path:
+    """Where a launch is that named no folder, or a relative one."""
+    return cluster.folder / "home" / out / name
 
 
 def test_a_launch_is_submitted_followed_and_brought_back(cluster: Cluster, tmp_path: Path) -> None:
@@ -36,18 +36,18 @@ def test_a_launch_is_submitted_followed_and_brought_back(cluster: Cluster, tmp_p
     other.write_text(Path(config).read_text().replace("ratio_clip: 0.2", "ratio_clip: 0.3"))
     at = ("--address", cluster.dashboard)
     swept = ("--set", "agent.learning_rate=1e-4,3e-4", "--zip", "agent.rollouts=32,64", "agent.learning_epochs=4,8")
-    arguments = (config, str(other), "--seeds", "2", *swept, "--name", "whole")
+    arguments = (config, str(other), "--seeds", "2", *swept, "--name", "whole", "--out", "our runs")
     status, output = cluster.run(*arguments, *at)
     assert status == 0, output
     assert "16 trials" in output and f"launch pull whole --address {cluster.dashboard}" in output
     assert "INFO" not in output.replace("INFO job_manager", "")
-    with Ledger(on_head(cluster, "whole"), writer=False) as ledger:
+    with Ledger(on_head(cluster, "whole", "our runs"), writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["finished"] * 16
 
     status, output = cluster.run("pull", "whole", "--out", str(tmp_path / "here"), *at)
     assert status == 0, output
     with Ledger(tmp_path / "here" / "whole", writer=False) as mine:
-        with Ledger(on_head(cluster, "whole"), writer=False) as theirs:
+        with Ledger(on_head(cluster, "whole", "our runs"), writer=False) as theirs:
             assert mine.progress() == theirs.progress()
         for row in mine.trials():
             for file in mine.checkpoints(row.trial):
@@ -62,8 +62,10 @@ def test_a_launch_is_submitted_followed_and_brought_back(cluster: Cluster, tmp_p
     assert status == 2 and "whole: this cluster has had a launch of that name" in output
     status, output = cluster.run("follow", "hole", *at)
     assert status == 2 and "hole: no launch of" in output and "there are: whole" in output
-    status, output = cluster.run(config, "--out", "here", *at)
-    assert status == 2 and "on a cluster it must be absolute" in output
+    status, output = cluster.run(config, "--workers", "0", "--name", "none", *at)
+    assert status == 2 and "--workers 0" in output and "no launch of" in cluster.run("follow", "none", *at)[1]
+    status, output = cluster.run("eval", str(tmp_path / "here" / "whole"), *at)
+    assert status == 2 and "launch eval runs here" in output
     status, output = cluster.run(config, "--set", "agent.ratio_clip=x", "--name", "bad", *at)
     assert status == 2 and "ratio_clip" in output and "no launch of" in cluster.run("follow", "bad", *at)[1]
 
@@ -106,7 +108,7 @@ def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp
     began = time.monotonic()
     status, output = cluster.run("stop", "long", *at)
     print(f"stopped within {time.monotonic() - began:.1f} s")
-    assert status == 0 and "saved and stopped" in output
+    assert status == 0 and "long: stopped; launch resume long" in output
     with Ledger(directory, writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["interrupted"] * 2
         last = ledger.last_agents()
@@ -116,6 +118,9 @@ def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp
     assert status == 0, output
     status, output = cluster.run("resume", str(tmp_path / "long"))  # on this machine, from the copy
     assert status == 0, output
+    assert_whole(tmp_path / "long", RECORDS)
+    status, output = cluster.run("pull", "long", "--out", str(tmp_path), *at)
+    assert status == 2 and "was trained or evaluated in since it was pulled" in output
     assert_whole(tmp_path / "long", RECORDS)
     assert cluster.run("follow", "long", *at)[0] == 143
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import aiohttp
 import pytest
 
 from launcher.commands import _words
@@ -16,6 +19,51 @@ from launcher.jobs import Jobs, _quoted, dashboard_of
 from launcher.ledger import Ledger
 from runner.errors import UserError
 from tests.launcher.builders import A, B, agent, batch
+
+
+class Client:
+    """Of the jobs API: connections that bring some pieces and then end or break."""
+
+    def __init__(self, *connections: Sequence[str | Exception]) -> None:
+        self.connections = list(connections)
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        for piece in self.connections.pop(0):
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def get_job_info(self, job: str) -> Any:
+        return SimpleNamespace(status="RUNNING" if self.connections else "SUCCEEDED")
+
+
+def watched(client: Client, take: Callable[[str], Any]) -> None:
+    jobs = object.__new__(Jobs)
+    jobs.url, jobs._client = "http://nowhere:8265", client
+    jobs._watch("job", take)
+
+
+def test_a_connection_that_breaks_is_made_again_and_nothing_is_shown_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.jobs.POLL_SECONDS", 0.0)
+    shown: list[str] = []
+    refused = aiohttp.ClientConnectionError("refused")
+    watched(Client([refused], ["ab", "c", RuntimeError()], ["abcd"], ["a", "bcdef", "g"]), shown.append)
+    assert "".join(shown) == "abcdefg"
+
+
+def test_an_error_of_whoever_takes_the_text_is_not_taken_for_a_broken_connection() -> None:
+    def full(_: str) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        watched(Client(["a"], ["a"]), full)
+
+
+def test_a_log_that_cannot_be_read_for_minutes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.jobs.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("launcher.jobs.GIVE_UP_SECONDS", 0.0)
+    with pytest.raises(UserError, match="what job prints cannot be read: no websockets here"):
+        watched(Client([RuntimeError("no websockets here")], ["a"]), print)
 
 
 def carried(directory: Path) -> str:
@@ -132,6 +180,12 @@ def test_what_was_typed_is_typed_again() -> None:
     assert _words(given) == [
         *("--seeds", "0-3", "--num-envs", "8", "--set", "a.b=1,2", "--set", "c=[3]", "--retry-failed")
     ]
+
+
+def test_a_journal_of_a_ledger_is_not_carried_with_the_copy(directory: Path, tmp_path: Path) -> None:
+    (directory / "ledger.sqlite-journal").write_bytes(bytes(512))
+    there = unpacked(carried(directory), tmp_path)
+    assert not list(there.glob("ledger.sqlite-*"))
 
 
 def test_only_home_is_left_to_the_shell() -> None:
