@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from launcher.cli import main
 from launcher.commands import app
+from launcher.plan import slug
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster"
@@ -96,6 +98,35 @@ def test_the_slurm_job_gives_commands_that_exist() -> None:
         accept([*shlex.split(command.replace('"$@"', given)), "--address", "10.0.0.1:6379"])
 
 
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ("cartpole", "cartpole-4711"),
+        ("a.b_c=d+e-f", "a.b_c=d+e-f-4711"),
+        ("two words/and: more", "two-words-and--more-4711"),
+        ("-n", "n-4711"),
+        ("..hidden", "hidden-4711"),
+        ("ends with a dot.", "ends-with-a-dot.-4711"),
+        ("two\nlines", "two-lines-4711"),
+        ("größe", "gr----e-4711"),
+        ("$(false) `false` \"'*", "false---false------4711"),
+        ("x" * 200, "x" * 60 + "-4711"),
+        (" /日本", "4711"),
+        ("", "4711"),
+    ],
+)
+def test_a_slurm_job_of_any_name_has_a_launch_of_a_legal_one(job: str, name: str) -> None:
+    text = (CLUSTER / "slurm.sbatch").read_text()
+    lines = re.findall(r"^(?:name|directory)=.*$", text, re.MULTILINE)
+    assert len(lines) == 3
+    script = "\n".join(("set -euo pipefail", *lines, 'echo "$name"; echo "$directory"'))
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_NAME": job, "job": "4711"}
+    made = subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True, text=True).stdout
+    assert made == f"{name}\nruns/{name}\n"
+    assert slug(name) == name
+    assert '--name "$name"' in text
+
+
 @pytest.mark.parametrize("name", ["local.sh", "slurm.sbatch", "ray_cluster.yaml"])
 def test_commands_in_comments_exist(name: str) -> None:
     comments = re.findall(r"^# +(.*)$", (CLUSTER / name).read_text(), re.MULTILINE)
@@ -131,6 +162,16 @@ def test_the_parts_of_the_kubernetes_job_fit_together() -> None:
     assert cluster["authOptions"]["mode"] == "token"
     for group in cluster["workerGroupSpecs"]:
         assert group["template"]["spec"]["containers"][0]["image"] == pod["containers"][0]["image"]
+
+
+def test_the_image_that_is_built_is_the_one_that_kubernetes_runs() -> None:
+    pod = kubernetes()["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    image = pod["containers"][0]["image"]
+    # With `latest`, Kubernetes would pull instead of taking what is there.
+    assert re.fullmatch(r"sunflower:\d+\.\d+\.\d+", image)
+    for file in ("README.md", "Dockerfile"):
+        built = re.findall(r"docker build .* -t (\S+)", (CLUSTER / file).read_text())
+        assert built and set(built) == {image}
 
 
 def test_the_kubernetes_job_launches_once_and_resumes_after(
