@@ -17,7 +17,8 @@ from launcher.endings import words_of
 from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
 from launcher.plan import Placement
-from launcher.worker import Exam, Worker
+from launcher.processes import Process, Processes
+from launcher.worker import Exam
 from runner import checkpoint
 from runner.config import Config, resolve
 from runner.errors import UserError
@@ -88,16 +89,20 @@ def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
     if not found:
         what = "best agents" if which == "best" else "checkpoints"
         raise UserError(f"{', '.join(map(str, paths))}: no {what} have been published yet")
-    return list({(candidate.trial, candidate.sha256): candidate for candidate in found}.values())
+    return list({(candidate.directory, candidate.trial, candidate.sha256): candidate for candidate in found}.values())
 
 
 def _at(path: Path, which: Which, terms: Terms) -> Iterator[Candidate]:
     if path.is_file():
         data = checkpoint.read_file(path)
         metadata = checkpoint.read_metadata(data, str(path))
-        config = _in_env(resolve(json.loads(metadata["config"]))[0], terms)
-        timestep = json.loads(metadata["counters"])["timestep"]
-        launch = next((up for up in path.absolute().parents if (up / "plan.json").is_file()), None)
+        try:
+            config = _in_env(resolve(json.loads(metadata["config"]))[0], terms)
+            timestep = int(json.loads(metadata["counters"])["timestep"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+        trials = next((up for up in path.absolute().parents if up.name == "trials"), None)
+        launch = trials.parent if trials is not None and (trials.parent / "plan.json").is_file() else None
         trial = path.absolute().relative_to(launch / "trials").parts[0] if launch is not None else str(path)
         name = trial.rsplit("_s", 1)[0] if launch is not None else trial
         yield Candidate(launch, trial, name, timestep, path, hashlib.sha256(data).hexdigest(), config)
@@ -137,8 +142,8 @@ def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list
         groups.setdefault(policy_key(candidate.config), []).append(candidate)
     dealt = []
     for group in groups.values():
-        count = max(min(workers, len(group)), math.ceil(len(group) * terms.at_once / POOL))
-        ends = [math.ceil(len(group) * index / count) for index in range(min(count, len(group)) + 1)]
+        count = max(min(workers, len(group)), math.ceil(len(group) / max(1, POOL // terms.at_once)))
+        ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
         dealt += [group[start:end] for start, end in pairwise(ends)]
     return dealt
 
@@ -162,47 +167,66 @@ def run(
     """
     import ray
 
-    options = {"num_cpus": placement.cpus, "num_gpus": 1 if placement.gpus else 0}
-    actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
-    threads = max(1, placement.cpus)
+    processes = Processes(placement, min(len(work), placement.workers))
     waiting, failures = [list(batch) for batch in work], []
-    running: dict[Any, tuple[Any, list[Candidate]]] = {}
-    idle: dict[str, list[Any]] = {}
+    running: dict[Any, tuple[Process, list[Candidate]]] = {}
 
     def begin(batch: list[Candidate]) -> None:
-        backend = placement.backend(batch[0].config)
-        if not idle.get(backend):
-            worker = actor.remote(backend, threads, int(placement.on_gpus))
-            worker.ready.remote()
-            idle[backend] = [worker]
-        worker = idle[backend].pop()
-        files = tuple(checkpoint.read_file(candidate.path) for candidate in batch)
-        config = batch[0].config.dump()
-        exam = Exam(config, files, terms.episodes, terms.at_once, terms.seed, terms.deterministic, threads)
-        running[worker.evaluate.remote(exam)] = worker, batch
+        files = []
+        for candidate in list(batch):
+            try:
+                files.append(_read(candidate))
+            except UserError as error:
+                batch.remove(candidate)
+                failures.append(str(error))
+        if batch:
+            process = processes.take(placement.backend(batch[0].config), placement.workers - len(running))
+            threads = max(1, placement.cpus)
+            config, played = batch[0].config.dump(), (terms.episodes, terms.at_once, terms.seed, terms.deterministic)
+            running[process.worker.evaluate.remote(Exam(config, tuple(files), *played, threads))] = process, batch
 
     try:
         while waiting or running:
             while waiting and len(running) < placement.workers:
                 begin(waiting.pop(0))
+            if not running:
+                break
             (future, *_), _ = ray.wait(list(running))
-            worker, batch = running.pop(future)
+            process, batch = running.pop(future)
             try:
+                ray.get(process.ready)  # why it could not start is told by nothing else
                 played = ray.get(future)
             except ray.exceptions.RayError as error:
-                ray.kill(worker)
+                cause = getattr(error, "cause", error)
+                if isinstance(cause, UserError):
+                    processes.give(placement.backend(batch[0].config), process)
+                else:
+                    ray.kill(process.worker)
                 if len(batch) > 1:
                     # One of them cannot be evaluated, or all together do not fit: alone each has its own fate.
                     waiting += [[candidate] for candidate in batch]
                 else:
-                    failures.append(f"{batch[0].path}: {words_of(getattr(error, 'cause', error))}")
+                    failures.append(f"{batch[0].path}: {words_of(cause)}")
                 continue
-            idle[placement.backend(batch[0].config)].append(worker)
+            processes.give(placement.backend(batch[0].config), process)
             done(_store(batch, terms, played))
     finally:
-        for worker in [*(w for workers in idle.values() for w in workers), *(w for w, _ in running.values())]:
-            ray.kill(worker)
+        processes.end()
+        for process, _ in running.values():
+            ray.kill(process.worker)
     return failures
+
+
+def _read(candidate: Candidate) -> bytes:
+    """The bytes that a candidate is known by.
+
+    Raises:
+        UserError: they are gone, or others: a running launch replaces its best agents.
+    """
+    data = checkpoint.read_file(candidate.path)
+    if hashlib.sha256(data).hexdigest() != candidate.sha256:
+        raise UserError(f"{candidate.path}: was replaced meanwhile; evaluate again, or it is damaged")
+    return data
 
 
 def _store(batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]]) -> list[Evaluation]:

@@ -73,9 +73,10 @@ def conduct(
 
 def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool) -> Table:
     """A row per configuration, and timestep if there are several; a seed counts with the mean of its episodes."""
-    groups: dict[tuple[str, int], list[Evaluation]] = {}
+    groups: dict[tuple[Path | None, str, int], list[Evaluation]] = {}
     for candidate in candidates:
-        group = groups.setdefault((candidate.name, candidate.timestep if by_timestep else 0), [])
+        key = (candidate.directory, candidate.name, candidate.timestep if by_timestep else 0)
+        group = groups.setdefault(key, [])
         if candidate.sha256 in scores:
             group.append(scores[candidate.sha256])
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -83,7 +84,9 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
     table.add_column("config", overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for (name, timestep), played in groups.items():
+    several = len({directory for directory, _, _ in groups if directory is not None}) > 1
+    for (directory, name, timestep), played in groups.items():
+        shown = f"{directory.name}: {name}" if several and directory is not None else name
         returns = np.array([np.mean(one.returns) for one in played])
         numbers = ["-"] * 4
         if played:
@@ -94,5 +97,5 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
                 f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
                 f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
             ]
-        table.add_row(name, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers)
+        table.add_row(shown, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers)
     return table

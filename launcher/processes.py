@@ -1,4 +1,4 @@
-"""Worker processes of a launch: started ahead of their packs, since importing a framework takes seconds."""
+"""Worker processes without work: started ahead of it or kept for more, since importing a framework takes seconds."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ class Processes:
             found = self._idle[-1]
         self._idle.remove(found)
         return found[1]
+
+    def give(self, backend: str, process: Process) -> None:
+        """Take back one that has done its work, for more of it."""
+        self._idle.append((backend, process))
 
     def end(self) -> None:
         """End them."""

@@ -110,7 +110,7 @@ def film(
     by_timestep: bool = False,
     told: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Path], list[str]]:
-    """Film the evaluation's first episodes, one configuration after the other.
+    """Film the evaluation's first episodes, one configuration after the other; others where actions are samples.
 
     Args:
         candidates: that were evaluated, of any configurations.

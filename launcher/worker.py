@@ -163,7 +163,7 @@ class Worker:
 
         config = resolve(exam.config)[0]
         task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
-        runner = stacked(self._backend, task, config, exam.files, exam.threads)
+        runner = stacked(self._backend, task, config, exam.files, exam.threads, exam.seed)
         episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
         found: list[list[Episode]] = [[] for _ in exam.files]
         for episode in episodes:

@@ -40,7 +40,9 @@ class Episode:
     seed: int
 
 
-def stacked(framework: ModuleType, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int) -> Runner:
+def stacked(
+    framework: ModuleType, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int
+) -> Runner:
     """A runner whose members are checkpoints of one policy, which it can only evaluate.
 
     Args:
@@ -49,11 +51,12 @@ def stacked(framework: ModuleType, task: VectorEnv, config: Config, files: Seque
         config: of any of them.
         files: the checkpoints, P of them.
         threads: cores to use.
+        seed: of what stochastic actions are drawn from, the same for all: no score depends on a place in the batch.
 
     Raises:
         UserError: a checkpoint of another policy, or a damaged one.
     """
-    members = [config.model_copy(update={"seed": number}) for number in range(len(files))]
+    members = [config.model_copy(update={"seed": seed})] * len(files)
     runner: Runner = framework.Runner(task, members[0], configs=members, threads=threads)
     runner.restore(files, only_act=True)
     return runner
@@ -106,13 +109,16 @@ def _round(
     """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
     observations = np.array(env.reset()[0])
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+    # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
+    begins = np.zeros(env.num_envs, bool)
     playing = np.arange(env.num_envs)
     for step in range(longest):
         actions = choose(observations, draw + step)
         # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
         observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
-        returns[playing] += info.get("episode_rewards", rewards)
-        lengths[playing] += 1
+        returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
+        lengths[playing] += ~begins[playing]
+        begins[playing] = terminated | truncated
         playing = playing[~info.get("episode_ends", terminated | truncated)]
         if not len(playing):
             return returns, lengths

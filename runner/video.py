@@ -43,7 +43,7 @@ class Job:
         files: their checkpoints.
         labels: what their tiles are called, for example "seed 3 · best".
         episodes: that each plays.
-        seed: of the episodes: the same that `Runner.evaluate` plays with this seed.
+        seed: of the episodes: with the most probable actions the same that `Runner.evaluate` plays with this seed.
         deterministic: the most probable actions, not samples.
         path: of the film, without its ending.
         backend: torch or jax.
@@ -91,7 +91,7 @@ def film(job: Job) -> Film:
     picture, seconds = _probe(task, environment_seeds(job.seed, 1, EVALUATION_RESET))
     stage = _Stage(task)
     files = [checkpoint.read_file(path) for path in job.files]
-    runner = stacked(importlib.import_module(f"runner.{job.backend}"), stage, config, files, job.threads)
+    runner = stacked(importlib.import_module(f"runner.{job.backend}"), stage, config, files, job.threads, job.seed)
 
     def play() -> list[Episode]:
         found: list[Episode] = runner.evaluate(job.deterministic, job.episodes, job.seed, job.episodes)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from launcher import evaluations
+import runner.torch
+from launcher import evaluating, evaluations
 from launcher.cli import main
-from launcher.evaluating import POOL, Candidate, Terms, batches
+from launcher.evaluating import Candidate, Terms, _read, batches, find
 from launcher.ledger import Ledger
 from runner.config import load_config, resolve
 from runner.envs.envpool import EnvPoolTask
+from runner.errors import UserError
+from runner.evaluate import stacked
 from runner.torch import Runner
 from tests.launcher.faulty import write_config
 from tests.launcher.local_ray import local_ray
@@ -25,7 +29,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[list[str]]:
     with local_ray(num_cpus=2) as address:
-        yield [*address, "--workers", "1"]
+        yield [*address, "--workers", "2"]  # as many as there are cores, for two backends
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,9 @@ def test_a_damaged_checkpoint_spares_the_others(
     data = bytearray(other.read_bytes())
     data[-5] ^= 255
     bad.write_bytes(data)
-    assert main(["eval", str(good), str(bad), "--episodes", "3", *ray_address]) == 1
+    inside = launched / "copy.safetensors"
+    inside.write_bytes(good.read_bytes())  # no checkpoint of the launch
+    assert main(["eval", str(good), str(bad), str(inside), "--episodes", "3", *ray_address]) == 1
     shown = capsys.readouterr().out
     assert f"{bad}: " in shown
     assert any(json.loads(one.settings)["episodes"] == 3 for one in evaluations.read(launched))
@@ -124,7 +130,25 @@ def test_what_cannot_be_is_refused(
     assert words in capsys.readouterr().err
 
 
-def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path) -> None:
+def test_samples_do_not_depend_on_the_place_in_a_batch(launched: Path) -> None:
+    file = next(launched.glob("trials/*/checkpoints/agent_192.safetensors"))
+    config = resolve({**load_config(file.parents[1] / "config.yaml")[0].dump(), "backend": "torch"})[0]
+    task = EnvPoolTask("CartPole-v1", 8)
+    thrice = stacked(runner.torch, task, config, [file.read_bytes()] * 3, 1, 5).evaluate(False, 6, 5, 6)
+    scores = [tuple(episode.ret for episode in thrice if episode.member == member) for member in range(3)]
+    assert scores[0] == scores[1] == scores[2] and len(set(scores[0])) > 1
+
+
+def test_a_checkpoint_that_was_replaced_is_not_taken_for_the_old_one(launched: Path) -> None:
+    terms = Terms(episodes=1, seed=0, deterministic=True, env=None, num_envs=None)
+    known = find([launched], "last", terms)[0]
+    assert len(_read(known)) > 0
+    with pytest.raises(UserError, match="was replaced meanwhile"):
+        _read(replace(known, sha256="0" * 64))
+
+
+def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "POOL", 1050)
     configs = [load_config(path)[0] for path in sorted(launched.glob("trials/*/config.yaml"))]
     some = [
         Candidate(launched, f"t{number}", "t", number, launched, str(number), configs[2 * (number % 2)])
@@ -134,5 +158,5 @@ def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path) -> N
     work = batches(some, terms, workers=2)
     assert sorted(c.trial for batch in work for c in batch) == sorted(c.trial for c in some)
     assert all(len({c.config.backend for c in batch}) == 1 for batch in work)
-    assert max(len(batch) for batch in work) * 100 <= POOL
+    assert max(len(batch) for batch in work) * 100 <= evaluating.POOL
     assert len(batches(some[:2], terms, workers=8)) == 2

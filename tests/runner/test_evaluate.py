@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def test_the_same_episodes_are_played_however_many_at_once() -> None:
     assert [(e.member, e.number) for e in whole] == [(m, n) for m in range(2) for n in range(5)]
     assert len({e.ret for e in whole}) == len({e.seed for e in whole}) == 10
     assert play(seeded, still, [1, 1], 5, 5)[:5] == whole[:5]
+
+
+def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
+    task = EnvPoolTask("Breakout-v5", 2, {"episodic_life": True})
+
+    def choose(observations: np.ndarray, step: int) -> np.ndarray:
+        return np.full(len(observations), step % 4)
+
+    played = play(task.seeded, choose, [3], episodes=2, at_once=2)
+    for number, seed in enumerate(environment_seeds(3, 2, EVALUATION_RESET)):
+        env = task.seeded([seed], 1)
+        observations = env.reset()[0]
+        length, lives, begins = 0, 0, False
+        for step in itertools.count():
+            observations, _, terminated, truncated, info = env.step(choose(observations, step))
+            length += not begins
+            begins = bool(terminated[0] | truncated[0])
+            lives += begins
+            if info["episode_ends"][0]:
+                break
+        assert lives == 5
+        assert played[number].length == length
 
 
 def test_the_policy_is_told_the_number_of_the_step() -> None:
