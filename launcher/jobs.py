@@ -300,7 +300,9 @@ class Jobs:
             stream = self._client.tail_job_logs(job)
             while True:
                 try:
-                    text = await asyncio.wait_for(anext(stream), QUIET_SECONDS)
+                    # Not wait_for, which may lose a Ctrl-C: https://github.com/python/cpython/issues/86296
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        text = await anext(stream)
                 except StopAsyncIteration:
                     return True
                 except TimeoutError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 import tarfile
@@ -29,6 +31,7 @@ class Client:
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
         for piece in self.connections.pop(0):
+            await asyncio.sleep(0)
             if isinstance(piece, Exception):
                 raise piece
             yield piece
@@ -57,6 +60,26 @@ def test_an_error_of_whoever_takes_the_text_is_not_taken_for_a_broken_connection
 
     with pytest.raises(OSError, match="No space left"):
         watched(Client(["a"], ["a"]), full)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_ctrl_c_ends_the_watching_whenever_it_comes(turns: int) -> None:
+    def interrupt(later: int) -> None:
+        if later:
+            asyncio.get_running_loop().call_soon(interrupt, later - 1)
+        else:
+            signal.raise_signal(signal.SIGINT)
+
+    shown: list[str] = []
+
+    def take(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 3:
+            interrupt(turns)
+
+    with pytest.raises(KeyboardInterrupt):
+        watched(Client(["a"] * 100), take)
+    assert len(shown) < 20
 
 
 def test_a_log_that_cannot_be_read_for_minutes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
