@@ -29,7 +29,7 @@ def conduct(
     Raises:
         UserError: nothing was begun.
     """
-    from launcher import cluster
+    from launcher import cluster, preflight
     from launcher import video as filming
 
     wanted.check()
@@ -50,7 +50,9 @@ def conduct(
     if missing:
         placement = place(wanted) if wanted.address is None else None
         with cluster.connected(wanted.address, placement):
-            placement = placement or place(wanted)
+            if placement is None:
+                placement = place(wanted)
+                preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
             work = evaluating.batches(missing, terms, placement.workers)
             with console.status("") as shown:
 
