@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+CLAIMS = "sunflower-core-"
+"""What the names of claimed cores begin with."""
 
 
 def environment(threads: int, sharing: int) -> dict[str, str]:
@@ -23,26 +25,26 @@ def environment(threads: int, sharing: int) -> dict[str, str]:
     return variables
 
 
-def claim_core() -> IO[str] | None:
+def claim_core() -> socket.socket | None:
     """Pin this process to a core that no other worker on this machine has claimed.
 
-    The claim is a file lock, so it ends with the process however that ends, and holds across launches.
+    The claim is a socket's name, of which the system has one for all users, whatever their temporary folders are; it
+    ends with the process however that ends, and holds across launches.
 
     Returns:
         What holds the claim, or None where all cores are taken or the system cannot pin.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":  # neither affinity nor names without files
         return None
     for core in sorted(os.sched_getaffinity(0)):
-        path = Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}-core-{core}.lock"
-        file = path.open("w")
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(f"\0{CLAIMS}{core}")
         except OSError:
-            file.close()
+            claim.close()
             continue
         os.sched_setaffinity(0, {core})
-        return file
+        return claim
     return None
 
 

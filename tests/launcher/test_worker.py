@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
@@ -304,25 +305,29 @@ def test_close_sends_what_is_queued(handle: Handle, monkeypatch: pytest.MonkeyPa
 CLAIM = """
     import os, sys
     os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
-    from launcher.worker import claim_core
-    held = claim_core()
+    from launcher import process
+    process.CLAIMS = sys.argv[2]  # others may train on this machine
+    held = process.claim_core()
     print(held is not None, *sorted(os.sched_getaffinity(0)), flush=True)
     input()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin processes")
+@pytest.mark.skipif(sys.platform != "linux", reason="this system cannot pin processes")
 def test_every_process_gets_a_core_of_its_own_until_none_is_left(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
-    command = [sys.executable, "-c", textwrap.dedent(CLAIM), ",".join(map(str, cores))]
+    command = [sys.executable, "-c", textwrap.dedent(CLAIM), ",".join(map(str, cores)), f"test-{os.getpid()}-core-"]
+    folders = (tmp_path / str(number) for number in itertools.count())
 
     def claim() -> tuple[subprocess.Popen[str], list[str]]:
+        folder = next(folders)  # each has its own, as jobs of a cluster do
+        folder.mkdir()
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
+            env=os.environ | {"TMPDIR": str(folder)},
         )
         assert process.stdout is not None
         return process, process.stdout.readline().split()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import envpool
 import numpy as np
 import pytest
 
+from runner.cores import usable_cores
 from runner.envs.base import VectorEnv, wrap_env
 from runner.envs.envpool import EnvPoolTask, check_arguments
 from runner.errors import UserError
@@ -108,11 +108,10 @@ def test_seeds_decide_everything_and_a_pool_is_rebuilt_with_its_arguments() -> N
     assert not np.array_equal(env.seeded([8, 9, 10], 1).reset()[0], first[0])
 
 
-def test_stepping_threads_follow_the_affinity_and_never_exceed_the_environments() -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def test_stepping_threads_follow_the_usable_cores_and_never_exceed_the_environments() -> None:
     task = EnvPoolTask("CartPole-v1", 4)
     threads = [task.seeded(range(n), t).pool.config["num_threads"] for n, t in ((4, None), (4, 3), (2, 9), (1, -5))]
-    assert threads == [min(cores or 1, 4), 3, 2, 1]
+    assert threads == [min(usable_cores(), 4), 3, 2, 1]
 
 
 def test_atari_scores_come_from_the_raw_rewards_and_whole_games(monkeypatch: pytest.MonkeyPatch) -> None:
