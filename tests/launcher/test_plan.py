@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import pytest
 
 from launcher.plan import LARGEST_LAUNCH, LARGEST_PACK, Placement, Trial, form_packs, parse_seeds, read_experiment, slug
 from runner.errors import UserError
+from runner.pack import static_key
 
-CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
+ROOT = Path(__file__).parents[2]
+CARTPOLE = ROOT / "configs" / "classic" / "cartpole.yaml"
+IDENTITIES: dict[str, str] = json.loads((ROOT / "tests" / "fixtures" / "identities.json").read_text())
+"""Configuration file → its first trial's id, and the beginning of the digest of what a pack has in common."""
 
 
 def trials(*settings: str, seeds: str | None = None, files: tuple[Path, ...] = (CARTPOLE,)) -> list[Trial]:
@@ -68,6 +74,12 @@ def test_id_is_known_for_good() -> None:
     trial = one("seed=7")
     assert trial.id.startswith("cartpole_s7_") and len(trial.id) == len("cartpole_s7_") + 8
     assert one("seed=7").id == trial.id
+
+
+@pytest.mark.parametrize("file", IDENTITIES)
+def test_files_keep_the_trials_and_packs_that_they_have(file: str) -> None:
+    first = trials(files=(ROOT / file,))[0]
+    assert f"{first.id} {hashlib.sha256(static_key(first.config).encode()).hexdigest()[:16]}" == IDENTITIES[file]
 
 
 def test_env_steps_are_those_of_whole_updates() -> None:
