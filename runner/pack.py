@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.config import Config
+from runner.config.marks import Mark, dump_without, marked, text
 from runner.config.schedules import KLAdaptiveLR
 
 
@@ -47,69 +47,41 @@ class Hyper(NamedTuple):
 
 
 _SCHEDULER = "scheduler_"
-NOT_IDENTITY = (
-    "directory",
-    "experiment_name",
-    "write_interval",
-    "checkpoint_interval",
-    "wandb",
-    "wandb_kwargs",
-)
-"""Keys of `agent.experiment` that say where and how often to write, not what is trained."""
 
 
-_OF_POLICY = ("class", "mixed_precision")
-
-
-def _hyper_values(agent: dict[str, Any]) -> dict[str, float]:
-    """Take the Hyper numbers out of a dumped agent section; those of a schedule that it has not are the defaults."""
-    rates = agent["learning_rate"]
-    numbers = {**agent, "learning_rate": rates, "value_learning_rate": rates}
-    if isinstance(rates, list):
-        numbers["learning_rate"], numbers["value_learning_rate"] = rates
-    scheduler = agent["learning_rate_scheduler_kwargs"]
-    numbers |= {
-        _SCHEDULER + name: scheduler.pop(name, default) for name, default in KLAdaptiveLR().model_dump().items()
-    }
-    for name in Hyper._fields:
-        agent.pop(name, None)
-    return {name: numbers[name] for name in Hyper._fields}
+def hyper_of(config: Config) -> dict[str, float]:
+    """The Hyper numbers of a configuration; those of a schedule that it has not are the defaults."""
+    agent = config.agent
+    rates = agent.learning_rate if isinstance(agent.learning_rate, list) else [agent.learning_rate] * 2
+    numbers = {name: getattr(agent, name) for name in marked(agent, Mark.HYPER)}
+    numbers |= {"learning_rate": rates[0], "value_learning_rate": rates[1]}
+    schedule = {**KLAdaptiveLR().model_dump(), **agent.learning_rate_scheduler_kwargs.model_dump()}
+    numbers |= {_SCHEDULER + name: schedule[name] for name in marked(KLAdaptiveLR, Mark.HYPER)}
+    return {name: float(numbers[name]) for name in Hyper._fields}
 
 
 def static_key(config: Config) -> str:
-    """Canonical text of everything that must be equal for two trials to share a pack."""
-    data = config.dump()
-    _hyper_values(data["agent"])
-    del data["seed"]
-    for name in ("directory", "experiment_name"):
-        del data["agent"]["experiment"][name]
-    return json.dumps(data, sort_keys=True)
+    """Canonical text of everything that must be equal for two trials to share a pack: their Static signature."""
+    return text(dump_without(config, (Mark.HYPER, Mark.SEED, Mark.NAME)))
 
 
 def program_key(config: Config) -> str:
     """Canonical text of everything that an update's arithmetic depends on besides shapes and Hyper numbers."""
-    data = config.dump()
-    _hyper_values(data["agent"])
-    del data["agent"]["experiment"]
-    return json.dumps({"models": data["models"], "agent": data["agent"]}, sort_keys=True)
+    learned = dump_without(config, (Mark.HYPER, Mark.NAME, Mark.OUTPUT))
+    return text({name: learned[name] for name in ("models", "agent")})
 
 
 def policy_key(config: Config) -> str:
     """Canonical text of everything that actions depend on besides parameters and statistics."""
     data = config.dump()
+    agent = {name: data["agent"][name] for name in marked(config.agent, Mark.ACTING)}
     env = {name: value for name, value in data["env"].items() if name != "num_envs"}
-    agent = {name: value for name, value in data["agent"].items() if "preprocessor" in name or name in _OF_POLICY}
-    parts = {"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]}
-    return json.dumps(parts, sort_keys=True)
+    return text({"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]})
 
 
 def identity(config: Config) -> str:
     """Canonical text of what is trained: everything but the length, evaluation, logging and output keys."""
-    data = config.dump()
-    for name in NOT_IDENTITY:
-        del data["agent"]["experiment"][name]
-    del data["trainer"]["timesteps"], data["evaluation"]
-    return json.dumps(data, sort_keys=True)
+    return text(dump_without(config, (Mark.LENGTH, Mark.OUTPUT, Mark.NAME)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +105,7 @@ class Pack:
         """
         if len({static_key(config) for config in configs}) != 1:
             raise ValueError("configurations of one pack must have one Static signature")
-        rows = [_hyper_values(config.dump()["agent"]) for config in configs]
+        rows = [hyper_of(config) for config in configs]
         return cls(tuple(configs), Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]}))
 
     @property

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import override
 
+from runner.config.marks import Mark
 from runner.config.numbers import Float, Int
 
 Positive = Annotated[Float, Field(gt=0)]
@@ -27,7 +28,7 @@ Start = Annotated[Int, Field(ge=0, le=10**12)]
 class Schedule(BaseModel):
     """A schedule's arguments."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
     of_whole_training: ClassVar[bool] = False
     """Rates depend on how long training is to be."""
 
@@ -53,11 +54,16 @@ def _power(base: float, exponent: float) -> float:
 class KLAdaptiveLR(Schedule):
     """skrl's: divides or multiplies the rate by `lr_factor` where the KL is too large or too small."""
 
-    kl_threshold: Positive = 0.008
-    min_lr: Positive = 1e-6
-    max_lr: Positive = 1e-2
-    kl_factor: Annotated[Float, Field(ge=1)] = 2.0
-    lr_factor: Annotated[Float, Field(ge=1)] = 1.5
+    kl_threshold: Annotated[Positive, Mark.HYPER] = 0.008
+    """KL divergence of an epoch that is aimed at."""
+    min_lr: Annotated[Positive, Mark.HYPER] = 1e-6
+    """Least learning rate."""
+    max_lr: Annotated[Positive, Mark.HYPER] = 1e-2
+    """Greatest learning rate."""
+    kl_factor: Annotated[Float, Field(ge=1), Mark.HYPER] = 2.0
+    """How many times the threshold a KL may be too large or too small."""
+    lr_factor: Annotated[Float, Field(ge=1), Mark.HYPER] = 1.5
+    """What the rate is divided or multiplied by."""
 
     @model_validator(mode="after")
     def _ordered(self) -> KLAdaptiveLR:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from runner.config import schedules
 from runner.config.expressions import Call
+from runner.config.marks import Mark
 from runner.config.network import Conv2d, Plan, plan
 from runner.config.numbers import Float, Int
 from runner.config.schedules import SCHEDULES, KLAdaptiveLR, Schedule
@@ -48,16 +49,18 @@ _PROBABILITIES = ("sigmoid", "softmax", "softplus")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
 
 
 class EnvConfig(BaseModel):
     """The environment. Other keys are EnvPool's keyword arguments, checked against the task's specification."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
 
     id: str | None = None
+    """Name of the task, such as CartPole-v1."""
     num_envs: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
+    """Environments of one trial (N), stepped together."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -69,16 +72,22 @@ class Container(_Strict):
     """One entry of a skrl `network:` list."""
 
     name: str = "net"
+    """Word by which later containers and the output read this one."""
     input: str = "OBSERVATIONS"
+    """Expression of what the first layer reads: observations, or earlier containers."""
     layers: list[Any] = []
+    """Layers in order; a number is a linear layer of so many features."""
     activations: list[str | None] | str | None = None
+    """Activation after every layer, or a list with one for each; null: none."""
 
 
 class Model(_Strict):
     """What policy and value have in common."""
 
     network: list[Container] = []
+    """Containers of layers, computed in order."""
     output: str
+    """Expression of what the network gives."""
 
     @model_validator(mode="after")
     def _readable(self) -> Model:
@@ -99,28 +108,35 @@ class Model(_Strict):
 
 
 class PolicyModel(Model):
-    """The policy network and its distribution.
-
-    `action_mask: auto` lets the policy choose only among the actions that the environment says are possible, where it
-    says so. `reduction` is how log-probabilities of several action dimensions become one; with `none` each dimension
-    has a ratio of its own.
-    """
+    """The policy network and its distribution."""
 
     cls: Annotated[
         Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"],
         _folded(*_POLICIES),
     ] = Field("GaussianMixin", alias="class")
+    """Distribution of the actions: Gaussian for real numbers, categorical for whole ones."""
     output: str = "ACTIONS"
+    """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
     clip_actions: bool = False
+    """Whether the environment gets actions clipped to its bounds; what is stored and scored is not clipped."""
     clip_mean_actions: bool = False
+    """Whether means are clipped to the environment's bounds before sampling."""
     clip_log_std: bool = True
+    """Whether the log standard deviation is kept within min_log_std and max_log_std."""
     min_log_std: Float = -20.0
+    """Least log standard deviation, in natural logarithms of action units."""
     max_log_std: Float = 2.0
+    """Greatest log standard deviation, in natural logarithms of action units."""
     initial_log_std: Float | Annotated[list[Float], Field(min_length=1)] = 0.0
+    """Log standard deviation before training, for all action numbers or a list with one for each."""
     fixed_log_std: bool = False
+    """Whether the standard deviation stays as it began."""
     reduction: Literal["sum", "mean", "prod", "none"] = "sum"
+    """How log-probabilities of several action numbers become one; none: each has a ratio of its own."""
     unnormalized_log_prob: bool = True
+    """Whether a categorical policy's outputs are logits; False: probabilities."""
     action_mask: Literal["auto"] | bool = "auto"
+    """Whether the policy takes only actions that the environment says are possible; auto: where it says so."""
 
     @property
     def expected_token(self) -> str:
@@ -151,8 +167,11 @@ class ValueModel(Model):
     cls: Annotated[Literal["DeterministicMixin"], _folded("DeterministicMixin")] = Field(
         "DeterministicMixin", alias="class"
     )
+    """Values are computed, not drawn."""
     output: str = "ONE"
+    """Expression of the state value; ONE is a linear layer with one output."""
     clip_actions: bool = False
+    """Accepted as in skrl, without effect: a value is no action."""
 
     @property
     def expected_token(self) -> str:
@@ -161,17 +180,16 @@ class ValueModel(Model):
 
 
 class Models(_Strict):
-    """Policy and value.
-
-    With `separate: False` both heads read the containers of the role that is listed first, as in skrl; the other
-    role's containers are checked, and replaced by them. `initialization: torch` is torch's default distribution;
-    `orthogonal` has gains of √2 in hidden layers, 0.01 in the policy's head and 1 in the value's.
-    """
+    """Policy and value networks."""
 
     separate: bool = True
+    """Whether each has layers of its own; False: both read the containers of the one that is listed first."""
     initialization: Literal["torch", "orthogonal"] = "torch"
+    """Initial weights: torch's default, or orthogonal with gains √2 (hidden), 0.01 (policy's head), 1 (value's)."""
     policy: PolicyModel
+    """What chooses actions."""
     value: ValueModel
+    """What estimates returns."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -200,32 +218,49 @@ class Memory(_Strict):
     """skrl's memory section. The rollout buffer is always `agent.rollouts` long, used once, in full."""
 
     cls: Annotated[Literal["RandomMemory"], _folded("RandomMemory")] = Field("RandomMemory", alias="class")
+    """skrl's name for the rollout buffer."""
     memory_size: Int = -1
+    """Timesteps that it holds: agent.rollouts, or -1 for the same."""
     replacement: bool = False
+    """Accepted as in skrl, without effect: every row is used once an epoch."""
     export: Literal[False] = False
+    """Rollouts are not exported."""
     export_format: str = "pt"
+    """Accepted as in skrl, without effect."""
     export_directory: str = ""
+    """Accepted as in skrl, without effect."""
 
 
 class ScalerArguments(_Strict):
     """RunningStandardScaler's numbers; `size` and `device` are skrl's and follow from the environment here."""
 
     epsilon: Annotated[Float, Field(gt=0)] = 1e-8
+    """Added to the standard deviation before dividing by it."""
     clip_threshold: Annotated[Float, Field(gt=0)] = 5.0
+    """Standard deviations from the mean at which normalised numbers are clipped."""
     size: Any = None
+    """Accepted as in skrl, without effect: it follows from the environment."""
     device: Any = None
+    """Accepted as in skrl, without effect."""
 
 
 class Experiment(_Strict):
     """Where and how often a run is written; intervals are in timesteps."""
 
-    directory: str = ""
-    experiment_name: str = ""
-    write_interval: Interval = "auto"
-    checkpoint_interval: Interval = "auto"
+    directory: Annotated[str, Mark.NAME] = ""
+    """Folder for outputs; empty: runs."""
+    experiment_name: Annotated[str, Mark.NAME] = ""
+    """Name of the output's own folder; empty: made of configuration or agent, and time."""
+    write_interval: Annotated[Interval, Mark.OUTPUT] = "auto"
+    """Timesteps between metric records; auto: 1/100 of the training, 0: never."""
+    checkpoint_interval: Annotated[Interval, Mark.OUTPUT] = "auto"
+    """Timesteps between checkpoints; auto: 1/10 of the training, 0: only at the end."""
     store_separately: Literal[False] = False
-    wandb: bool = False
-    wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(_null_to_empty)] = {}
+    """A checkpoint is one file."""
+    wandb: Annotated[bool, Mark.OUTPUT] = False
+    """Whether curves go to Weights & Biases as well."""
+    wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(_null_to_empty), Mark.OUTPUT] = {}
+    """Arguments of wandb.init."""
 
 
 _Rate = Annotated[Float, Field(gt=0)]
@@ -251,50 +286,80 @@ def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
 
 
 class Agent(_Strict):
-    """PPO, RPO or A2C. Names and meaning are skrl's; the README's table says where the arithmetic differs and why.
+    """PPO, RPO or A2C. Names and meaning are skrl's; docs/skrl.md says where the arithmetic differs and why."""
 
-    `learning_rate` may be a list of two, for policy and value. `alpha` is RPO's.
-    """
-
-    cls: Annotated[Literal["PPO", "RPO", "A2C"], _folded("PPO", "RPO", "A2C")] = Field("PPO", alias="class")
+    cls: Annotated[Literal["PPO", "RPO", "A2C"], _folded("PPO", "RPO", "A2C"), Mark.ACTING] = Field(
+        "PPO", alias="class"
+    )
+    """Algorithm: PPO, RPO (means perturbed in the update) or A2C."""
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
+    """Timesteps collected between updates, of every environment (T)."""
     learning_epochs: Annotated[Int, Field(ge=1, le=10_000)] = 8
+    """Passes over a rollout in an update."""
     mini_batches: Annotated[Int, Field(ge=1)] = 2
-    discount_factor: Annotated[Float, Field(ge=0, le=1)] = 0.99
-    gae_lambda: Annotated[Float, Field(ge=0, le=1)] = 0.95
-    learning_rate: _Rate | Annotated[list[_Rate], Field(min_length=2, max_length=2)] = 1e-3
+    """Parts that a rollout is cut into in every epoch: a count, not a size."""
+    discount_factor: Annotated[Float, Field(ge=0, le=1), Mark.HYPER] = 0.99
+    """What a reward is worth one timestep later."""
+    gae_lambda: Annotated[Float, Field(ge=0, le=1), Mark.HYPER] = 0.95
+    """λ of generalised advantage estimation: 0 trusts the values alone, 1 the returns alone."""
+    learning_rate: Annotated[_Rate | Annotated[list[_Rate], Field(min_length=2, max_length=2)], Mark.HYPER] = 1e-3
+    """Adam's step size, or a list of two: the policy's and the value's."""
     learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name)] | None = None
+    """How the learning rate changes: KLAdaptiveLR, linear, cosine, or one of torch's or optax's; null: not."""
     learning_rate_scheduler_kwargs: Annotated[SerializeAsAny[Schedule], PlainValidator(_schedule_arguments)] = Field(
         default_factory=KLAdaptiveLR
     )
-    observation_preprocessor: _Scaler | None = None
-    observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty)] = Field(
+    """Arguments of the schedule, counted in learning epochs."""
+    observation_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
+    """RunningStandardScaler normalises observations to mean 0 and deviation 1; null: nothing does."""
+    observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
-    state_preprocessor: _Scaler | None = None
-    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty)] = Field(
+    """Arguments of the observation_preprocessor."""
+    state_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
+    """The same for the privileged states that a value network reads."""
+    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
-    value_preprocessor: _Scaler | None = None
-    value_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty)] = Field(
+    """Arguments of the state_preprocessor."""
+    value_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
+    """RunningStandardScaler lets the value network learn normalised returns; null: returns as they are."""
+    value_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
+    """Arguments of the value_preprocessor."""
     observation_statistics: Literal["first_epoch", "frozen"] = "first_epoch"
+    """When observations enter the statistics: in the first epoch as in skrl, or frozen until the update is over."""
     random_timesteps: Annotated[Int, Field(ge=0)] = 0
+    """Timesteps at the beginning that take random actions."""
     learning_starts: Annotated[Int, Field(ge=0)] = 0
-    grad_norm_clip: Float = 0.5
-    ratio_clip: Annotated[Float, Field(gt=0)] = 0.2
-    value_clip: Float = 0.2
+    """Timesteps before which nothing is learned."""
+    grad_norm_clip: Annotated[Float, Mark.HYPER] = 0.5
+    """Greatest norm of the gradient of policy and value together; 0: no clip."""
+    ratio_clip: Annotated[Float, Field(gt=0), Mark.HYPER] = 0.2
+    """ε of PPO's clipped ratio 1 ± ε of new to old action probability."""
+    value_clip: Annotated[Float, Mark.HYPER] = 0.2
+    """Greatest change of a value in an update, in the value network's own units; 0: no clip."""
     value_loss: Literal["skrl", "max"] = "skrl"
-    entropy_loss_scale: Float = 0.0
-    value_loss_scale: Annotated[Float, Field(ge=0)] = 2.5
-    kl_threshold: Annotated[Float, Field(ge=0)] = 0.0
-    rewards_shaper_scale: Float = 1.0
+    """Value loss: skrl's, of the clipped value, or max, the original PPO's greater of clipped and unclipped."""
+    entropy_loss_scale: Annotated[Float, Mark.HYPER] = 0.0
+    """Factor of the entropy bonus."""
+    value_loss_scale: Annotated[Float, Field(ge=0), Mark.HYPER] = 2.5
+    """Factor of the value loss."""
+    kl_threshold: Annotated[Float, Field(ge=0), Mark.HYPER] = 0.0
+    """KL divergence above which an epoch ends early; 0: never."""
+    rewards_shaper_scale: Annotated[Float, Mark.HYPER] = 1.0
+    """Factor of rewards as they are learned from; reported returns are unscaled."""
     time_limit_bootstrap: bool = True
+    """Whether a truncated episode is worth V of its last observation; False: it counts as terminated."""
     advantage_normalization: Literal["rollout", "minibatch", "none"] = "rollout"
-    alpha: Annotated[Float, Field(ge=0)] = 0.5
-    mixed_precision: bool = False
+    """Over what advantages are normalised: rollout, minibatch or none."""
+    alpha: Annotated[Float, Field(ge=0), Mark.HYPER] = 0.5
+    """Half the width of RPO's perturbation of the means, in action units."""
+    mixed_precision: Annotated[bool, Mark.ACTING] = False
+    """Whether layers compute in bfloat16, on GPUs that have it."""
     experiment: Annotated[Experiment, BeforeValidator(_null_to_empty)] = Field(default_factory=Experiment)
+    """Where and how often to write."""
 
     @model_validator(mode="before")
     @classmethod
@@ -322,34 +387,53 @@ class Trainer(_Strict):
     cls: Annotated[Literal["SequentialTrainer"], _folded("SequentialTrainer")] = Field(
         "SequentialTrainer", alias="class"
     )
-    timesteps: Annotated[Int, Field(ge=1, le=10**12)] = 100_000
+    """skrl's name for one environment after another in one process."""
+    timesteps: Annotated[Int, Field(ge=1, le=10**12), Mark.LENGTH] = 100_000
+    """Length of the training in timesteps: steps of every environment, not of all together."""
     headless: bool = True
+    """Accepted as in skrl, without effect: nothing is rendered."""
     disable_progressbar: bool | None = None
+    """Accepted as in skrl, without effect."""
     close_environment_at_exit: bool = True
+    """Accepted as in skrl, without effect."""
     environment_info: str = "episode"
+    """Accepted as in skrl, without effect."""
     stochastic_evaluation: bool = False
+    """Whether evaluations sample actions; False: the most probable ones."""
     render_interval: Int = 1
+    """Accepted as in skrl, without effect."""
 
 
 class Evaluation(_Strict):
-    """Each `interval` timesteps (0: never) a trial plays `episodes`, always the same; they decide its best agent."""
+    """Episodes that a trial plays while it trains; they decide its best agent."""
 
     interval: Annotated[Int, Field(ge=0)] = 0
+    """Timesteps between evaluations; 0: none."""
     episodes: Annotated[Int, Field(ge=1, le=10**5)] = 10
+    """Episodes of each evaluation, always the same ones."""
 
 
 class Config(_Strict):
     """One resolved configuration."""
 
-    seed: Annotated[Int, Field(ge=0, lt=2**63)] | None = 0
+    seed: Annotated[Annotated[Int, Field(ge=0, lt=2**63)] | None, Mark.SEED] = 0
+    """Number that everything random follows from; null: one of the operating system's."""
     backend: Literal["auto", "torch", "jax"] = "auto"
+    """Framework; auto: JAX on CPUs, torch on GPUs and for convolutions."""
     compile: Literal["auto"] | bool = "auto"
+    """Whether torch compiles the update; auto: where the run is long enough."""
     env: Annotated[EnvConfig, BeforeValidator(_null_to_empty)] = Field(default_factory=EnvConfig)
+    """The environment."""
     models: Models
+    """The networks."""
     memory: Memory = Field(default_factory=lambda: Memory.model_validate({}))
+    """skrl's rollout buffer."""
     agent: Agent = Field(default_factory=lambda: Agent.model_validate({}))
+    """The algorithm and its numbers."""
     trainer: Trainer = Field(default_factory=lambda: Trainer.model_validate({}))
-    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+    """How long to train."""
+    evaluation: Annotated[Evaluation, Mark.OUTPUT] = Field(default_factory=lambda: Evaluation.model_validate({}))
+    """Evaluations while training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
