@@ -14,7 +14,7 @@ from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
 from launcher.jobs import dashboard_of
 from launcher.progress import count
-from launcher.resources import Resources, place
+from launcher.resources import Resources, gpu_note, place
 from runner.errors import UserError
 
 
@@ -49,6 +49,8 @@ def conduct(
     failures: list[str] = []
     if missing:
         placement = place(wanted) if wanted.address is None else None
+        if (note := gpu_note(wanted)) is not None:
+            console.print(note, style="yellow", highlight=False, soft_wrap=True)
         with cluster.connected(wanted.address, placement):
             if placement is None:
                 placement = place(wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from launcher.cluster import set_environment
+from launcher.gpus import MASK, mask_note, visible_gpus
 from launcher.plan import Placement
 from runner.cores import usable_cores
 from runner.errors import UserError
@@ -56,13 +57,10 @@ class Resources:
             raise UserError("command line: --workers and --workers-per-gpu: give one; workers = GPUs x workers per GPU")
 
 
-def visible_gpus() -> int:
-    """GPUs that Ray would find on this machine, CUDA_VISIBLE_DEVICES respected."""
-    set_environment(None)
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
-
-    visible = Nvidia.get_current_process_visible_accelerator_ids()
-    return Nvidia.get_current_node_num_accelerators() if visible is None else len(visible)
+def gpu_note(wanted: Resources) -> str | None:
+    """A sentence where a launch on this machine uses fewer GPUs than CUDA_VISIBLE_DEVICES names."""
+    asked = wanted.address is not None or wanted.gpus is not None or wanted.logical_gpus
+    return None if asked else mask_note()
 
 
 def place(wanted: Resources) -> Placement:
@@ -77,6 +75,7 @@ def place(wanted: Resources) -> Placement:
     if wanted.address is None:
         cores = usable_cores()
         found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
+        where += f" ({MASK}={os.environ[MASK]})" if MASK in os.environ else ""
     else:
         import ray
 
@@ -86,7 +85,7 @@ def place(wanted: Resources) -> Placement:
         machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
     gpus = wanted.gpus
     if gpus and gpus > found:
-        allowed = f"allowed: 0 to {found}" if found else "leave --gpus out"
+        allowed = f"allowed: 0 to {found}" if found else "leave --gpus out to train on the CPU"
         raise UserError(
             f"command line: --gpus {gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only count "
             "them (nothing then runs on a GPU)"

@@ -19,7 +19,7 @@ from launcher import directory as folder
 from launcher import progress
 from launcher.estimate import estimate
 from launcher.plan import Placement, Trial, form_packs
-from launcher.resources import Resources, place, workers_now
+from launcher.resources import Resources, gpu_note, place, workers_now
 from runner.errors import UserError
 from runner.pack import static_key
 
@@ -63,6 +63,8 @@ def conduct(
         _check_environments(configurations)
     began = time.monotonic()
     placement = place(wanted) if wanted.address is None else None
+    if (note := gpu_note(wanted)) is not None:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
 
     def packs_on(placement: Placement) -> list[list[Trial]]:
         packs = form_packs(trials, placement.workers, wanted.trials_per_pack)

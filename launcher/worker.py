@@ -105,6 +105,7 @@ class Worker:
             sharing: processes on its GPU; 0: none was reserved, none must be used.
         """
         self._wanted = backend, threads, sharing
+        self._unready: Exception | None = None
 
     def where(self) -> Place:
         """Where this process is."""
@@ -117,6 +118,13 @@ class Worker:
 
         Affinity, thread counts and devices are read when a backend is imported, so they come first.
         """
+        try:
+            self._prepare()
+        except Exception as error:
+            self._unready = error
+            raise
+
+    def _prepare(self) -> None:
         backend, threads, sharing = self._wanted
         self._core = claim_core() if threads == 1 and not sharing else None
         os.environ |= environment(threads, sharing)
@@ -127,9 +135,8 @@ class Worker:
             where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
             raise UserError(
                 f"a GPU was reserved on {where}, but {name} sees none there: install a CUDA build of {name} on that "
-                "machine, or launch without --gpus"
+                "machine, or launch with --gpus 0"
             )
-        # Only now: what is called after this method has failed fails as well.
         self._backend = framework
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
@@ -143,6 +150,7 @@ class Worker:
         """
         with redirected(log_here(job.log, os.getpid())):
             try:
+                self._check_ready()
                 return self._train(job, aggregator)
             except BaseException:
                 traceback.print_exc()
@@ -157,6 +165,7 @@ class Worker:
         Raises:
             UserError: a checkpoint of another network, or an episode that does not end.
         """
+        self._check_ready()
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
         from runner.evaluate import stacked
@@ -169,6 +178,11 @@ class Worker:
         for episode in episodes:
             found[episode.member].append(episode)
         return found
+
+    def _check_ready(self) -> None:
+        """Fail as `ready` has failed: Ray calls what comes after it all the same."""
+        if self._unready is not None:
+            raise self._unready
 
     def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         from runner.config import resolve

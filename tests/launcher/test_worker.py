@@ -22,7 +22,7 @@ from launcher import worker as worker_module
 from launcher.aggregator import Aggregator, PushReply
 from launcher.process import redirected
 from launcher.rows import BUSY, GAP, LOST
-from launcher.worker import Link, Worker
+from launcher.worker import Exam, Link, Worker
 from runner.errors import UserError
 from runner.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored
@@ -386,6 +386,9 @@ def test_a_worker_is_ready_with_a_core_or_the_gpu_that_was_reserved(
     assert seen == []
     with pytest.raises(UserError, match="jax sees none there") if sharing == 3 else contextlib.nullcontext():
         worker.ready()
+    if sharing == 3:
+        with pytest.raises(UserError, match="jax sees none there"):  # what Ray calls next fails for the same reason
+            worker.evaluate(Exam({}, (), 1, 1, 0, True, 1))
     assert seen == ["core"] * claims + ["runner.jax", "runner.envs.envpool"]
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
