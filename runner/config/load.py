@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
+from runner.config.numbers import FIRST, LONGEST, REAL, WHOLE, number
 from runner.errors import UserError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 """Nodes after anchors are expanded: a configuration has hundreds, an anchor bomb billions."""
 LONGEST_WORD = 100
-"""Characters of a scalar that count as one node; and the most that a number may have."""
+"""Characters of a scalar that count as one node."""
 
 Key = tuple[str | int, ...]
 
@@ -56,20 +56,20 @@ def dotted(key: Key) -> str:
 
 
 _STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _DATE = "tag:yaml.org,2002:timestamp"
-_PLAIN = (_STRING, *_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "seq", "map")), None)
+_PLAIN = (_STRING, _INT, _FLOAT, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "seq", "map")), None)
 """What a value may be; None is every other tag, which is refused."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader of nothing but YAML 1.2's plain values, so that dates are text and 3e-4 and 1e6 are numbers."""
+    """SafeLoader of plain values: numbers are YAML 1.2's, dates are text, `yes` and `off` are PyYAML's, as for skrl."""
 
     @override
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if node.tag in _NUMBERS and len(node.value) > LONGEST_WORD:
+        if node.tag in (_INT, _FLOAT) and len(node.value) > LONGEST:
             raise yaml.constructor.ConstructorError(
-                problem=f"a number of more than {LONGEST_WORD} characters", problem_mark=node.start_mark
+                problem=f"a number of more than {LONGEST} characters", problem_mark=node.start_mark
             )
         try:
             return super().construct_object(node, deep)
@@ -78,20 +78,27 @@ class _Loader(yaml.SafeLoader):
             problem = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from None
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """The number that a plain value, or one with a tag, is written as."""
+        found = number(self.construct_scalar(node))
+        if found is None or (node.tag == _INT and isinstance(found, float)):
+            raise ValueError(node.value)
+        return float(found) if node.tag == _FLOAT else found
+
 
 # Copies, not the class attributes that every SafeLoader of the process shares.
 _Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _PLAIN}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT, _DATE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+for _tag, _pattern in ((_INT, WHOLE), (_FLOAT, REAL)):
+    _Loader.add_constructor(_tag, _Loader.construct_number)
+    _Loader.add_implicit_resolver(_tag, _pattern, list(FIRST))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that the loader would read as something else, and writes lists of plain values in one line."""
+    """Quotes every text that our loader or PyYAML's would read as something else; lists of plain values in one line."""
 
     @override
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
@@ -103,7 +110,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_Loader.yaml_implicit_resolvers.get(first, []), *yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])]
+    for first in _Loader.yaml_implicit_resolvers | yaml.SafeDumper.yaml_implicit_resolvers
+}
 
 
 def dump(data: Mapping[str, Any]) -> str:

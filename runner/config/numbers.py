@@ -1,4 +1,8 @@
-"""Numbers as people write them in YAML."""
+"""Numbers as people write them: those of YAML 1.2's core schema, with `_` between digits as in skrl's files.
+
+So `010` is ten, `0o10` eight and `0x1F` thirty-one; `1:40` and `0b11` are text. Files, `--set`, ranges and texts in a
+configuration from Python are all read by `number`.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,40 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-_WHOLE = re.compile(r"^\s*[-+]?\d+(_\d+)*\s*$")
-_NUMBER = re.compile(r"^\s*[-+]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)([eE][-+]?\d+)?\s*$")
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+WHOLE = re.compile(rf"(?:[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+)$")
+REAL = re.compile(
+    rf"(?:[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+)
 """No text can be read in two ways, so that a long one that is no number is refused at once."""
-LONGEST_WHOLE = 100
+FIRST = "-+.0123456789"
+"""Characters that numbers begin with."""
+LONGEST = 100
+"""Characters of a number at most."""
+
+
+def number(text: str) -> int | float | None:
+    """The number that a text is; None for other text, and for what is longer than `LONGEST`."""
+    if len(text) > LONGEST:
+        return None
+    if WHOLE.match(text):
+        # Python's own base 0 refuses leading zeros.
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    return float(re.sub(r"\.(?=[infaINFA])", "", text)) if REAL.match(text) else None
 
 
 def _number(value: Any) -> Any:
-    """Numbers that YAML 1.1 reads as text ('3e-4', '1e6') become the numbers they look like."""
+    """Texts become the numbers that they look like: YAML 1.1 reads '3e-4' and '1e6' as text."""
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
-    if isinstance(value, str) and _NUMBER.match(value):
-        value = float(value)
+    if isinstance(value, str):
+        found = number(value.strip())
+        return value if found is None else found
     return value
 
 
 def _integer(value: Any) -> Any:
-    if isinstance(value, str) and len(value) <= LONGEST_WHOLE and _WHOLE.match(value):
-        return int(value)  # a float would round what has more than 15 digits
     value = _number(value)
     if isinstance(value, float) and value.is_integer() and math.isfinite(value):
         return int(value)

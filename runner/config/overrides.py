@@ -7,7 +7,8 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from runner.config.load import LONGEST_WORD, Key, parse_scalar
+from runner.config.load import Key, parse_scalar
+from runner.config.numbers import LONGEST, number
 from runner.errors import UserError
 
 LONGEST_RANGE = 100_000
@@ -63,16 +64,18 @@ def expand_range(text: str) -> list[int | float] | None:
     """
     text = text.strip()
     first, dots, rest = text.partition("..")
-    if not dots or _number(first) is None:
+    if not dots or number(first[:LONGEST]) is None:
         return None
-    last, _, number = rest.partition("/")
-    ends = [end for end in map(_number, (first, last)) if end is not None and math.isfinite(end)]
-    count = int(number) if number.isdecimal() and len(number) <= len(str(LONGEST_RANGE)) else 0
-    logarithmic = "e" in (first + last).casefold()
+    last, _, steps = rest.partition("/")
+    ends = [end for end in map(number, (first, last)) if end is not None and math.isfinite(end)]
+    wanted = number(steps)
+    count = wanted if isinstance(wanted, int) and 2 <= wanted <= LONGEST_RANGE else 0
+    whole = all(isinstance(end, int) for end in ends)
+    logarithmic = not whole and "e" in (first + last).casefold()
     wrong = None
-    if len(ends) < 2 or len(text) > LONGEST_WORD:
+    if len(ends) < 2 or len(text) > LONGEST:
         wrong = "a range needs a number at both ends"
-    elif not 2 <= count <= LONGEST_RANGE:
+    elif not count:
         wrong = f"a range needs a count, from 2 to {LONGEST_RANGE:,}"
     elif ends[0] == ends[1]:
         wrong = "the ends of a range must differ"
@@ -80,24 +83,19 @@ def expand_range(text: str) -> list[int | float] | None:
         wrong = "with an exponent a range has equal ratios, and its ends must be above 0"
     if wrong is not None:
         raise UserError(
-            f"found {text[:LONGEST_WORD]!r}; {wrong}; allowed: first..last/count, such as 0..1/5 (equal steps) "
+            f"found {text[:LONGEST]!r}; {wrong}; allowed: first..last/count, such as 0..1/5 (equal steps) "
             "or 1e-5..1e-2/4 (an exponent: equal ratios)"
         )
     # Decimal, so that the values are those that a person would write: 0.3 and 1e-4, not 0.30000000000000004.
     with decimal.localcontext(prec=50):
-        low, high, steps = Decimal(first), Decimal(last), count - 1
+        low, high = (
+            Decimal(end if isinstance(end, int) else word) for end, word in zip(ends, (first, last), strict=True)
+        )
         if logarithmic:
-            return [float(low * (high / low) ** (Decimal(i) / steps)) for i in range(count)]
-        values = [low + (high - low) * i / steps for i in range(count)]
-        whole = "." not in first + last and (high - low) % steps == 0
+            return [float(low * (high / low) ** (Decimal(i) / (count - 1))) for i in range(count)]
+        values = [low + (high - low) * i / (count - 1) for i in range(count)]
+        whole = whole and (high - low) % (count - 1) == 0
         return [int(value) if whole else float(value) for value in values]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def split_top_level(text: str) -> list[str]:

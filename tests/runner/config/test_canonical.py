@@ -170,6 +170,13 @@ def test_resolving_leaves_its_argument_alone() -> None:
         ("1_000", 1000), ("2020-01-01", "2020-01-01"), ("{on: 1, 5: 2}", {"on": 1, "5": 2}),
         ("{a: &a 5, *a : 1}", {"a": 5, "5": 1}), ("'3e-4'", "3e-4"), ("1e", "1e"), ("e5", "e5"), ("true", True),
         ("null", None), ("", None), ("[1e3, a]", [1000.0, "a"]), ("{a: 1e-3}", {"a": 1e-3}),
+        # YAML 1.2, not 1.1: no octal by a leading zero, no base 60, no base 2
+        ("010", 10), ("-010", -10), ("08", 8), ("0o10", 8), ("0x1F", 31), ("010000", 10000), ("1:40", "1:40"),
+        ("1:40.5", "1:40.5"), ("0b11", "0b11"), ("-0o10", "-0o10"), ("+0x1F", "+0x1F"), ("0o8", "0o8"), ("+1", 1),
+        ("01.50", 1.5), ("1.", 1.0), (".5", 0.5), ("-.5e1", -5.0), ("1_000.2_5", 1000.25), ("1__0", "1__0"),
+        ("1_", "1_"), ("_1", "_1"), (".inf", math.inf), ("-.INF", -math.inf), ("inf", "inf"), (".", "."),
+        ("~", None), ("NULL", None), ("[010, 1:40]", [10, "1:40"]), ("!!float 010", 10.0), ("'010'", "010"),
+        ("yes", True), ("off", False),  # PyYAML's, as in skrl
     ],
 )  # fmt: skip
 def test_scalars_are_what_they_look_like(text: str, expected: Any) -> None:
@@ -253,8 +260,10 @@ def test_every_shipped_configuration_resolves_and_its_dump_reads_back_equal(path
 
 def test_texts_that_look_like_something_else_survive_a_dump() -> None:
     texts = ["1e5", "3e-4", "on", "null", "2026-11-23", "0x10", "", " a", "é: ü", "1:30", "=", "~", "- x", "a\nb"]
+    texts += ["010", "0o10", "0b1", "1_0", "0x_1", "yes", ".inf", "-.5", "+1", "1.", "1:40.5", "190:20:30"]
     data = {"texts": texts, "nested": [[1, 2.5], {"a": None, "b": True}], **{text or "empty": text for text in texts}}
     assert read(dump(data), "dump")[0] == data
+    assert yaml.safe_load(dump(data)) == data
 
 
 # ---------------------------------------------------------------------------------------------- overrides
