@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,8 +17,8 @@ from rich.console import Console
 
 from launcher.plan import Experiment, read_experiment
 from launcher.resources import Resources
-from launcher.sweep import group_by_flag
-from runner.config.load import Key, dump
+from launcher.sweep import FLAGS, group_by_flag
+from runner.config.load import dump
 from runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,8 +95,7 @@ def train(
     """Train every configuration with every seed."""
     console = _console()
     _refuse_words(cfgs)
-    flags: dict[Key, Any] = {("env", "id"): env, ("env", "num_envs"): num_envs, ("backend",): backend}
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
         raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
     experiment = read_experiment(cfgs, set_ or [], given, seeds, zip_)
@@ -362,6 +363,11 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
     """A hint where nothing is given, or where the first word looks like a verb or names a launch."""
     if not cfgs:
         raise UserError("command line: no configuration file; usage: launch CFG.yaml --seeds 8 (see launch --help)")
+    for word in map(str, cfgs):
+        if re.fullmatch(r"[\w.]+=.*", word, re.DOTALL) and not Path(word).exists():
+            raise UserError(
+                f"command line: {word!r} is no file; each setting has its own flag: --set {shlex.quote(word)}"
+            )
     first = cfgs[0]
     if (first / "plan.json").is_file():
         raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")

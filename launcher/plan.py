@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 
 from launcher import sweep
 from runner.config import Config, resolve
+from runner.config.effect import effective, shared_role
 from runner.config.eras import era_of
 from runner.config.load import Key, read_yaml
+from runner.config.numbers import number
 from runner.errors import UserError
 from runner.pack import identity, static_key
 
@@ -88,20 +90,8 @@ def read_experiment(
     notes: dict[str, None] = {}
     origins: dict[str, Path] = {}
     for file, stem in zip(files, _config_names(files), strict=True):
-        data, source = read_yaml(file)
-        section = sweep.take_section(data, source)
-        axes = sweep.combine(section, typed, era_of(data), source)
-        labels = sweep.labels(axes)
-        if math.prod(len(axis) for axis in axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
-            raise _too_many()
-        for steps in itertools.product(*axes):
-            chosen = list(itertools.chain(*steps))
-            overrides = [(choice.key, choice.value) for choice in chosen if choice.place is None]
-            swept = [(choice.key, choice.value, choice.place) for choice in chosen if choice.place is not None]
-            config, found = resolve(data, source, overrides, swept)
+        for name, config, found in _configurations(file, stem, typed, seeds, taken):
             notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
-            varied = [f"{labels[choice.key]}={_short(choice.value)}" for choice in chosen if choice.key in labels]
-            name = _free_name(slug("_".join([stem, *varied])), config, taken)
             origins[name] = file
             for seed in parse_seeds(seeds, config.seed):
                 trial = trial_of(name, config.model_copy(update={"seed": seed}))
@@ -111,6 +101,49 @@ def read_experiment(
                 if len(trials) > LARGEST_LAUNCH:
                     raise _too_many()
     return Experiment(tuple(trials.values()), tuple(notes), origins)
+
+
+def _configurations(
+    file: Path, stem: str, typed: Sequence[sweep.Axis], seeds: str | None, taken: dict[str, set[str]]
+) -> Iterator[tuple[str, Config, list[str]]]:
+    """Each configuration of a file and the command line: its name, itself, notes on the file.
+
+    Args:
+        file: as it was typed.
+        stem: begins the names.
+        typed: axes of the command line.
+        seeds: of the command line.
+        taken: see `_free_name`.
+
+    Raises:
+        UserError: two that would train the same run, or a swept key that changes nothing in any.
+    """
+    data, source = read_yaml(file)
+    era, section = era_of(data), sweep.take_section(data, source)
+    axes = sweep.combine(section, typed, era, source, seeds)
+    labels = sweep.labels(axes)
+    if math.prod(len(axis) for axis in axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
+        raise _too_many()
+    runs: dict[str, tuple[sweep.Choice, ...]] = {}
+    configs: list[Config] = []
+    for steps in itertools.product(*axes):
+        chosen = tuple(itertools.chain(*steps))
+        overrides = [(choice.key, choice.value) for choice in chosen if choice.place is None]
+        swept = [(choice.key, choice.value, choice.place) for choice in chosen if choice.place is not None]
+        config, notes = resolve(data, source, overrides, swept)
+        varied = [f"{labels[choice.key]}={_short(choice.value)}" for choice in chosen if choice.key in labels]
+        name = _free_name(slug("_".join([stem, *varied])), config, taken)
+        run = hashlib.sha256(effective(config).encode()).hexdigest()
+        if run in runs:
+            why = sweep.same_run(runs[run], chosen, config, shared_role(data, era), era)
+            twice = f"the trial {trial_of(name, config).id} is asked for twice"
+            raise UserError(f"{file}: {twice}; {why or 'give each configuration once'}")
+        runs[run] = chosen
+        configs.append(config)
+        yield name, config, notes
+    idle = sweep.idle_key(axes, configs, shared_role(data, era), era)
+    if idle:
+        raise UserError(f"{file}: {idle}")
 
 
 def _too_many() -> UserError:
@@ -125,12 +158,12 @@ def trial_of(name: str, config: Config) -> Trial:
 
 def _free_name(wanted: str, config: Config, taken: dict[str, set[str]]) -> str:
     """`wanted`, or with a number where another configuration has that name: cut short, or rounded to the same."""
-    trained = identity(config)
+    trained = identity(config.model_copy(update={"seed": None}))
     name = wanted
-    for number in itertools.count(2):
+    for place in itertools.count(2):
         if trained in taken.setdefault(name, {trained}):
             return name
-        name = f"{wanted}_{number}"
+        name = f"{wanted}_{place}"
     raise AssertionError
 
 
@@ -170,19 +203,20 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
         f"(at most {LARGEST_LAUNCH:,})"
     )
     text = text.strip()
-    if re.fullmatch(r"\d{1,7}", text):
-        if not 0 < int(text) <= LARGEST_LAUNCH:
+    count = number(text)
+    if isinstance(count, int):
+        if not 0 < count <= LARGEST_LAUNCH:
             raise wrong
-        if start + int(text) > 2**63:
+        if start + count > 2**63:
             raise UserError(f"command line: --seeds {text}: the last of them, counted from seed {start}, is too large")
-        return [start + i for i in range(int(text))]
+        return [start + i for i in range(count)]
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
-        if match is None:
+        ends = [number(end.strip()) for end in part.split("-")]
+        first, last = ends[0], ends[-1]
+        if len(ends) > 2 or not isinstance(first, int) or not isinstance(last, int) or not 0 <= first <= last < 2**63:
             raise wrong
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < first + LARGEST_LAUNCH - len(seeds):
+        if last >= first + LARGEST_LAUNCH - len(seeds):
             raise wrong
         seeds += range(first, last + 1)
     if len(set(seeds)) != len(seeds):

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.config import SWEEP, canonical_key
+from runner.config import SWEEP, Config, canonical_key
+from runner.config.effect import without_effect
 from runner.config.eras import Era
 from runner.config.load import Key, Source, dotted
+from runner.config.numbers import number
 from runner.config.overrides import expand_range, parse_key, parse_override
 from runner.errors import UserError, shown
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:  # workers need no command line
 
 IN_STEP = "zip"
 """Key of the section whose lists advance together."""
+SEED: Key = ("seed",)
+FLAGS: Mapping[Key, str] = {("env", "id"): "--env", ("env", "num_envs"): "--num-envs", ("backend",): "--backend"}
+"""Settings that have a flag of their own."""
+_LAYERS = ("network", "hiddens", "hidden_activation", "input_shape")
 _LONGEST_FOUND = 80
 
 
@@ -29,11 +35,13 @@ class Choice:
         key: of the configuration.
         value: plain data.
         place: of the value below `sweep:` in the file; None for the command line.
+        typed: what the value was typed as; empty for the file.
     """
 
     key: Key
     value: Any
     place: Key | None = None
+    typed: str = ""
 
 
 Axis = list[tuple[Choice, ...]]
@@ -75,14 +83,16 @@ def typed_axes(settings: Iterable[str], zips: Sequence[Sequence[str]] | None, fl
     axes = []
     for text in settings:
         key, values = parse_override(text)
-        axes.append(_axis(key, [(value, None) for value in values]))
+        axes.append(_axis(key, [(value, None) for value in values], f"--set {text}"))
     for texts in zips or ():
         columns = []
         for text in texts:
             key, values = parse_override(text, "--zip")
-            columns.append((dotted(key), _axis(key, [(value, None) for value in values])))
+            columns.append((dotted(key), _axis(key, [(value, None) for value in values], f"--zip {text}")))
         axes.append(_in_step(columns, "command line: --zip"))
-    return axes + [_axis(key, [(value, None)]) for key, value in flags.items()]
+    return axes + [
+        _axis(key, [(value, None)], f"{FLAGS.get(key, dotted(key))} {value}") for key, value in flags.items()
+    ]
 
 
 def take_section(data: dict[str, Any], source: Source) -> list[Axis]:
@@ -107,41 +117,91 @@ def take_section(data: dict[str, Any], source: Source) -> list[Axis]:
     return axes
 
 
-def combine(section: Sequence[Axis], typed: Sequence[Axis], era: Era, source: Source) -> list[Axis]:
+def combine(section: Sequence[Axis], typed: Sequence[Axis], era: Era, source: Source, seeds: str | None) -> list[Axis]:
     """The axes of one file's sweep: its own, less what the command line sets, then those of the command line.
+
+    Alternatives of `seed` come last, as seeds do.
 
     Args:
         section: axes of the file.
         typed: axes of the command line.
         era: of the file, whose names are compared.
         source: for errors.
+        seeds: of the command line, which beat a file's alternatives of `seed`.
 
     Raises:
-        UserError: a key that is swept is given twice.
+        UserError: settings of the command line that contradict each other, or a swept key that is given twice.
     """
     names = [canonical_key(choice.key, era) for axis in typed for choice in axis[0]]
+    if seeds is not None:
+        _refuse_seeds_twice(typed, seeds)
+        names.append(SEED)
 
     def beaten(choice: Choice) -> bool:
         name = canonical_key(choice.key, era)
         return any(name[: len(other)] == other for other in names)
 
     kept = [[tuple(choice for choice in step if not beaten(choice)) for step in axis] for axis in section]
-    axes = [*(axis for axis in kept if axis[0]), *typed]
-    several: dict[Key, bool] = {}
+    kept = [axis for axis in kept if axis[0]]
+    for axes in (kept, typed):
+        _refuse_contradictions(axes, era, source)
+    return sorted([*kept, *typed], key=_of_seeds)
+
+
+def _of_seeds(axis: Axis) -> bool:
+    return len(axis) > 1 and [choice.key for choice in axis[0]] == [SEED]
+
+
+def _refuse_seeds_twice(typed: Sequence[Axis], seeds: str) -> None:
+    """`--seeds 3 --set seed=5` counts from 5; all else is two answers to one question."""
+    for axis in typed:
+        for choice in axis[0]:
+            if choice.key == SEED and (len(axis) > 1 or not isinstance(number(seeds.strip()), int)):
+                raise UserError(f"command line: --seeds {seeds} and {choice.typed} contradict each other; give one")
+
+
+def _refuse_contradictions(axes: Sequence[Axis], era: Era, source: Source) -> None:
+    """Refuse two settings of one key, or of a block and a key in it, that differ or of which one is swept."""
+    known: list[tuple[Key, Choice, bool]] = []
     for axis in axes:
         for choice in axis[0]:
-            name = canonical_key(choice.key, era)
-            # Of two single values on the command line the last one wins.
-            if name in several and (len(axis) > 1 or several[name] or choice.place is not None):
+            name, swept = canonical_key(choice.key, era), len(axis) > 1 or choice.place is not None
+            for other, before, was_swept in known:
+                shared = min(len(name), len(other))
+                if name[:shared] != other[:shared]:
+                    continue
                 where = f"command line: {dotted(choice.key)}" if choice.place is None else source.where(choice.place)
-                raise UserError(f"{where}: given twice, and one of them is swept; give each key of a sweep once")
-            several[name] = len(axis) > 1
-    return axes
+                both = f" ({before.typed} and {choice.typed})" if choice.typed else ""
+                if swept or was_swept:
+                    raise UserError(
+                        f"{where}: given twice, and one of them is swept; give each key of a sweep once{both}"
+                    )
+                inner, outer = (choice, before) if len(name) > len(other) else (before, choice)
+                found = _inside(outer.value, max(name, other, key=len)[shared:])
+                if found != inner.value and not (found is _NOTHING and inner is choice):
+                    raise UserError(f"{where}: given twice, with different values{both}; give one of them")
+            known.append((name, choice, swept))
+
+
+_NOTHING = object()
+
+
+def _inside(block: Any, path: Key) -> Any:
+    """What a block has at a path, or `_NOTHING`."""
+    for part in path:
+        if isinstance(block, Mapping) and str(part) in block:
+            block = block[str(part)]
+        elif isinstance(block, list) and isinstance(part, int) and part < len(block):
+            block = block[part]
+        else:
+            return _NOTHING
+    return block
 
 
 def labels(axes: Iterable[Axis]) -> dict[Key, str]:
     """What names of trials call the keys that vary: the last words, as many as tell them apart."""
-    keys = dict.fromkeys(choice.key for axis in axes if len(axis) > 1 for choice in axis[0])
+    varied = (axis for axis in axes if len(axis) > 1 and not _of_seeds(axis))
+    keys = dict.fromkeys(choice.key for axis in varied for choice in axis[0])
 
     def label(key: Key) -> str:
         for length in range(2 if isinstance(key[-1], int) else 1, len(key)):
@@ -152,8 +212,46 @@ def labels(axes: Iterable[Axis]) -> dict[Key, str]:
     return {key: label(key) for key in keys}
 
 
-def _axis(key: Key, values: Iterable[tuple[Any, Key | None]]) -> Axis:
-    return [(Choice(key, value, place),) for value, place in values]
+def same_run(before: Sequence[Choice], after: Sequence[Choice], config: Config, reads: str, era: Era) -> str:
+    """Why two steps of a sweep train the same run, in words; nothing where they only spell the same values.
+
+    Args:
+        before: the choices of one step.
+        after: those of the other, of the same keys.
+        config: that of the second.
+        reads: the role whose network both read where `models.separate` is False.
+        era: of the file.
+    """
+    for choice, other in zip(after, before, strict=True):
+        why = _idle(choice.key, config, reads, era)
+        if choice.value != other.value and why:
+            return f"{dotted(choice.key)} changes nothing: {why}"
+    return ""
+
+
+def idle_key(axes: Iterable[Axis], configs: Iterable[Config], reads: str, era: Era) -> str:
+    """The first swept key that changes nothing in any configuration, and why, in words; else nothing."""
+    keys = labels(axes)
+    idle = {key: "" for key in keys}
+    for config in configs:
+        idle = {key: _idle(key, config, reads, era) for key in idle}
+        idle = {key: why for key, why in idle.items() if why}
+        if not idle:
+            return ""
+    return next((f"{dotted(key)} changes nothing: {why}" for key, why in idle.items()), "")
+
+
+def _idle(key: Key, config: Config, reads: str, era: Era) -> str:
+    """Why a key changes nothing in a configuration; empty where it does."""
+    name = canonical_key(key, era)
+    other = len(name) > 2 and name[0] == "models" and name[1] != reads and name[2] in _LAYERS
+    if other and not config.models.separate:
+        return f"models.separate is False, so both read the network of {reads}"
+    return next((why for key, why in without_effect(config).items() if name[: len(key)] == key), "")
+
+
+def _axis(key: Key, values: Iterable[tuple[Any, Key | None]], typed: str = "") -> Axis:
+    return [(Choice(key, value, place, typed),) for value, place in values]
 
 
 def _in_step(columns: Sequence[tuple[str, Axis]], where: str) -> Axis:

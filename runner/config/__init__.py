@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -14,8 +16,8 @@ from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
 from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
-from runner.config.load import Key, Source, plain_copy, read_yaml
-from runner.config.schedules import arguments_of
+from runner.config.load import Key, Source, dotted, plain_copy, read_yaml
+from runner.config.schedules import SCHEDULES, arguments_of
 from runner.config.schema import Config
 from runner.config.skrl import canonical, canonical_override
 from runner.errors import UserError, did_you_mean, shown
@@ -130,7 +132,8 @@ def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> s
         if len(key) == 1 and key not in source.overridden:
             fields = [*fields, SWEEP]
         older = (LEGACY_MODEL if "network" in fields else set()) | (LEGACY_AGENT if "gae_lambda" in fields else set())
-        return f"{where}: unknown key.{did_you_mean(key[-1], sorted({*fields, *older}))} Allowed here: {_join(fields)}."
+        hint = _elsewhere(key) or did_you_mean(key[-1], sorted({*fields, *older})) or _elsewhere(key, similar=True)
+        return f"{where}: unknown key.{hint} Allowed here: {_join(fields)}."
     if kind == "missing":
         return f"{where}: required, but not given"
     if kind == "value_error":
@@ -142,6 +145,39 @@ def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> s
         return f"{where}: found {found}; allowed: a block of keys"
     message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return f"{where}: found {found}; allowed: {message}"
+
+
+def _elsewhere(key: Key, similar: bool = False) -> str:
+    """` Did you mean 'agent.x'?` for a key that has its name, or one like it, in another section; else nothing."""
+    paths = _paths()
+    names = difflib.get_close_matches(str(key[-1]), paths, 1, 0.8) if similar else [str(key[-1])]
+    found = [path for name in names for path in paths.get(name, []) if path != dotted(key)]
+    return f" Did you mean {' or '.join(map(repr, found[:3]))}?" if found else ""
+
+
+@functools.cache
+def _paths() -> dict[str, list[str]]:
+    """Name of a key, older ones too → where it may stand."""
+    found: dict[str, dict[str, None]] = {}
+
+    def walk(model: type[BaseModel], path: str) -> None:
+        for name, field in model.model_fields.items():
+            if field.annotation is Any:
+                continue  # skrl's, without a meaning here
+            written = field.alias or name
+            found.setdefault(written, {})[path + written] = None
+            inner = _model_in(field.annotation)
+            if inner is not None:
+                entry = ".0." if typing.get_origin(field.annotation) is list else "."
+                walk(inner, path + written + entry)
+
+    walk(Config, "")
+    for schedule in SCHEDULES.values():
+        walk(schedule, "agent.learning_rate_scheduler_kwargs.")
+    for section, names in (("agent", LEGACY_AGENT), ("models.policy", LEGACY_MODEL), ("models.value", LEGACY_MODEL)):
+        for name in names:
+            found.setdefault(name, {})[f"{section}.{name}"] = None
+    return {name: list(paths) for name, paths in found.items()}
 
 
 def _refused(sentence: str, source: Source, key: Key) -> str:

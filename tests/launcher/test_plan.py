@@ -99,6 +99,9 @@ def test_env_steps_are_those_of_whole_updates() -> None:
         ("4-4", 0, [4]),
         ("3,5,7", 0, [3, 5, 7]),
         ("7, 0-2 ,9", 0, [7, 0, 1, 2, 9]),
+        ("010", 0, list(range(10))),
+        ("010,0o10,07-0x9,1_0-1_1", 0, None),  # ten is given twice
+        ("010,0x1-0o3,1_1", 0, [10, 1, 2, 3, 11]),
         ("3,", 0, None),
         ("0", 0, None),
         ("-1", 0, None),
@@ -228,7 +231,8 @@ def test_large_packs_are_divided() -> None:
     ],
 )
 def test_settings_that_are_only_numbers_share_a_pack(setting: str) -> None:
-    assert [len(members) for members in pack(trials(setting), 1)] == [2]
+    adaptive = ["agent.learning_rate_scheduler=KLAdaptiveLR"] if "kwargs" in setting else []
+    assert [len(members) for members in pack(trials(*adaptive, setting), 1)] == [2]
 
 
 @pytest.mark.parametrize(

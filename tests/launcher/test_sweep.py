@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from launcher.cli import main
 from launcher.plan import Trial, form_packs, read_experiment
 from runner.config import load_config, resolve
+from runner.config.load import Key
 from runner.config.overrides import LONGEST_RANGE, expand_range, parse_override
 from runner.errors import UserError
 from tests.launcher.refusals import CARTPOLE
@@ -17,8 +19,13 @@ from tests.launcher.refusals import CARTPOLE
 PPO = CARTPOLE.parents[1] / "skrl" / "ppo.yaml"
 
 
-def trials(*settings: str, zips: list[list[str]] | None = None, files: tuple[Path, ...] = (CARTPOLE,)) -> list[Trial]:
-    return list(read_experiment(files, settings, {}, None, zips).trials)
+def trials(
+    *settings: str,
+    zips: list[list[str]] | None = None,
+    files: tuple[Path, ...] = (CARTPOLE,),
+    seeds: str | None = None,
+) -> list[Trial]:
+    return list(read_experiment(files, settings, {}, seeds, zips).trials)
 
 
 @pytest.fixture
@@ -57,6 +64,8 @@ def refusal(path: Path, *settings: str, zips: list[list[str]] | None = None) -> 
         ("-.5...5/3", [-0.5, 0, 0.5]),
         (" 16..64/4 ", [16, 32, 48, 64]),
         ("1_000..2_000/3", [1000, 1500, 2000]),
+        ("010..0x1E/03", [10, 20, 30]),
+        ("1..0o11/3", [1, 5, 9]),
     ],
 )
 def test_range(text: str, values: list[float]) -> None:
@@ -71,7 +80,10 @@ def test_ranges_of_whole_numbers_are_whole_where_their_steps_are() -> None:
     assert "agent.rollouts: found 22.85" in refusal(CARTPOLE, "agent.rollouts=16..64/8")
 
 
-@pytest.mark.parametrize("text", ["../4", "a..b/3", "..1/3", "1.5", "'1..2/3'", "[1..2/3]", "{a: 1..2/3}", "v1..v2/3"])
+@pytest.mark.parametrize(
+    "text",
+    ["../4", "a..b/3", "..1/3", "1.5", "'1..2/3'", "[1..2/3]", "{a: 1..2/3}", "v1..v2/3", "nan..1/3", "0b1..2/3"],
+)
 def test_what_is_no_range(text: str) -> None:
     assert expand_range(text) is None
 
@@ -94,7 +106,8 @@ def test_a_range_that_is_quoted_is_a_text() -> None:
         ("1../3", "needs a number at both ends"),
         ("1..x/3", "needs a number at both ends"),
         ("1..inf/3", "needs a number at both ends"),
-        ("nan..1/3", "needs a number at both ends"),
+        ("1...inf/3", "needs a number at both ends"),
+        (".nan..1/3", "needs a number at both ends"),
         ("1..1e999/3", "needs a number at both ends"),
         ("0" * 5000 + "..1/3", "needs a number at both ends"),
         ("1..1/3", "the ends of a range must differ"),
@@ -217,7 +230,7 @@ def test_each_file_has_a_section_of_its_own(swept: Path) -> None:
 def test_lists_as_values_and_names_that_tell_keys_apart(tmp_path: Path) -> None:
     lines = "  models.policy.hiddens: [[64, 64], [32]]\n  models.value.hiddens: [[8], [16]]\n  agent.lambda: [0.9]\n"
     path = with_section(tmp_path, lines, PPO)
-    found = trials("env.id=Pendulum-v1", files=(path,))
+    found = trials("env.id=Pendulum-v1", "models.separate=True", files=(path,))
     assert [t.name for t in found] == [
         f"cfg_policy.hiddens={policy}_value.hiddens={value}" for policy in ("64-64", "32") for value in ("8", "16")
     ]
@@ -260,9 +273,130 @@ def test_a_flag_and_a_sweep_of_one_key() -> None:
         read_experiment([CARTPOLE], ["env.num_envs=4,8"], {("env", "num_envs"): 2}, None)
 
 
-def test_of_single_values_the_last_wins() -> None:
-    (trial,) = trials("agent.gae_lambda=0.5", "agent.lambda=0.6")
-    assert trial.config.agent.gae_lambda == 0.6
+CONTRADICTIONS: list[tuple[list[str], dict[Key, Any], str | None, str]] = [
+    (["agent.gae_lambda=0.5", "agent.lambda=0.6"], {}, None, "--set agent.gae_lambda=0.5 and --set agent.lambda=0.6"),
+    (["env.id=A"], {("env", "id"): "B"}, None, "--set env.id=A and --env B"),
+    (["env.num_envs=9"], {("env", "num_envs"): 7}, None, "--set env.num_envs=9 and --num-envs 7"),
+    (["backend=jax"], {("backend",): "torch"}, None, "--set backend=jax and --backend torch"),
+    (["env={id: A, num_envs: 4}", "env.num_envs=8"], {}, None, "--set env={id: A, num_envs: 4} and --set env.num_envs"),
+    (["env.num_envs=8", "env={id: A}"], {}, None, "--set env.num_envs=8 and --set env={id: A}"),
+    (
+        ["models.policy.network.0.layers=[8, 8]", "models.policy.network.0.layers.1=4"],
+        {},
+        None,
+        "layers=[8, 8] and --set models.policy.network.0.layers.1=4",
+    ),
+    (["env={num_envs: 4}", "env.num_envs=4,8"], {}, None, "--set env={num_envs: 4} and --set env.num_envs=4,8"),
+    (["seed=5"], {}, "1-3", "--seeds 1-3 and --set seed=5"),
+    (["seed=5,6"], {}, "2", "--seeds 2 and --set seed=5,6"),
+]
+
+
+@pytest.mark.parametrize(("settings", "flags", "seeds", "both"), CONTRADICTIONS)
+def test_settings_that_contradict_each_other(
+    settings: list[str], flags: dict[Key, Any], seeds: str | None, both: str
+) -> None:
+    with pytest.raises(UserError, match=r"^command line: ") as caught:
+        read_experiment([CARTPOLE], settings, flags, seeds)
+    assert both in str(caught.value)
+
+
+def test_settings_that_agree() -> None:
+    settings = ["agent.gae_lambda=0.5", "agent.lambda=.5", "env={num_envs: 8}", "env.num_envs=8", "env.id=CartPole-v1"]
+    (trial,) = read_experiment([CARTPOLE], settings, {("env", "num_envs"): 8}, None).trials
+    assert trial.config.agent.gae_lambda == 0.5 and trial.config.env.num_envs == 8
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["typed", "file"])
+@pytest.mark.parametrize("text", ["7, 10, 2", "7..3/2, 1e1"])
+def test_alternatives_of_the_seed_are_seeds(tmp_path: Path, text: str, as_file: bool) -> None:
+    other = "agent.learning_rate=1e-3,1e-4"
+    by_seeds = trials(other, seeds="7,10,2" if text[-1] == "2" else "7,3,10")
+    if as_file:
+        path = with_section(tmp_path, f"  seed: [{text}]\n").rename(tmp_path / "cartpole.yaml")
+        assert trials(other, files=(path,)) == by_seeds
+        assert [t.config.seed for t in trials(files=(path,), seeds="4")] == [0, 1, 2, 3]
+    else:
+        assert trials(f"seed={text}", other) == by_seeds
+    assert not [t for t in by_seeds if "seed=" in t.id]
+
+
+def test_a_seed_that_is_none(tmp_path: Path) -> None:
+    assert "command line: seed: found -1" in refusal(CARTPOLE, "seed=1,-1")
+    assert "cfg.yaml:2: sweep.seed.1: found 'x'" in refusal(with_section(tmp_path, "  seed: [1, x]\n"))
+    assert "is asked for twice" in refusal(CARTPOLE, "seed=010,10")
+
+
+# What changes nothing
+
+IDLE = {
+    "agent.alpha=0.1,0.2": "agent.alpha changes nothing: it is RPO's, and agent.class is PPO",
+    "trainer.headless=True,False": "trainer.headless changes nothing",
+    "trainer.render_interval=1,2": "accepted for the sake of skrl's files",
+    "trainer.stochastic_evaluation=True,False": "evaluation.interval is 0 (launch eval has",
+    "evaluation.episodes=5,6": "evaluation.interval is 0",
+    "agent.experiment.directory=a,b": "all trials of a launch are written into one directory",
+    "memory.memory_size=-1,32": "memory.memory_size changes nothing",
+    "agent.learning_rate_scheduler_kwargs.kl_threshold=0.01,0.02": "there is no agent.learning_rate_scheduler",
+    "agent.observation_preprocessor_kwargs.epsilon=1e-8,1e-6": "there is no agent.observation_preprocessor",
+    "agent.observation_statistics=first_epoch,frozen": "there is no agent.observation_preprocessor",
+    "agent.value_clip=0,-1": "0 and less switch it off",
+    "models.policy.min_log_std=-5,-6": "models.policy.class is CategoricalMixin",
+    "models.value.clip_actions=True,False": "models.value.clip_actions changes nothing",
+}
+
+
+@pytest.mark.parametrize("setting", IDLE)
+def test_a_swept_setting_that_changes_nothing_is_refused(tmp_path: Path, setting: str) -> None:
+    base = ["agent.learning_rate_scheduler=null", "agent.observation_preprocessor=null"]
+    base = [one for one in base if one.partition("=")[0] != setting.partition("=")[0]]
+    assert IDLE[setting] in refusal(CARTPOLE, *base, setting)
+    key, _, values = setting.partition("=")
+    section = with_section(tmp_path, f"  {key}: [{values}]\n")
+    assert IDLE[setting] in refusal(section, *base)
+    trials(*base, f"{key}={values.partition(',')[2]}")  # once it is fine
+
+
+def test_a_setting_that_changes_nothing_in_some_configurations(tmp_path: Path) -> None:
+    said = refusal(CARTPOLE, "agent.class=PPO,RPO", "agent.alpha=0.1,0.2")
+    assert "class=PPO" in said and "is asked for twice; agent.alpha changes nothing" in said
+    assert len(trials(zips=[["agent.class=PPO,RPO,RPO", "agent.alpha=0.1,0.1,0.2"]])) == 3
+
+
+def test_a_setting_in_step_that_changes_nothing() -> None:
+    said = refusal(CARTPOLE, zips=[["agent.learning_rate=1e-3,1e-4", "agent.alpha=0.1,0.2"]])
+    assert said.endswith("agent.alpha changes nothing: it is RPO's, and agent.class is PPO")
+    assert len(trials(zips=[["agent.learning_rate=1e-3,1e-4", "trainer.timesteps=4096,8192"]])) == 2
+
+
+@pytest.mark.parametrize("first", ["policy", "value"])
+def test_layers_that_nobody_reads(tmp_path: Path, first: str) -> None:
+    data = yaml.safe_load(CARTPOLE.read_text())
+    second = "value" if first == "policy" else "policy"
+    data["models"] = {"separate": False, first: data["models"][first], second: data["models"][second]}
+    path = tmp_path / "cfg.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    setting = f"models.{second}.network.0.layers=[8],[9]"
+    expected = f"models.separate is False, so both read the network of {first}"
+    assert expected in refusal(path, setting)
+    assert expected in refusal(path, zips=[[setting, "agent.learning_rate=1e-3,1e-4"]])
+    assert len(trials(f"models.{first}.network.0.layers=[8],[9]", files=(path,))) == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["agent.entropy_loss_scale=1,1.0", "agent.learning_rate=1e-3,.001", "agent.rollouts=010,10",
+     "models.policy.output=ACTIONS,1 * ACTIONS", "models.policy.network.0.activations=relu,ReLU",
+     "models.policy.network.0.layers=[8],[{linear: 8}]"],
+)  # fmt: skip
+def test_two_spellings_of_one_value_are_one_trial(setting: str) -> None:
+    if "1 * " in setting:
+        assert len(trials(setting)) == 2  # another expression, which may round
+    else:
+        assert "is asked for twice; give each configuration once" in refusal(CARTPOLE, setting)
 
 
 @pytest.mark.parametrize(
