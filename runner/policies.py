@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.schema import PolicyModel
+from runner.config.models import PolicyModel
 from runner.errors import UserError
 from runner.spaces import ActionSpace, Layout
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,39 +17,15 @@ from pydantic import (
 )
 
 from runner.config import schedules
-from runner.config.expressions import Call
 from runner.config.marks import Mark
-from runner.config.network import Conv2d, Plan, plan
+from runner.config.models import Models
 from runner.config.numbers import Float, Int
 from runner.config.schedules import SCHEDULES, KLAdaptiveLR, Schedule
-from runner.errors import UserError, did_you_mean
-
-
-def _folded(*names: str) -> BeforeValidator:
-    """Class names are case-insensitive in skrl, and may come with their module in front."""
-    table = {name.casefold(): name for name in names}
-
-    def fold(value: Any) -> Any:
-        if isinstance(value, str):
-            return table.get(value.rsplit(".", 1)[-1].casefold(), value)
-        return value
-
-    return BeforeValidator(fold)
-
-
-def _null_to_empty(value: Any) -> Any:
-    return {} if value is None else value
-
+from runner.config.section import Section, class_name, null_to_empty
+from runner.errors import did_you_mean
 
 Interval = Int | Literal["auto"]
-_Scaler = Annotated[Literal["RunningStandardScaler"], _folded("RunningStandardScaler")]
-_POLICIES = ("GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin")
-_PROBABILITIES = ("sigmoid", "softmax", "softplus")
-"""Output activations whose values may be read as probabilities."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
+_Scaler = Annotated[Literal["RunningStandardScaler"], class_name("RunningStandardScaler")]
 
 
 class EnvConfig(BaseModel):
@@ -68,156 +44,10 @@ class EnvConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Container(_Strict):
-    """One entry of a skrl `network:` list."""
-
-    name: str = "net"
-    """Word by which later containers and the output read this one."""
-    input: str = "OBSERVATIONS"
-    """Expression of what the first layer reads: observations, or earlier containers."""
-    layers: list[Any] = []
-    """Layers in order; a number is a linear layer of so many features."""
-    activations: list[str | None] | str | None = None
-    """Activation after every layer, or a list with one for each; null: none."""
-
-
-class Model(_Strict):
-    """What policy and value have in common."""
-
-    network: list[Container] = []
-    """Containers of layers, computed in order."""
-    output: str
-    """Expression of what the network gives."""
-
-    @model_validator(mode="after")
-    def _readable(self) -> Model:
-        token = self.plan.token
-        if token not in (self.expected_token, None):
-            raise ValueError(f"output {self.output!r} must be built on {self.expected_token}")
-        return self
-
-    @property
-    def expected_token(self) -> str:
-        """The output token that this role needs."""
-        raise NotImplementedError
-
-    @property
-    def plan(self) -> Plan:
-        """Containers and output, read; raises UserError for what cannot be built."""
-        return plan([item.model_dump() for item in self.network], self.output)
-
-
-class PolicyModel(Model):
-    """The policy network and its distribution."""
-
-    cls: Annotated[
-        Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"],
-        _folded(*_POLICIES),
-    ] = Field("GaussianMixin", alias="class")
-    """Distribution of the actions: Gaussian for real numbers, categorical for whole ones."""
-    output: str = "ACTIONS"
-    """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
-    clip_actions: bool = False
-    """Whether the environment gets actions clipped to its bounds; what is stored and scored is not clipped."""
-    clip_mean_actions: bool = False
-    """Whether means are clipped to the environment's bounds before sampling."""
-    clip_log_std: bool = True
-    """Whether the log standard deviation is kept within min_log_std and max_log_std."""
-    min_log_std: Float = -20.0
-    """Least log standard deviation, in natural logarithms of action units."""
-    max_log_std: Float = 2.0
-    """Greatest log standard deviation, in natural logarithms of action units."""
-    initial_log_std: Float | Annotated[list[Float], Field(min_length=1)] = 0.0
-    """Log standard deviation before training, for all action numbers or a list with one for each."""
-    fixed_log_std: bool = False
-    """Whether the standard deviation stays as it began."""
-    reduction: Literal["sum", "mean", "prod", "none"] = "sum"
-    """How log-probabilities of several action numbers become one; none: each has a ratio of its own."""
-    unnormalized_log_prob: bool = True
-    """Whether a categorical policy's outputs are logits; False: probabilities."""
-    action_mask: Literal["auto"] | bool = "auto"
-    """Whether the policy takes only actions that the environment says are possible; auto: where it says so."""
-
-    @property
-    def expected_token(self) -> str:
-        """Policies speak actions."""
-        return "ACTIONS"
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PolicyModel:
-        if self.min_log_std >= self.max_log_std:
-            raise ValueError(f"min_log_std {self.min_log_std} must be below max_log_std {self.max_log_std}")
-        return self
-
-    @model_validator(mode="after")
-    def _probable(self) -> PolicyModel:
-        output = self.plan.output
-        positive = isinstance(output, Call) and output.function in _PROBABILITIES
-        if not self.unnormalized_log_prob and "Categorical" in self.cls and not positive:
-            raise ValueError(
-                f"unnormalized_log_prob: False reads the output {self.output!r} as probabilities, which must not be "
-                f"negative; allowed: an output such as softmax(ACTIONS) ({', '.join(_PROBABILITIES)}), or True"
-            )
-        return self
-
-
-class ValueModel(Model):
-    """The state-value network."""
-
-    cls: Annotated[Literal["DeterministicMixin"], _folded("DeterministicMixin")] = Field(
-        "DeterministicMixin", alias="class"
-    )
-    """Values are computed, not drawn."""
-    output: str = "ONE"
-    """Expression of the state value; ONE is a linear layer with one output."""
-    clip_actions: bool = False
-    """Accepted as in skrl, without effect: a value is no action."""
-
-    @property
-    def expected_token(self) -> str:
-        """A value is one number."""
-        return "ONE"
-
-
-class Models(_Strict):
-    """Policy and value networks."""
-
-    separate: bool = True
-    """Whether each has layers of its own; False: both read the containers of the one that is listed first."""
-    initialization: Literal["torch", "orthogonal"] = "torch"
-    """Initial weights: torch's default, or orthogonal with gains √2 (hidden), 0.01 (policy's head), 1 (value's)."""
-    policy: PolicyModel
-    """What chooses actions."""
-    value: ValueModel
-    """What estimates returns."""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _shared(cls, data: Any, handler: Callable[[Any], Models]) -> Models:
-        models = handler(data)
-        if models.separate or not isinstance(data, Mapping):
-            return models
-        roles = [role for role in data if role in ("policy", "value")]
-        network = {"network": getattr(models, roles[0]).network}
-        update = {role: getattr(models, role).model_copy(update=network) for role in ("policy", "value")}
-        for role, model in update.items():
-            try:
-                assert model.plan
-            except UserError as error:
-                raise ValueError(f"{role}.{error} (separate: False: both read the network of {roles[0]})") from None
-        return models.model_copy(update=update)
-
-    @property
-    def convolves(self) -> bool:
-        """Any layer is a convolution."""
-        containers = [*self.policy.plan.containers, *self.value.plan.containers]
-        return any(isinstance(layer, Conv2d) for container in containers for layer, _ in container.layers)
-
-
-class Memory(_Strict):
+class Memory(Section):
     """skrl's memory section. The rollout buffer is always `agent.rollouts` long, used once, in full."""
 
-    cls: Annotated[Literal["RandomMemory"], _folded("RandomMemory")] = Field("RandomMemory", alias="class")
+    cls: Annotated[Literal["RandomMemory"], class_name("RandomMemory")] = Field("RandomMemory", alias="class")
     """skrl's name for the rollout buffer."""
     memory_size: Int = -1
     """Timesteps that it holds: agent.rollouts, or -1 for the same."""
@@ -231,7 +61,7 @@ class Memory(_Strict):
     """Accepted as in skrl, without effect."""
 
 
-class ScalerArguments(_Strict):
+class ScalerArguments(Section):
     """RunningStandardScaler's numbers; `size` and `device` are skrl's and follow from the environment here."""
 
     epsilon: Annotated[Float, Field(gt=0)] = 1e-8
@@ -244,7 +74,7 @@ class ScalerArguments(_Strict):
     """Accepted as in skrl, without effect."""
 
 
-class Experiment(_Strict):
+class Experiment(Section):
     """Where and how often a run is written; intervals are in timesteps."""
 
     directory: Annotated[str, Mark.NAME] = ""
@@ -259,7 +89,7 @@ class Experiment(_Strict):
     """A checkpoint is one file."""
     wandb: Annotated[bool, Mark.OUTPUT] = False
     """Whether curves go to Weights & Biases as well."""
-    wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(_null_to_empty), Mark.OUTPUT] = {}
+    wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(null_to_empty), Mark.OUTPUT] = Field(default_factory=dict)
     """Arguments of wandb.init."""
 
 
@@ -285,10 +115,10 @@ def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
     return schedules.arguments(info.data.get("learning_rate_scheduler"), value)
 
 
-class Agent(_Strict):
+class Agent(Section):
     """PPO, RPO or A2C. Names and meaning are skrl's; docs/skrl.md says where the arithmetic differs and why."""
 
-    cls: Annotated[Literal["PPO", "RPO", "A2C"], _folded("PPO", "RPO", "A2C"), Mark.ACTING] = Field(
+    cls: Annotated[Literal["PPO", "RPO", "A2C"], class_name("PPO", "RPO", "A2C"), Mark.ACTING] = Field(
         "PPO", alias="class"
     )
     """Algorithm: PPO, RPO (means perturbed in the update) or A2C."""
@@ -312,19 +142,19 @@ class Agent(_Strict):
     """Arguments of the schedule, counted in learning epochs."""
     observation_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """RunningStandardScaler normalises observations to mean 0 and deviation 1; null: nothing does."""
-    observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
+    observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
     """Arguments of the observation_preprocessor."""
     state_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """The same for the privileged states that a value network reads."""
-    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
+    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
     """Arguments of the state_preprocessor."""
     value_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """RunningStandardScaler lets the value network learn normalised returns; null: returns as they are."""
-    value_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(_null_to_empty), Mark.ACTING] = Field(
+    value_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
         default_factory=ScalerArguments
     )
     """Arguments of the value_preprocessor."""
@@ -358,7 +188,7 @@ class Agent(_Strict):
     """Half the width of RPO's perturbation of the means, in action units."""
     mixed_precision: Annotated[bool, Mark.ACTING] = False
     """Whether layers compute in bfloat16, on GPUs that have it."""
-    experiment: Annotated[Experiment, BeforeValidator(_null_to_empty)] = Field(default_factory=Experiment)
+    experiment: Annotated[Experiment, BeforeValidator(null_to_empty)] = Field(default_factory=Experiment)
     """Where and how often to write."""
 
     @model_validator(mode="before")
@@ -381,10 +211,10 @@ class Agent(_Strict):
         return max(self.random_timesteps, self.learning_starts)
 
 
-class Trainer(_Strict):
+class Trainer(Section):
     """How long to train; `timesteps` counts steps of every environment (skrl's meaning)."""
 
-    cls: Annotated[Literal["SequentialTrainer"], _folded("SequentialTrainer")] = Field(
+    cls: Annotated[Literal["SequentialTrainer"], class_name("SequentialTrainer")] = Field(
         "SequentialTrainer", alias="class"
     )
     """skrl's name for one environment after another in one process."""
@@ -404,7 +234,7 @@ class Trainer(_Strict):
     """Accepted as in skrl, without effect."""
 
 
-class Evaluation(_Strict):
+class Evaluation(Section):
     """Episodes that a trial plays while it trains; they decide its best agent."""
 
     interval: Annotated[Int, Field(ge=0)] = 0
@@ -413,7 +243,7 @@ class Evaluation(_Strict):
     """Episodes of each evaluation, always the same ones."""
 
 
-class Config(_Strict):
+class Config(Section):
     """One resolved configuration."""
 
     seed: Annotated[Annotated[Int, Field(ge=0, lt=2**63)] | None, Mark.SEED] = 0
@@ -422,7 +252,7 @@ class Config(_Strict):
     """Framework; auto: JAX on CPUs, torch on GPUs and for convolutions."""
     compile: Literal["auto"] | bool = "auto"
     """Whether torch compiles the update; auto: where the run is long enough."""
-    env: Annotated[EnvConfig, BeforeValidator(_null_to_empty)] = Field(default_factory=EnvConfig)
+    env: Annotated[EnvConfig, BeforeValidator(null_to_empty)] = Field(default_factory=EnvConfig)
     """The environment."""
     models: Models
     """The networks."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
-from runner.config.schema import PolicyModel
+from runner.config.models import PolicyModel
 from runner.errors import UserError
 from runner.policies import Distribution
 from runner.spaces import ActionSpace, Layout, flatten_observations, layout

@@ -1,0 +1,164 @@
+"""The `models` section: policy and value networks, and how actions are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from runner.config.expressions import Call
+from runner.config.network import Conv2d, Plan, plan
+from runner.config.numbers import Float
+from runner.config.section import Section, class_name
+from runner.errors import UserError
+
+_POLICIES = ("GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin")
+_PROBABILITIES = ("sigmoid", "softmax", "softplus")
+"""Output activations whose values may be read as probabilities."""
+
+
+class Container(Section):
+    """One entry of a skrl `network:` list."""
+
+    name: str = "net"
+    """Word by which later containers and the output read this one."""
+    input: str = "OBSERVATIONS"
+    """Expression of what the first layer reads: observations, or earlier containers."""
+    layers: list[Any] = Field(default_factory=list)
+    """Layers in order; a number is a linear layer of so many features."""
+    activations: list[str | None] | str | None = None
+    """Activation after every layer, or a list with one for each; null: none."""
+
+
+class Model(Section):
+    """What policy and value have in common."""
+
+    network: list[Container] = Field(default_factory=list)
+    """Containers of layers, computed in order."""
+    output: str
+    """Expression of what the network gives."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Model:
+        token = self.plan.token
+        if token not in (self.expected_token, None):
+            raise ValueError(f"output {self.output!r} must be built on {self.expected_token}")
+        return self
+
+    @property
+    def expected_token(self) -> str:
+        """The output token that this role needs."""
+        raise NotImplementedError
+
+    @property
+    def plan(self) -> Plan:
+        """Containers and output, read; raises UserError for what cannot be built."""
+        return plan([item.model_dump() for item in self.network], self.output)
+
+
+class PolicyModel(Model):
+    """The policy network and its distribution."""
+
+    cls: Annotated[
+        Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"],
+        class_name(*_POLICIES),
+    ] = Field("GaussianMixin", alias="class")
+    """Distribution of the actions: Gaussian for real numbers, categorical for whole ones."""
+    output: str = "ACTIONS"
+    """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
+    clip_actions: bool = False
+    """Whether the environment gets actions clipped to its bounds; what is stored and scored is not clipped."""
+    clip_mean_actions: bool = False
+    """Whether means are clipped to the environment's bounds before sampling."""
+    clip_log_std: bool = True
+    """Whether the log standard deviation is kept within min_log_std and max_log_std."""
+    min_log_std: Float = -20.0
+    """Least log standard deviation, in natural logarithms of action units."""
+    max_log_std: Float = 2.0
+    """Greatest log standard deviation, in natural logarithms of action units."""
+    initial_log_std: Float | Annotated[list[Float], Field(min_length=1)] = 0.0
+    """Log standard deviation before training, for all action numbers or a list with one for each."""
+    fixed_log_std: bool = False
+    """Whether the standard deviation stays as it began."""
+    reduction: Literal["sum", "mean", "prod", "none"] = "sum"
+    """How log-probabilities of several action numbers become one; none: each has a ratio of its own."""
+    unnormalized_log_prob: bool = True
+    """Whether a categorical policy's outputs are logits; False: probabilities."""
+    action_mask: Literal["auto"] | bool = "auto"
+    """Whether the policy takes only actions that the environment says are possible; auto: where it says so."""
+
+    @property
+    def expected_token(self) -> str:
+        """Policies speak actions."""
+        return "ACTIONS"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PolicyModel:
+        if self.min_log_std >= self.max_log_std:
+            raise ValueError(f"min_log_std {self.min_log_std} must be below max_log_std {self.max_log_std}")
+        return self
+
+    @model_validator(mode="after")
+    def _probable(self) -> PolicyModel:
+        output = self.plan.output
+        positive = isinstance(output, Call) and output.function in _PROBABILITIES
+        if not self.unnormalized_log_prob and "Categorical" in self.cls and not positive:
+            raise ValueError(
+                f"unnormalized_log_prob: False reads the output {self.output!r} as probabilities, which must not be "
+                f"negative; allowed: an output such as softmax(ACTIONS) ({', '.join(_PROBABILITIES)}), or True"
+            )
+        return self
+
+
+class ValueModel(Model):
+    """The state-value network."""
+
+    cls: Annotated[Literal["DeterministicMixin"], class_name("DeterministicMixin")] = Field(
+        "DeterministicMixin", alias="class"
+    )
+    """Values are computed, not drawn."""
+    output: str = "ONE"
+    """Expression of the state value; ONE is a linear layer with one output."""
+    clip_actions: bool = False
+    """Accepted as in skrl, without effect: a value is no action."""
+
+    @property
+    def expected_token(self) -> str:
+        """A value is one number."""
+        return "ONE"
+
+
+class Models(Section):
+    """Policy and value networks."""
+
+    separate: bool = True
+    """Whether each has layers of its own; False: both read the containers of the one that is listed first."""
+    initialization: Literal["torch", "orthogonal"] = "torch"
+    """Initial weights: torch's default, or orthogonal with gains √2 (hidden), 0.01 (policy's head), 1 (value's)."""
+    policy: PolicyModel
+    """What chooses actions."""
+    value: ValueModel
+    """What estimates returns."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _shared(cls, data: Any, handler: Callable[[Any], Models]) -> Models:
+        models = handler(data)
+        if models.separate or not isinstance(data, Mapping):
+            return models
+        roles = [role for role in data if role in ("policy", "value")]
+        network = {"network": getattr(models, roles[0]).network}
+        update = {role: getattr(models, role).model_copy(update=network) for role in ("policy", "value")}
+        for role, model in update.items():
+            try:
+                assert model.plan
+            except UserError as error:
+                raise ValueError(f"{role}.{error} (separate: False: both read the network of {roles[0]})") from None
+        return models.model_copy(update=update)
+
+    @property
+    def convolves(self) -> bool:
+        """Any layer is a convolution."""
+        containers = [*self.policy.plan.containers, *self.value.plan.containers]
+        return any(isinstance(layer, Conv2d) for container in containers for layer, _ in container.layers)
