@@ -214,9 +214,12 @@ def _orthogonal(rng: np.random.Generator, outputs: int, inputs: int) -> np.ndarr
 
 def leaf(observations: Layout, name: Name, where: str = "network") -> Layout:
     """The part of the observation that a name stands for."""
-    if name.keys:
-        return observations.at(name.keys, where)
-    return observations.states if name.text == "STATES" else observations.observed
+    observed, states = observations.observed, observations.states
+    if name.text == "STATES" and (not name.keys or (states.children and states is not observed)):
+        return states.at(name.keys, where)
+    if not name.keys or isinstance(name.keys[0], int):
+        return observed.at(name.keys, where)
+    return observations.at(name.keys, where)
 
 
 class _Numpy:
@@ -227,11 +230,11 @@ class _Numpy:
     def activation(self, name: str, x: Any) -> Any:
         return x
 
-    def concatenate(self, parts: list[Any]) -> Any:
+    def concatenate(self, parts: list[Any], axis: int) -> Any:
         size = sum(part.size for part in parts)
         if size > LARGEST_ROW:
             raise ValueError(f"{size:,} numbers; allowed: {LARGEST_ROW:,}")
-        return np.concatenate(parts, 1)
+        return np.concatenate(parts, axis)
 
     def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
         return np.transpose(x, axes)
@@ -301,11 +304,15 @@ class _Builder:
         try:
             with np.errstate(all="ignore"):  # of zeros; only shapes matter
                 found = expressions.evaluate(expression, value, _Numpy())
+        except UserError:
+            raise
         except (IndexError, ValueError, TypeError, MemoryError) as error:
             raise UserError(f"{where}: does not fit the observations: {error}") from None
         if not isinstance(found, np.ndarray) or found.ndim < 1 or found.shape[0] != 1 or 0 in found.shape:
             raise UserError(f"{where}: gives no array of rows")
-        return found.reshape(1, -1) if found.ndim == 1 else found
+        if found.ndim == 1:
+            raise UserError(f"{where}: gives a number per row that has no axis; write [:, 0:1] in place of [:, 0]")
+        return found
 
     def _sized(self, layer: Linear | Conv2d | Flatten) -> Linear | Conv2d | Flatten:
         """With numbers for tokens."""

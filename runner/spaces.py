@@ -90,21 +90,27 @@ class Layout:
         children = dict(self.children)
         return children.get(LEGAL, children.get(MASK))
 
-    def at(self, keys: tuple[str, ...], where: str) -> Layout:
-        """The part with these keys.
+    def at(self, keys: tuple[str | int, ...], where: str) -> Layout:
+        """The part with these keys; those of a Tuple are numbers, negative ones from its end.
 
         Raises:
             UserError: there is none.
         """
         if not keys:
             return self
-        children = dict(self.children)
-        if keys[0] not in children:
-            allowed = ", ".join(map(repr, children)) or "no key, the observation is one array"
-            raise UserError(
-                f"{where}: the observation has no {keys[0]!r}; allowed: {allowed}.{did_you_mean(keys[0], children)}"
+        children, key = dict(self.children), keys[0]
+        if isinstance(key, int):
+            key = str(key + len(children) if key < 0 else key)
+        if key in children:
+            return children[key].at(keys[1:], where)
+        allowed = ", ".join(map(repr, children)) or "no key, it is one array"
+        near = did_you_mean(key, children)
+        if isinstance(keys[0], int):
+            allowed = (
+                ", ".join(children) or f"[:, {keys[0]}] for a number of every row; [{keys[0]}] is a row of the batch"
             )
-        return children[keys[0]].at(keys[1:], where)
+            near = ""
+        raise UserError(f"{where}: the observation has no {keys[0]!r}; allowed: {allowed}.{near}")
 
 
 def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observation space") -> Layout:

@@ -1,5 +1,8 @@
 """The expressions of skrl's YAML: `OBSERVATIONS["image"] / 255`, `concatenate([net, STATES[:, 3:]])`, `tanh(ACTIONS)`.
 
+skrl puts them into Python that it runs, so that they may hold any of torch's or JAX's functions; here those that only
+change a shape are read as well (`rearranging`).
+
 Read with Python's `ast` against a whitelist into plain data, and evaluated by walking that data: nothing is executed.
 An expression speaks of arrays with the batch as first axis, as in skrl's torch models, in every backend.
 """
@@ -12,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from runner.config import rearranging
 from runner.errors import UserError, did_you_mean
 
 ACTIVATIONS = (
@@ -20,7 +24,12 @@ ACTIVATIONS = (
 )  # fmt: skip
 ALIASES = {"": "identity", "none": "identity", "linear": "identity", "swish": "silu"}
 FUNCTIONS = ("concatenate", "permute", "one_hot_encoding")
+LIBRARIES = ("torch", "jnp", "jax.numpy", "nn", "jax.nn", "nn.functional", "torch.nn.functional")
+"""What may stand in front of a function, as in `torch.flatten(x, 1)`."""
+CONCATENATIONS = ("cat", "concat", "concatenate")
 TOKENS = ("OBSERVATIONS", "STATES", "ACTIONS", "ONE")
+PARTED = ("OBSERVATIONS", "STATES")
+"""Tokens that keys, and numbers in place of keys, may follow."""
 SPACES = {"OBSERVATION_SPACE": "OBSERVATIONS", "STATE_SPACE": "STATES"}
 ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
@@ -36,10 +45,10 @@ DEEPEST = 30
 
 @dataclass(frozen=True)
 class Name:
-    """A token or an earlier container; `keys` are those of a Dict observation, `OBSERVATIONS["a"]["b"]`."""
+    """A token or an earlier container; `keys` are those of a Dict or Tuple observation, `OBSERVATIONS["a"][1]`."""
 
     text: str
-    keys: tuple[str, ...] = ()
+    keys: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,10 @@ class Binary:
 
 @dataclass(frozen=True)
 class Call:
-    """An activation, or one of FUNCTIONS; `numbers` are permute's axes."""
+    """An activation, one of FUNCTIONS, or a rearrangement.
+
+    `numbers` are those of a rearrangement, or the axis of a concatenation where it is not the one after the batch.
+    """
 
     function: str
     arguments: tuple[Expression, ...]
@@ -161,6 +173,8 @@ class _Reader:
             if not isinstance(base, Name):
                 raise self.refuse(tree, 'a key after a token, such as OBSERVATIONS["image"]')
             return Name(base.text, (*base.keys, tree.slice.value))
+        if isinstance(base, Name) and base.text in (*PARTED, *SPACES) and _constant(tree.slice) is not None:
+            return Name(base.text, (*base.keys, self._whole(tree.slice)))
         axes = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
         whole = ast.Slice(None, None, None)
         if not axes or ast.dump(axes[0]) != ast.dump(whole):
@@ -182,38 +196,83 @@ class _Reader:
         return int(number)
 
     def _call(self, tree: ast.Call, depth: int) -> Expression:
-        if not isinstance(tree.func, ast.Name):
-            raise self.refuse(tree.func, "an activation, " + ", ".join(FUNCTIONS))
-        if tree.keywords:
-            raise self.refuse(tree, "arguments without names")
-        name, arguments = tree.func.id, tree.args
-        if name in ("concatenate", "permute", "one_hot_encoding"):
-            return getattr(self, f"_{name}")(tree, arguments, depth)
+        name, arguments = self._function(tree)
+        if name in rearranging.NAMES:
+            return self._rearrangement(tree, rearranging.canonical(name), arguments, depth)
+        if name == "one_hot_encoding" and not tree.keywords:
+            return self._one_hot_encoding(tree, arguments, depth)
+        if name in CONCATENATIONS:
+            return self._concatenate(tree, arguments, depth)
         try:
             activation = activation_name(name, self._where)
         except UserError:
-            near = did_you_mean(name, [*ACTIVATIONS, *FUNCTIONS])
+            near = did_you_mean(name, [*ACTIVATIONS, *FUNCTIONS, *rearranging.NAMES])
             raise UserError(
                 f"{self._where}: unknown function {name!r} in {self._text!r}; allowed: an activation "
-                f"({', '.join(ACTIVATIONS)}), {', '.join(FUNCTIONS)}.{near}"
+                f"({', '.join(ACTIVATIONS)}), {', '.join(FUNCTIONS)}, or a method that changes the shape "
+                f"({', '.join(rearranging.NAMES)}).{near}"
             ) from None
-        if len(arguments) != 1:
+        if len(arguments) != 1 or tree.keywords:
             raise self.refuse(tree, f"{name}(x)")
         return Call(activation, (self._array(arguments[0], depth),))
 
-    def _concatenate(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
-        if len(arguments) == 1 and isinstance(arguments[0], ast.List | ast.Tuple):
-            arguments = arguments[0].elts
-        if not arguments:
-            raise self.refuse(tree, "concatenate([a, b])")
-        return Call("concatenate", tuple(self._array(part, depth) for part in arguments))
+    def _function(self, tree: ast.Call) -> tuple[str, list[ast.expr]]:
+        """The name and arguments of a call; those of `x.view(-1)` and `torch.reshape(x, (-1,))` begin with x."""
+        if isinstance(tree.func, ast.Name):
+            if tree.func.id in FUNCTIONS or tree.func.id not in (*rearranging.NAMES, *CONCATENATIONS):
+                return tree.func.id, tree.args
+        elif isinstance(tree.func, ast.Attribute):
+            if ast.unparse(tree.func.value) in LIBRARIES:
+                return tree.func.attr, tree.args
+            if tree.func.attr in rearranging.NAMES:
+                return tree.func.attr, [tree.func.value, *tree.args]
+        what = f"an activation, {', '.join(FUNCTIONS)}, or x.method() with {', '.join(rearranging.NAMES)}"
+        raise self.refuse(tree.func, what)
 
-    def _permute(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
-        if len(arguments) == 2 and isinstance(arguments[1], ast.List | ast.Tuple):
-            axes = tuple(self._whole(axis) for axis in arguments[1].elts)
-            if axes[:1] == (0,) and sorted(axes) == list(range(len(axes))):
-                return Call("permute", (self._array(arguments[0], depth),), axes)
-        raise self.refuse(tree, "permute(x, axes) where axes are 0 (the batch) and every other axis once")
+    def _concatenate(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
+        """skrl's own along the axis after the batch, whatever axis it is told; a library's along the one it names."""
+        ours = isinstance(tree.func, ast.Name)
+        listed = arguments[:1] and isinstance(arguments[0], ast.List | ast.Tuple)
+        parts = arguments[0].elts if listed and isinstance(arguments[0], ast.List | ast.Tuple) else arguments
+        axes = [*(arguments[1:] if listed else []), *(key.value for key in tree.keywords if key.arg in ("dim", "axis"))]
+        if not parts or len(axes) > 1 or len(tree.keywords) > len(axes) or (not ours and not (listed and axes)):
+            raise self.refuse(tree, "concatenate([a, b]), or torch.cat([a, b], dim=1)")
+        axis = 1 if ours else self._whole(axes[0])
+        if axis == 0:
+            raise self.refuse(tree, "an axis after the batch, such as dim=1")
+        return Call("concatenate", tuple(self._array(part, depth) for part in parts), (axis,) if axis != 1 else ())
+
+    def _rearrangement(self, tree: ast.Call, function: str, arguments: Sequence[ast.expr], depth: int) -> Expression:
+        names, given = rearranging.KEYWORDS[function], list(arguments[1:])
+        for keyword in tree.keywords:
+            place = next((i for i, known in enumerate(names) if keyword.arg in known), None)
+            if place != len(given):
+                raise self.refuse(tree, f"{function} with {', '.join(known[0] for known in names) or 'no argument'}")
+            given.append(keyword.value)
+        listed = [axis.elts if isinstance(axis, ast.List | ast.Tuple) else [axis] for axis in given]
+        try:
+            found = rearranging.rearrangement(function, [self._size(axis, depth) for axes in listed for axis in axes])
+        except ValueError as error:
+            raise self.refuse(tree, f"{function} with {error}") from None
+        if not arguments:
+            raise self.refuse(tree, f"{function} of an array")
+        base = self._array(arguments[0], depth)
+        return base if function == "contiguous" else Call(found[0], (base,), found[1])
+
+    def _size(self, tree: ast.expr, depth: int) -> int | None:
+        """A whole number, or None for the size of the batch: `x.shape[0]`, `x.size(0)`, `len(x)`."""
+        array: ast.expr | None = None
+        match tree:
+            case ast.Subscript(ast.Attribute(value, "shape"), ast.Constant(0)):
+                array = value
+            case ast.Call(ast.Attribute(value, "size"), [ast.Constant(0)], []):
+                array = value
+            case ast.Call(ast.Name("len"), [value], []):
+                array = value
+        if array is None:
+            return self._whole(tree)
+        self._array(array, depth)
+        return None
 
     def _one_hot_encoding(self, tree: ast.Call, arguments: Sequence[ast.expr], depth: int) -> Expression:
         if len(arguments) == 2:
@@ -261,8 +320,8 @@ class Operations(Protocol):
     def activation(self, name: str, x: Any) -> Any:
         """One of ACTIVATIONS."""
 
-    def concatenate(self, parts: list[Any]) -> Any:
-        """Along the axis after the batch."""
+    def concatenate(self, parts: list[Any], axis: int) -> Any:
+        """Along an axis, counted with those in front of the batch, or from the last."""
 
     def permute(self, x: Any, axes: tuple[int, ...]) -> Any:
         """Axes in a new order, those in front of the batch included."""
@@ -293,10 +352,19 @@ def evaluate(expression: Expression, value: Callable[[Name, bool], Any], operati
             return value(name, True)
         arguments = [walk(argument) for argument in node.arguments]
         if node.function == "concatenate":
-            return operations.concatenate(arguments)
-        if node.function == "permute":
-            front = tuple(range(operations.leading))
-            return operations.permute(arguments[0], front + tuple(axis + operations.leading for axis in node.numbers))
+            axis = node.numbers[0] if node.numbers else 1
+            return operations.concatenate(arguments, axis + operations.leading if axis > 0 else axis)
+        if node.function in rearranging.KEYWORDS:
+            return _rearranged(node, arguments[0], operations)
         return operations.activation(node.function, arguments[0])
 
     return walk(expression)
+
+
+def _rearranged(call: Call, x: Any, operations: Operations) -> Any:
+    front, row = x.shape[: operations.leading + 1], tuple(x.shape[operations.leading + 1 :])
+    axes = rearranging.order(call.function, call.numbers, row)
+    if axes is None:
+        return x.reshape((*front, *rearranging.reshaped(call.function, call.numbers, row)))
+    leading = tuple(range(operations.leading))
+    return operations.permute(x, leading + tuple(axis + operations.leading for axis in axes))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.expressions import TOKENS, Expression, Name, activation_name, names, parse
+from runner.config.expressions import PARTED, TOKENS, Expression, Name, activation_name, names, parse
 from runner.errors import UserError, did_you_mean
 
 LARGEST_LAYER = 1_000_000
@@ -119,7 +119,7 @@ def plan(network: Sequence[Mapping[str, Any]], output: str) -> Plan:
 
 def _check_names(expression: Expression, allowed: Sequence[str], where: str) -> None:
     for name in names(expression):
-        if name.text not in allowed or (name.keys and name.text not in ("OBSERVATIONS", "STATES")):
+        if name.text not in allowed or (name.keys and name.text not in PARTED):
             written = name.text + "".join(f"[{key!r}]" for key in name.keys)
             raise UserError(
                 f"{where}: unknown name {written}; allowed: {', '.join(allowed)}.{did_you_mean(name.text, allowed)}"

@@ -52,8 +52,8 @@ class _Operations:
     def activation(self, name: str, x: Array) -> Array:
         return ACTIVATIONS[name](x)
 
-    def concatenate(self, parts: list[Array]) -> Array:
-        return jnp.concatenate(parts, 1)
+    def concatenate(self, parts: list[Array], axis: int) -> Array:
+        return jnp.concatenate(parts, axis)
 
     def permute(self, x: Array, axes: tuple[int, ...]) -> Array:
         return jnp.transpose(x, axes)

@@ -52,8 +52,8 @@ class _Operations:
         # The axis after the batch: features, or channels of an image as in torch.
         return torch.softmax(x, 2) if name == "softmax" else ACTIVATIONS[name](x)
 
-    def concatenate(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts, 2)
+    def concatenate(self, parts: list[Tensor], axis: int) -> Tensor:
+        return torch.cat(parts, axis)
 
     def permute(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         return x.permute(axes)

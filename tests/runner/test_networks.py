@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from runner.config.expressions import Name
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.parameters import Network
+from runner.parameters import Network, leaf
 from runner.spaces import layout
 from tests.runner.builders import make_config, make_env, make_network, runner_class
 
 A, P, B = 3, 2, 5
 VECTOR, IMAGE = Box(-1, 1, (4,)), Box(0, 255, (4, 84, 84), np.uint8)
 CAMERA = Dict({"arm": Box(-1, 1, (5,)), "gripper": Discrete(4), "camera": Box(0, 255, (9, 7, 3), np.uint8)})
+TUPLE = Tuple([VECTOR, Dict(a=Tuple([Discrete(3), VECTOR]))])
 NATURE = [
     {
         "name": "cnn",
@@ -77,6 +79,25 @@ CASES: dict[str, tuple[gymnasium.Space[Any], list[dict[str, Any]] | None, dict[s
     ),
     "no hidden layers": (MultiBinary(6), [], {"separate": True}, "policy.head.weight [3, 6]"),
     "tuple": (Tuple([VECTOR, Discrete(3)]), [{**ONE_HOT[0], "input": "OBSERVATIONS['0']"}], {}, "net.0.weight [8, 4]"),
+    "tuple by number": (
+        TUPLE,
+        [{"name": "net", "input": "concatenate([STATES[-1]['a'][1][:, 1:], OBSERVATIONS[0]])", "layers": [8]}],
+        {},
+        "net.0.weight [8, 7]",
+    ),
+    "rearranged": (
+        Box(-1, 1, (2, 9, 8)),
+        [
+            {
+                "name": "cnn",
+                "input": "OBSERVATIONS.transpose(2, 3).reshape(len(OBSERVATIONS), 2, 12, -1)",
+                "layers": [{"conv2d": [4, 3]}],
+            },
+            {"name": "net", "input": "torch.flatten(cnn, 1).unsqueeze(2).squeeze()", "layers": [8]},
+        ],
+        {"policy__output": "(2 * ACTIONS.view(-1, 3, 1)).flatten(1)"},
+        "net.0.weight [8, 160]",
+    ),
     "units by token": (VECTOR, [{"name": "net", "layers": ["ACTIONS", {"linear": "NUM_OBSERVATIONS"}]}], {}, "[4, 3]"),
     "matrix": (Box(-1, 1, (5, 5)), None, {}, "policy.net.0.weight [8, 25]"),
 }
@@ -212,11 +233,39 @@ REFUSALS: dict[str, tuple[gymnasium.Space[Any], list[dict[str, Any]], str]] = {
         "network.0.layers.1: a linear layer reads 2 x 82 x 82; put flatten in front of it",
     ),
     "a key that is not there": (CAMERA, single("STATES['arms']"), "has no 'arms'; allowed: 'arm', 'camera', 'gripper'"),
-    "a key of an array": (VECTOR, single("STATES['a']"), "allowed: no key, the observation is one array"),
+    "a key of an array": (VECTOR, single("STATES['a']"), "allowed: no key, it is one array"),
+    "a number for a row of the batch": (
+        VECTOR,
+        single("STATES[0]"),
+        "allowed: [:, 0] for a number of every row; [0] is",
+    ),
+    "a part that is not there": (TUPLE, single("OBSERVATIONS[-3]"), "the observation has no -3; allowed: 0, 1."),
+    "a number per row without an axis": (
+        VECTOR,
+        single("STATES[:, 0]"),
+        "network.0.input: gives a number per row that",
+    ),
+    "rows that would mix": (
+        VECTOR,
+        single("STATES.view(-1, 3)"),
+        "does not fit the observations: 4 numbers cannot have",
+    ),
     "an index past the end": (VECTOR, single("STATES[:, 4]"), "models.policy.network.0.input: does not fit"),
     "nothing left": (VECTOR, single("STATES[:, 4:]"), "models.policy.network.0.input: gives no array of rows"),
     "one-hot of real numbers": (VECTOR, ONE_HOT, "one_hot_encoding is for Discrete and MultiDiscrete observations"),
 }
+
+
+def test_numbers_stand_for_parts_of_the_observed_and_of_the_privileged_tuple() -> None:
+    parts = layout(Dict(observation=TUPLE, privileged_state=Tuple([Box(-1, 1, (7,)), VECTOR])))
+    assert (
+        leaf(parts, Name("OBSERVATIONS", (0,)))
+        == parts.observed.at(("0",), "")
+        == leaf(parts, Name("OBSERVATIONS", (-2,)))
+    )
+    assert leaf(parts, Name("OBSERVATIONS", ("observation", 0))) == leaf(parts, Name("OBSERVATIONS", (0,)))
+    assert leaf(parts, Name("STATES", (0,))).shape == (7,)
+    assert leaf(layout(TUPLE), Name("STATES", (1, "a", 1))).shape == (4,)
 
 
 @pytest.mark.parametrize("name", REFUSALS)
