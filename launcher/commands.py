@@ -20,8 +20,11 @@ from launcher.resources import Resources
 from launcher.sweep import FLAGS, group_by_flag
 from runner.config.load import dump
 from runner.errors import UserError
+from runner.files import expanded
 
 if TYPE_CHECKING:
+    from cyclopts import Token
+
     from launcher.jobs import Jobs
 
 EXAMPLES = """\
@@ -45,6 +48,13 @@ VERBS = {
     "pull": "bring its directory here",
 }
 
+
+def _path(_type: Any, tokens: Sequence[Token]) -> Path:
+    """What was typed, for cyclopts."""
+    return expanded(tokens[0].value)
+
+
+Written = Annotated[Path, Parameter(converter=_path)]
 Given = Annotated[Resources, Parameter(name="*")]
 NOTHING_GIVEN = Resources()
 
@@ -61,7 +71,7 @@ app = App(
 
 @app.default
 def train(
-    *cfgs: Annotated[Path, Parameter(help="Configuration files; each is a configuration.")],
+    *cfgs: Annotated[Written, Parameter(help="Configuration files; each is a configuration.")],
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
     env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
@@ -120,15 +130,16 @@ def train(
         return _follow(submitted, called, submitted.submit(called, words, cfgs, folder_there))
     directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
     pairs = [(trial, 0) for trial in experiment.trials]
+    named = folder.is_named(experiment.trials, name)
     return session.conduct(
-        console, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials)
+        console, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials, named)
     )
 
 
 @app.command
 def report(
-    *directories: Annotated[Path, Parameter(name="DIR", help="Launch directories; several make one comparison.")],
-    out: Annotated[Path | None, Parameter(help="Page to write; default report.html in the directory.")] = None,
+    *directories: Annotated[Written, Parameter(name="DIR", help="Launch directories; several make one comparison.")],
+    out: Annotated[Written | None, Parameter(help="Page to write; default report.html in the directory.")] = None,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
     """Write one page that tells what launches have found."""
@@ -140,7 +151,7 @@ def report(
 
 @app.command
 def resume(
-    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
     /,
     *,
     seeds: Annotated[
@@ -174,7 +185,7 @@ def resume(
 
 @app.command(name="eval")
 def evaluate(
-    *paths: Annotated[Path, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints.")],
+    *paths: Annotated[Written, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints.")],
     episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
     stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
     env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
@@ -205,11 +216,11 @@ def evaluate(
 
 @app.command
 def export(
-    checkpoint: Annotated[Path, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
+    checkpoint: Annotated[Written, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
     /,
     *,
     to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
-    out: Annotated[Path | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
+    out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
     """Write a policy that plain torch, or ONNX, runs."""
@@ -221,7 +232,7 @@ def export(
 
 @app.command
 def status(
-    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
     /,
     *,
     as_json: Annotated[bool, Parameter(name="--json", help="One JSON object, with all trials.")] = False,
@@ -244,7 +255,7 @@ def status(
 
 @app.command
 def logs(
-    directory: Annotated[Path, Parameter(name="DIR", help="Directory of the launch.")],
+    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
     trial: Annotated[str | None, Parameter(name="TRIAL", help="Its name, or how no other's begins.")] = None,
     /,
     *,
@@ -299,7 +310,7 @@ def pull(
     /,
     *,
     address: Address,
-    out: Annotated[Path, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
+    out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
     debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
 ) -> int:
     """Bring the directory of a launch on a cluster here, as it is now."""

@@ -159,14 +159,15 @@ def _added(trials: Sequence[Trial], seeds: str | None) -> list[Trial]:
     ]
 
 
-def write(directory: Path, more: More) -> Callable[[], None]:
+def write(directory: Path, more: More) -> tuple[Path, Callable[[], None]]:
     """Add to the launch directory what is new; the same again, after a crash in between, changes nothing.
 
     Returns:
-        What takes it back: nothing, since an addition that was not trained yet is what the next resume trains.
+        The directory, and what takes it back: nothing, since an addition that was not trained yet is what the next
+        resume trains.
 
     Raises:
         UserError: another launch is at work there, or it cannot be written.
     """
     folder.add_trials(directory, more.added, more.longer)
-    return lambda: None
+    return directory, lambda: None

@@ -7,6 +7,7 @@ OUT/NAME/  plan.json  ledger.sqlite  tensorboard/  logs/attempt-<n>.log
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from runner.config import Config, load_config
 from runner.config.load import dump
 from runner.cores import usable_cores
 from runner.errors import UserError
-from runner.files import write_all, write_whole
+from runner.files import expanded, write_all, write_whole
 
 
 def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
@@ -39,8 +40,10 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
     Raises:
         UserError: it exists already, or `name` is none that every file system takes.
     """
-    base = out or Path(trials[0].config.agent.experiment.directory or "runs")
+    base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
     directory = (base / choose_name(trials, name, stem)).absolute()
+    if not is_named(trials, name):
+        return directory  # `create` finds one that is free
     try:
         exists = os.path.lexists(directory)
     except ValueError:  # a null byte
@@ -65,6 +68,11 @@ def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> str:
     return name or slug(default)
 
 
+def is_named(trials: Sequence[Trial], name: str | None) -> bool:
+    """Whether somebody chose the name of a launch."""
+    return bool(name or trials[0].config.agent.experiment.experiment_name)
+
+
 def _exists(directory: Path) -> UserError:
     return UserError(
         f"{directory}: exists already and is never overwritten; choose another --name or --out, or continue it with "
@@ -83,25 +91,26 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def create(directory: Path, trials: Sequence[Trial]) -> Callable[[], None]:
+def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> tuple[Path, Callable[[], None]]:
     """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
 
+    Args:
+        directory: to make.
+        trials: of the launch.
+        named: somebody chose this name; else it gets a number where another launch began in the same second.
+
     Returns:
-        What takes it back, as long as nothing was trained there, and the folders above it that were made for it.
+        The directory, and what takes it back, as long as nothing was trained there, and the folders above it that were
+        made for it.
 
     Raises:
         UserError: it exists, or cannot be written.
     """
-    made = [directory, *(folder for folder in directory.parents if not os.path.lexists(folder))]
+    above = [folder for folder in directory.parents if not os.path.lexists(folder)]
     with _writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _writing(directory):
-            directory.mkdir()
-    except UserError:
-        if os.path.lexists(directory):
-            raise _exists(directory) from None
-        raise
+    directory = _make(directory, named)
+    made = [directory, *above]
     try:
         with _writing(directory):
             _write_configs(directory, trials)
@@ -111,7 +120,24 @@ def create(directory: Path, trials: Sequence[Trial]) -> Callable[[], None]:
     except BaseException:
         _remove(made)
         raise
-    return lambda: _remove(made)
+    return directory, lambda: _remove(made)
+
+
+def _make(directory: Path, named: bool) -> Path:
+    """Make a folder that nobody has: this one, or one of its name and a number; returns it."""
+    wanted = directory
+    for number in itertools.count(2):
+        try:
+            with _writing(directory):
+                directory.mkdir()
+            return directory
+        except UserError:
+            if not os.path.lexists(directory):
+                raise
+            if named:
+                raise _exists(directory) from None
+        directory = wanted.with_name(f"{wanted.name}_{number}")
+    raise AssertionError
 
 
 def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:

@@ -111,7 +111,8 @@ class Jobs:
         Raises:
             UserError: there is a launch of this name.
         """
-        folder = str(out) if out.is_absolute() else f"$HOME/{out}"
+        # `~` and variables are the head's, whose launcher reads them.
+        folder = str(out) if str(out)[:1] in ("/", "$", "~") else f"$HOME/{out}"
         with tempfile.TemporaryDirectory() as packed:
             words = []
             for number, file in enumerate(files):

@@ -18,6 +18,8 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from runner.files import expanded
+
 PIECE, END = "~", "~~ "
 """What lines of the archive, and the last one with its SHA-256, begin with: no character of base64."""
 PIECE_BYTES = 9_000
@@ -88,4 +90,4 @@ class _Lines(io.RawIOBase):
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(expanded(sys.argv[1]))

@@ -33,7 +33,7 @@ def conduct(
     trials: Sequence[tuple[Trial, int]],
     wanted: Resources,
     dry_run: bool,
-    prepare: Callable[[], Callable[[], None]],
+    prepare: Callable[[], tuple[Path, Callable[[], None]]],
 ) -> int:
     """Train trials.
 
@@ -43,7 +43,7 @@ def conduct(
         trials: each with the timestep that it goes on from.
         wanted: what may be used.
         dry_run: only show the plan.
-        prepare: writes what the launch directory needs before the first attempt, and returns what takes it back.
+        prepare: writes what the launch directory needs before the first attempt, and returns it and what takes it back.
             It is called before Ray starts, which takes seconds.
 
     Returns:
@@ -83,7 +83,8 @@ def conduct(
         return 0
     with contextlib.ExitStack() as stack:
         if not dry_run:
-            stack.callback(prepare())
+            directory, undo = prepare()
+            stack.callback(undo)
         packs = packs_on(placement) if placement is not None else []
         # The environments take seconds to import, in which Ray can start.
         checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations)

@@ -24,7 +24,7 @@ from runner.config.schema import too_many_mini_batches
 from runner.envs.base import VectorEnv, environment_seeds, wrap_env
 from runner.errors import UserError
 from runner.evaluate import Episode, play
-from runner.files import write_whole
+from runner.files import expanded, write_whole
 from runner.learning import Learning
 from runner.pack import Pack
 from runner.tracking import Report, TensorBoard
@@ -89,7 +89,8 @@ class Agent:
         Raises:
             UserError: no such member, a network that skrl cannot have, or the file cannot be written.
         """
-        kind = Path(path).suffix
+        path = expanded(path)
+        kind = path.suffix
         if kind == ".pickle":
             raise UserError(f"{path}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl")
         states = self._learning.states()
@@ -388,7 +389,7 @@ def _experiment_directory(config: Config) -> Path:
     """skrl's layout: directory (default `runs`) / experiment name (default the time)."""
     experiment = config.agent.experiment
     name = experiment.experiment_name or f"{datetime.now():%y-%m-%d_%H-%M-%S-%f}_{config.agent.cls}"
-    return Path(experiment.directory or "runs").absolute() / name
+    return expanded(experiment.directory or "runs").absolute() / name
 
 
 def _member_folders(directory: Path, seeds: Sequence[int]) -> list[Path]:

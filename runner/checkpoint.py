@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from runner.config import Config
 from runner.errors import UserError
+from runner.files import expanded
 from runner.parameters import Network
 
 FORMAT = "sunflower-checkpoint-1"
@@ -211,6 +212,6 @@ def read_file(path: str | Path) -> bytes:
         UserError: missing or unreadable.
     """
     try:
-        return Path(path).read_bytes()
+        return expanded(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,11 +1,38 @@
-"""Files that are whole, whatever happens while they are written."""
+"""Paths as people write them, and files that are whole, whatever happens while they are written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from runner.errors import UserError
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path in which `~` and `$VARIABLES` are what a shell makes of them; one that exists as it is written stays.
+
+    Raises:
+        UserError: a variable that is not set, or a home folder that is not known.
+    """
+    text = os.fspath(path)
+    if "\0" in text or not ("$" in text or text.startswith("~")) or os.path.lexists(text):
+        return Path(path)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise UserError(f"{text}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    whole = os.path.expanduser(_VARIABLE.sub(value, text))
+    if whole.startswith("~"):
+        raise UserError(f"{text}: no home folder is known for {text.partition('/')[0]}; write the whole path")
+    return Path(whole)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:

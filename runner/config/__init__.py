@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
 from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
-from runner.config.load import Key, Source, dotted, plain_copy, read_yaml
+from runner.config.load import Key, Source, dotted, plain, plain_copy, read_yaml
 from runner.config.schedules import SCHEDULES, arguments_of
 from runner.config.schema import Config
 from runner.config.skrl import canonical, canonical_override
@@ -63,7 +63,11 @@ def resolve(
         overrides: key and value, of the command line.
         swept: key, value and the place below `sweep:` in the file, of what was chosen there; overrides beat it.
     """
-    source = source or Source("configuration")
+    if source is None:  # no file
+        if not isinstance(data, Mapping):
+            found = shown(data, 80)
+            raise UserError(f"configuration: found {found}; allowed: a mapping, such as load_cfg_from_yaml gives")
+        data, source = plain(data), Source("configuration")
     overrides, swept = list(overrides), list(swept)
     raw = {str(k): v for k, v in data.items()}
     if SWEEP in raw:

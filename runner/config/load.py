@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import yaml
 from typing_extensions import override
 
 from runner.config.numbers import FIRST, LONGEST, REAL, WHOLE, number
-from runner.errors import UserError
+from runner.errors import UserError, shown
+from runner.files import expanded
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -206,7 +208,7 @@ def read_yaml(path: str | Path) -> tuple[dict[str, Any], Source]:
     Raises:
         UserError: missing, unreadable, too large, not UTF-8, empty, not YAML or not a mapping.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -233,3 +235,26 @@ def plain_copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: plain_copy(v) for k, v in value.items()}
     return [plain_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def plain(value: Any, key: Key = ()) -> Any:
+    """Data of a Python program as a file would hold it: numpy's numbers, arrays, tuples and paths become plain ones.
+
+    Raises:
+        UserError: what no file can hold, such as an object, a function or a tensor; with the key path and the type.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner, (*key, str(name))) for name, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), key)
+    if isinstance(value, list | tuple):
+        return [plain(inner, (*key, place)) for place, inner in enumerate(value)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    raise UserError(
+        f"configuration: {dotted(key)}: found {shown(value, 80)}, of type {kind}; allowed: numbers, texts, true, "
+        "false, null, lists and blocks of them, as in a YAML file"
+    )

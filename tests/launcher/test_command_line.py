@@ -271,6 +271,21 @@ def test_out_and_name_beat_the_file(tmp_path: Path, launched: list[Any]) -> None
     assert launched[0] == tmp_path / "out" / "new"
 
 
+def test_paths_may_have_a_home_and_variables(
+    tmp_path: Path, launched: list[Any], monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WHERE", str(CARTPOLE.parent))
+    elsewhere = ["--set", "agent.experiment.directory=$HOME/a", "--name", "x"]
+    assert main(["$WHERE/cartpole.yaml", *elsewhere]) == 0
+    assert launched[0] == tmp_path / "home" / "a" / "x"
+    assert launched[1][0].config.agent.experiment.directory == "$HOME/a"
+    assert main([str(CARTPOLE), "--out=~/b", "--name", "x"]) == 0
+    assert launched[0] == tmp_path / "home" / "b" / "x"
+    for words in (["$NONE/x.yaml"], [CARTPOLE, "--out", "$NONE/x"], ["status", "$NONE/x"], ["eval", "${NONE}"]):
+        assert "the environment variable NONE is not set" in refused(*words)
+
+
 def test_counted_seeds_begin_at_the_files(launched: list[Any]) -> None:
     assert main([str(CARTPOLE), "--set", "seed=3", "--seeds", "2"]) == 0
     assert [trial.config.seed for trial in launched[1]] == [3, 4]
@@ -325,6 +340,13 @@ def test_an_unknown_environment_is_refused_though_ray_starts_meanwhile(tmp_path:
     assert done.stderr.startswith(
         "error: cartpole: env.id: unknown environment 'Cartpole-v9'. Did you mean 'CartPole-v1'"
     )
+
+
+def test_the_package_is_the_command(tmp_path: Path) -> None:
+    for module in ("launcher", "launcher.cli"):
+        command = [sys.executable, "-m", module, CARTPOLE, "--seeds", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2 and done.stderr.startswith("error: command line: --seeds '0': allowed: a count")
 
 
 def test_entry_imports_next_to_nothing() -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from launcher import directory as folder
 from launcher.cli import main
 from launcher.ledger import Ledger
+from launcher.plan import read_experiment
 from launcher.rows import Published
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
@@ -38,6 +40,15 @@ def test_existing_directory_stays_as_it_is(tmp_path: Path, refused: Refused) -> 
     assert "exists already" in refused(CARTPOLE, "--out", tmp_path, "--name", "file")
     (tmp_path / "link").symlink_to("nowhere")
     assert "exists already" in refused(CARTPOLE, "--out", tmp_path, "--name", "link")
+
+
+def test_launches_of_one_second_have_directories_of_their_own(tmp_path: Path) -> None:
+    trials = read_experiment([CARTPOLE], [], {}, None).trials
+    made, undo = zip(*(folder.create(tmp_path / "now", trials, named=False) for _ in range(3)), strict=True)
+    assert [path.name for path in made] == ["now", "now_2", "now_3"]
+    assert all((path / "plan.json").is_file() for path in made)
+    undo[1]()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["now", "now_3"]
 
 
 def test_directory_of_a_launch_as_file(tmp_path: Path, refused: Refused) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner import files
-from runner.files import write_whole
+from runner.errors import UserError
+from runner.files import expanded, write_whole
 
 
 def test_written_with_the_folders_it_needs(tmp_path: Path) -> None:
@@ -66,3 +67,46 @@ def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_whole(tmp_path / "file" / "below", b"new")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("~/runs", "/home/me/runs"),
+        ("~", "/home/me"),
+        ("$SCRATCH/a", "/scratch/me/a"),
+        ("${SCRATCH}/${NUMBER}_b", "/scratch/me/7_b"),
+        ("$HOME$SCRATCH", "/home/me/scratch/me"),
+        ("a~b/c", "a~b/c"),
+        ("a$", "a$"),
+        ("./x", "x"),
+        ("$ROOTED/x", "/home/me/y/x"),
+    ],
+)
+def test_home_and_variables(monkeypatch: pytest.MonkeyPatch, written: str, expected: str) -> None:
+    for name, value in (("HOME", "/home/me"), ("SCRATCH", "/scratch/me"), ("NUMBER", "7"), ("ROOTED", "~/y")):
+        monkeypatch.setenv(name, value)
+    assert expanded(written) == expanded(Path(written)) == Path(expected)
+
+
+def test_what_is_there_is_meant_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("~", "a$HOME", "$nobody_set_this"):
+        Path(name).touch()
+        assert expanded(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "wrong"),
+    [
+        ("$NOBODY_SET_THIS/x", r"\$NOBODY_SET_THIS/x: the environment variable NOBODY_SET_THIS is not set"),
+        ("/a/${NOBODY_SET_THIS}", "the environment variable NOBODY_SET_THIS is not set"),
+        ("~nobody_is_called_so/x", "no home folder is known for ~nobody_is_called_so; write the whole path"),
+    ],
+)
+def test_paths_that_lead_nowhere(written: str, wrong: str) -> None:
+    with pytest.raises(UserError, match=wrong):
+        expanded(written)
