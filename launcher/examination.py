@@ -13,8 +13,8 @@ from launcher import evaluating, stats
 from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
 from launcher.jobs import dashboard_of
-from launcher.progress import count
 from launcher.resources import Resources, gpu_note, place
+from launcher.tables import Column, count, table
 from runner.errors import UserError
 
 
@@ -63,7 +63,7 @@ def conduct(
                     shown.update(f"{len(scores):,} of {len(candidates):,} checkpoints evaluated")
 
                 failures = evaluating.run(work, terms, placement, done)
-    console.print(_table(candidates, scores, by_timestep=which == "every"))
+    console.print(_table(candidates, scores, which == "every", console.width))
     if video:
         with console.status("") as shown:
             films, missed = filming.film(candidates, scores, terms, video, which == "every", shown.update)
@@ -75,7 +75,7 @@ def conduct(
     return 1 if failures else 0
 
 
-def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool) -> Table:
+def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool, width: int) -> Table:
     """A row per configuration, and timestep if there are several; a seed counts with the mean of its episodes."""
     groups: dict[tuple[Path | None, str, int], list[Evaluation]] = {}
     for candidate in candidates:
@@ -83,11 +83,9 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         group = groups.setdefault(key, [])
         if candidate.sha256 in scores:
             group.append(scores[candidate.sha256])
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    headings = ["timestep"] * by_timestep + ["seeds", "mean return", "IQM", "95% interval of the IQM", "mean length"]
-    table.add_column("config", overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    ranks = {"seeds:": 1, "mean return:": 0, "IQM:": 3, "95% interval of the IQM:": 2, "mean length:": 4}
+    columns = [Column("config"), *[Column("timestep:")] * by_timestep, *(Column(*one) for one in ranks.items())]
+    rows: list[list[str]] = []
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
     for (directory, name, timestep), played in groups.items():
         shown = f"{directory.name}: {name}" if several and directory is not None else name
@@ -101,5 +99,5 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
                 f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
                 f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
             ]
-        table.add_row(shown, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers)
-    return table
+        rows.append([shown, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers])
+    return table(columns, rows, width)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from launcher.tables import table
 from runner.errors import UserError
 
 PACKAGES = ("ray", "torch", "jax", "envpool")
@@ -117,7 +118,8 @@ def check(console: Console, backends: Collection[str], on_gpus: bool) -> None:
                 wrong = [f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"]
         found.append((node, machine, wrong))
     if len(found) > 1 or any(wrong for _, _, wrong in found):
-        console.print(_table(found))
+        headings = ("machine", "cores", "GPUs", "free", "python", *PACKAGES, "")
+        console.print(table(headings, [_row(*one) for one in found], console.width))
     bad = [f"{_name(node, machine)}: {'; '.join(wrong)}" for node, machine, wrong in found if wrong]
     if bad:
         raise UserError("the cluster cannot train this: " + "\n  ".join(["", *bad]).rstrip())
@@ -145,16 +147,10 @@ def _name(node: Mapping[str, Any], machine: Machine | None) -> str:
     return f"{machine.host} ({address})" if machine is not None else address
 
 
-def _table(found: Sequence[tuple[Mapping[str, Any], Machine | None, list[str]]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("machine", "cores", "GPUs", "free", "python", *PACKAGES, ""):
-        table.add_column(column, overflow="fold")
-    for node, machine, wrong in found:
-        offered = node["Resources"]
-        row = [_name(node, machine), f"{offered.get('CPU', 0):g}", f"{offered.get('GPU', 0):g}"]
-        if machine is not None:
-            row += [f"{machine.free / 1e9:,.0f} GB", *(version or "-" for version in machine.versions.values())]
-        else:
-            row += ["-"] * (2 + len(PACKAGES))
-        table.add_row(*row, "[red]wrong[/]" if wrong else "ok")
-    return table
+def _row(node: Mapping[str, Any], machine: Machine | None, wrong: Sequence[str]) -> list[str | Text]:
+    offered = node["Resources"]
+    seen = ["-"] * (2 + len(PACKAGES))
+    if machine is not None:
+        seen = [f"{machine.free / 1e9:,.0f} GB", *(version or "-" for version in machine.versions.values())]
+    verdict = Text("wrong", "red") if wrong else "ok"
+    return [_name(node, machine), f"{offered.get('CPU', 0):g}", f"{offered.get('GPU', 0):g}", *seen, verdict]

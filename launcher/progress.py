@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import shlex
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from launcher import stats
+from launcher.layout import LOST_STATES, by_configuration, layout, scores, totals
 from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial
 from launcher.rows import Progress, StoredRecord
+from launcher.tables import count, duration, table
 from runner.tracking import SCORE
 
 LINES_EVERY = 10.0
 """Seconds between progress lines where the output is no terminal."""
 LONGEST_PACK_CELL = 8
 """Configurations that the plan names per pack."""
-TALLEST = 30
-"""Trials that the live table lists; of more it shows those that run."""
-LOST_STATES = ("failed", "diverged")
-STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
+ROWS = 40
+"""Trials that a table lists which is printed once; of more it shows the configurations."""
 
 
 def show_plan(
@@ -59,7 +58,7 @@ def show_plan(
         console.print(
             "[bold red]LOGICAL GPUs:[/] they are only counted; everything runs on the CPU and says nothing about GPUs"
         )
-    table = _table("pack:", "trials", "what they share", "env steps:")
+    rows: list[list[str]] = []
     for number, pack in enumerate(packs, 1):
         first = pack[0].config
         names = [f"{name} ({_seeds(pack, name)})" for name in dict.fromkeys(t.name for t in pack)]
@@ -69,29 +68,10 @@ def show_plan(
             f"{first.env.num_envs} x {first.env.id}, {placement.backend(first)}, "
             f"{count(first.updates, 'update')} of {count(first.agent.rollouts, 'step')}"
         )
-        table.add_row(str(number), "\n".join(names), shared, f"{left(pack):,}")
-    console.print(table)
+        rows.append([str(number), "\n".join(names), shared, f"{left(pack):,}"])
+    console.print(table(["pack:", "trials", "what they share", "env steps:"], rows, console.width))
     console.print("Trials with the same network, environment and loop sizes train as one batched program.")
     console.print(f"Directory: {directory}", soft_wrap=True, highlight=False)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 trial`, `2,000 trials`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _table(*headings: str) -> Table:
-    """A plain table, which breaks its texts where the terminal is narrow, never its numbers.
-
-    A colon after a heading makes its column numbers, aligned right.
-    """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        if heading.endswith(":"):
-            table.add_column(heading.rstrip(":"), justify="right", no_wrap=True)
-        else:
-            table.add_column(heading, overflow="fold", no_wrap=heading == "state")
-    return table
 
 
 def _seeds(pack: Sequence[Trial], name: str) -> str:
@@ -142,7 +122,7 @@ class View:
         with contextlib.suppress(sqlite3.OperationalError):  # a full disk: readers need a little of it too
             self._rows = self._ledger.progress(SCORE)
         if self._live is not None:
-            self._live.update(Group(progress_table(self._rows), Text(full, "bold red")))
+            self._live.update(_Screen(self._rows, full))
             # Of tens of thousands of trials reading takes a second: a launch has more to do than to be looked at.
             self._due = now + 10 * (time.monotonic() - now)
             return
@@ -156,127 +136,30 @@ class View:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Screen:
+    """What a live table shows, laid out for the terminal as it is at each refresh.
+
+    Args:
+        rows: all trials.
+        notice: below the table.
+    """
+
+    def __init__(self, rows: Sequence[Progress], notice: str) -> None:
+        self._rows = rows
+        self._notice = notice
+        # Ten thousand trials are not laid out four times a second for a terminal that stays as it is.
+        self._table = functools.cache(functools.partial(layout, rows))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, options.size.height
+        notice = Text(self._notice, "bold red").wrap(console, width)[: max(height - 1, 0)] if self._notice else []
+        yield self._table(width, height - len(notice))
+        yield from notice
+
+
 def progress_line(rows: Sequence[Progress], seconds: float) -> str:
     """Where a launch stands after `seconds`."""
     return f"[{seconds:5.0f} s] {totals(rows)}"
-
-
-def totals(rows: Sequence[Progress]) -> str:
-    """How many trials are in which state, and how far they are together."""
-    states = Counter(map(_doing, rows))
-    counts = ", ".join(f"{number:,} {state}" for state, number in states.items())
-    steps, total = sum(row.env_steps for row in rows), _steps(rows)
-    return (
-        f"{counts}: {steps:,} of {total:,} env steps ({_percent(steps, total)}), "
-        f"{_rate(rows):,.0f} steps/s, mean return {_number(_mean(rows))}, time left {_left(rows)}"
-    )
-
-
-def _running(rows: Sequence[Progress]) -> list[Progress]:
-    return [row for row in rows if row.trial.state == "running"]
-
-
-def _rate(rows: Sequence[Progress]) -> float:
-    return sum(row.steps_per_second or 0 for row in _running(rows))
-
-
-def _steps(rows: Sequence[Progress]) -> int:
-    """Env steps that the trials are to reach."""
-    return sum(row.trial.timesteps * row.trial.num_envs for row in rows)
-
-
-def _percent(steps: int, total: int) -> str:
-    return f"{100 * steps // max(total, 1)}%"
-
-
-def _scores(rows: Sequence[Progress]) -> list[float]:
-    """Returns of the trials in which an episode has ended."""
-    return [row.value for row in rows if row.value is not None and not math.isnan(row.value)]
-
-
-def _mean(rows: Sequence[Progress]) -> float | None:
-    """Mean return; None across configurations, where it would mean nothing."""
-    values = _scores(rows)
-    return float(np.mean(values)) if values and len({row.trial.config for row in rows}) == 1 else None
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:,.2f}"
-
-
-def _left(rows: Sequence[Progress]) -> str:
-    """Time until all is done at the present rate."""
-    rate = _rate(rows)
-    waiting = [r for r in rows if r.trial.state in ("running", "pending", "interrupted")]
-    missing = sum(r.trial.timesteps * r.trial.num_envs - r.env_steps for r in waiting)
-    return duration(missing / rate) if rate else "-"
-
-
-def duration(seconds: float) -> str:
-    """`1:05`, `2:00:00`."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def progress_table(
-    rows: Sequence[Progress],
-    shown: Sequence[Progress] | None = None,
-    attempts: Mapping[str, int] | None = None,
-    rest: str = "",
-) -> Table:
-    """A row per trial and a total.
-
-    Args:
-        rows: all trials, which the total counts.
-        shown: those with a row of their own; None: all, or of more than TALLEST those that run.
-        attempts: trial → number, for a column of them.
-        rest: follows the number of trials that are not shown.
-    """
-    column = [] if attempts is None else ["attempts:"]
-    table = _table("config", "seed:", "state", *column, "env steps:", "done:", "steps/s:", "return:", "time left:")
-    if shown is None:
-        shown = rows if len(rows) <= TALLEST else _running(rows)[:TALLEST]
-    for row in shown:
-        running = row.trial.state == "running"
-        table.add_row(
-            row.trial.config,
-            str(row.trial.seed),
-            _state(_doing(row)),
-            *([] if attempts is None else [str(attempts.get(row.trial.trial, 0))]),
-            f"{row.env_steps:,}",
-            _percent(row.env_steps, _steps([row])),
-            f"{row.steps_per_second:,.0f}" if running and row.steps_per_second else "-",
-            _number(row.value),
-            _left([row]) if running else "-",
-        )
-    if len(shown) < len(rows):
-        table.add_row(f"… {len(rows) - len(shown):,} more{rest}")
-    steps = sum(row.env_steps for row in rows)
-    table.add_row(
-        f"[bold]{count(len(rows), 'trial')}[/]",
-        "",
-        f"{sum(r.trial.state == 'finished' for r in rows):,} finished",
-        *([] if attempts is None else [""]),
-        f"{steps:,}",
-        _percent(steps, _steps(rows)),
-        f"{_rate(rows):,.0f}",
-        _number(_mean(rows)),
-        _left(rows),
-    )
-    return table
-
-
-def _doing(row: Progress) -> str:
-    """The state of a trial; of one that runs but does not train yet, what it waits for."""
-    state = row.trial.state
-    if state == "pending" and row.trial.error:
-        return "retrying"
-    return state if state != "running" or row.note == "training" else row.note or "starting"
-
-
-def _state(state: str) -> str:
-    return f"[{STYLES.get(state, 'dim')}]{state}[/]"
 
 
 def show_result(console: Console, directory: Path, seconds: float, before: int) -> None:
@@ -292,11 +175,8 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
         rows = ledger.progress(SCORE)
         logs = {attempt.number: attempt.log for attempt in ledger.attempts()}
         last = list(ledger.last_records().values())
-    table = _table("config", "seed:", "state", "env steps:", "return (last 100 episodes):")
-    for row in rows:
-        trial = row.trial
-        table.add_row(trial.config, str(trial.seed), _state(trial.state), f"{row.env_steps:,}", _number(row.value))
-    console.print(table)
+    shown = console.is_terminal
+    console.print(layout(rows, console.width, ROWS + 2 if shown else None, final=True, whole_names=not shown))
     for row in rows:
         if row.trial.state in LOST_STATES:
             log = logs.get(row.trial.attempt or 0)
@@ -326,13 +206,11 @@ def show_failure(console: Console, who: str, row: Progress, more: str = "") -> N
 
 def show_statistics(console: Console, rows: Sequence[Progress], most: int | None = None) -> None:
     """Print a line of statistics for each configuration, or for the first `most` of them."""
-    by_name: dict[str, list[Progress]] = {}
-    for row in rows:
-        by_name.setdefault(row.trial.config, []).append(row)
-    for name, seeds in list(by_name.items())[:most]:
-        console.print(summary(name, seeds), soft_wrap=True, highlight=False)
-    if most is not None and len(by_name) > most:
-        console.print(f"… and {count(len(by_name) - most, 'more configuration')}", highlight=False)
+    groups = by_configuration(rows)
+    for seeds in groups[:most]:
+        console.print(summary(seeds[0].trial.config, seeds), soft_wrap=True, highlight=False)
+    if most is not None and len(groups) > most:
+        console.print(f"… and {count(len(groups) - most, 'more configuration')}", highlight=False)
 
 
 def _busy_seconds(last: Sequence[StoredRecord], began: float) -> float:
@@ -348,7 +226,7 @@ def _busy_seconds(last: Sequence[StoredRecord], began: float) -> float:
 def summary(name: str, rows: Sequence[Progress]) -> str:
     """One line: final return of a configuration across its seeds, and how many seeds it stands on."""
     finished = [row for row in rows if row.trial.state == "finished"]
-    scores = np.array(_scores(finished))
+    returns = np.array(scores(finished))
     lost = sum(row.trial.state in LOST_STATES for row in rows)
     unfinished = len(rows) - len(finished) - lost
     notes = [
@@ -356,21 +234,21 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
         for number, what in (
             (lost, "failed or diverged"),
             (unfinished, "did not finish"),
-            (len(finished) - len(scores), "never ended an episode"),
+            (len(finished) - len(returns), "never ended an episode"),
         )
         if number
     ]
     left_out = f"; not in these numbers: {', '.join(notes)}" if notes else ""
-    if not len(scores):
+    if not len(returns):
         return f"[bold]{name}[/]: no final return: {', '.join(notes)}"
     rng = np.random.default_rng(0)
-    interval = stats.bootstrap_interval(scores, stats.interquartile_mean, rng)
+    interval = stats.bootstrap_interval(returns, stats.interquartile_mean, rng)
     spread = (
         f"95% bootstrap interval of the IQM {interval[0]:,.2f} to {interval[1]:,.2f}"
         if interval
         else "fewer than 3 seeds: no interval"
     )
     return (
-        f"[bold]{name}[/]: {count(len(scores), 'seed')}, final return mean {scores.mean():,.2f}, "
-        f"IQM {stats.interquartile_mean(scores):,.2f}, {spread}{left_out}"
+        f"[bold]{name}[/]: {count(len(returns), 'seed')}, final return mean {returns.mean():,.2f}, "
+        f"IQM {stats.interquartile_mean(returns):,.2f}, {spread}{left_out}"
     )

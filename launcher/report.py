@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher import report_evaluations, report_export, report_figures, report_sections, report_sweeps
-from launcher.progress import count
 from launcher.report_data import Configuration, Report, read
 from launcher.report_figures import Figure
 from launcher.report_html import INTERVAL, escape, figure
 from launcher.stats import FEWEST_RUNS
+from launcher.tables import count
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.tracking import SCORE

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from launcher import evaluations, stats, status
 from launcher.evaluations import Evaluation
-from launcher.progress import LOST_STATES
+from launcher.layout import LOST_STATES
 from launcher.report_records import Grid, Records, Span, grid_of, read_records
 from launcher.rows import AttemptRow, Progress
 from launcher.settings import read_settings

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from launcher import stats
-from launcher.progress import count, duration
 from launcher.report_data import Configuration, Launch, Report, axes
 from launcher.report_figures import styles, written
 from launcher.report_html import INTERVAL, ROWS, Cell, configuration, escape, num, span, state, table, text
 from launcher.report_sweeps import attempt_parts
 from launcher.rows import AttemptRow
+from launcher.tables import count, duration
 from runner.tracking import STEPS_PER_SECOND
 
 DIFFERENCES = 24

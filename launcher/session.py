@@ -20,6 +20,7 @@ from launcher import progress
 from launcher.estimate import estimate
 from launcher.plan import Placement, Trial, form_packs
 from launcher.resources import Resources, gpu_note, place, workers_now
+from launcher.tables import duration
 from runner.errors import UserError
 from runner.pack import static_key
 
@@ -72,7 +73,7 @@ def conduct(
         progress.show_plan(console, directory, packs, placement, begin)
         expected = estimate(packs, begin, placement, directory.parent) if dry_run else None
         if expected is not None:
-            time_left = f"About {progress.duration(expected.seconds)} of training, and some seconds for Ray to start"
+            time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
             console.print(f"{time_left} ({expected.source})", style="dim", highlight=False, soft_wrap=True)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
             console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")

@@ -14,7 +14,6 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,14 +21,14 @@ from typing import Any, get_args
 from rich.console import Console
 
 from launcher import progress
+from launcher.layout import LOST_STATES, layout, totals
 from launcher.ledger import Ledger
 from launcher.rows import AttemptRow, Progress, State
+from launcher.tables import count
 from launcher.tail import tail
 from runner.errors import UserError, did_you_mean
 from runner.tracking import SCORE
 
-ROWS = 40
-"""At most so many trials are in the table."""
 CONFIGURATIONS = 20
 """Configurations that get a line of statistics at most: the interval of each takes about 0.1 s."""
 FAILURES = 5
@@ -137,11 +136,13 @@ def _ended(row: Progress) -> Progress:
 def show(console: Console, standing: Standing) -> None:
     """Print how a launch stands, in at most about a hundred lines however many trials it has."""
     rows = standing.rows
-    for line in (*_about(standing), progress.totals(rows)):
+    for line in (*_about(standing), totals(rows)):
         _say(console, line)
-    shown = most_telling(rows, ROWS)
-    attempts = {row.trial.trial: len(standing.attempts_of(row)) for row in shown}
-    console.print(progress.progress_table(rows, shown, attempts, "; --json has all"))
+    attempts = {row.trial.trial: len(standing.attempts_of(row)) for row in rows}
+    whole = not console.is_terminal
+    console.print(
+        layout(rows, console.width, progress.ROWS + 2, whole_names=whole, attempts=attempts, rest="; --json has all")
+    )
     _show_failures(console, standing)
     progress.show_statistics(console, rows, CONFIGURATIONS)
     _say(console, f"Directory:   {standing.directory}")
@@ -163,7 +164,7 @@ def _about(standing: Standing) -> list[str]:
         # Ray starts before the lock is taken.
         words[False] = "Starting, or ended before it trained; started"
     resumes = len(standing.revisions) - 1
-    before = f" (resumed {progress.count(resumes, 'time')})" if resumes else ""
+    before = f" (resumed {count(resumes, 'time')})" if resumes else ""
     return [f"{words[standing.running]}{when}{before}: {last.get('command')}", *_used(last)]
 
 
@@ -172,8 +173,8 @@ def _used(revision: dict[str, Any]) -> list[str]:
     blocks = (revision.get(key) for key in ("placement", "hardware", "versions"))
     placement, hardware, versions = (block if isinstance(block, dict) else {} for block in blocks)
     kind = "logical GPU" if placement.get("logical") else "GPU"
-    on = f" on {progress.count(placement['gpus'], kind)}" if placement.get("gpus") else ""
-    workers = [f"{progress.count(placement['workers'], 'worker')}{on}"] if "workers" in placement else []
+    on = f" on {count(placement['gpus'], kind)}" if placement.get("gpus") else ""
+    workers = [f"{count(placement['workers'], 'worker')}{on}"] if "workers" in placement else []
     machine = [str(hardware[key]) for key in ("host", "processor") if hardware.get(key)]
     names = ("sunflower", "python", "torch", "jax", "envpool", "ray")
     packages = [f"{name} {versions[name]}" for name in names if name in versions]
@@ -183,25 +184,11 @@ def _used(revision: dict[str, Any]) -> list[str]:
     return [f"With:        {used}"] if used else []
 
 
-def most_telling(rows: Sequence[Progress], most: int) -> list[Progress]:
-    """At most `most` of the trials, in their order if that is all: first those that failed, then those that run.
-
-    Failed ones take up half of the places at most while others run.
-    """
-    if len(rows) <= most:
-        return list(rows)
-    lost = [row for row in rows if row.trial.state in progress.LOST_STATES]
-    running = [row for row in rows if row.trial.state == "running"]
-    rest = [row for row in rows if row.trial.state not in ("running", *progress.LOST_STATES)]
-    kept = max(most // 2, most - len(running))
-    return [*lost[:kept], *running, *lost[kept:], *rest][:most]
-
-
 def _show_failures(console: Console, standing: Standing) -> None:
     """Print why trials failed or diverged, once for all that did so together, and how the log of each ends."""
     groups: dict[tuple[object, ...], list[Progress]] = {}
     for row in standing.rows:
-        if row.trial.state in progress.LOST_STATES:
+        if row.trial.state in LOST_STATES:
             groups.setdefault((row.trial.attempt, row.trial.state, row.trial.error), []).append(row)
     for rows in list(groups.values())[:FAILURES]:
         first, mates = rows[0], len(rows) - 1
@@ -216,7 +203,7 @@ def _show_failures(console: Console, standing: Standing) -> None:
             _say(console, f"  {line}")
     hidden = sum(map(len, list(groups.values())[FAILURES:]))
     if hidden:
-        console.print(f"… and {progress.count(hidden, 'trial')} more failed or diverged; --json has all")
+        console.print(f"… and {count(hidden, 'trial')} more failed or diverged; --json has all")
 
 
 # For programs
@@ -320,7 +307,7 @@ def show_log(standing: Standing, trial: str | None, number: int | None, lines: i
     path = log_path(standing, attempt)
     shown = tail(path, lines)
     where = f" on {attempt.host}" if attempt.host else ""
-    what = f"last {progress.count(len(shown), 'line')}" if shown else "empty"
+    what = f"last {count(len(shown), 'line')}" if shown else "empty"
     print(f"{path}: attempt {attempt.number}{where}, {attempt.outcome or 'not closed'}; {what}", file=sys.stderr)
     for line in shown:
         print(line)

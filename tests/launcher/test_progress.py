@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from launcher import progress
+from launcher.layout import layout
 from launcher.ledger import Ledger
 from launcher.plan import Placement, form_packs, read_experiment
-from launcher.progress import View, progress_line, progress_table, show_plan, show_result, summary
+from launcher.progress import View, progress_line, show_plan, show_result, summary
 from launcher.rows import Batch, Progress, Published, TrialRow
 from runner.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.builders import give_up
@@ -65,7 +66,7 @@ def train(ledger: Ledger, trial: TrialRow, scores: Sequence[float], state: str |
 
 def table(rows: list[Progress], width: int) -> list[list[str]]:
     screen = Screen(width)
-    screen.console.print(progress_table(rows))
+    screen.console.print(layout(rows, width))
     return [line.split() for line in screen.lines]
 
 
@@ -152,28 +153,6 @@ def test_a_trial_that_does_not_train_yet_shows_what_it_waits_for(ledger: Ledger)
     assert "1 retrying, 4 pending" in progress_line(ledger.progress(SCORE), 1.0)
     ledger.fail([TRIALS[0].trial], "out of memory")
     assert table(ledger.progress(SCORE), 200)[1][2] == "failed"
-
-
-def test_narrow_table_keeps_every_number_and_name(ledger: Ledger) -> None:
-    train(ledger, TRIALS[0], [-123456.789] * 10)
-    rows = ledger.progress(SCORE)[:1]
-    narrow, wide = table(rows, 80), table(rows, 200)
-    assert max(map(len, (" ".join(line) for line in narrow))) <= 80
-    assert {word for line in wide[1:] for word in line} - {SWEPT} <= {word for line in narrow for word in line}
-    folded = "".join(line[0] for line in narrow[1:] if "trial" not in line)
-    assert folded.startswith(SWEPT)
-
-
-def test_table_of_many_trials_shows_those_that_run(tmp_path: Path) -> None:
-    rows = [TrialRow(f"a-{seed}", "a", seed, 8, 1000) for seed in range(50)]
-    with Ledger(tmp_path) as ledger:
-        ledger.add_trials(rows)
-        train(ledger, rows[0], [1.0], "finished")
-        for row in rows[10:12]:
-            train(ledger, row, [2.0])
-        shown = table(ledger.progress(SCORE), 100)
-    assert [line[:2] for line in shown[1:]] == [["a", "10"], ["a", "11"], ["…", "48"], ["50", "trials"]]
-    assert "1.67" in shown[-1]  # mean of those that have a return
 
 
 def test_line(ledger: Ledger) -> None:
