@@ -181,7 +181,8 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
             time.sleep(0.1)
             if (directory / "ledger.sqlite").exists():
                 with Ledger(directory, writer=False) as ledger:
-                    if all(row.records > 3 for row in ledger.progress()):
+                    rows = ledger.progress()
+                    if rows and all(row.records > 3 for row in rows):
                         break
         os.kill(os.getpid(), signal.SIGINT)
 
