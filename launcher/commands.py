@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import shlex
 import signal
@@ -13,29 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
+from launcher import launches, reading
+from launcher.flags import Debug, Directory, Launches, Written, console, examples
 from launcher.plan import Experiment, read_experiment
 from launcher.resources import Resources
 from launcher.sweep import FLAGS, group_by_flag
 from runner.config.load import dump
 from runner.errors import UserError
-from runner.files import expanded
 
 if TYPE_CHECKING:
-    from cyclopts import Token
-
     from launcher.jobs import Jobs
 
-EXAMPLES = """\
-Examples:
-
-  launch configs/classic/cartpole.yaml --seeds 8
-
-  launch configs/skrl/ppo.yaml --env Pendulum-v1 --num-envs 64 --seeds 8
-
-  launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run
-"""
 VERBS = {
     "eval": "let the checkpoints of a launch play",
     "export": "write a policy for plain torch or ONNX",
@@ -43,30 +31,41 @@ VERBS = {
     "resume": "continue a launch, or add seeds and length to it",
     "status": "show how a launch stands",
     "logs": "show what the workers of a launch printed",
+    "list": "list launches, the latest first",
     "follow": "watch a launch that runs on a cluster by itself",
     "stop": "let such a launch save and end",
     "pull": "bring its directory here",
 }
 
-
-def _path(_type: Any, tokens: Sequence[Token]) -> Path:
-    """What was typed, for cyclopts."""
-    return expanded(tokens[0].value)
-
-
-Written = Annotated[Path, Parameter(converter=_path)]
 Given = Annotated[Resources, Parameter(name="*")]
 NOTHING_GIVEN = Resources()
+
+
+def _version() -> str:
+    """This program, what its results depend on, and its code."""
+    from launcher.directory import software
+
+    found = software()
+    return "\n".join(f"{name} {version}" for name, version in found.items())
+
 
 app = App(
     name="launch",
     help="Train PPO from skrl-style YAML files over many seeds and settings.",
-    help_epilogue=EXAMPLES,
+    help_epilogue=examples("train"),
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
-    version_flags=[],
+    version=_version,
+    version_flags=["--version"],
     default_parameter=Parameter(show_default=False, negative=()),
 )
+for _verb, _function in (
+    ("report", reading.report),
+    ("status", reading.status),
+    ("logs", reading.logs),
+    ("list", reading.list_),
+):
+    app.command(_function, name=_verb, help_epilogue=examples(_verb))
 
 
 @app.default
@@ -100,10 +99,10 @@ def train(
     show_config: Annotated[
         bool, Parameter(help="With --dry-run: show the configurations as they were read, as YAML.")
     ] = False,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Train every configuration with every seed."""
-    console = _console()
+    terminal = console()
     _refuse_words(cfgs)
     given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
@@ -112,7 +111,7 @@ def train(
     if show_config:
         return _show_configurations(experiment)
     for note in experiment.notes:
-        console.print(note, style="dim", highlight=False, soft_wrap=True)
+        terminal.print(note, style="dim", highlight=False, soft_wrap=True)
     from launcher import directory as folder
     from launcher import jobs, session
 
@@ -122,38 +121,26 @@ def train(
         # What the cluster would refuse, too, before the name is spent.
         resources.check()
         session.check_names(experiment.trials)
-        called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
-        folder_there = out or Path(experiment.trials[0].config.agent.experiment.directory or "runs")
         chosen = {"seeds": seeds, "env": env, "num_envs": num_envs, "backend": backend, "set": set_}
         words = [*_words(chosen), *(word for group in zip_ or () for word in ("--zip", *group)), *_flags(resources)]
+        called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
+        there = out or Path(experiment.trials[0].config.agent.experiment.directory or launches.FOLDER)
         submitted = jobs.Jobs(str(resources.address))
-        return _follow(submitted, called, submitted.submit(called, words, cfgs, folder_there))
+        return _follow(submitted, called, submitted.submit(called, words, cfgs, there))
     directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
     pairs = [(trial, 0) for trial in experiment.trials]
     named = folder.is_named(experiment.trials, name)
     return session.conduct(
-        console, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials, named)
+        terminal, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials, named)
     )
 
 
-@app.command
-def report(
-    *directories: Annotated[Written, Parameter(name="DIR", help="Launch directories; several make one comparison.")],
-    out: Annotated[Written | None, Parameter(help="Page to write; default report.html in the directory.")] = None,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
-) -> int:
-    """Write one page that tells what launches have found."""
-    from launcher.report import write
-
-    print(write(directories, out))
-    return 0
-
-
-@app.command
+@app.command(help_epilogue=examples("resume"))
 def resume(
-    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
+    directory: Directory = None,
     /,
     *,
+    out: Launches = None,
     seeds: Annotated[
         str | None, Parameter(help="Every configuration with these: 16 (its first seed + 0…15), 0-15, or 3,5,7.")
     ] = None,
@@ -164,28 +151,34 @@ def resume(
     retry_failed: Annotated[bool, Parameter(help="Try trials that failed again.")] = False,
     resources: Given = NOTHING_GIVEN,
     dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Continue a launch: train what is missing, or more."""
     from launcher import continuing, jobs, session
 
     if jobs.dashboard_of(resources.address) is not None:
+        if directory is None:
+            raise UserError("command line: which launch of the cluster? Give its name: launch resume NAME --address …")
         chosen = {"seeds": seeds, "set": set_, "retry_failed": retry_failed, "dry_run": dry_run}
         resumed = jobs.Jobs(str(resources.address))
         return _follow(resumed, directory.name, resumed.resume(directory.name, [*_words(chosen), *_flags(resources)]))
-    console = _console()
-    directory = directory.absolute()
+    terminal = console()
+    directory = launches.chosen(directory, out)
     more = continuing.read(directory, seeds, set_ or [], retry_failed)
     for line in more.notes:
-        console.print(line, style="dim", highlight=False, soft_wrap=True)
+        terminal.print(line, style="dim", highlight=False, soft_wrap=True)
     if not more.todo:
         return 0 if more.all_finished else 1
-    return session.conduct(console, directory, more.todo, resources, dry_run, lambda: continuing.write(directory, more))
+    return session.conduct(
+        terminal, directory, more.todo, resources, dry_run, lambda: continuing.write(directory, more)
+    )
 
 
-@app.command(name="eval")
+@app.command(name="eval", help_epilogue=examples("eval"))
 def evaluate(
-    *paths: Annotated[Written, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints.")],
+    *paths: Annotated[
+        Written, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints; default the latest launch.")
+    ],
     episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
     stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
     env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
@@ -196,7 +189,7 @@ def evaluate(
     best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
     video: Annotated[int, Parameter(help="Film so many episodes of the best, median and worst seed.")] = 0,
     resources: Given = NOTHING_GIVEN,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Let checkpoints play the same episodes; keep what they score."""
     from launcher import examination
@@ -207,70 +200,24 @@ def evaluate(
     for flag, number, least in (("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0)):
         if number is not None and number < least:
             raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
-    if not paths:
-        raise UserError("command line: nothing to evaluate; usage: launch eval DIR (see launch eval --help)")
     which: Which = "every" if every else "best" if best else "last"
     terms = Terms(episodes, seed, not stochastic, env, num_envs)
-    return examination.conduct(_console(), paths, which, terms, resources, video)
+    return examination.conduct(console(), paths or [launches.latest()], which, terms, resources, video)
 
 
-@app.command
+@app.command(help_epilogue=examples("export"))
 def export(
     checkpoint: Annotated[Written, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
     /,
     *,
     to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
     out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Write a policy that plain torch, or ONNX, runs."""
     from runner.policy_export import export as write
 
     print(write(checkpoint, to, out))
-    return 0
-
-
-@app.command
-def status(
-    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
-    /,
-    *,
-    as_json: Annotated[bool, Parameter(name="--json", help="One JSON object, with all trials.")] = False,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
-) -> int:
-    """Show how a launch stands, while it runs or after."""
-    from launcher import session
-    from launcher import status as view
-
-    standing = view.read(directory.absolute())
-    if as_json:
-        print(json.dumps(view.describe(standing), allow_nan=False))
-        return 0
-    console = _console()
-    view.show(console, standing)
-    if standing.unfinished and not standing.running:
-        session.say_how_to_continue(console, standing.directory)
-    return 0
-
-
-@app.command
-def logs(
-    directory: Annotated[Written, Parameter(name="DIR", help="Directory of the launch.")],
-    trial: Annotated[str | None, Parameter(name="TRIAL", help="Its name, or how no other's begins.")] = None,
-    /,
-    *,
-    attempt: Annotated[int | None, Parameter(help="Number of an attempt; default the last one.")] = None,
-    tail: Annotated[int, Parameter(help="Lines from the end.")] = 100,
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
-) -> int:
-    """Print the end of a trial's last log; without TRIAL, list all."""
-    from launcher import status as view
-
-    standing = view.read(directory.absolute())
-    if trial is None and attempt is None:
-        view.list_logs(standing)
-    else:
-        view.show_log(standing, trial, attempt, tail)
     return 0
 
 
@@ -283,20 +230,16 @@ Address = Annotated[
 ]
 
 
-@app.command
-def follow(
-    launch: Name, /, *, address: Address, debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False
-) -> int:
+@app.command(help_epilogue=examples("follow"))
+def follow(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
     """Show what a launch on a cluster prints, until it is over."""
     from launcher.jobs import Jobs
 
     return _follow(Jobs(address), launch)
 
 
-@app.command
-def stop(
-    launch: Name, /, *, address: Address, debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False
-) -> int:
+@app.command(help_epilogue=examples("stop"))
+def stop(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
     """Let a launch on a cluster save, and end it."""
     from launcher.jobs import Jobs
 
@@ -304,14 +247,14 @@ def stop(
     return 0
 
 
-@app.command
+@app.command(help_epilogue=examples("pull"))
 def pull(
     launch: Name,
     /,
     *,
     address: Address,
     out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
-    debug: Annotated[bool, Parameter(help="Show tracebacks.")] = False,
+    debug: Debug = False,
 ) -> int:
     """Bring the directory of a launch on a cluster here, as it is now."""
     from launcher.jobs import Jobs
@@ -387,9 +330,3 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
     near = difflib.get_close_matches(str(first), VERBS, 1, 0.6)
     if near:
         raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")
-
-
-def _console() -> Console:
-    console = Console()
-    # A pipe has no width: lines are for programs then, and must not be cut at 80 columns.
-    return console if console.is_terminal else Console(width=200)

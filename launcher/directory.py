@@ -283,6 +283,18 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
     }
 
 
+def software() -> dict[str, str]:
+    """This program's version, its commit where it runs from a repository, and the versions of what it runs on."""
+    found = versions()
+    code = {"code": commit} if (commit := _git_commit()) else {}
+    return {
+        "sunflower": found.pop("sunflower", "(not installed)"),
+        **code,
+        "python": platform.python_version(),
+        **found,
+    }
+
+
 def hardware() -> dict[str, Any]:
     """This machine."""
     return {
