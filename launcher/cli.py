@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
+from launcher import import_path
+
 
 class _Terminated(BaseException):
     """SIGTERM, before or after the launch handles signals itself."""
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 all is well; 1 something failed after the start, or diverged; 2 bad input; 130 and 143 interrupted.
     """
     if arguments is None:
+        import_path.forget_folder()
         faulthandler.enable()  # native code that ends the process says where
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     ours = threading.current_thread() is threading.main_thread()

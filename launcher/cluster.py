@@ -10,18 +10,22 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from launcher.import_path import job_config
 from launcher.plan import Placement
+from launcher.temporary import ray_folder
 from runner.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000
 """Checkpoints travel in calls; Ray's default of 30% of the machine's memory would be wasted."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where it runs a program as a job."""
+LOGS = "session_latest/logs"
+"""Below Ray's folder."""
 JOIN = "`ray start --address=HOST:PORT --num-cpus=0` makes it one, and --address http://HOST:8265 needs none"
 
 
@@ -62,8 +66,8 @@ def is_loopback(address: str) -> bool:
 
 
 def _has_token() -> bool:
-    home = Path.home() / ".ray" / "auth_token"
-    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()) or home.is_file()
+    own = Path(os.path.expanduser("~/.ray/auth_token"))
+    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()) or own.is_file()
 
 
 @contextlib.contextmanager
@@ -73,7 +77,8 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     A connection that this process already has is used and kept.
 
     Raises:
-        UserError: the cluster cannot be reached.
+        UserError: the cluster cannot be reached, or there is no folder for a Ray of our own.
+        RuntimeError: our own did not start.
     """
     set_environment(address)
     import ray
@@ -85,20 +90,13 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         assert placement is not None
-        ray.init(
-            address="local",
-            num_cpus=max(placement.workers * max(placement.cpus, 1), 1),
-            num_gpus=placement.gpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        _start_own(placement, quiet)
     else:
         check_reachable(address)
         try:
             # A job was given our code when it was submitted.
             env = None if JOB in os.environ else code()
-            ray.init(address=address, runtime_env=env, **quiet)
+            ray.init(address=address, runtime_env=env, job_config=job_config(), **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             # Ray has waited a minute for a raylet on this machine.
             hint = f"; this machine is no part of that cluster: {JOIN}" if "No node info" in str(error) else ""
@@ -110,6 +108,33 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
         yield
     finally:
         ray.shutdown()
+
+
+def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
+    import ray
+
+    folder = ray_folder()
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(placement.workers * max(placement.cpus, 1), 1),
+            num_gpus=placement.gpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            job_config=job_config(),
+            _temp_dir=str(folder),
+            **quiet,
+        )
+    except Exception as error:  # of any type, and it waits for nothing longer than a minute
+        raise RuntimeError(f"Ray did not start: {error}; its logs are in {folder / LOGS}") from error
+
+
+def ray_logs() -> str | None:
+    """Where Ray's logs are if this process has started it; None where it has joined a cluster."""
+    import ray
+
+    node = ray._private.worker._global_node
+    return node.get_logs_dir_path() if node is not None and node.head else None
 
 
 def code() -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Jobs:
         with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
             archive, new = Path(folder) / "archive", Path(folder) / "new"
             with self._asking():
-                self._submit(carrier, f"python -m launcher.parcel {_quoted(source)}", code(), {})
+                self._submit(carrier, f"python -P -m launcher.parcel {_quoted(source)}", code(), {})
             try:
                 with archive.open("wb") as file:
                     self._unpack(carrier, file.write)
@@ -252,7 +252,7 @@ class Jobs:
         environment = code() | {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         if folder is not None:
             environment["working_dir"] = folder
-        command = f"exec python -m launcher.cli {words} --address auto"
+        command = f"exec python -P -m launcher.cli {words} --address auto"
         try:
             with self._asking():
                 self._submit(job, command, environment, metadata)
