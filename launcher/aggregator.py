@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from launcher.cluster import START_SECONDS, not_started
 from launcher.ledger import Ledger
 from launcher.rows import BUSY, STORED, Attempt, Batch, Published
 from launcher.storage import disk_refuses
@@ -191,13 +192,18 @@ def writer(directory: Path) -> Ledger:
             time.sleep(0.05)
 
 
-def start_aggregator(directory: Path) -> ray.actor.ActorHandle:
+def start_aggregator(directory: Path, interrupted: Callable[[], bool] = lambda: False) -> ray.actor.ActorHandle:
     """Start the aggregator of `directory` on this node of the Ray cluster that this process is connected to.
 
     It ends with the handle or the driver. What an earlier launch was asked to stop goes on now.
 
+    Args:
+        directory: the launch directory.
+        interrupted: whether to wait no longer until it has started.
+
     Raises:
         UserError: another process writes to the ledger there.
+        TimeoutError: it has not started in a long time.
         ray.exceptions.RayActorError: the actor did not start.
     """
     import ray
@@ -217,5 +223,12 @@ def start_aggregator(directory: Path) -> ray.actor.ActorHandle:
         BesideDriver
     )
     actor = remote.remote(directory.resolve())
-    ray.get(actor.pulse.remote())
+    answer, due = actor.pulse.remote(), time.monotonic() + START_SECONDS
+    while not ray.wait([answer], timeout=0.5)[0]:
+        if interrupted():
+            return actor
+        if time.monotonic() > due:
+            ray.kill(actor)
+            raise TimeoutError(not_started("the process that writes the ledger"))
+    ray.get(answer)
     return actor

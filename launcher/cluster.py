@@ -12,16 +12,20 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from launcher.import_path import job_config
-from launcher.plan import Placement
 from launcher.temporary import ray_folder
 from runner.errors import UserError
 
+if TYPE_CHECKING:
+    from launcher.plan import Placement
+
 OBJECT_STORE_BYTES = 200_000_000
 """Checkpoints travel in calls; Ray's default of 30% of the machine's memory would be wasted."""
+START_SECONDS = 300.0
+"""How long a process may take to start and to import what it needs, from a slow network file system too."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where it runs a program as a job."""
 LOGS = "session_latest/logs"
@@ -129,12 +133,21 @@ def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
         raise RuntimeError(f"Ray did not start: {error}; its logs are in {folder / LOGS}") from error
 
 
-def ray_logs() -> str | None:
-    """Where Ray's logs are if this process has started it; None where it has joined a cluster."""
+def is_own() -> bool:
+    """Whether this process has started the Ray that it is connected to, which then has room for all that is wanted."""
     import ray
 
     node = ray._private.worker._global_node
-    return node.get_logs_dir_path() if node is not None and node.head else None
+    return node is not None and bool(node.head)
+
+
+def not_started(what: str) -> str:
+    """A sentence about a process that did not start, and where to look for the reason."""
+    import ray
+
+    logs = ray._private.worker._global_node.get_logs_dir_path()
+    machine = "" if is_own() else " on this machine and on that of the process"
+    return f"{what} did not start within {START_SECONDS:.0f} s; Ray's logs are in {logs}{machine}"
 
 
 def code() -> dict[str, Any]:

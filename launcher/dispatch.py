@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from launcher.aggregator import Pulse, start_aggregator
+from launcher.cluster import START_SECONDS, is_own, not_started
 from launcher.endings import end_process, ending_of, fetch_log
 from launcher.plan import Placement, Trial
 from launcher.processes import Processes
@@ -32,8 +33,6 @@ PULSE_SECONDS = 1.0
 """Between two questions to the aggregator how its attempts are."""
 LEASE_SECONDS = 60.0
 """A worker that has not pushed for so long, sixty beats, is taken for dead and its trials are given to another."""
-START_SECONDS = 300.0
-"""How long a process may take to import what it needs, from a slow network file system too."""
 HUNG_SECONDS = 60.0
 """An aggregator that has not answered for so long is started again."""
 GIVE_UP_SECONDS = 600.0
@@ -60,7 +59,7 @@ class Running:
         done: future of how the training ended.
         place: what `where` said.
         imported: `ready` is done.
-        since: when the last of these two changed.
+        since: when the last of these two changed, or the worker was asked for.
     """
 
     attempt: int
@@ -71,7 +70,7 @@ class Running:
     done: Any
     place: Place | None = None
     imported: bool = False
-    since: float = 0.0
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class _Dispatch:
         # Workers import their framework while the aggregator starts.
         for pack in self.packs[: self.placement.workers]:
             self.processes.prepare(self.placement.backend(pack[0].config))
-        self.aggregator = start_aggregator(self.directory)
+        self.aggregator = start_aggregator(self.directory, lambda: bool(self.signals))
         while self.running or (self.waiting and not self.signals):
             self._make_room()
             self._begin()
@@ -233,8 +232,8 @@ class _Dispatch:
         for item in list(self.running):
             silence = self._silence(item)
             if silence is not None:
-                assert item.place is not None
-                end_process(item.place, item.worker)
+                if item.place is not None:
+                    end_process(item.place, item.worker)
                 self._settle(item, Ending("crash", silence))
 
     def _hear(self) -> None:
@@ -259,19 +258,26 @@ class _Dispatch:
 
         now = time.monotonic()
         if item.place is None:
-            # One that has no place yet waits for resources, which may take as long as it likes.
             if ray.wait([item.where], timeout=0)[0]:
                 with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
                     item.place, item.since = ray.get(item.where), now
                     log = str(log_of(item.attempt))
                     self._ask("describe_attempt", item.attempt, log, item.place.host, item.place.pid)
+            elif now - item.since > START_SECONDS:
+                if is_own():
+                    return not_started("the worker process")
+                # On a cluster it waits for a machine with room, which may take as long as it likes.
+                item.since = now
+                self.say(
+                    f"{_who(item.pack)}: no machine of the cluster had room within {START_SECONDS:.0f} s; waits on"
+                )
             return None
         if not item.imported and ray.wait([item.ready], timeout=0)[0]:
             item.imported, item.since = True, now
         # One that never pushed was silent from its start to the last pulse; not longer, that may be late itself.
         silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
         if not item.imported and now - item.since > START_SECONDS:
-            return f"the worker process did not start within {START_SECONDS:.0f} s"
+            return not_started("the worker process")
         if item.imported and silent > LEASE_SECONDS:
             return f"the worker process hung: it did not answer for {LEASE_SECONDS:.0f} s"
         return None

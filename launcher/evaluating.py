@@ -17,7 +17,7 @@ from launcher.endings import words_of
 from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
 from launcher.plan import Placement
-from launcher.processes import Process, Processes
+from launcher.processes import Process, Processes, first_ended
 from launcher.worker import Exam
 from runner import checkpoint
 from runner.config import Config, resolve
@@ -191,7 +191,7 @@ def run(
                 begin(waiting.pop(0))
             if not running:
                 break
-            (future, *_), _ = ray.wait(list(running))
+            future = first_ended({future: process for future, (process, _) in running.items()})
             process, batch = running.pop(future)
             try:
                 ray.get(process.ready)  # why it could not start is told by nothing else

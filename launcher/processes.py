@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from launcher.cluster import START_SECONDS, is_own, not_started
 from launcher.endings import is_lost
 from launcher.plan import Placement
 from launcher.worker import Worker
@@ -80,3 +82,17 @@ class Processes:
 
         while self._idle:
             ray.kill(self._idle.pop()[1].worker)
+
+
+def first_ended(running: Mapping[Any, Process]) -> Any:
+    """Wait for the first of futures, each of work that its process was given.
+
+    Raises:
+        TimeoutError: one has not begun in a long time, on a Ray of our own, where all have room.
+    """
+    import ray
+
+    while not (ended := ray.wait(list(running), timeout=START_SECONDS)[0]):
+        if is_own() and not all(ray.wait([process.where], timeout=0)[0] for process in running.values()):
+            raise TimeoutError(not_started("a worker process"))
+    return ended[0]

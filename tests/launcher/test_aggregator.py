@@ -285,6 +285,22 @@ def test_launch_waits_for_the_end_of_the_one_before(ray_local: None, directory: 
     ray.kill(after)
 
 
+def test_an_aggregator_that_does_not_start_is_not_waited_for_for_ever(
+    ray_local: None, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(Aggregator):
+        def __init__(self, directory: Path) -> None:
+            time.sleep(600)
+
+    import ray
+
+    monkeypatch.setattr(aggregator_module, "Aggregator", Stuck)
+    ray.kill(start_aggregator(directory, interrupted=lambda: True))
+    monkeypatch.setattr(aggregator_module, "START_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match=r"did not start within .*Ray's logs are in /.*/logs$"):
+        start_aggregator(directory)
+
+
 def test_actor_is_light_and_sees_no_gpu(actor: object) -> None:
     assert inside(actor, lambda _: os.environ["CUDA_VISIBLE_DEVICES"]) == ""
     assert inside(actor, lambda _: {"torch", "jax", "envpool"} & set(sys.modules)) == set()

@@ -15,6 +15,7 @@ import pytest
 from launcher import dispatch, processes
 from launcher.cli import main
 from launcher.ledger import Ledger
+from launcher.worker import Worker
 from tests.launcher.faulty import (
     aggregator_pid,
     assert_whole,
@@ -90,6 +91,20 @@ def test_a_killed_worker_is_replaced(launch: Launch, tmp_path: Path, capsys: pyt
     assert "the worker process died" in shown
     assert "logs/attempt-1.log); tried again in 1 s" in shown
     print(f"killed, and training again {seconds[0]:.1f} s later")
+
+
+def test_a_worker_that_never_starts_is_given_up(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stuck(Worker):
+        def __init__(self, *_: Any) -> None:
+            time.sleep(600)
+
+    monkeypatch.setattr(processes, "Worker", Stuck)
+    monkeypatch.setattr(dispatch, "START_SECONDS", 1.0)
+    assert launch(64, "--seeds", "1", "--workers", "1") == 1
+    assert "the worker process did not start within" in capsys.readouterr().out
+    assert attempts(tmp_path / "run") == [("crash", [0])] * 4
 
 
 def test_a_poisonous_trial_fails_alone_and_its_mates_finish(

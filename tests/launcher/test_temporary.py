@@ -1,0 +1,72 @@
+"""The folder that Ray's files go to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from launcher.temporary import LONGEST, ray_folder
+from runner.errors import UserError
+
+LONG = "net_tdfcarhc_people_poebhkiwa_scratch/slurm_jobdir/1355700/tmp.t0016"
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="sf") as folder:
+        yield Path(folder)
+
+
+def test_the_persons_choice_holds_where_ray_can_work(short: Path) -> None:
+    mine, other = short / "a", short / "b"
+    for variables in ({"RAY_TMPDIR": str(mine)}, {"TMPDIR": str(mine)}, {"RAY_TMPDIR": str(mine), "TMPDIR": "/x"}):
+        assert ray_folder(variables, [str(other)]) == mine / "ray"
+    for variables in ({}, {"TMPDIR": ""}, {"RAY_TMPDIR": "", "TMPDIR": ""}):
+        assert ray_folder(variables, [str(other)]) == other / "ray"
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+@pytest.mark.parametrize("kind", ["long", "no folder", "impossible"])
+def test_a_folder_that_ray_cannot_use_is_replaced_by_a_short_one(short: Path, name: str, kind: str) -> None:
+    (short / "file").touch()
+    folder = {"long": short / LONG, "no folder": short / "file", "impossible": Path("/proc/none")}[kind]
+    others = [str(short / "file"), str(short)]
+    assert ray_folder({name: str(folder)}, others) == short / f"ray-{os.getuid()}"
+
+
+def test_names_are_counted_in_bytes(short: Path) -> None:
+    room = LONGEST - len(os.fsencode(short)) - len("//ray")
+    assert ray_folder({"TMPDIR": str(short / ("x" * room))}, [str(short)]).name == "ray"
+    for longer in ("x" * (room + 1), "é" * (room // 2 + 1)):
+        assert ray_folder({"TMPDIR": str(short / longer)}, [str(short)]) == short / f"ray-{os.getuid()}"
+
+
+def test_a_full_disk_is_none(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = short / "full"
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6 if full in path.parents else 10**9)
+    )
+    assert ray_folder({"TMPDIR": str(full)}, [str(short)]) == short / f"ray-{os.getuid()}"
+    with pytest.raises(UserError, match="1 MB free, 50 MB needed"):
+        ray_folder({"TMPDIR": str(full)}, [str(full)])
+
+
+def test_a_folder_of_somebody_else_is_none(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: short / "theirs" not in Path(path).parents)
+    assert ray_folder({"TMPDIR": str(short / "theirs")}, [str(short)]) == short / f"ray-{os.getuid()}"
+
+
+def test_without_any_folder_every_reason_is_told(short: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        ray_folder({"TMPDIR": str(short / LONG)}, ["/proc/none"])
+    text = str(caught.value)
+    assert "set RAY_TMPDIR to a short one" in text
+    assert f"bytes long, at most {LONGEST} are possible" in text
+    assert f"/proc/none/ray-{os.getuid()}: No such file" in text
