@@ -281,7 +281,7 @@ def _middle(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     counts = np.count_nonzero(~np.isnan(ordered), axis=1)
     result = np.full(len(ordered), np.nan)
     for runs in np.unique(counts[counts > 0]):
-        result[counts == runs] = stats.interquartile_mean(ordered[counts == runs, :runs, None])
+        result[counts == runs] = stats.interquartile_mean(ordered[counts == runs, :runs])
     return result
 
 
