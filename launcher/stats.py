@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float]
@@ -36,10 +35,11 @@ def interquartile_mean(scores: ArrayLike, axis: int = -1) -> Any:
     Raises:
         ValueError: there are no scores.
     """
-    scores = _some(scores)
-    # Sorting hides a NaN among what is cut off.
-    whole = np.where(np.isnan(scores).any(axis), np.nan, 0.0)
-    return (scipy.stats.trim_mean(scores, 0.25, axis=axis) + whole)[()]
+    ordered = np.sort(np.moveaxis(_some(scores), axis, -1))
+    cut = ordered.shape[-1] // 4
+    middle = ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+    # Sorting has put a NaN to the end, which is cut off.
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)[()]
 
 
 def bootstrap_interval(
@@ -75,9 +75,11 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike, axis: int = -1) -> An
     Raises:
         ValueError: there are no scores.
     """
+    from scipy.stats import rankdata
+
     x, y = (np.moveaxis(_some(scores), axis, -1) for scores in (x, y))
     runs_x, runs_y = x.shape[-1], y.shape[-1]
-    ranks = scipy.stats.rankdata(np.concatenate([x, y], -1), axis=-1)[..., :runs_x]
+    ranks = rankdata(np.concatenate([x, y], -1), axis=-1)[..., :runs_x]
     return (ranks.sum(-1) - runs_x * (runs_x + 1) / 2) / (runs_x * runs_y)
 
 
@@ -197,9 +199,10 @@ def _band(
     if any(np.isnan(group).any() for group in groups):
         unknown = np.full(groups[0].shape[:-1], np.nan)
         return unknown, unknown
-    normal = scipy.stats.norm
-    expanded = 1 - 2 * normal.cdf((runs / (runs - 1)) ** 0.5 * normal.ppf((1 - level) / 2))
-    found = scipy.stats.bootstrap(
+    from scipy.stats import bootstrap, norm  # a second to import, which a dry run need not wait
+
+    expanded = 1 - 2 * norm.cdf((runs / (runs - 1)) ** 0.5 * norm.ppf((1 - level) / 2))
+    found = bootstrap(
         groups,
         statistic,
         n_resamples=RESAMPLES,
