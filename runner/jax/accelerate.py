@@ -25,14 +25,30 @@ def keep_programs() -> None:
     """Keep compiled programs in the user's cache directory, so that a second run does not wait for them.
 
     JAX's own settings win: JAX_COMPILATION_CACHE_DIR moves the directory, JAX_ENABLE_COMPILATION_CACHE=false turns it
-    off.
+    off. A user without a directory to write to compiles again every time.
     """
     if _settings.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        _settings.update("jax_compilation_cache_dir", str(home / "sunflower" / "jax"))
+        folder = programs_folder()
+        if folder is None:
+            _settings.update("jax_enable_compilation_cache", False)
+            return
+        _settings.update("jax_compilation_cache_dir", str(folder))
         _settings.update("jax_compilation_cache_max_size", CACHE_BYTES)
     # What takes a tenth of a second to compile is loaded in a hundredth.
     _settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def programs_folder() -> Path | None:
+    """The folder for compiled programs in the user's cache directory; None where it cannot be written."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache) / "sunflower" / "jax"
+    if not folder.is_absolute():  # nobody knows this user's home
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_programs_are_kept_in_the_users_cache_directory(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     accelerate.keep_programs()
     assert settings["jax_compilation_cache_dir"] == str(tmp_path / "home/.cache/sunflower/jax")
+
+
+def test_a_user_without_a_writable_directory_trains_without_kept_programs(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for variables in ({}, {"HOME": "/proc/none"}, {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "file")}):
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        settings.clear()
+        accelerate.keep_programs()
+        assert settings == {"jax_enable_compilation_cache": False}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # somebody else's
+    assert accelerate.programs_folder() is None
 
 
 def test_jaxs_own_setting_of_the_directory_wins(settings: dict[str, Any]) -> None:
