@@ -26,6 +26,7 @@ from runner.errors import UserError
 from runner.evaluate import Episode, play
 from runner.files import expanded, write_whole
 from runner.learning import Learning
+from runner.observations import flatten_batch, like, tensor_in
 from runner.pack import Pack
 from runner.tracking import Report, TensorBoard
 
@@ -49,11 +50,12 @@ class Agent:
         """Actions for a batch of observations.
 
         Args:
-            observations: `[N, …]` as the environment gives them, flattened or not, numpy or a tensor; any N.
+            observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
+                `[N, O]`; numpy, torch or another array library; any N.
             deterministic: the most probable action instead of a sample.
 
         Returns:
-            `[N, …]` actions as the environment takes them; a tensor if observations were one.
+            `[N, …]` actions in the shape and dtype of the action space; tensors for tensors.
 
         Raises:
             UserError: observations that do not fit the environment's space, or a runner of several members.
@@ -62,22 +64,17 @@ class Agent:
             raise UserError(
                 f"agent.act: this runner trains {self._learning.pack.size} members; act with a runner of one seed"
             )
-        tensor = type(observations).__module__.partition(".")[0] == "torch"
-        rows = observations.detach().cpu().numpy() if tensor else observations
-        first: Any = rows
-        while isinstance(first, Mapping):
-            first = next(iter(first.values()))
-        count = np.shape(first)[0] if np.ndim(first) else 0
         try:
-            flat = self._env.flatten(rows, count)
+            flat = flatten_batch(self._env.observation_space, self._env.layout, observations)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"agent.act: observations do not fit [N, {self._env.observation_size}] "
                 f"({self._env.observation_space}): {error}"
             ) from None
         self._draws += 1
-        actions = self._learning.choose(flat, deterministic, self._draws)
-        return observations.new_tensor(actions) if tensor else actions
+        actions = self._learning.choose(flat, deterministic, self._draws).astype(self._env.actions.dtype)
+        tensor = tensor_in(observations)
+        return actions if tensor is None else like(tensor, actions)
 
     def save(self, path: str | Path, member: int = 0) -> None:
         """Write one member's checkpoint, whole or not at all.

@@ -27,7 +27,7 @@ class Distribution:
         units: numbers that the network gives (A): means, or one per category.
         reduction: how log-probabilities of several actions become one; "none" keeps them.
         probabilities: the network gives probabilities, not logits.
-        low: bounds of a Gaussian's actions; none where any is infinite.
+        low: bounds of a Gaussian's actions, which may be infinite; none where all are.
         high: as many as `low`.
         clips_means: means are clipped to these bounds.
         mask: column of the observation that says whether a category is possible, for each one; or none.
@@ -88,6 +88,11 @@ class Distribution:
     def gaussian(self) -> bool:
         """Real numbers around means."""
         return not self.factors
+
+    @property
+    def enclosed(self) -> bool:
+        """Every dimension of a Gaussian's actions has two finite bounds."""
+        return bool(self.low) and all(map(math.isfinite, self.low + self.high))
 
     @property
     def sizes(self) -> tuple[int, ...]:

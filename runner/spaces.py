@@ -1,4 +1,4 @@
-"""gymnasium spaces ↔ flat arrays: observations become `[N, O]`, actions `[N, A]` or `[N]` what the space wants.
+"""gymnasium spaces as flat arrays: observations become `[N, O]`, actions `[N, A]` or `[N]` what the space wants.
 
 Observations are flattened as skrl does: Dict in sorted key order (parts of `ASIDE` last), Tuple in order, a Discrete
 one as one column, a MultiDiscrete one as one column per number. A space of nothing but uint8 numbers stays uint8, any
@@ -8,7 +8,7 @@ other becomes float32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,15 @@ from runner.errors import UserError, did_you_mean
 
 UNBOUNDED = 1e30
 """Bounds beyond this are some library's way to say infinity."""
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""Lower bounds above 0 up to this are some library's way to say minus infinity: C++'s `numeric_limits<T>::min()`."""
 MASK, PRIVILEGED, LEGAL = "action_mask", "privileged_state", "legal_action_mask"
 """Parts of a Dict observation with a meaning of their own: actions that are possible now; what only the value network
 may see (MuJoCo Playground); possible actions that come beside the observation (PGX)."""
 LARGEST_CHOICE = 100_000
 """Values of one discrete action: beyond it a whole number is no category."""
+LARGEST_ACTION = 2**31 - 1
+"""Largest discrete action, up or down: compiled programs count in 32 bits."""
 ASIDE = (PRIVILEGED, LEGAL)
 """Parts that the token OBSERVATIONS does not stand for; their columns are the last ones."""
 
@@ -120,7 +124,7 @@ def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observatio
         UserError: a space that is not supported.
     """
     if isinstance(space, Dict | Tuple):
-        named = _parts(space)
+        named = named_parts(space)
         children: list[tuple[str, Layout]] = []
         column = start
         for key, part in named:
@@ -144,20 +148,11 @@ def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observatio
     )
 
 
-def _parts(space: Dict | Tuple) -> list[tuple[str, gymnasium.Space[Any]]]:
+def named_parts(space: Dict | Tuple) -> list[tuple[str, gymnasium.Space[Any]]]:
+    """Parts of a space by key, in the order in which they are flattened."""
     if isinstance(space, Dict):
         return [(key, space[key]) for key in sorted(space.spaces, key=lambda key: (key in ASIDE, key))]
     return [(str(index), part) for index, part in enumerate(space.spaces)]
-
-
-def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> None:
-    """Write a batch of observations, structured as the space of `parts`, into `out` `[N, O]`."""
-    if not parts.children:
-        out[:, parts.start : parts.stop] = np.reshape(observations, (len(out), parts.stop - parts.start))
-        return
-    for key, part in parts.children:
-        child = observations[key] if isinstance(observations, Mapping) else observations[int(key)]
-        flatten_observations(part, child, out)
 
 
 @dataclass(frozen=True)
@@ -169,7 +164,8 @@ class ActionSpace:
         units: numbers that a policy network gives (A): one per action dimension, or one per category.
         dtype: of the array that the environment gets.
         shape: of one environment's action.
-        low: `[A]` lower bounds of real numbers; `[K]` first categories of discrete actions.
+        low: `[A]` lower bounds of real numbers, float32 numbers within those of the space; `[K]` first categories of
+            discrete actions.
         high: `[A]` upper bounds, of real numbers only.
         kind: for messages.
     """
@@ -184,36 +180,48 @@ class ActionSpace:
 
     @classmethod
     def of(cls, space: gymnasium.Space[Any]) -> ActionSpace:
-        """Describe a gymnasium action space; a Box of whole numbers is a MultiDiscrete space.
+        """Describe a gymnasium action space; a Box of whole numbers is a MultiDiscrete space, so is a MultiBinary one.
 
         Raises:
-            UserError: neither Discrete nor MultiDiscrete nor a Box.
+            UserError: another space, or one that no policy can act in.
         """
         if isinstance(space, Discrete):
             dtype = np.dtype(np.int64 if space.dtype is None else space.dtype)
-            return cls._discrete([int(space.n)], [int(space.start)], dtype, (), f"Discrete({space.n})")
+            return cls._discrete(space, [int(space.n)], [int(space.start)], dtype, (), f"Discrete({space.n})")
         if isinstance(space, MultiDiscrete):
-            shape = tuple(space.nvec.shape)
-            return cls._discrete(space.nvec, space.start, np.dtype(space.dtype), shape, f"MultiDiscrete({space.nvec})")
-        if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-            with np.errstate(over="ignore"):  # ±1.8e308 is some library's way to say infinity
-                low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
+            kind = f"MultiDiscrete({space.nvec})"
+            return cls._discrete(space, space.nvec, space.start, np.dtype(space.dtype), space.nvec.shape, kind)
+        if isinstance(space, MultiBinary):
+            twos = np.full(space.shape, 2)
+            return cls._discrete(space, twos, 0 * twos, np.dtype(space.dtype), space.shape, f"MultiBinary({space.n})")
+        if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
+            low, high = _within(space.low.ravel(), np.inf), _within(space.high.ravel(), -np.inf)
             units, dtype = int(np.prod(space.shape)), np.dtype(space.dtype)
             return cls((), units, dtype, tuple(space.shape), low, high, f"Box of {units} numbers")
-        if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer):
-            low, high = space.low.astype(np.int64), space.high.astype(np.int64)
+        if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer) and np.prod(space.shape):
+            # Numbers of Python: their difference may need 65 bits.
+            low, high = (bound.ravel().astype(object) for bound in (space.low, space.high))
             if (high - low).max() < LARGEST_CHOICE:
-                return cls._discrete(high - low + 1, low, np.dtype(space.dtype), tuple(space.shape), str(space))
-        raise UserError(
-            f"action space: {space} is not supported; allowed: Discrete, MultiDiscrete, and Box of real numbers or of "
-            f"whole numbers with fewer than {LARGEST_CHOICE:,} values each"
-        )
+                return cls._discrete(space, high - low + 1, low, np.dtype(space.dtype), space.shape, str(space))
+        raise _unsupported(space)
 
     @classmethod
-    def _discrete(cls, sizes: Any, start: Any, dtype: np.dtype[Any], shape: tuple[int, ...], kind: str) -> ActionSpace:
+    def _discrete(
+        cls,
+        space: gymnasium.Space[Any],
+        sizes: Any,
+        start: Any,
+        dtype: np.dtype[Any],
+        shape: Sequence[int],
+        kind: str,
+    ) -> ActionSpace:
         counts = tuple(int(n) for n in np.ravel(sizes))
-        first = np.ravel(start).astype(np.int64)
-        return cls(counts, sum(counts), dtype, shape, first, np.zeros(0, np.float32), kind)
+        first = [int(n) for n in np.ravel(start)]
+        largest = max((max(abs(f), abs(f + n - 1)) for f, n in zip(first, counts, strict=True)), default=0)
+        if not counts or largest > LARGEST_ACTION:
+            raise _unsupported(space)
+        low, none = np.array(first, np.int64), np.zeros(0, np.float32)
+        return cls(counts, sum(counts), dtype, tuple(shape), low, none, kind)
 
     @property
     def discrete(self) -> bool:
@@ -228,12 +236,14 @@ class ActionSpace:
         return ("MultiCategoricalMixin",) if self.shape else ("CategoricalMixin",)
 
     @property
+    def rest(self) -> np.ndarray:
+        """`[A]` real numbers nearest to 0."""
+        return np.clip(np.zeros_like(self.low), self.low, self.high)
+
+    @property
     def bounded(self) -> bool:
-        """Every dimension has finite, usable bounds."""
-        if self.discrete:
-            return False
-        usable = (np.abs(self.low) < UNBOUNDED) & (np.abs(self.high) < UNBOUNDED) & (self.low < self.high)
-        return bool(usable.all())
+        """Real numbers, of which some have a bound."""
+        return not self.discrete and bool(np.isfinite([self.low, self.high]).any())
 
     def checked(self, actions: Any, num_envs: int) -> np.ndarray:
         """Actions as the environment takes them, `[N, …]` in its dtype.
@@ -270,3 +280,26 @@ class ActionSpace:
             unusable = np.flatnonzero(~np.isfinite(array.reshape(num_envs, -1)).all(1))
             raise UserError(f"actions of environments {unusable[:8].tolist()} are not finite numbers")
         return array.astype(self.dtype, copy=False)
+
+
+def _within(bounds: np.ndarray, inside: float) -> np.ndarray:
+    """Bounds as float32 numbers that are not beyond them; infinite where they are so large that they mean it.
+
+    Args:
+        bounds: of the space.
+        inside: in which direction the space lies.
+    """
+    exact = bounds.astype(np.float64)
+    infinite = (np.abs(exact) >= UNBOUNDED) | ((exact > 0) & (exact <= SMALLEST) & (inside > 0))
+    nearest = np.where(infinite, 0, exact).astype(np.float32)
+    beyond = nearest < exact if inside > 0 else nearest > exact
+    nearest = np.where(beyond, np.nextafter(nearest, np.float32(inside)), nearest)
+    return np.where(infinite, np.float32(-inside), nearest).astype(np.float32)
+
+
+def _unsupported(space: gymnasium.Space[Any]) -> UserError:
+    return UserError(
+        f"action space: {space} is not supported; allowed: Discrete, MultiDiscrete, MultiBinary, and Box of real "
+        f"numbers or of whole numbers with fewer than {LARGEST_CHOICE:,} values each; none empty, no whole number "
+        f"beyond ±{LARGEST_ACTION:,}. Wrap the environment so that it takes one of these"
+    )

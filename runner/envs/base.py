@@ -20,7 +20,8 @@ import gymnasium
 import numpy as np
 
 from runner.errors import UserError
-from runner.spaces import ActionSpace, flatten_observations, layout
+from runner.observations import flatten_observations
+from runner.spaces import ActionSpace, layout
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -142,7 +143,7 @@ def wrap_env(env: Any) -> VectorEnv:
 
     Args:
         env: an EnvPool pool (`env_type="gymnasium"`), a gymnasium vector environment in any auto-reset mode, a single
-            gymnasium environment, or a `VectorEnv`.
+            gymnasium environment (which may be many in one, with `num_envs`), or a `VectorEnv`.
 
     Raises:
         UserError: anything else.

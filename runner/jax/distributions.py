@@ -107,7 +107,7 @@ def uniform(distribution: Distribution, outputs: Float[Array, "B W"], noise: Flo
     """
     if not distribution.gaussian:
         return mode(distribution, jnp.where(outputs > IMPOSSIBLE / 2, noise, IMPOSSIBLE), None)
-    if not distribution.low:
+    if not distribution.enclosed:
         return noise
     low, high = _bounds(distribution)
-    return low + (high - low) * jax.scipy.special.ndtr(noise)
+    return clamped(low + (high - low) * jax.scipy.special.ndtr(noise), low, high)

@@ -181,7 +181,7 @@ class Collector:
 
 
 def env_actions(actions: Num[Array, "P N K"], distribution: Distribution, space: ActionSpace, clip: bool) -> Array:
-    """Policy actions → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
+    """Policy actions → what the environment takes, `[P·N, …]` of 32-bit numbers: clipped to its bounds if asked."""
     flat = actions.reshape(-1, actions.shape[2])
     if space.discrete:
         if distribution.joint:
@@ -190,7 +190,7 @@ def env_actions(actions: Num[Array, "P N K"], distribution: Distribution, space:
     if clip:
         flat = jnp.clip(flat, space.low, space.high)
     # A diverged member's numbers must not reach the pool that it shares with its pack.
-    return jnp.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
+    return jnp.where(jnp.isfinite(flat), flat, space.rest).reshape(-1, *space.shape)
 
 
 class _Host:
@@ -308,7 +308,7 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
 
 
 def _flatten(parts: Layout, observations: Any, rows: int) -> Shaped[Array, "PN O"]:
-    """`runner.spaces.flatten_observations` for arrays of a compiled program."""
+    """`runner.observations.flatten_observations` for arrays of a compiled program."""
     if not parts.children:
         return observations.reshape(rows, -1)
     columns = [

@@ -102,7 +102,7 @@ def uniform(
     """
     if not distribution.gaussian:
         return mode(distribution, torch.where(outputs > IMPOSSIBLE / 2, noise, IMPOSSIBLE), None)
-    if not distribution.low:
+    if not distribution.enclosed:
         return noise
     low, high = _bounds(distribution, noise)
-    return low + (high - low) * torch.special.ndtr(noise)
+    return (low + (high - low) * torch.special.ndtr(noise)).clamp(low, high)

@@ -135,4 +135,5 @@ def env_actions(
     if clip:
         array = np.clip(array, space.low, space.high)
     # A diverged member's numbers must not reach the pool that it shares with its pack.
-    return array if np.isfinite(array).all() else np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.isfinite(array)
+    return (array if finite.all() else np.where(finite, array, space.rest)).reshape(-1, *space.shape)

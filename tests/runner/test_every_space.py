@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 
 from runner.base import Runner
 from runner.errors import UserError
@@ -23,6 +24,7 @@ OBSERVATIONS: dict[str, gymnasium.Space[Any]] = {
     "MultiBinary": MultiBinary([2, 2]),
     "Tuple": Tuple((Discrete(3), Box(0, 255, (2,), np.uint8))),
     "nested Dict": Dict(b=Dict(d=Discrete(2), c=Box(-5, 5, (2,))), a=MultiBinary(2)),
+    "Dict of Tuple": Dict(b=Tuple((Discrete(2), Box(-5, 5, (2,)))), a=MultiBinary(2)),
 }
 ACTIONS: dict[str, tuple[gymnasium.Space[Any], str]] = {
     "Discrete": (Discrete(3, start=2), "CategoricalMixin"),
@@ -31,9 +33,27 @@ ACTIONS: dict[str, tuple[gymnasium.Space[Any], str]] = {
     "Box": (Box(-2, 2, (1, 2), np.float32), "GaussianMixin"),
     "unbounded Box": (Box(-np.inf, np.inf, (2,), np.float64), "MultivariateGaussianMixin"),
 }
+ODD_ACTIONS: dict[str, tuple[gymnasium.Space[Any], str]] = {
+    "MultiBinary": (MultiBinary(3), "MultiCategoricalMixin"),
+    "MultiBinary of two axes": (MultiBinary([2, 2]), "MultiCategoricalMixin"),
+    "MultiDiscrete of two axes": (MultiDiscrete([[2, 3], [4, 5]]), "MultiCategoricalMixin"),
+    "bytes": (Box(0, 3, (2,), np.uint8), "MultiCategoricalMixin"),
+    "one byte": (Box(0, 3, (), np.uint8), "CategoricalMixin"),
+    "int8": (Box(-1, 1, (2,), np.int8), "MultiCategoricalMixin"),
+    "at the end of int64": (Box(2**31 - 3, 2**31 - 1, (2,), np.int64), "MultiCategoricalMixin"),
+    "one choice": (Discrete(1), "CategoricalMixin"),
+    "one number": (Box(-1, 1, ()), "GaussianMixin"),
+    "float64 within 0.1": (Box(-0.1, 0.1, (1,), np.float64), "GaussianMixin"),
+    "float16": (Box(-0.1, 0.1, (2, 1), np.float16), "GaussianMixin"),
+    "far from 0": (Box(np.array([-1, 0, 5], "f4"), np.array([3, 1, 6], "f4")), "GaussianMixin"),
+    "half bounded": (Box(np.array([0.3, -np.inf]), np.array([np.inf, 1.7]), dtype=np.float64), "GaussianMixin"),
+}
+ACTIONS_OF_ALL = ACTIONS | ODD_ACTIONS
 PAIRS = [("torch", o, a) for o in OBSERVATIONS for a in ACTIONS] + [
     ("jax", "nested Dict", "MultiDiscrete"),
     ("jax", "Tuple", "unbounded Box"),
+    ("jax", "Dict of Tuple", "half bounded"),
+    *(("torch", "Tuple", a) for a in ODD_ACTIONS),
 ]
 
 
@@ -51,7 +71,7 @@ class Sampled(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(action), action
+        assert self.action_space.contains(np.asarray(action)), action
         self.taken.append(action)
         self._steps += 1
         return self.observation_space.sample(), float(np.sum(action)) % 1.7, self._steps == 4, False, {}
@@ -74,13 +94,16 @@ def runner_of(
 
 @pytest.mark.parametrize(("backend", "observations", "actions"), PAIRS)
 def test_every_observation_trains_with_every_action(backend: str, observations: str, actions: str) -> None:
-    space, policy = ACTIONS[actions]
+    space, policy = ACTIONS_OF_ALL[actions]
     runner, envs = runner_of(backend, OBSERVATIONS[observations], space, policy)
     before = runner.states()[0].parameters
     *_, report = runner.reports()
     assert report.records[0] is not None and np.isfinite(report.records[0].values[POLICY_LOSS])
     assert not np.array_equal(runner.states()[0].parameters, before)
     assert sum(len(env.taken) for env in envs) == 8 * ENVS - ENVS  # the step after an end is a reset
+    chosen = runner.agent.act(batch_space(OBSERVATIONS[observations], 5).sample())
+    assert chosen.shape == (5, *space.shape) and chosen.dtype == space.dtype  # type: ignore[misc]
+    assert all(space.contains(np.asarray(action)) for action in chosen)
     if backend == "jax":
         other, _ = runner_of("torch", OBSERVATIONS[observations], space, policy)
         list(other.reports())

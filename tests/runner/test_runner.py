@@ -231,7 +231,8 @@ def test_actions_have_the_environments_shape_for_any_number_of_observations(
         assert isinstance(actions, np.ndarray) and actions.shape == (rows, *shape)
         assert np.issubdtype(actions.dtype, np.integer) == (shape == ())
         tensor = runner.agent.act(torch.tensor(observations), deterministic)
-        assert isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == (rows, *shape)
+        assert isinstance(tensor, torch.Tensor) and tensor.numpy().dtype == actions.dtype
+        assert tuple(tensor.shape) == (rows, *shape)
         if deterministic:
             np.testing.assert_array_equal(tensor.numpy(), actions)
             np.testing.assert_array_equal(runner.agent.act(observations.astype(np.float64), True), actions)

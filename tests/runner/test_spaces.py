@@ -11,8 +11,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from runner.config.models import PolicyModel
 from runner.errors import UserError
+from runner.observations import flatten_observations
 from runner.policies import Distribution
-from runner.spaces import ActionSpace, Layout, flatten_observations, layout
+from runner.spaces import ActionSpace, Layout, layout
 
 NESTED = Dict(
     {
@@ -69,10 +70,20 @@ def test_a_tuple_is_flattened_in_order_and_bytes_stay_bytes() -> None:
     assert layout(NESTED).dtype == np.float32
 
 
-@pytest.mark.parametrize("space", [MultiBinary(3), Box(0, 10**6, (2,), np.int32), Dict(a=Discrete(2))])
+REFUSED = [
+    Dict(a=Discrete(2)), Tuple([Discrete(2), Box(-1, 1, (2,))]), Text(5),
+    Box(0, 10**6, (2,), np.int32), Box(-(2**63), 2**63 - 1, (1,), np.int64), Box(0, 2**64 - 1, (), np.uint64),
+    Discrete(3, start=2**31 - 2), Discrete(3, start=-(2**40)), Box(2**40, 2**40 + 1, (2,), np.int64),
+    Box(-1, 1, (0,)), Box(-1, 1, (0,), np.int8), Box(-1, 1, (2, 0)), MultiDiscrete([]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("space", REFUSED)
 def test_action_spaces_that_no_policy_speaks_are_refused(space: gymnasium.Space[Any]) -> None:
-    with pytest.raises(UserError, match="is not supported; allowed: Discrete, MultiDiscrete, and Box of real numbers"):
+    with pytest.raises(UserError) as caught:
         ActionSpace.of(space)
+    allowed = "allowed: Discrete, MultiDiscrete, MultiBinary, and Box of real numbers or of whole numbers"
+    assert f"{space} is not supported; {allowed}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +162,32 @@ def test_a_discrete_space_that_does_not_start_at_zero_is_checked_from_its_start(
     for action in (-2, 2):
         with pytest.raises(UserError, match=rf"action {action} of environment 1 is out of range; allowed: -1 to 1"):
             space.checked([0, action, 0], 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_bounds_are_never_beyond_those_of_the_space(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    low = np.concatenate([-rng.uniform(0, 1, 50), [-1, -np.inf, 0, 0.1, 1e-4]]).astype(dtype)
+    high = np.concatenate([rng.uniform(0.2, 1, 50), [1, 0.3, np.inf, 1 / 3, 2e-4]]).astype(dtype)
+    space = ActionSpace.of(Box(low, high, dtype=dtype))
+    for edge, given in ((space.low, low), (space.high, high)):
+        assert edge.dtype == np.float32
+        np.testing.assert_allclose(edge, given, rtol=2e-7, atol=0)
+        taken = space.checked(np.where(np.isfinite(edge), edge, 0.25)[None], 1)
+        assert taken.dtype == dtype and np.all(taken >= low) and np.all(taken <= high)
+        if dtype is not np.float64:
+            np.testing.assert_array_equal(edge, given)
+
+
+def test_some_bounds_mean_that_there_is_none() -> None:
+    for dtype in (np.float32, np.float64):
+        limits = np.finfo(dtype)  # C++'s numeric_limits<T>::min() is not the lowest number
+        odd = ActionSpace.of(Box(limits.tiny, limits.max, (2,), dtype))
+        assert not odd.bounded and odd.low.tolist() == [-np.inf] * 2 and odd.high.tolist() == [np.inf] * 2
+    half = ActionSpace.of(Box(np.array([0, -np.inf]), np.array([np.inf, 1]), dtype=np.float64))
+    assert half.bounded and distribution(half, "GaussianMixin", clip_actions=True).low == (0, -np.inf)
+    assert not distribution(half, "GaussianMixin").enclosed and distribution(ARM, "GaussianMixin").enclosed
+    assert ActionSpace.of(Box(np.float32([-1, 5, -9]), np.float32([1, 6, -8]))).rest.tolist() == [0, 5, -8]
 
 
 def test_actions_reach_the_environment_in_its_own_type() -> None:

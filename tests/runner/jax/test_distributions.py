@@ -75,6 +75,18 @@ def test_distributions_and_their_slopes_are_equal(name: str) -> None:
     close(slope, wanted[0])
 
 
+@pytest.mark.parametrize("low", [-0.1, 0.3, 1e6])
+def test_actions_of_no_policy_are_within_bounds(low: float) -> None:
+    which = Distribution((), 3, "sum", low=(low,) * 3, high=(low + 1 / 3,) * 3)
+    noise = np.concatenate([normal(50, 3), np.full((1, 3), 9), np.full((1, 3), -9)]).astype(np.float32)
+    mine = np.asarray(distributions.uniform(which, jnp.zeros_like(noise), jnp.asarray(noise)))
+    theirs = torch_distributions.uniform(which, torch.zeros(noise.shape)[None], torch.tensor(noise)[None])[0].numpy()
+    for actions in (mine, theirs):
+        assert actions.min() == np.float32(low) and actions.max() == np.float32(low + 1 / 3)
+    half = Distribution((), 3, "sum", low=(0.0,) * 3, high=(float("inf"),) * 3)
+    np.testing.assert_array_equal(distributions.uniform(half, jnp.zeros_like(noise), jnp.asarray(noise)), noise)
+
+
 def reference(which: Distribution, outputs: torch.Tensor, rows: torch.Tensor) -> list[torch.distributions.Categorical]:
     """Of every discrete action, by torch.distributions; of all combinations where they are masked together."""
     parts = outputs.split(which.factors, -1)

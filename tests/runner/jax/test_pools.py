@@ -105,6 +105,10 @@ def test_actions_mean_the_same_to_both_backends() -> None:
 
     assert all(np.isfinite(taken(free, box, clip)).all() for clip in (True, False))
     assert taken(free, box, True).min() == -2
+    far = ActionSpace.of(Box(np.array([[5], [-9]], np.float32), np.array([[6], [-8]], np.float32)))
+    assert taken(free, far, True).shape == (4, 2, 1)
+    assert taken(free, far, True)[1].tolist() == [[5], [-8]], "a number that is none became one that is out of bounds"
+    assert taken(free[..., :1], ActionSpace.of(Box(-1, 1, ())), True).shape == (4,)
     for start in (0, 5):
         space = ActionSpace.of(Discrete(3, start=start))
         chosen = taken(np.array([[[0], [2]], [[1], [1]]]), space, True)
