@@ -30,7 +30,7 @@ class Episode:
         number: of the episode among the member's.
         ret: sum of raw rewards.
         length: steps.
-        seed: of its environment.
+        seed: of its environment; a vector environment that takes one only has that of its first.
     """
 
     member: int

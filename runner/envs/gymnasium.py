@@ -7,14 +7,37 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import (
+    DictInfoToList,
+    NormalizeObservation,
+    NormalizeReward,
+    RecordEpisodeStatistics,
+    VectorizeTransformAction,
+    VectorizeTransformObservation,
+)
 
 from runner.envs.base import Step, VectorEnv
 from runner.errors import UserError
+from runner.observations import as_array, flatten_some, like, tensor_in
+
+FINAL = ("final_obs", "final_observation")
+"""Where an info has the last observations of ended episodes; gymnasium's name, and its name before 1.0."""
+OF_VECTOR = ("num_envs", "single_observation_space", "single_action_space")
+OF_NUMPY = (
+    DictInfoToList, NormalizeObservation, NormalizeReward, RecordEpisodeStatistics, VectorizeTransformAction,
+    VectorizeTransformObservation,
+)  # fmt: skip
+"""Wrappers that fail on any other arrays."""
+REFUSALS = (AssertionError, AttributeError, TypeError, ValueError, gymnasium.error.Error)
+"""What environments raise that take one integer as their seed, when they are given several."""
 
 
 class GymnasiumVector(VectorEnv):
-    """A `gymnasium.vector.VectorEnv`, or one `gymnasium.Env` as a vector of one."""
+    """A `gymnasium.vector.VectorEnv`, a `gymnasium.Env` that is many in one, or one `gymnasium.Env` as a vector of one.
+
+    Arrays of torch and other libraries are read; whoever gives tensors gets actions as tensors.
+    """
 
     rebuilds = False
 
@@ -22,41 +45,64 @@ class GymnasiumVector(VectorEnv):
         """Wrap `env`.
 
         Raises:
-            UserError: a space that is not supported, or a vector environment that does not name its auto-reset mode.
+            UserError: a space or wrapper that is not supported, or a vector environment that does not say its
+                auto-reset mode.
         """
-        if isinstance(env, gymnasium.Env):
-            single = env
-            env = SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.NEXT_STEP)
-        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-        mode = env.metadata.get("autoreset_mode")
-        try:
-            self._mode = mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
-        except ValueError:
-            allowed = ", ".join(f"AutoresetMode.{m.name}" for m in AutoresetMode)
-            raise UserError(
-                f'{type(env).__name__}: metadata["autoreset_mode"] is {mode!r}; allowed: {allowed}. '
-                "Without it an episode's last observation cannot be told from the next one's first"
-            ) from None
-        self.env = env
+        vector = _vector(env)
+        super().__init__(*(_attribute(vector, name) for name in OF_VECTOR))
+        self.env = vector
+        self._mode = _autoreset_mode(vector)
+        _check_wrappers(vector, self._mode)
         self.resets_at_once = self._mode is not AutoresetMode.NEXT_STEP
-        self._seeds: Any = None
+        self._seeds: list[int] | None = None
+        # These take one seed for each environment; of others the first reset will tell.
+        self._several_seeds = True if isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv) else None
+        self._tensor: Any = None
         self._ended = np.zeros(self.num_envs, bool)
 
     def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
         """Observations → `[N, O]` float32, a copy: some environments write the next observations over the last."""
-        return super().flatten(observations, rows).copy()
+        try:
+            return super().flatten(observations, rows).copy()
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._name}: observations do not fit its single_observation_space {self.observation_space}: {error}"
+            ) from None
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes, with the seeds of `seeded` if it was called."""
-        observations, _ = self.env.reset(seed=self._seeds)
+        observations, _ = self._reset()
         self._ended[:] = False
+        self._tensor = tensor_in(observations)
         return self.flatten(observations), {}
+
+    def _reset(self) -> Any:
+        if self._seeds is None or self._several_seeds is False:
+            return self.env.reset(seed=None if self._seeds is None else self._seeds[0])
+        try:
+            answer = self.env.reset(seed=self._seeds)
+        except REFUSALS:
+            if self._several_seeds:
+                raise
+            answer = self.env.reset(seed=self._seeds[0])
+            self._several_seeds = False
+            return answer
+        self._several_seeds = True
+        return answer
 
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
-        observations, rewards, terminated, truncated, info = self.env.step(self.actions.checked(actions, self.num_envs))
+        # A copy: wrappers and environments write into it.
+        taken = np.array(self.actions.checked(actions, self.num_envs))
+        answer = self.env.step(taken if self._tensor is None else like(self._tensor, taken))
+        observations, info = answer[0], answer[4]
+        rewards, terminated, truncated = (
+            self._column(name, values, dtype)
+            for name, values, dtype in zip(
+                ("rewards", "terminations", "truncations"), answer[1:4], (np.float32, bool, bool), strict=True
+            )
+        )
         ended = terminated | truncated
-        rewards = np.asarray(rewards, np.float32)
         if not self.resets_at_once:
             # Reset rows carry no reward by contract, whatever an environment puts there.
             rewards = np.where(self._ended, np.float32(0), rewards)
@@ -73,27 +119,40 @@ class GymnasiumVector(VectorEnv):
                 flat = self.flatten(fresh)
         return flat, rewards, terminated, truncated, extra
 
-    def _final(self, info: dict[str, Any], which: np.ndarray) -> np.ndarray:
+    def _column(self, name: str, values: Any, dtype: Any) -> np.ndarray:
+        """One number for each environment, `[N]`."""
+        array = as_array(values)
+        if array.size != self.num_envs:
+            raise UserError(f"{self._name}: step gives {name} of shape {array.shape}; allowed: {(self.num_envs,)}")
+        return array.reshape(-1).astype(dtype)
+
+    def _final(self, info: Any, which: np.ndarray) -> np.ndarray:
         """Final observations `[K, O]` of the environments `which` from a SAME_STEP info."""
-        final = info.get("final_obs", info.get("final_observation"))
+        final = _final_observations(info)
         if final is None:
             raise UserError(
-                f"{type(self.env).__name__}: episodes ended but info has no 'final_obs', which AutoresetMode.SAME_STEP "
-                "promises"
+                f"{self._name}: episodes ended but info has no 'final_obs', which AutoresetMode.SAME_STEP promises; "
+                'an environment that resets in the next step, or not by itself, says so in metadata["autoreset_mode"]'
             )
-        if isinstance(final, dict):
-            chosen: Any = {key: np.asarray(value)[which] for key, value in final.items()}
-        elif isinstance(final[which[0]], dict):
-            chosen = {key: np.stack([final[i][key] for i in which]) for key in final[which[0]]}
-        else:
-            chosen = np.stack([np.asarray(final[i]) for i in which])
-        return self.flatten(chosen, len(which))
+        rows = np.empty((len(which), self.observation_size), self.layout.dtype)
+        try:
+            flatten_some(self.layout, final, which, rows)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._name}: final observations in info do not fit its single_observation_space "
+                f"{self.observation_space}: {error}"
+            ) from None
+        return rows
+
+    @property
+    def _name(self) -> str:
+        return type(self.env).__name__
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """Reset with these seeds from now on; the number of environments cannot change."""
         if len(seeds) != self.num_envs:
             raise UserError(
-                f"{type(self.env).__name__} has {self.num_envs} environments and cannot be rebuilt with {len(seeds)}: "
+                f"{self._name} has {self.num_envs} environments and cannot be rebuilt with {len(seeds)}: "
                 "only EnvPool environments can train a pack of several seeds"
             )
         self._seeds = list(seeds)
@@ -102,3 +161,88 @@ class GymnasiumVector(VectorEnv):
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+def _vector(env: Any) -> Any:
+    """What has the interface of a vector environment: `env` or what it wraps; one environment becomes a vector of one.
+
+    Raises:
+        UserError: a `gymnasium.Env` of several environments that does not say the spaces of one.
+    """
+    if isinstance(env, gymnasium.Env):
+        count, *spaces = (_attribute(env, name, None) for name in OF_VECTOR)
+        if None not in (count, *spaces):
+            return env
+        if count not in (None, 1):
+            raise UserError(
+                f"{type(env.unwrapped).__name__} is a gymnasium.Env of num_envs {count} environments; allowed: one "
+                "that also has single_observation_space and single_action_space, or a gymnasium.vector.VectorEnv"
+            )
+        return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.NEXT_STEP)
+    # Conversions to another array library would only be undone, and some do not know final observations.
+    while _converts(env):
+        env = env.env
+    return env
+
+
+def _attribute(env: Any, name: str, *default: Any) -> Any:
+    """An attribute of an environment, or of what it wraps."""
+    try:
+        return env.get_wrapper_attr(name) if isinstance(env, gymnasium.Env) else getattr(env, name)
+    except AttributeError:
+        if default:
+            return default[0]
+        raise UserError(
+            f"{type(env).__name__}: a vector environment without {name}; allowed: one that has it"
+        ) from None
+
+
+def _autoreset_mode(env: Any) -> AutoresetMode:
+    """What a vector environment does when an episode ends; a `gymnasium.Env` of several resets in the same step."""
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.SAME_STEP if isinstance(env, gymnasium.Env) else None)
+    try:
+        return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
+    except ValueError:
+        allowed = ", ".join(f"AutoresetMode.{m.name}" for m in AutoresetMode)
+        raise UserError(
+            f'{type(env).__name__}: metadata["autoreset_mode"] is {mode!r}; allowed: {allowed}. '
+            "Without it an episode's last observation cannot be told from the next one's first"
+        ) from None
+
+
+def _converts(env: Any) -> bool:
+    """It is gymnasium's `ArrayConversion`, or one of its kind; looked for by name, since it imports torch or JAX."""
+    return any(
+        f"{base.__module__}.{base.__name__}" == "gymnasium.wrappers.vector.array_conversion.ArrayConversion"
+        for base in type(env).__mro__
+    )
+
+
+def _check_wrappers(env: Any, mode: AutoresetMode) -> None:
+    """Refuse wrappers that give wrong numbers in this mode, in silence, or fail later without saying why.
+
+    Raises:
+        UserError: naming the wrapper, the mode and what is allowed.
+    """
+    outside = ""
+    of_objects = mode is AutoresetMode.SAME_STEP and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+    while isinstance(env, VectorWrapper):
+        where = f"{type(env).__name__} with AutoresetMode.{mode.name}"
+        if isinstance(env, NormalizeReward) and mode is AutoresetMode.DISABLED:
+            raise UserError(
+                f"{where}: it forgets all environments' returns when one is reset; allowed: NEXT_STEP or SAME_STEP"
+            )
+        if _converts(env) and (outside or of_objects):
+            why = f"{outside} cannot read what it gives" if outside else "it cannot convert final observations"
+            raise UserError(f"{where}: {why}; allowed: outside of all other wrappers, or none: numpy's arrays are read")
+        if isinstance(env, OF_NUMPY):
+            outside = type(env).__name__
+        env = env.env
+
+
+def _final_observations(info: Any) -> Any:
+    """The final observations in an info, structured as `flatten_some` takes them; None where there are none."""
+    if isinstance(info, list):  # gymnasium's DictInfoToList
+        found = [_final_observations(one) for one in info]
+        return found if any(one is not None for one in found) else None
+    return next((info[name] for name in FINAL if info.get(name) is not None), None)
