@@ -244,7 +244,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def read_trials(directory: Path) -> list[Trial]:
-    """The trials of an existing launch.
+    """The trials of an existing launch: configurations as they were asked for, seeds by number.
 
     Raises:
         UserError: not a launch directory, or damaged.
@@ -254,10 +254,11 @@ def read_trials(directory: Path) -> list[Trial]:
         plan = json.loads(path.read_text())
         if not isinstance(plan["revisions"], list):
             raise TypeError("revisions must be a list")
+        places = {name: place for place, name in enumerate(dict.fromkeys(row["name"] for row in plan["trials"]))}
         known: dict[str, Config] = {}
         return [
             Trial(row["id"], row["name"], _config(directory / "trials" / row["id"] / "config.yaml", known))
-            for row in plan["trials"]
+            for row in sorted(plan["trials"], key=lambda row: (places[row["name"]], row["seed"]))
         ]
     except (FileNotFoundError, NotADirectoryError):
         missing = "it has no plan.json" if directory.is_dir() else "there is no such folder"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.storage import open_tables
+from launcher.storage import open_tables, trials_in_order
 from runner.errors import UserError
 
 
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def read(directory: Path) -> list[Evaluation]:
-    """All evaluations of a launch, by trial, timestep and settings.
+    """All evaluations of a launch, by trial (in the order of all listings), timestep and settings.
 
     Raises:
         UserError: not the directory of a launch.
@@ -54,7 +54,9 @@ def read(directory: Path) -> list[Evaluation]:
         raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
     columns = "sha256, settings, trial, timestep, returns, lengths, seeds, made_at"
     with contextlib.closing(open_tables(path, writer=False)) as db:
-        rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY trial, timestep, settings").fetchall()
+        rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()
+        places = {trial: place for place, (trial,) in enumerate(db.execute(f"SELECT trial {trials_in_order(db)}"))}
+    rows.sort(key=lambda row: (places.get(row[2], len(places)), row[2]))
     return [
         Evaluation(
             sha256,

@@ -34,7 +34,7 @@ from launcher.rows import (
     StoredRecord,
     TrialRow,
 )
-from launcher.storage import disk_refuses, is_whole, lock, open_tables
+from launcher.storage import disk_refuses, is_whole, lock, open_tables, trials_in_order
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
@@ -83,11 +83,14 @@ class Ledger:
     def add_trials(self, rows: Iterable[TrialRow]) -> None:
         """Add trials, all `pending`; those already there with the same values stay as they are.
 
+        New configurations come last in the order of `trials()`, as they are given.
+
         Raises:
             UserError: a trial is there with other values, or its config and seed are another trial's.
         """
         names = "trial, config, seed, num_envs, timesteps"
         with self._transaction():
+            placed = {config for (config,) in self._db.execute("SELECT config FROM configurations")}
             for row in rows:
                 new = (row.trial, row.config, row.seed, row.num_envs, row.timesteps)
                 same = f"SELECT {names} FROM trials WHERE trial = ? OR (config = ? AND seed = ?)"
@@ -99,6 +102,9 @@ class Ledger:
                         )
                 insert = f"INSERT OR IGNORE INTO trials ({names}, state) VALUES (?, ?, ?, ?, ?, 'pending')"
                 self._db.execute(insert, new)
+                if row.config not in placed:
+                    self._db.execute("INSERT INTO configurations VALUES (?, ?)", (row.config, len(placed)))
+                    placed.add(row.config)
 
     def extend(self, lengths: Mapping[str, int]) -> None:
         """Let trials train to a greater length in timesteps; those that are finished go on."""
@@ -230,8 +236,8 @@ class Ledger:
     # Read by anyone
 
     def trials(self) -> list[TrialRow]:
-        """All trials, by configuration and seed."""
-        return [TrialRow(*row) for row in self._db.execute("SELECT * FROM trials ORDER BY config, seed")]
+        """All trials: configurations as they were asked for, seeds by number."""
+        return [TrialRow(*row) for row in self._db.execute(f"SELECT trials.* {trials_in_order(self._db)}")]
 
     def attempts(self) -> list[AttemptRow]:
         """All attempts, in order."""
@@ -259,7 +265,7 @@ class Ledger:
         return {stored.trial: stored for stored in self._stored(f"WHERE (trial, position) IN ({last})", ())}
 
     def progress(self, tag: str = RETURN_MEAN) -> list[Progress]:
-        """How far each trial is, with the last value of `tag`, by configuration and seed."""
+        """How far each trial is, with the last value of `tag`, in the order of `trials()`."""
         rows = []
         notes = {row.number: row.note for row in self.attempts()}
         last = self.last_records()

@@ -219,7 +219,7 @@ def describe(standing: Standing) -> dict[str, Any]:
     - revisions: how many launches and resumes there were
     - counts: trials in each state; every state is there: pending, running, finished, diverged, failed, interrupted
     - env_steps, env_steps_total: of all trials together, trained and to be trained
-    - trials: by configuration and seed, each with
+    - trials: configurations as they were asked for, seeds by number; each with
         - trial, config, seed: its name, its configuration's name, its seed
         - state: one of the above; `running` becomes `interrupted` where no launch is at work any more
         - note: what a running trial's worker is doing (starting, compiling, training), or null

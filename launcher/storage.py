@@ -53,6 +53,10 @@ CREATE TABLE evaluations (
 CREATE TABLE stop (requested INTEGER NOT NULL);
 INSERT INTO stop VALUES (0);
 """
+_PLACES = """
+CREATE TABLE IF NOT EXISTS configurations (config TEXT PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""Not there in the ledgers of older versions, until they are written to."""
 
 # BUSY: a reader has held the lock of a network file system for longer than the timeout.
 _SQLITE_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
@@ -90,7 +94,7 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
         partial = path.with_name("ledger.partial")
         partial.unlink(missing_ok=True)
         with contextlib.closing(_connect(partial, writer)) as db:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;")
+            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_PLACES} PRAGMA user_version = {LAYOUT}; COMMIT;")
         partial.replace(path)
     db = _connect(path, writer)
     try:
@@ -100,10 +104,23 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
                 f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "
                 "that made it (plan.json names it)"
             )
+        if writer:
+            db.execute(_PLACES)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def trials_in_order(db: sqlite3.Connection) -> str:
+    """What follows the columns of a query of trials in the one order of all listings.
+
+    Configurations come as they were asked for, seeds by number. Launches of older versions, which did not note the
+    first, have their configurations by name.
+    """
+    noted = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'configurations'").fetchone()
+    table = "configurations" if noted else "(SELECT NULL AS config, NULL AS place)"
+    return f"FROM trials LEFT JOIN {table} USING (config) ORDER BY place IS NULL, place, config, seed"
 
 
 def _connect(path: Path, writer: bool) -> sqlite3.Connection:

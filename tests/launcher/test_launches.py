@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from launcher import launches
+from launcher import continuing, evaluations, launches
+from launcher import directory as folder
 from launcher.cli import main
 from launcher.commands import VERBS, app
+from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
+from launcher.plan import Placement, read_experiment
 from tests.launcher.boards import checkpoint, opened
 from tests.launcher.builders import give_up
-from tests.launcher.refusals import Refused, small_launch
+from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -142,6 +147,54 @@ def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == f"There is no launch in {tmp_path / 'runs'}\n"
     assert main(["list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+# One order
+
+
+def asked_for(tmp_path: Path) -> tuple[Path, list[tuple[str, int]]]:
+    """A launch of three rates and three seeds, none sorted; and its configurations and seeds in the one order."""
+    trials = read_experiment([CARTPOLE], ["agent.learning_rate=3e-4,1e-4,1e-3"], {}, "10,2,0").trials
+    path = tmp_path / "runs" / "one"
+    folder.create(path, trials)
+    folder.add_revision(path, folder.revision("launch", Placement(2, 0, 1), [trials]))
+    names = [f"cartpole_learning_rate={rate}" for rate in ("0.0003", "0.0001", "0.001")]
+    return path, [(name, seed) for name in names for seed in (0, 2, 10)]
+
+
+def test_all_listings_have_the_order_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, expected = asked_for(tmp_path)
+    with Ledger(path) as ledger:
+        first = {row.trial: (row.config, row.seed) for row in ledger.trials()}
+        assert list(first.values()) == [(row.trial.config, row.trial.seed) for row in ledger.progress()] == expected
+        kept = [Evaluation("ab" * 31 + f"{i:02}", "{}", trial, 1, (1.0,), (1,), (0,)) for i, trial in enumerate(first)]
+    assert [trial.id for trial in folder.read_trials(path)] == list(first)
+    evaluations.add(path, reversed(kept))
+    assert [one.trial for one in evaluations.read(path)] == list(first)
+    assert main(["status", "--json"]) == 0
+    assert [(t["config"], t["seed"]) for t in json.loads(capsys.readouterr().out)["trials"]] == expected
+    assert main(["logs"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(first)
+    more = continuing.read(path, "0-2,10", [], False)
+    continuing.write(path, more)
+    with Ledger(path, writer=False) as ledger:
+        assert [(row.config, row.seed) for row in ledger.trials()] == [
+            (name, seed) for name in dict.fromkeys(name for name, _ in expected) for seed in (0, 1, 2, 10)
+        ]
+        assert [trial.id for trial in folder.read_trials(path)] == [row.trial for row in ledger.trials()]
+
+
+def test_a_ledger_that_noted_no_order_can_be_read_and_gets_one(tmp_path: Path) -> None:
+    path, expected = asked_for(tmp_path)
+    with contextlib.closing(sqlite3.connect(path / "ledger.sqlite")) as db:
+        db.execute("DROP TABLE configurations")
+        db.commit()
+    with Ledger(path, writer=False) as ledger:
+        assert [(row.config, row.seed) for row in ledger.trials()] == sorted(expected)
+    continuing.write(path, continuing.read(path, "0-2,10", [], False))
+    with Ledger(path, writer=False) as ledger:
+        assert [row.seed for row in ledger.trials()] == 3 * [0, 1, 2, 10]
+        assert list(dict.fromkeys(row.config for row in ledger.trials())) == list(dict(expected))
 
 
 # Help and version
