@@ -100,7 +100,7 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
         try:
             # A job was given our code when it was submitted.
             env = None if JOB in os.environ else code()
-            ray.init(address=address, runtime_env=env, job_config=job_config(), **quiet)
+            ray.init(address=address, runtime_env=env, job_config=job_config(own=False), **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             # Ray has waited a minute for a raylet on this machine.
             hint = f"; this machine is no part of that cluster: {JOIN}" if "No node info" in str(error) else ""
@@ -125,7 +125,7 @@ def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
             num_gpus=placement.gpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            job_config=job_config(),
+            job_config=job_config(own=True),
             _temp_dir=str(folder),
             **quiet,
         )

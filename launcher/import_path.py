@@ -37,15 +37,18 @@ def _same(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def job_config() -> Any:
-    """Ray's settings of a driver whose workers find what lies here installed, and nothing that lies around it.
+def job_config(own: bool) -> Any:
+    """Ray's settings of a driver whose workers find what is installed, and nothing that lies around the driver.
 
     Ray would have them look into the folders of the running script and of the shell first.
+
+    Args:
+        own: all workers are on this machine; our packages do not travel to them.
     """
     from ray.job_config import JobConfig
 
     # Packages that are not installed, but run from where they are.
-    found = [ROOT] if ROOT not in map(os.path.abspath, _installed()) else []
+    found = [ROOT] if own and ROOT not in map(os.path.abspath, _installed()) else []
     config = JobConfig(_py_driver_sys_path=found)
     config._runtime_env_has_working_dir = lambda: True  # the one case in which Ray adds neither
     return config
