@@ -87,7 +87,7 @@ def train(
         list[list[str]] | None,
         Parameter(
             name="--zip",
-            help="a.b=1,2 c.d=3,4: alternatives that advance together. Files stand before it.",
+            help="a.b=1,2 c.d=3,4 advance together; files before it.",
             consume_multiple=True,
             converter=group_by_flag,
         ),
@@ -96,9 +96,7 @@ def train(
     name: Annotated[str | None, Parameter(help="Name of the launch; default config and time.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
     dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
-    show_config: Annotated[
-        bool, Parameter(help="With --dry-run: show the configurations as they were read, as YAML.")
-    ] = False,
+    show_config: Annotated[bool, Parameter(help="With --dry-run: the configurations read, as YAML.")] = False,
     debug: Debug = False,
 ) -> int:
     """Train every configuration with every seed."""
@@ -256,7 +254,7 @@ def pull(
     out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
     debug: Debug = False,
 ) -> int:
-    """Bring the directory of a launch on a cluster here, as it is now."""
+    """Bring the directory of a launch on a cluster here."""
     from launcher.jobs import Jobs
 
     print(Jobs(address).pull(launch, out))

@@ -271,6 +271,14 @@ def read_trials(directory: Path) -> list[Trial]:
         raise UserError(f"{path}: damaged: {error}") from None
 
 
+def arithmetic_threads(directory: Path) -> int | None:
+    """Threads that the arithmetic of CPU workers has in this launch; None before it has begun on CPUs."""
+    path = directory / "plan.json"
+    revisions = json.loads(path.read_text())["revisions"] if path.exists() else []
+    placement = revisions[-1].get("placement", {}) if revisions else {"gpus": 1}
+    return None if placement.get("gpus") else placement.get("threads", 1)
+
+
 def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
     """What a launch or resume was: command, time, versions, code, hardware, packs."""
     return {

@@ -218,7 +218,7 @@ class _Dispatch:
             tuple(trial.config.dump() for trial in pack),
             data or None,
             self.directory / log_of(attempt.number),
-            max(1, self.placement.cpus),
+            self.placement.threads_of(pack),
         )
         return Running(attempt.number, pack, worker, where, ready, worker.train.remote(job, self.aggregator))
 

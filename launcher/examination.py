@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher import evaluating, stats
+from launcher.cores import spread
 from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
 from launcher.jobs import dashboard_of
@@ -56,6 +57,7 @@ def conduct(
                 placement = place(wanted)
                 preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
             work = evaluating.batches(missing, terms, placement.workers)
+            placement = spread(placement, work, wanted)
             with console.status("") as shown:
 
                 def done(found: list[Evaluation]) -> None:

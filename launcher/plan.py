@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -233,17 +233,27 @@ class Placement:
         gpus: GPUs of the launch, one per worker; 0 for CPU workers.
         cpus: CPU cores of one worker.
         logical: the GPUs are only numbers to Ray; nothing runs on one.
+        threads: of a CPU worker's arithmetic, which the last bits of what it trains may depend on.
+        stepping: threads that step the environments of a configuration, by its name; others have one for every core.
+        why: what the number of cores follows from; empty where it is one for want of idle ones.
     """
 
     workers: int
     gpus: int
     cpus: int
     logical: bool = False
+    threads: int = 1
+    stepping: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
 
     @property
     def on_gpus(self) -> bool:
         """Workers have real GPUs."""
         return bool(self.gpus) and not self.logical
+
+    def threads_of(self, pack: Sequence[Trial]) -> int:
+        """Threads that step the environments of a pack."""
+        return self.stepping.get(pack[0].name, max(1, self.cpus))
 
     def backend(self, config: Config) -> str:
         """The backend of a configuration: `auto` is torch on GPUs and for convolutions, else JAX."""

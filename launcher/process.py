@@ -1,4 +1,4 @@
-"""What a worker's process is given before it imports anything: a core, variables, a log."""
+"""What a worker's process is given before it imports anything: cores, variables, a log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ def environment(threads: int, sharing: int) -> dict[str, str]:
     """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if not sharing:
+        # XLA's CPU client takes its number of threads from NPROC, and MKL would take fewer where there are fewer cores.
+        # Those of torch must not spin while they wait: the environments are stepped on the same cores.
+        variables |= {"NPROC": str(threads), "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
         return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
     if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
@@ -25,27 +28,31 @@ def environment(threads: int, sharing: int) -> dict[str, str]:
     return variables
 
 
-def claim_core() -> socket.socket | None:
-    """Pin this process to a core that no other worker on this machine has claimed.
+def claim_cores(count: int) -> list[socket.socket]:
+    """Pin this process to cores that no other worker on this machine has claimed, as many of `count` as there are.
 
-    The claim is a socket's name, of which the system has one for all users, whatever their temporary folders are; it
+    A claim is a socket's name, of which the system has one for all users, whatever their temporary folders are; it
     ends with the process however that ends, and holds across launches.
 
     Returns:
-        What holds the claim, or None where all cores are taken or the system cannot pin.
+        What holds the claims; nothing, and no pinning, where all cores are taken or the system cannot pin.
     """
     if sys.platform != "linux":  # neither affinity nor names without files
-        return None
+        return []
+    claims: dict[int, socket.socket] = {}
     for core in sorted(os.sched_getaffinity(0)):
+        if len(claims) == count:
+            break
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0{CLAIMS}{core}")
         except OSError:
             claim.close()
             continue
-        os.sched_setaffinity(0, {core})
-        return claim
-    return None
+        claims[core] = claim
+    if claims:
+        os.sched_setaffinity(0, claims)
+    return list(claims.values())
 
 
 def log_here(log: Path, pid: int) -> Path:

@@ -21,7 +21,7 @@ class Process(NamedTuple):
 
 
 class Processes:
-    """Those without a pack. Each holds its core or part of a GPU, so there are never more than may have work."""
+    """Those without a pack. Each holds its cores or part of a GPU, so there are never more than may have work."""
 
     def __init__(self, placement: Placement, at_a_time: int) -> None:
         """Decide what a process reserves.
@@ -35,8 +35,8 @@ class Processes:
         self._placement = placement
         # Workers that share a GPU get exactly 1/k of it, k so small that all GPUs have work: Ray fills one by one.
         self.sharing = math.ceil(at_a_time / placement.gpus) if placement.gpus else 0
-        options = {"num_cpus": placement.cpus, "num_gpus": 1 / self.sharing if self.sharing else 0}
-        self._actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
+        share = 1 / self.sharing if self.sharing else 0
+        self._actor = ray.remote(max_restarts=0, max_task_retries=0, num_gpus=share)(Worker)
         self._idle: list[tuple[str, Process]] = []
         self._lost: set[str] = set()
 
@@ -52,9 +52,20 @@ class Processes:
         on_gpu = self.sharing if self._placement.on_gpus else 0
         self._lost = {machine for machine in self._lost if is_lost(machine)}
         elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"} if self._lost else None
-        actor = self._actor.options(label_selector=elsewhere)
-        worker = actor.remote(backend, max(1, self._placement.cpus), on_gpu)
+        cores = self._cores()
+        actor = self._actor.options(label_selector=elsewhere, num_cpus=cores)
+        worker = actor.remote(backend, max(1, cores), self._placement.threads, on_gpu)
         self._idle.append((backend, Process(worker, worker.where.remote(), worker.ready.remote())))
+
+    def _cores(self) -> int:
+        """Cores of one: as placed, or all of the largest machine where those that had so many are gone."""
+        import ray
+
+        if self._placement.gpus or self._placement.cpus <= 1:
+            return self._placement.cpus
+        there = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._lost]
+        largest = max((int(node["Resources"].get("CPU", 0)) for node in there), default=0)
+        return min(self._placement.cpus, largest or 1)
 
     def take(self, backend: str, room: int) -> Process:
         """One for a pack, new if there is none; `room` is for how many there is room beside those that have one.

@@ -50,7 +50,11 @@ def show_plan(
         each = math.ceil(workers / placement.gpus)
         place = f"{count(placement.gpus, kind)}, {'one worker each' if each == 1 else f'{each} workers each'}"
     else:
-        place = f"{count(workers, 'CPU worker')}, {'one core each' if workers > 1 else 'one core'}"
+        place = count(workers, "CPU worker")
+        # With cores to spare, how many each gets is told once the environments are known.
+        if placement.cpus > 1 or len(packs) >= placement.workers:
+            cores = "one core" if placement.cpus == 1 else f"{placement.cpus} cores"
+            place += f", {cores}{' each' * (workers > 1)}"
     trials = [trial for pack in packs for trial in pack]
     sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"
     console.print(f"{sizes} on {place}; {left(trials):,} env steps in all", highlight=False)
@@ -72,6 +76,14 @@ def show_plan(
     console.print(table(["pack:", "trials", "what they share", "env steps:"], rows, console.width))
     console.print("Trials with the same network, environment and loop sizes train as one batched program.")
     console.print(f"Directory: {directory}", soft_wrap=True, highlight=False)
+
+
+def show_cores(console: Console, placement: Placement) -> None:
+    """Print how many cores a worker has and why, where some would stand idle if it were one."""
+    if placement.why:
+        most = count(placement.cpus, "core") + " for each worker"
+        more = "; more would not be faster" * (placement.cpus == 1)
+        console.print(f"{most}{more}: {placement.why}", highlight=False, soft_wrap=True)
 
 
 def _seeds(pack: Sequence[Trial], name: str) -> str:

@@ -21,6 +21,7 @@ class Resources:
     """Flags that say what to run on; None where the person leaves it to us."""
 
     workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None
+    cores_per_worker: Annotated[int | None, Parameter(help="CPU cores of a worker; default what is faster.")] = None
     gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
     workers_per_gpu: Annotated[int | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
     trials_per_pack: Annotated[
@@ -47,6 +48,7 @@ class Resources:
         """
         for flag, number, least in (
             ("--workers", self.workers, 1),
+            ("--cores-per-worker", self.cores_per_worker, 1),
             ("--gpus", self.gpus, 0),
             ("--workers-per-gpu", self.workers_per_gpu, 1),
             ("--trials-per-pack", self.trials_per_pack, 1),
@@ -72,15 +74,15 @@ def place(wanted: Resources) -> Placement:
         UserError: more GPUs than there are, or a machine of a cluster without a core for each worker on its GPUs.
     """
     machines: Sequence[Mapping[str, Any]] = ()
+    offered = cores_offered(wanted)
+    cores = sum(offered)
     if wanted.address is None:
-        cores = usable_cores()
         found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
         where += f" ({MASK}={os.environ[MASK]})" if MASK in os.environ else ""
     else:
         import ray
 
-        resources = ray.cluster_resources()
-        cores, found = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        found = int(ray.cluster_resources().get("GPU", 0))
         where = f"in the cluster {wanted.address}"
         machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
     gpus = wanted.gpus
@@ -94,13 +96,44 @@ def place(wanted: Resources) -> Placement:
     if not use:
         if wanted.workers_per_gpu is not None:
             raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
-        return Placement(wanted.workers or max(1, cores), 0, 1)
+        each = _checked_cores(wanted, max(offered, default=1), where)
+        return Placement(wanted.workers or max(1, fitting(offered, each)), 0, each)
     workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
     share = 0 if wanted.logical_gpus else max(1, cores // workers)
     if machines and share:
         # What the poorest machine with GPUs can give to each worker on them.
         share = min(_cores_each(node, math.ceil(workers / use)) for node in machines)
-    return Placement(workers, use, share, wanted.logical_gpus)
+    if wanted.cores_per_worker is not None:
+        share = _checked_cores(wanted, share, f"for each worker {where}")
+    return Placement(workers, use, share, wanted.logical_gpus, max(1, share))
+
+
+def cores_offered(wanted: Resources) -> list[int]:
+    """Cores of this machine, or of each one of the connected cluster that has any."""
+    if wanted.address is None:
+        return [usable_cores()]
+    import ray
+
+    offered = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return [cores for cores in offered if cores]
+
+
+def fitting(offered: Sequence[int], each: int) -> int:
+    """Workers of `each` cores that machines with so many cores hold; no worker has cores of two machines."""
+    return sum(cores // each for cores in offered)
+
+
+def _checked_cores(wanted: Resources, most: int, where: str) -> int:
+    """The cores of a worker that a person wants, else one.
+
+    Raises:
+        UserError: no machine has so many.
+    """
+    each = wanted.cores_per_worker or 1
+    if wanted.cores_per_worker is not None and each > most:
+        allowed = f"allowed: 1 to {most}" if most else "leave --cores-per-worker out"
+        raise UserError(f"command line: --cores-per-worker {each}: there are {most} {where}; {allowed}")
+    return each
 
 
 def _cores_each(machine: Mapping[str, Any], workers_per_gpu: int) -> int:
@@ -118,7 +151,7 @@ def workers_now(wanted: Resources, placement: Placement) -> int:
     """Workers for which the connected cluster has cores or GPUs at the moment."""
     import ray
 
-    resources = ray.cluster_resources()
     if placement.gpus:
-        return int(resources.get("GPU", 0)) * (wanted.workers_per_gpu or 1)
-    return int(resources.get("CPU", 0)) // max(1, placement.cpus)
+        return int(ray.cluster_resources().get("GPU", 0)) * (wanted.workers_per_gpu or 1)
+    offered = cores_offered(wanted)
+    return fitting(offered, min(placement.cpus, max(offered, default=1)))

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from launcher import directory as folder
 from launcher import progress
+from launcher.cores import Programs, idle, measure, settle
 from launcher.estimate import estimate
 from launcher.plan import Placement, Trial, form_packs
 from launcher.resources import Resources, gpu_note, place, workers_now
@@ -60,43 +61,35 @@ def conduct(
     configurations = list({trial.name: trial for trial, _ in trials}.values())
     check_names(configurations)
     _check_wandb(configurations)
-    if dry_run or "envpool" in sys.modules:
-        _check_environments(configurations)
+    programs = _check_environments(configurations) if dry_run or "envpool" in sys.modules else None
     began = time.monotonic()
+    begin = dict(_begins(trials))
     placement = place(wanted) if wanted.address is None else None
     if (note := gpu_note(wanted)) is not None:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
 
-    def packs_on(placement: Placement) -> list[list[Trial]]:
-        packs = form_packs(trials, placement.workers, wanted.trials_per_pack)
-        begin = dict(_begins(trials))
-        progress.show_plan(console, directory, packs, placement, begin)
-        expected = estimate(packs, begin, placement, directory.parent) if dry_run else None
-        if expected is not None:
-            time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
-            console.print(f"{time_left} ({expected.source})", style="dim", highlight=False, soft_wrap=True)
-        if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
-            console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")
-        return packs
-
-    if placement is not None and dry_run:
-        packs_on(placement)
+    packs_on = partial(_show_packs, console, directory, trials, wanted)
+    with_cores = partial(_settle, console, directory, wanted, begin, dry_run)
+    if placement is not None and programs is not None and dry_run:
+        with_cores(placement, packs_on(placement), programs)
         return 0
     with contextlib.ExitStack() as stack:
         if not dry_run:
             directory, undo = prepare()
             stack.callback(undo)
         packs = packs_on(placement) if placement is not None else []
-        # The environments take seconds to import, in which Ray can start.
-        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations)
+        ahead = placement is not None and idle(placement, packs, wanted)
+        # The environments take seconds to import and to measure, in which Ray can start.
+        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations, ahead)
         with cluster.connected(wanted.address, placement):
-            checked.result()
+            programs = checked.result()
             if placement is None:
                 placement = place(wanted)
                 preflight.check(console, {placement.backend(trial.config) for trial, _ in trials}, placement.on_gpus)
                 packs = packs_on(placement)
-                if dry_run:
-                    return 0
+            placement = with_cores(placement, packs, programs)
+            if dry_run:
+                return 0
             command = shlex.join(["launch", *sys.argv[1:]])
             for line in folder.add_revision(directory, folder.revision(command, placement, packs)):
                 console.print(line, style="yellow", highlight=False, soft_wrap=True)
@@ -112,6 +105,42 @@ def conduct(
                 raise
     progress.show_result(console, directory, time.monotonic() - began, before)
     return _status(console, directory, result)
+
+
+def _show_packs(
+    console: Console,
+    directory: Path,
+    trials: Sequence[tuple[Trial, int]],
+    wanted: Resources,
+    placement: Placement,
+) -> list[list[Trial]]:
+    """Form packs and print the plan."""
+    packs = form_packs(trials, placement.workers, wanted.trials_per_pack)
+    progress.show_plan(console, directory, packs, placement, dict(_begins(trials)))
+    if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
+        console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")
+    return packs
+
+
+def _settle(
+    console: Console,
+    directory: Path,
+    wanted: Resources,
+    begin: Mapping[str, int],
+    dry_run: bool,
+    placement: Placement,
+    packs: Sequence[Sequence[Trial]],
+    programs: Programs,
+) -> Placement:
+    """Decide how many cores workers have, and print that and, on a dry run, how long it will take."""
+    if not placement.gpus:
+        placement = settle(placement, packs, programs, wanted, folder.arithmetic_threads(directory))
+        progress.show_cores(console, placement)
+    expected = estimate(packs, begin, placement, directory.parent) if dry_run else None
+    if expected is not None:
+        time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
+        console.print(f"{time_left} ({expected.source})", style="dim", highlight=False, soft_wrap=True)
+    return placement
 
 
 def _begins(trials: Sequence[tuple[Trial, int]]) -> list[tuple[str, int]]:
@@ -196,8 +225,15 @@ def check_names(trials: Sequence[Trial]) -> None:
             raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
 
 
-def _check_environments(trials: Sequence[Trial]) -> None:
+def _check_environments(trials: Sequence[Trial], measured: bool = False) -> Programs:
     """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
+
+    Args:
+        trials: one of each configuration.
+        measured: also measure what steps of the environments cost.
+
+    Returns:
+        Static key → environment and network.
 
     Raises:
         UserError: naming the trial's configuration.
@@ -205,19 +241,21 @@ def _check_environments(trials: Sequence[Trial]) -> None:
     from runner.envs.envpool import EnvPoolTask
     from runner.parameters import Network
 
-    seen = set()
+    programs: Programs = {}
     for trial in trials:
         config = trial.config
         env = config.env
         key = static_key(config)
-        if key in seen:
+        if key in programs:
             continue
-        seen.add(key)
         try:
             task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
-            Network.of(config, task.layout, task.actions)
+            programs[key] = task, Network.of(config, task.layout, task.actions)
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None
+    if measured:
+        measure(programs)
+    return programs
 
 
 def _check_wandb(trials: Sequence[Trial]) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.process import claim_core, environment, log_here, redirected
+from launcher.process import claim_cores, environment, log_here, redirected
 from launcher.rows import BUSY, GAP, LOST, Batch, Published
+from runner.cores import stepping_threads, usable_cores
 from runner.errors import UserError
 from runner.tracking import Record
 
@@ -47,7 +48,7 @@ class Job:
         configs: resolved configurations as plain data, one per member.
         checkpoints: bytes to go on from, one per member, or None to begin.
         log: file for everything that the process prints; see `process.log_here`.
-        threads: cores to use.
+        threads: to step environments with, if there are so many cores.
     """
 
     attempt: int
@@ -69,7 +70,7 @@ class Exam:
         at_once: environments of one checkpoint that are stepped together.
         seed: of the episodes.
         deterministic: the most probable actions, not samples.
-        threads: cores to use.
+        threads: to step environments with at most.
     """
 
     config: dict[str, Any]
@@ -96,15 +97,16 @@ class Worker:
     It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times.
     """
 
-    def __init__(self, backend: str, threads: int, sharing: int) -> None:
+    def __init__(self, backend: str, cores: int, threads: int, sharing: int) -> None:
         """Nothing yet, so that Ray knows at once that the process has begun.
 
         Args:
             backend: torch or jax.
-            threads: cores to use; 1, without a GPU, pins the process to a core of its own.
+            cores: to be pinned to, without a GPU.
+            threads: of the arithmetic.
             sharing: processes on its GPU; 0: none was reserved, none must be used.
         """
-        self._wanted = backend, threads, sharing
+        self._wanted = backend, cores, threads, sharing
         self._unready: Exception | None = None
 
     def where(self) -> Place:
@@ -114,7 +116,7 @@ class Worker:
         return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
 
     def ready(self) -> None:
-        """Claim a core and import what training needs, before there is anything to train.
+        """Claim cores and import what training needs, before there is anything to train.
 
         Affinity, thread counts and devices are read when a backend is imported, so they come first.
         """
@@ -125,8 +127,8 @@ class Worker:
             raise
 
     def _prepare(self) -> None:
-        backend, threads, sharing = self._wanted
-        self._core = claim_core() if threads == 1 and not sharing else None
+        backend, cores, threads, sharing = self._wanted
+        self._claims = [] if sharing else claim_cores(cores)
         os.environ |= environment(threads, sharing)
         framework = importlib.import_module(f"runner.{backend}")
         importlib.import_module("runner.envs.envpool")
@@ -168,11 +170,15 @@ class Worker:
         self._check_ready()
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
+        from runner.envs.measure import step_seconds
         from runner.evaluate import stacked
 
         config = resolve(exam.config)[0]
         task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
-        runner = stacked(self._backend, task, config, exam.files, exam.threads, exam.seed)
+        threads = min(exam.threads, usable_cores())
+        if threads > 1:
+            threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(task), 0.0)
+        runner = stacked(self._backend, task, config, exam.files, threads, exam.seed)
         episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
         found: list[list[Episode]] = [[] for _ in exam.files]
         for episode in episodes:
@@ -193,7 +199,8 @@ class Worker:
             configs = [resolve(config)[0] for config in job.configs]
             env = configs[0].env
             task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
-            runner = self._backend.Runner(task, configs[0], configs=configs, threads=job.threads)
+            threads = min(job.threads, usable_cores())
+            runner = self._backend.Runner(task, configs[0], configs=configs, threads=threads)
             if job.checkpoints is not None:
                 runner.restore(job.checkpoints)
             if link.stop:

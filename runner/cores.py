@@ -1,4 +1,4 @@
-"""The processor cores that this process may use."""
+"""The processor cores that this process may use, and how many of them are worth using."""
 
 from __future__ import annotations
 
@@ -6,6 +6,53 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from runner.config.schema import Config
+
+WORTH_SPLITTING = 1e9
+"""Floating-point operations of a minibatch from which several threads are faster than one."""
+
+PASS_SECONDS, WAIT_SECONDS, WAKE_SECONDS = 0.35e-6, 60e-6, 10e-6
+"""What several threads take to hand on an environment, to meet at every step of the pool, and to be woken one by one.
+
+Measured with two threads on a virtual machine, where they cost the most.
+"""
+CLOSE = 1.05
+"""Times the least time that is as good, with fewer cores."""
+
+
+def stepping_threads(cores: int, envs: int, step: float, rest: float) -> int:
+    """The fewest threads to step environments with that are about as fast as any number up to `cores`.
+
+    Args:
+        cores: that there are.
+        envs: environments that are stepped together.
+        step: seconds of one environment's step on one core.
+        rest: seconds of all other work for it.
+    """
+
+    def seconds(threads: int) -> float:
+        meeting = PASS_SECONDS + (WAIT_SECONDS + threads * WAKE_SECONDS) / envs if threads > 1 else 0.0
+        return step / threads + meeting + rest
+
+    counts = range(1, min(cores, envs) + 1)
+    least = min(map(seconds, counts))
+    return next(threads for threads in counts if seconds(threads) <= CLOSE * least)
+
+
+def worth_splitting(config: Config, parameters: int, rows: int) -> bool:
+    """Whether the arithmetic of a minibatch is so large that several threads are faster than one.
+
+    A function of the configuration alone: the number of threads may change the last bits of what is trained.
+
+    Args:
+        config: gives the number of minibatches.
+        parameters: of one member's networks.
+        rows: of a rollout of all members.
+    """
+    # Forward and backward take about six operations per parameter and row.
+    operations = 6 * parameters * rows / config.agent.mini_batches
+    return operations > WORTH_SPLITTING or config.models.convolves
 
 
 def usable_cores() -> int:

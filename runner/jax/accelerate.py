@@ -21,19 +21,30 @@ def sees_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
+def _threads() -> int:
+    """Threads of XLA's CPU client, as it counts them itself."""
+    named = os.environ.get("NPROC", "")
+    if named.isdigit() and int(named):
+        return int(named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def keep_programs() -> None:
     """Keep compiled programs in the user's cache directory, so that a second run does not wait for them.
 
     JAX's own settings win: JAX_COMPILATION_CACHE_DIR moves the directory, JAX_ENABLE_COMPILATION_CACHE=false turns it
-    off. A user without a directory to write to compiles again every time.
+    off. A user without a directory to write to compiles again every time. Each number of threads has a folder of its
+    own there: XLA compiles for it, and gives last bits by it, but JAX would take a program for any other number.
     """
-    if _settings.jax_compilation_cache_dir is None:
+    folder = _settings.jax_compilation_cache_dir
+    if folder is None:
         folder = programs_folder()
         if folder is None:
             _settings.update("jax_enable_compilation_cache", False)
             return
-        _settings.update("jax_compilation_cache_dir", str(folder))
         _settings.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    if (threads := f"threads-{_threads()}") != Path(folder).name:
+        _settings.update("jax_compilation_cache_dir", str(Path(folder) / threads))
     # What takes a tenth of a second to compile is loaded in a hundredth.
     _settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

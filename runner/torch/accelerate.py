@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from runner.config import Config
+from runner.cores import worth_splitting
 from runner.pack import Hyper
 from runner.torch.update import Batch, Learner, MinibatchStep, Rules, minibatch_step
 
@@ -20,10 +21,6 @@ log = logging.getLogger(__name__)
 
 WORTH_COMPILING = 20_000
 """Minibatch steps from which compilation (10 to 15 s a process, about 1 ms saved per step) pays for itself."""
-
-
-WORTH_SPLITTING = 1e9
-"""Floating-point operations of a minibatch from which several threads are faster than one."""
 
 
 def device() -> torch.device:
@@ -48,10 +45,7 @@ def few_threads(rules: Rules, rows: int) -> Iterator[None]:
         rows: rows of a rollout of all members.
     """
     before = torch.get_num_threads()
-    # Forward and backward take about six operations per parameter and row.
-    operations = 6 * rules.network.size * rows / rules.config.agent.mini_batches
-    large = operations > WORTH_SPLITTING or rules.config.models.convolves
-    torch.set_num_threads(before if large else 1)
+    torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)
     try:
         yield
     finally:

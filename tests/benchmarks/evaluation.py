@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from launcher.process import claim_core, environment
+from launcher.process import claim_cores, environment
 
 EPISODES, ROUNDS, PROCESSES = 100, 3, 2
 LAYERS = {"mlp_extractor.policy_net.0": "net.0", "mlp_extractor.policy_net.2": "net.1", "action_net": "head"}
@@ -71,7 +71,7 @@ def runner_of(directory: Path, members: int, threads: int) -> Any:
 def begin(directory: Path, members: int) -> None:
     """In a process: a core, and a runner for its part."""
     global _batch, _core
-    _core = claim_core()
+    _claims = claim_cores(1)
     os.environ |= environment(1, 0)
     _batch = runner_of(directory, members, threads=1)
 

@@ -16,13 +16,13 @@ from safetensors.numpy import load
 
 from launcher.directory import read_trials
 from launcher.ledger import Ledger
-from launcher.process import claim_core, environment
+from launcher.process import claim_cores, environment
 from runner.envs.envpool import EnvPoolTask
 
 
 def main(directory: Path) -> int:
     """Replay all attempts in order; returns the exit status."""
-    core = claim_core()
+    claims = claim_cores(1)
     os.environ |= environment(1, 0)
     trials = {trial.id: trial for trial in read_trials(directory)}
     with Ledger(directory, writer=False) as ledger:
@@ -61,8 +61,8 @@ def main(directory: Path) -> int:
         wrong = [part for part in parts if part not in mine or not np.array_equal(mine[part], theirs.get(part))]
         different += bool(wrong)
         print(f"{name}: {f'differs in {wrong}' if wrong else 'equal to the bit'}")
-    if core is not None:
-        core.close()
+    for claim in claims:
+        claim.close()
     return 1 if different else 0
 
 

@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load
 
 from launcher.cli import main
 from launcher.ledger import Ledger
@@ -125,6 +127,30 @@ def test_both_backends_train_the_same(
     for torch_values, jax_values in zip(last["torch"], last["jax"], strict=True):
         # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
         assert jax_values == pytest.approx(torch_values, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_worker_of_two_cores_trains_to_the_bit_what_one_core_does(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    task = ["--env", "HalfCheetah-v4", "--backend", backend, "--set", "models.policy.class=GaussianMixin"]
+    length = ["--set", "trainer.timesteps=64", "--out", str(tmp_path), "--name", "two", *ray_address]
+    assert main([str(config), *task, *length, "--cores-per-worker", "2"]) == 0
+    assert "on 1 CPU worker, 2 cores" in capsys.readouterr().out
+    (revision,) = json.loads((tmp_path / "two" / "plan.json").read_text())["revisions"]
+    assert revision["placement"]["cpus"] == 2 and revision["placement"]["threads"] == 1
+    from runner.envs.envpool import EnvPoolTask
+
+    (trial,) = (tmp_path / "two" / "trials").iterdir()
+    resolved, _ = load_config(trial / "config.yaml")
+    runner = import_module(f"runner.{backend}").Runner(EnvPoolTask("HalfCheetah-v4", 8), resolved, threads=1)
+    for _ in runner.reports():
+        pass
+    (state,) = runner.states()
+    trained = load((trial / "checkpoints" / "agent_64.safetensors").read_bytes())
+    here = load(runner.checkpoint(0, state))
+    assert trained.keys() == here.keys()
+    assert all(np.array_equal(trained[name], here[name]) for name in here)
 
 
 def test_a_launch_without_a_backend_uses_jax_on_cpus(

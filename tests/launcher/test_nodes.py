@@ -119,6 +119,26 @@ def test_packs_run_on_a_machine_that_joins_later(cluster: Cluster, tmp_path: Pat
     assert_whole(directory, RECORDS)
 
 
+def test_a_pack_of_many_cores_goes_on_with_fewer_when_the_large_machine_is_lost(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    cluster.add_node("a", cpus=2)
+    cluster.add_node("b", cpus=1)
+    flags = ("--cores-per-worker", "2", "--out", str(tmp_path), "--name", "run", "--address", cluster.address)
+    process = cluster.launch(str(write_config(tmp_path, LONG)), *flags)
+    try:
+        wait_until(trained(directory, 12), "records", failed=ended(process))
+        os.kill(parent_of(worker_pids(directory)[1]), signal.SIGKILL)
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "1 CPU worker, 2 cores" in output
+    assert_whole(directory, RECORDS)
+    assert outcomes(directory) == ["node", "finished"]
+
+
 def test_a_hung_machine_is_replaced_and_its_ghost_fenced(cluster: Cluster, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     cluster.add_node("a")

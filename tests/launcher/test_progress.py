@@ -98,7 +98,7 @@ def test_plan_counts_what_is_left_to_train() -> None:
 
 def test_plan_of_one_and_of_odd_seeds() -> None:
     lines = plan_of("trainer.timesteps=32", seeds="7-7", workers=4)
-    assert lines[0] == "1 trial in 1 pack on 1 CPU worker, one core; 1,024 env steps in all"
+    assert lines[0] == "1 trial in 1 pack on 1 CPU worker; 1,024 env steps in all"
     assert "cartpole (seed 7)" in lines[2] and "1 update of 32 steps" in lines[2]
     assert "(seeds 1, 3-5, 9)" in plan_of(seeds="9,3,5,4,1", workers=1)[2]
 

@@ -307,39 +307,44 @@ CLAIM = """
     os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
     from launcher import process
     process.CLAIMS = sys.argv[2]  # others may train on this machine
-    held = process.claim_core()
-    print(held is not None, *sorted(os.sched_getaffinity(0)), flush=True)
+    held = process.claim_cores(int(sys.argv[3]))
+    print(len(held), *sorted(os.sched_getaffinity(0)), flush=True)
     input()
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this system cannot pin processes")
-def test_every_process_gets_a_core_of_its_own_until_none_is_left(tmp_path: Path) -> None:
+def test_every_process_gets_cores_of_its_own_until_none_is_left(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     command = [sys.executable, "-c", textwrap.dedent(CLAIM), ",".join(map(str, cores)), f"test-{os.getpid()}-core-"]
     folders = (tmp_path / str(number) for number in itertools.count())
 
-    def claim() -> tuple[subprocess.Popen[str], list[str]]:
+    def claim(count: int) -> tuple[subprocess.Popen[str], list[int]]:
         folder = next(folders)  # each has its own, as jobs of a cluster do
         folder.mkdir()
         process = subprocess.Popen(
-            command,
+            [*command, str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"TMPDIR": str(folder)},
         )
         assert process.stdout is not None
-        return process, process.stdout.readline().split()
+        return process, list(map(int, process.stdout.readline().split()))
 
-    processes = [claim() for _ in cores]
-    assert [answer for _, answer in processes] == [["True", str(core)] for core in cores]
-    processes.append(claim())
-    assert processes[-1][1] == ["False", *map(str, cores)]
+    processes = [claim(1) for _ in cores]
+    assert [answer for _, answer in processes] == [[1, core] for core in cores]
+    processes.append(claim(1))
+    assert processes[-1][1] == [0, *cores]
     processes[0][0].kill()  # the claim ends with the process
     processes[0][0].wait()
-    processes.append(claim())
-    assert processes[-1][1] == ["True", str(cores[0])]
+    processes.append(claim(2))
+    assert processes[-1][1] == [1, cores[0]], "of two wanted there is one"
+    for process, _ in processes:
+        process.kill()
+        process.wait()
+    processes.append(claim(2))
+    assert processes[-1][1] == [len(cores), *cores]
     for process, _ in processes:
         process.kill()
         process.communicate()
@@ -348,13 +353,24 @@ def test_every_process_gets_a_core_of_its_own_until_none_is_left(tmp_path: Path)
 # Its environment
 
 
-def test_a_worker_on_a_cpu_sees_no_gpu_and_uses_its_threads() -> None:
-    variables = worker_module.environment(1, sharing=0)
-    program = "import torch, jax; print(torch.get_num_threads(), torch.cuda.is_available(), jax.default_backend())"
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_worker_on_a_cpu_sees_no_gpu_and_computes_with_its_threads(threads: int) -> None:
+    variables = worker_module.environment(threads, sharing=0)
+    program = """
+        import os, torch, jax
+        print(torch.get_num_threads(), torch.cuda.is_available(), jax.default_backend())
+        jax.block_until_ready(jax.numpy.ones((9, 9)) @ jax.numpy.ones((9, 9)))
+        names = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+        print(sum("tf_XLAEigen" in name for name in names) if names else None)
+    """
     done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=True
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.split() == ["1", "False", "cpu"]
+    assert done.stdout.split() == [str(threads), "False", "cpu", str(threads)]
 
 
 @pytest.mark.parametrize(("sharing", "part"), [(1, "0.900"), (2, "0.450"), (3, "0.300")])
@@ -373,23 +389,25 @@ def test_workers_share_most_of_the_memory_of_a_gpu_unless_told_otherwise(
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize(("threads", "sharing", "claims"), [(1, 0, True), (2, 0, False), (1, 1, False), (2, 3, False)])
-def test_a_worker_is_ready_with_a_core_or_the_gpu_that_was_reserved(
-    monkeypatch: pytest.MonkeyPatch, threads: int, sharing: int, claims: bool
+@pytest.mark.parametrize(
+    ("cores", "threads", "sharing", "claims"), [(1, 1, 0, [1]), (4, 2, 0, [4]), (1, 1, 1, []), (2, 2, 3, [])]
+)
+def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, sharing: int, claims: list[int]
 ) -> None:
     seen: list[object] = []
     backend = SimpleNamespace(sees_gpu=lambda: sharing == 1, Runner=SimpleNamespace(backend="jax"))
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(worker_module, "claim_core", lambda: seen.append("core"))
+    monkeypatch.setattr(worker_module, "claim_cores", seen.append)
     monkeypatch.setattr(worker_module.importlib, "import_module", lambda name: seen.append(name) or backend)
-    worker = Worker("jax", threads, sharing)
+    worker = Worker("jax", cores, threads, sharing)
     assert seen == []
     with pytest.raises(UserError, match="jax sees none there") if sharing == 3 else contextlib.nullcontext():
         worker.ready()
     if sharing == 3:
         with pytest.raises(UserError, match="jax sees none there"):  # what Ray calls next fails for the same reason
             worker.evaluate(Exam({}, (), 1, 1, 0, True, 1))
-    assert seen == ["core"] * claims + ["runner.jax", "runner.envs.envpool"]
+    assert seen == [*claims, "runner.jax", "runner.envs.envpool"]
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner import cores
-from runner.cores import cpu_quota, whole_cores
+from runner.cores import cpu_quota, stepping_threads, whole_cores, worth_splitting
+from tests.runner.builders import make_config
 
 V1 = "4:cpu,cpuacct:{}\n3:memory:/elsewhere\n1:name=systemd:/x\n"
 V2 = "0::{}\n"
@@ -95,3 +96,40 @@ def test_usable_cores_are_those_of_affinity_within_the_quota(monkeypatch: pytest
     assert before >= 1
     monkeypatch.setattr(cores, "cpu_quota", lambda: 1.9)
     assert cores.usable_cores() == 1
+
+
+US = 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cores", "envs", "step", "rest", "threads"),
+    [
+        (2, 64, 20 * US, 5 * US, 2),  # HalfCheetah-v4
+        (2, 64, 1.5 * US, 1.5 * US, 1),  # Pendulum-v1
+        (2, 32, 1.4 * US, 4 * US, 1),  # CartPole-v1
+        (2, 8, 250 * US, 5000 * US, 1),  # Pong-v5, whose network takes nearly all of the time
+        (2, 8, 250 * US, 250 * US, 2),
+        (64, 8, 250 * US, 0.0, 8),
+        (64, 2, 250 * US, 0.0, 2),  # no more than environments
+        (1, 64, 20 * US, 0.0, 1),
+        (64, 1, 20 * US, 0.0, 1),
+    ],
+)
+def test_as_many_threads_step_as_help(cores: int, envs: int, step: float, rest: float, threads: int) -> None:
+    assert stepping_threads(cores, envs, step, rest) == threads
+
+
+def test_more_cores_are_not_taken_for_little() -> None:
+    taken = [stepping_threads(cores, 64, 20 * US, 5 * US) for cores in (1, 2, 4, 8, 64)]
+    assert taken[:3] == [1, 2, 4] and taken[3] == taken[4] < 8
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rows", "mini_batches", "worth"),
+    [(2_000, 1_024, 1, False), (500_000, 4_096, 1, True), (500_000, 4_096, 64, False)],
+)
+def test_large_minibatches_are_worth_several_threads(
+    parameters: int, rows: int, mini_batches: int, worth: bool
+) -> None:
+    config = make_config({"agent.mini_batches": mini_batches})
+    assert worth_splitting(config, parameters, rows) == worth

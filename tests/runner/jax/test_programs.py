@@ -95,9 +95,9 @@ def test_a_rollout_has_float64_around_the_environment_only(learning: tuple[Any, 
 
 
 def test_a_second_process_gives_the_same_bits_with_kept_programs_and_without() -> None:
-    before = {file.name for file in Path(PROGRAMS).iterdir()}
+    before = {file.name for file in Path(PROGRAMS).rglob("*")}
     here = again.run()
-    kept = {file.name for file in Path(PROGRAMS).iterdir()}
+    kept = {file.name for file in Path(PROGRAMS).rglob("*")}
     assert any("jit_learn" in name for name in kept)
     assert not any("collect" in name for name in kept - before), "a program that holds a pool's address was kept"
     command = [sys.executable, "-m", "tests.runner.jax.again"]
@@ -127,13 +127,15 @@ def test_programs_are_kept_in_the_users_cache_directory(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NPROC", "3")
     accelerate.keep_programs()
-    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "cache/sunflower/jax")
+    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "cache/sunflower/jax/threads-3")
     assert 0 < settings["jax_compilation_cache_max_size"] <= 2**31
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NPROC", "1")
     accelerate.keep_programs()
-    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "home/.cache/sunflower/jax")
+    assert settings["jax_compilation_cache_dir"] == str(tmp_path / "home/.cache/sunflower/jax/threads-1")
 
 
 def test_a_user_without_a_writable_directory_trains_without_kept_programs(
@@ -157,14 +159,21 @@ def test_a_user_without_a_writable_directory_trains_without_kept_programs(
     assert accelerate.programs_folder() is None
 
 
-def test_jaxs_own_setting_of_the_directory_wins(settings: dict[str, Any]) -> None:
+def test_jaxs_own_setting_of_the_directory_wins(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "2")
     accelerate._settings.jax_compilation_cache_dir = "/elsewhere"
     accelerate.keep_programs()
-    assert "jax_compilation_cache_dir" not in settings and "jax_compilation_cache_max_size" not in settings
+    assert settings["jax_compilation_cache_dir"] == "/elsewhere/threads-2"
+    assert "jax_compilation_cache_max_size" not in settings
+    settings.clear()
+    accelerate._settings.jax_compilation_cache_dir = "/elsewhere/threads-2"  # by the learner before
+    accelerate.keep_programs()
+    assert "jax_compilation_cache_dir" not in settings
 
 
 def test_tests_keep_nothing_in_the_users_directory() -> None:
-    assert jax.config.jax_compilation_cache_dir == PROGRAMS == os.environ["JAX_COMPILATION_CACHE_DIR"]
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == PROGRAMS
+    assert Path(PROGRAMS) in [folder := Path(jax.config.jax_compilation_cache_dir), *folder.parents]
 
 
 # ---------------------------------------------------------------------------------------------- imports

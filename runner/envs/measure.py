@@ -1,0 +1,41 @@
+"""A program that prints what a step costs: of its own, since a simulator that cannot run ends its process.
+
+python -m runner.envs.measure TASK NUM_ENVS ARGUMENTS    # as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from runner.envs.base import VectorEnv
+from runner.envs.envpool import EnvPoolTask
+
+MEASURED_ENVS = 64
+"""Environments that are stepped at most: enough to share what a call costs."""
+
+
+def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
+    """Seconds that a step of one environment takes on one core, measured for about so many `seconds`.
+
+    The least of many steps counts, which other work on the machine hardly touches.
+    """
+    count = min(env.num_envs, MEASURED_ENVS)
+    pool = env.seeded(range(count), 1)
+    pool.reset()
+    neutral = env.actions.low if env.actions.discrete else np.clip(0, env.actions.low, env.actions.high)
+    actions = np.tile(neutral, (count, 1)).reshape(count, *env.actions.shape)
+    least, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or least == float("inf"):
+        began = time.perf_counter()
+        pool.step(actions)
+        least = min(least, time.perf_counter() - began)
+    pool.close()
+    return least / count
+
+
+if __name__ == "__main__":
+    print(step_seconds(EnvPoolTask(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))))
