@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from launcher.import_path import ROOT
 from launcher.temporary import LONGEST, ray_folder
 from runner.errors import UserError
+from tests.launcher.faulty import write_config
 
+NOBODY = 12345
 LONG = "net_tdfcarhc_people_poebhkiwa_scratch/slurm_jobdir/1355700/tmp.t0016"
 
 
@@ -70,3 +75,21 @@ def test_without_any_folder_every_reason_is_told(short: Path) -> None:
     assert "set RAY_TMPDIR to a short one" in text
     assert f"bytes long, at most {LONGEST} are possible" in text
     assert f"/proc/none/ray-{os.getuid()}: No such file" in text
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to be somebody else")
+@pytest.mark.parametrize("home", [{}, {"HOME": "/nonexistent"}])
+def test_a_user_without_name_and_home_trains(short: Path, home: dict[str, str]) -> None:
+    os.chown(short, NOBODY, NOBODY)
+    config = write_config(short, 64)
+    # Reads what root may, since the interpreter can be in a home folder; writes only what is its own.
+    rights = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights, sys.executable]
+    arguments = ["-m", "launcher.cli", config.name, "--workers", "1", "--backend", "jax", "--name", "run"]
+    variables = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ROOT} | home
+    done = subprocess.run(
+        [*command, *arguments], cwd=short, env=variables, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PermissionError" not in "".join(log.read_text() for log in (short / "runs" / "run" / "logs").iterdir())
