@@ -192,6 +192,15 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_difference(name
     assert message in str(caught.value)
 
 
+def test_a_file_below_home_or_a_variable_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"bytes")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/a.safetensors", "$HOME/a.safetensors", Path("~/a.safetensors")):
+        assert checkpoint.read_file(path) == b"bytes"
+    with pytest.raises(UserError, match="the environment variable NOBODY_SET_THIS is not set"):
+        checkpoint.read_file("$NOBODY_SET_THIS/a.safetensors")
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.safetensors: cannot be read: No such file"):
         checkpoint.read_file(tmp_path / "none.safetensors")
