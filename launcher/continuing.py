@@ -110,6 +110,8 @@ def _length(settings: Sequence[str]) -> object:
             )
         if len(values) > 1:
             raise UserError(f"command line: --set {text}: all trials train to one length; give one number")
+        if length not in (None, values[0]):
+            raise UserError(f"command line: --set {text}: given twice, {length} before; give one of them")
         length = values[0]
     return length
 

@@ -167,6 +167,8 @@ def test_resume_refuses_bad_flags(tmp_path: Path, refused: Refused) -> None:
     assert "--workers 0: allowed: 1 or more" in refused("resume", path, "--workers", "0")
     assert "--gpus 4: Ray finds 0" in refused("resume", path, "--gpus", "4")
     assert "nothing answers there" in refused("resume", path, "--address", "127.0.0.1:1")
+    lengths = ("--set", "trainer.timesteps=6400", "--set", "trainer.timesteps=9600")
+    assert "trainer.timesteps=9600: given twice, 6400 before" in refused("resume", path, *lengths)
     assert len(json.loads((path / "plan.json").read_text())["revisions"]) == 1
 
 
