@@ -122,6 +122,17 @@ def _show_packs(
     return packs
 
 
+def _remark(console: Console, packs: Sequence[Sequence[Trial]], programs: Programs) -> None:
+    """Print what a person should know of configurations in their environments."""
+    from runner.policies import remark
+
+    configurations = {trial.name: trial.config for pack in packs for trial in pack}
+    for name, config in configurations.items():
+        task, _ = programs[static_key(config)]
+        if (note := remark(config.models.policy, task.actions)) is not None:
+            console.print(f"{name}: {note}", style="dim", highlight=False, soft_wrap=True)
+
+
 def _settle(
     console: Console,
     directory: Path,
@@ -133,6 +144,7 @@ def _settle(
     programs: Programs,
 ) -> Placement:
     """Decide how many cores workers have, and print that and, on a dry run, how long it will take."""
+    _remark(console, packs, programs)
     if not placement.gpus:
         placement = settle(placement, packs, programs, wanted, folder.arithmetic_threads(directory))
         progress.show_cores(console, placement)

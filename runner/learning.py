@@ -21,6 +21,7 @@ from runner.episodes import Episodes
 from runner.evaluate import Episode
 from runner.pack import Pack
 from runner.parameters import Network
+from runner.policies import remark
 from runner.snapshots import Snapshot, fresh, moments_of, stacked
 from runner.spaces import ActionSpace, Layout
 from runner.tracking import Record, Report
@@ -79,6 +80,8 @@ class Learning:
         self.pack = pack
         self.actions = actions
         self.network = Network.of(config, observations, actions)
+        if (said := remark(config.models.policy, actions)) is not None:
+            log.warning(said)
         if self.network.bfloat16 and not self._multiplies_bfloat16():
             log.warning(
                 "agent.mixed_precision: this device has no bfloat16 arithmetic; float32 is used, which is faster"

@@ -73,7 +73,7 @@ def program_key(config: Config) -> str:
 
 def policy_key(config: Config) -> str:
     """Canonical text of everything that actions depend on besides parameters and statistics."""
-    data = config.dump()
+    data = dump_without(config, ())
     agent = {name: data["agent"][name] for name in marked(config.agent, Mark.ACTING)}
     env = {name: value for name, value in data["env"].items() if name != "num_envs"}
     return text({"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]})

@@ -10,7 +10,7 @@ import numpy as np
 
 from runner.config.models import PolicyModel
 from runner.errors import UserError
-from runner.spaces import ActionSpace, Layout
+from runner.spaces import UNBOUNDED, ActionSpace, Layout
 
 LARGEST_JOINT = 100_000
 """Combinations of discrete actions that one mask may speak of."""
@@ -66,7 +66,7 @@ class Distribution:
         if policy.action_mask is True:
             raise UserError("models.policy.action_mask: True, but actions are real numbers, which have no mask")
         for name in ("clip_actions", "clip_mean_actions"):
-            if getattr(policy, name) and not actions.bounded:
+            if getattr(policy, name) is True and not actions.bounded:
                 raise UserError(
                     f"models.policy.{name}: True, but the action space has no finite bounds "
                     f"(low {actions.low.tolist()}, high {actions.high.tolist()}); set it to False"
@@ -119,6 +119,17 @@ class Distribution:
     def split(self) -> bool:
         """Log-probabilities are one for each of several dimensions."""
         return self.reduction == "none" and self.chosen > 1
+
+
+def remark(policy: PolicyModel, actions: ActionSpace) -> str | None:
+    """What a person should know of a policy that can act in an environment."""
+    if policy.clip_actions != "bounded" or actions.discrete or actions.bounded:
+        return None
+    some = (np.abs([actions.low, actions.high]) < UNBOUNDED).any()
+    return (
+        f"models.policy.clip_actions: the action space has {'some infinite' if some else 'no finite'} bounds, where "
+        "nothing is clipped, as in skrl 1.x"
+    )
 
 
 def _mask(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> tuple[tuple[int, ...], bool]:

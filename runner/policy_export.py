@@ -71,7 +71,7 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
     env = _environment(config, str(checkpoint))
     network = Network.of(config, env.layout, env.actions)
     state = files.from_bytes(data, network, str(checkpoint))
-    policy = programs.Policy(network, state, env.actions, config.models.policy.clip_actions)
+    policy = programs.Policy(network, state, env.actions, config.models.policy.clips)
     runner = Runner(env, config)
     runner.restore([data])
 

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
+from runner.config.algorithms import check_class, check_keys
 from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
 from runner.config.load import Key, Source, dotted, plain, plain_copy, read_yaml
 from runner.config.schedules import SCHEDULES, arguments_of
 from runner.config.schema import Config
+from runner.config.section import keys_of
 from runner.config.skrl import canonical, canonical_override
 from runner.errors import UserError, did_you_mean, shown
 
@@ -84,6 +86,7 @@ def resolve(
     for key, value, where in settings:
         if key[0] == "models":
             _overrides.apply(raw, key, plain_copy(value), where)
+    _check_algorithm(raw, source, settings)
     era = era_of(raw)
     others = [(*_canonical(key, value, era, where), where) for key, value, where in settings if key[0] != "models"]
     names = [canonical_key(key, era) for key, _ in overrides]
@@ -101,6 +104,23 @@ def resolve(
         if len(lines) > MAX_REPORTED:
             lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
         raise UserError("\n".join(lines)) from None
+
+
+def _check_algorithm(data: Mapping[str, Any], source: Source, settings: Iterable[tuple[Key, Any, str]]) -> None:
+    """Refuse another algorithm of skrl before anything else is looked at: most of its keys would be unknown, too."""
+    agent = data.get("agent")
+    # What a sweep chooses is said with its whole place in the file.
+    chosen = [
+        (value, f"{where}: agent.class" if where == "command line" else where)
+        for key, value, where in settings
+        if key == ("agent", "class")
+    ]
+    if isinstance(agent, Mapping) and "class" in agent:
+        chosen.insert(0, (agent["class"], source.where(("agent", "class"))))
+    if chosen:
+        check_class(*chosen[-1])
+    else:
+        check_keys(data, source)
 
 
 def canonical_key(key: Key, era: Era) -> Key:
@@ -205,7 +225,7 @@ def _walk(location: tuple[int | str, ...], data: Mapping[str, Any], unknown: boo
     With `unknown` its last part is a key that somebody wrote, which may look like a marker.
     """
     model: type[BaseModel] | None = Config
-    fields: list[str] = _names(Config)
+    fields: list[str] = keys_of(Config)
     key: list[int | str] = []
     for depth, part in enumerate(location, 1):
         written = unknown and depth == len(location)
@@ -213,16 +233,12 @@ def _walk(location: tuple[int | str, ...], data: Mapping[str, Any], unknown: boo
             continue
         key.append(part)
         if model is not None:
-            fields = _names(model)
+            fields = keys_of(model)
             field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
             model = _model_in(field.annotation) if field is not None else None
         if part == "learning_rate_scheduler_kwargs":
             model = arguments_of(data["agent"].get("learning_rate_scheduler"))
     return fields, tuple(key)
-
-
-def _names(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -250,8 +250,9 @@ class _Reader:
                 raise self.refuse(tree, f"{function} with {', '.join(known[0] for known in names) or 'no argument'}")
             given.append(keyword.value)
         listed = [axis.elts if isinstance(axis, ast.List | ast.Tuple) else [axis] for axis in given]
+        numbers = [self._size(axis, depth) for axes in listed for axis in axes]
         try:
-            found = rearranging.rearrangement(function, [self._size(axis, depth) for axes in listed for axis in axes])
+            found = rearranging.rearrangement(function, numbers)
         except ValueError as error:
             raise self.refuse(tree, f"{function} with {error}") from None
         if not arguments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -25,6 +26,14 @@ class Mark(Enum):
     ACTING = "part of the agent section that actions depend on"
 
 
+@dataclass(frozen=True)
+class CountsAs:
+    """A value of a field that is to a trial the same as another one: what differs is where it is refused."""
+
+    value: Any
+    other: Any
+
+
 def dump_without(model: BaseModel, marks: Collection[Mark]) -> dict[str, Any]:
     """Plain data of a configuration, or of a section of one, without the fields that have any of these marks."""
     data = model.model_dump(by_alias=True)
@@ -39,6 +48,8 @@ def _prune(model: BaseModel, data: dict[str, Any], marks: Collection[Mark]) -> N
             del data[key]
         elif isinstance(value, BaseModel):
             _prune(value, data[key], marks)
+        for alike in (mark for mark in field.metadata if isinstance(mark, CountsAs) and mark.value == value):
+            data[key] = alike.other
 
 
 def marked(model: BaseModel | type[BaseModel], mark: Mark) -> list[str]:

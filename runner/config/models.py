@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from runner.config.expressions import Call
+from runner.config.marks import CountsAs
 from runner.config.network import Conv2d, Plan, plan
 from runner.config.numbers import Float
 from runner.config.section import Section, class_name
@@ -67,8 +68,8 @@ class PolicyModel(Model):
     """Distribution of the actions: Gaussian for real numbers, categorical for whole ones."""
     output: str = "ACTIONS"
     """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
-    clip_actions: bool = False
-    """Whether the environment gets actions clipped to its bounds; what is stored and scored is not clipped."""
+    clip_actions: Annotated[bool | Literal["bounded"], CountsAs("bounded", True)] = False
+    """Whether the environment gets actions clipped to its bounds; bounded: where it has some, as in skrl 1.x."""
     clip_mean_actions: bool = False
     """Whether means are clipped to the environment's bounds before sampling."""
     clip_log_std: bool = True
@@ -87,6 +88,11 @@ class PolicyModel(Model):
     """Whether a categorical policy's outputs are logits; False: probabilities."""
     action_mask: Literal["auto"] | bool = "auto"
     """Whether the policy takes only actions that the environment says are possible; auto: where it says so."""
+
+    @property
+    def clips(self) -> bool:
+        """Actions are clipped to bounds, where there are some."""
+        return self.clip_actions is not False
 
     @property
     def expected_token(self) -> str:

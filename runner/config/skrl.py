@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.config.algorithms import trained_as_ppo
 from runner.config.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
 from runner.config.expressions import LARGEST_NUMBER, activation_name
+from runner.config.ignored import leave_out
 from runner.config.load import Key, Source, dotted, plain_copy
 from runner.config.network import activation_list, layer
 from runner.config.schedules import without_effect
@@ -36,6 +38,7 @@ class _Notes:
     overridden: frozenset[str]
     translated: dict[str, None] = field(default_factory=dict)
     defaults: dict[str, None] = field(default_factory=dict)
+    differences: dict[str, None] = field(default_factory=dict)
     ignored: dict[str, None] = field(default_factory=dict)
 
     def default(self, key: str, text: str) -> None:
@@ -45,9 +48,17 @@ class _Notes:
 
     def lines(self, era: Era) -> list[str]:
         """One line, or none for a canonical file."""
-        parts = {"translated": self.translated, "1.x defaults used": self.defaults, "ignored": self.ignored}
-        said = [f"{name}: {', '.join(what)}" for name, what in parts.items() if what]
-        return ["; ".join([f"read as {era.value}", *said])] if said or era.before_2 else []
+        if not (era.before_2 or self.translated or self.defaults or self.ignored):
+            return []
+        parts = {
+            "translated": self.translated,
+            "1.x defaults used": self.defaults,
+            "not as in skrl": self.differences,
+            "ignored": self.ignored,
+        }
+        return [
+            "; ".join([f"read as {era.value}", *(f"{name}: {', '.join(what)}" for name, what in parts.items() if what)])
+        ]
 
 
 def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
@@ -74,9 +85,17 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         _scheduler(agent, notes)
         _value_loss(agent, era, source, notes)
         _rewards_and_intervals(agent, era, notes)
+        _without_effect(agent.get("experiment"), notes)
+        unnamed = era.before_2 and "class" not in agent and "agent.class" not in notes.overridden
+        if unnamed and (named := trained_as_ppo(source)) is not None:
+            notes.differences[f"PPO, as agent.class is missing (the file's name says {named})"] = None
+        if "time_limit_bootstrap" not in agent and "agent.time_limit_bootstrap" not in notes.overridden:
+            notes.differences["time_limit_bootstrap is missing, which is True here and was False in skrl"] = None
     if isinstance(trainer, dict) and era is Era.ORBIT and "use_api" in trainer:
         del trainer["use_api"]
         notes.ignored["trainer.use_api (chose a loop that trains the same)"] = None
+    if era.before_2:
+        leave_out(out, era, source, lambda what: notes.ignored.setdefault(what))
     return out, notes.lines(era)
 
 
@@ -164,6 +183,9 @@ def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> No
     for name in ("rewards_shaper", "rewards_shaper_scale"):
         if name in agent and agent[name] is None:
             del agent[name]
+    if era.before_2 and "rewards_shaper" in agent:
+        del agent["rewards_shaper"]
+        notes.ignored["agent.rewards_shaper (skrl 1.x overwrites it; rewards_shaper_scale scales rewards)"] = None
     experiment = agent.get("experiment")
     if experiment is None:
         experiment = {}
@@ -175,12 +197,23 @@ def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> No
         agent["experiment"] = experiment
 
 
+def _without_effect(experiment: Any, notes: _Notes) -> None:
+    """What only says how skrl's checkpoints are cut into files."""
+    if isinstance(experiment, dict) and experiment.get("store_separately") is True:
+        experiment["store_separately"] = False
+        notes.ignored["agent.experiment.store_separately (a checkpoint is one file)"] = None
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 
 def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
     if era is Era.ORBIT and "value" in models:
         models["value"] = models.pop("value")  # its scripts shared the policy's layers, whichever is listed first
+    policy = models.get("policy")
+    chosen = "models.policy.clip_actions" in notes.overridden
+    if era.before_2 and isinstance(policy, dict) and policy.get("clip_actions") is True and not chosen:
+        models["policy"] = {**policy, "clip_actions": "bounded"}
     for role in [role for role, model in models.items() if isinstance(model, dict)]:
         if LEGACY_MODEL & models[role].keys() or (era is Era.ORBIT and role in ("policy", "value")):
             models[role] = _network(models[role], era, ("models", role), source, notes)

@@ -99,9 +99,7 @@ class Learning(learning.Learning):
 
     def _env_actions(self, actions: Array) -> Array:
         """What the environment takes of actions `[P, N, K]`."""
-        return env_actions(
-            actions, self.network.distribution, self.actions, self.pack.static.models.policy.clip_actions
-        )
+        return env_actions(actions, self.network.distribution, self.actions, self.pack.static.models.policy.clips)
 
     def _multiplies_bfloat16(self) -> bool:
         return accelerate.sees_gpu()

@@ -156,9 +156,7 @@ class Learning(learning.Learning):
 
     def _env_actions(self, actions: Tensor) -> np.ndarray:
         """What the environment takes of actions `[P, N, K]`."""
-        return env_actions(
-            actions, self.network.distribution, self.actions, self.pack.static.models.policy.clip_actions
-        )
+        return env_actions(actions, self.network.distribution, self.actions, self.pack.static.models.policy.clips)
 
     def _deviation(self, learner: Learner) -> Float[Tensor, "P 1"]:
         """Mean standard deviation of the Gaussian; zero for a categorical policy, which reports none."""

@@ -252,8 +252,11 @@ def test_samples_differ_between_calls_and_repeat_between_runners(backend: str) -
 def test_clipping_is_of_what_the_environment_gets(backend: str) -> None:
     wide = {"models.policy.initial_log_std": 2.0}
     observations = np.zeros((200, 3), np.float32)
-    clips = {**wide, "models.policy.clip_actions": True}
-    clipped, free = (make_runner(changes=c, backend=backend).agent.act(observations) for c in (clips, wide))
+    clips, bounded = ({**wide, "models.policy.clip_actions": how} for how in (True, "bounded"))
+    clipped, free, as_1x = (
+        make_runner(changes=c, backend=backend).agent.act(observations) for c in (clips, wide, bounded)
+    )
+    np.testing.assert_array_equal(clipped, as_1x)
     assert np.abs(clipped).max() == 2.0 < np.abs(free).max()
     np.testing.assert_array_equal(np.clip(free, -2, 2), clipped)
 

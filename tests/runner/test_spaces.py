@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from runner.config.models import PolicyModel
 from runner.errors import UserError
 from runner.observations import flatten_observations
-from runner.policies import Distribution
+from runner.policies import Distribution, remark
 from runner.spaces import ActionSpace, Layout, layout
 
 NESTED = Dict(
@@ -154,6 +154,32 @@ def test_policies_that_fit_pass() -> None:
     assert distribution(ARM, "MultivariateGaussianMixin", reduction="mean").reduction == "sum"
     assert distribution(FREE, "GaussianMixin").low == ()
     assert (CART.bounded, ARM.bounded, FREE.bounded, ODD.bounded) == (False, True, False, False)
+
+
+def test_a_policy_of_skrl_1x_clips_to_the_bounds_that_there_are_and_the_rest_is_said() -> None:
+    half = ActionSpace.of(Box(np.array([-1, -np.inf], np.float32), np.array([np.inf, 1], np.float32)))
+    policy = PolicyModel.model_validate({"class": "GaussianMixin", "clip_actions": "bounded"})
+    said = [remark(policy, space) for space in (ARM, CART, FREE, half)]
+    assert said[:2] == [None, None]
+    assert said[2] == (
+        "models.policy.clip_actions: the action space has no finite bounds, where nothing is clipped, as in skrl 1.x"
+    )
+    assert "has some infinite bounds, where nothing" in str(said[3])
+    assert distribution(FREE, "GaussianMixin", clip_actions="bounded").low == ()
+    assert policy.clips and remark(PolicyModel.model_validate({"clip_actions": True}), FREE) is None
+    import jax.numpy
+    import torch
+
+    from runner.jax.rollout import env_actions as jax_env_actions
+    from runner.torch.rollout import env_actions
+
+    far = torch.tensor([[[5.0, 5.0], [-5.0, -5.0]]])
+    law = distribution(half, "GaussianMixin", clip_actions="bounded")
+    for taken in (
+        env_actions(far, law, half, policy.clips),
+        jax_env_actions(jax.numpy.asarray(far), law, half, policy.clips),
+    ):
+        np.testing.assert_array_equal(taken, [[5, 1], [-1, -5]])
 
 
 def test_a_discrete_space_that_does_not_start_at_zero_is_checked_from_its_start() -> None:

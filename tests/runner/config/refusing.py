@@ -12,6 +12,7 @@ from runner.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 SKRL = (ROOT / "configs/skrl/ppo.yaml").read_text()
+SKRL_2 = (ROOT / "tests/fixtures/yaml/d_docs_2_0.yaml").read_text()
 CARTPOLE = """
 models:
   policy:

@@ -61,7 +61,8 @@ def test_skrls_example_means_what_skrl_13_made_of_it() -> None:
     assert (config.interval("write_interval"), config.interval("checkpoint_interval")) == (16, 80)
     assert notes == [
         "read as skrl 1.x (1.3 or 1.4, layers as `hiddens`); translated: hiddens → network, "
-        "state_preprocessor → observation_preprocessor, lambda → gae_lambda, clip_predicted_values → value_clip"
+        "state_preprocessor → observation_preprocessor, lambda → gae_lambda, clip_predicted_values → value_clip; "
+        "not as in skrl: time_limit_bootstrap is missing, which is True here and was False in skrl"
     ]
 
 

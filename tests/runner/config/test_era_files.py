@@ -77,7 +77,7 @@ EXPECTED: dict[str, tuple[Layers, str, dict[str, Any]]] = {
     "a_orbit_cartpole": (
         [("OBSERVATIONS", [48, 32], "elu")], "tanh(ACTIONS)",
         {
-            "models.separate": False, "models.policy.clip_actions": True, "models.policy.initial_log_std": 0.0,
+            "models.separate": False, "models.policy.clip_actions": "bounded", "models.policy.initial_log_std": 0.0,
             "agent.learning_rate": 4e-4, "agent.learning_rate_scheduler": "KLAdaptiveLR",
             "agent.learning_rate_scheduler_kwargs.kl_threshold": 0.008, "agent.value_clip": 0.2,
             "agent.value_loss_scale": 2.0, "agent.experiment.write_interval": 16,

@@ -135,7 +135,10 @@ def test_shared_states_are_not_read_by_1x_and_are_the_states_of_2x() -> None:
     assert note.endswith("; ignored: agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)")
     config, (note,) = resolve({**network(), "agent": {**shared, "gae_lambda": 0.9}})
     assert config.agent.state_preprocessor == SCALER
-    assert note == "read as skrl 2.x; translated: shared_state_preprocessor → state_preprocessor"
+    assert note == (
+        "read as skrl 2.x; translated: shared_state_preprocessor → state_preprocessor; not as in skrl: "
+        "time_limit_bootstrap is missing, which is True here and was False in skrl"
+    )
 
 
 def test_nulls_and_arguments_without_meaning_are_left_out() -> None:
@@ -198,10 +201,10 @@ def test_models_that_no_skrl_could_build_are_refused_with_their_line(tmp_path: P
     ("agent", "message"),
     [
         ({"lambda": 0.9, "gae_lambda": 0.9}, "agent.lambda: 'lambda' and 'gae_lambda' are two names of one setting"),
-        ({"class": "IPPO", "lambda": 0.9}, "agent.class: found 'IPPO'; allowed: "),
+        ({"class": "IPPO", "lambda": 0.9}, "agent.class: class IPPO of skrl is not supported; allowed: PPO, RPO, A2C"),
         ({"rewards_shaper": "lambda r: r"}, "agent.rewards_shaper: unknown key. Did you mean 'rewards_shaper_scale'"),
         ({"clip_predicted_values": None}, "agent.clip_predicted_values: found None; allowed: True or False"),
-        ({"lambda": 0.9, "amp_state_preprocessor": None}, "agent.amp_state_preprocessor: unknown key."),
+        ({"gae_lambda": 0.9, "checkpoint_max": 3}, "agent.checkpoint_max: unknown key."),
         (
             {"gae_lambda": 0.9, "state_preprocessor": None, "shared_state_preprocessor": SCALER,
              "observation_preprocessor": None},

@@ -8,7 +8,7 @@ import pytest
 
 from runner.config import load_config
 from runner.errors import UserError
-from tests.runner.config.refusing import CARTPOLE, SKRL, edited, message_of
+from tests.runner.config.refusing import CARTPOLE, SKRL, SKRL_2, edited, message_of
 
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -49,7 +49,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     ),
     "no models": ("seed: 3", "cfg.yaml: models: required, but not given"),
     "empty models": ("models: {}", "cfg.yaml:1: models.policy: required, but not given\n"),
-    "unknown section": (SKRL + "\nagnet: {}\n", "agnet: unknown key. Did you mean 'agent'?"),
+    "unknown section": (SKRL_2 + "\nagnet: {}\n", "agnet: unknown key. Did you mean 'agent'?"),
     "tag that does not fit": (
         edited("seed: 42", "seed: !!bool maybe"),
         "cfg.yaml:3: not valid YAML: 'maybe' is no bool",
@@ -73,15 +73,21 @@ FILES: dict[str, tuple[str | bytes, str]] = {
         "cfg.yaml:2: anchors expand to more than 20,000 values",
     ),
     "key that looks like a mark of pydantic": (
-        SKRL + "\nint: 1\n",
-        "cfg.yaml:79: int: unknown key. Allowed here: agent,",
+        SKRL_2 + "\nint: 1\n",
+        "cfg.yaml:62: int: unknown key. Allowed here: agent,",
     ),
-    "key with brackets": (SKRL + "\n'a[0]': 1\n", "cfg.yaml:79: a[0]: unknown key. Allowed here: agent,"),
-    "number as inner key": (edited("  rollouts: 16", "  5: 16"), "cfg.yaml:42: agent.5: unknown key. Allowed here:"),
-    "word that YAML calls true as key": (edited("  rollouts:", "  on:"), "cfg.yaml:42: agent.on: unknown key."),
+    "key with brackets": (SKRL_2 + "\n'a[0]': 1\n", "cfg.yaml:62: a[0]: unknown key. Allowed here: agent,"),
+    "number as inner key": (
+        edited("  rollouts: 32", "  5: 16", base=SKRL_2),
+        "cfg.yaml:32: agent.5: unknown key. Allowed here:",
+    ),
+    "word that YAML calls true as key": (
+        edited("  rollouts:", "  on:", base=SKRL_2),
+        "cfg.yaml:32: agent.on: unknown key.",
+    ),
     "key twice in two ways": (edited("  rollouts: 16", "  5: 1\n  '5': 2"), "agent.5: given twice in one block"),
     "old key misspelt": (
-        edited("  clip_predicted_values:", "  clip_predicted_value:"),
+        edited("  value_clip: 0.2", "  clip_predicted_value: True", base=SKRL_2),
         "Did you mean 'clip_predicted_val",
     ),
     "wrong value of an old key": (
@@ -121,14 +127,17 @@ FILES: dict[str, tuple[str | bytes, str]] = {
         edited('"KLAdaptiveLR"', "steplr").replace("kl_threshold: 0.008", "step_sise: 3"),
         "agent.learning_rate_scheduler_kwargs.step_sise: unknown key. Did you mean 'step_size'?",
     ),
-    "number as key": (SKRL + "\n5: 3\n", "cfg.yaml:79: 5: unknown key. Allowed here: agent, backend, compile, env"),
-    "unknown agent key": (edited("  rollouts:", "  rolouts:"), "cfg.yaml:42: agent.rolouts: unknown key. Did you mean"),
+    "number as key": (SKRL_2 + "\n5: 3\n", "cfg.yaml:62: 5: unknown key. Allowed here: agent, backend, compile, env"),
+    "unknown agent key": (
+        edited("  rollouts:", "  rolouts:", base=SKRL_2),
+        "cfg.yaml:32: agent.rolouts: unknown key. Did you mean",
+    ),
     "unknown experiment key": (
-        edited("    write_interval:", "    writ_interval:"),
+        edited(" write_interval:", " writ_interval:", base=SKRL_2),
         "agent.experiment.writ_interval: unknown key. Did you mean 'write_interval'",
     ),
     "unknown model key": (
-        edited("    clip_log_std:", "    clip_logstd:"),
+        edited("    clip_log_std:", "    clip_logstd:", base=SKRL_2),
         "models.policy.clip_logstd: unknown key. Did",
     ),
     "unknown container key": (
@@ -229,7 +238,7 @@ OVERRIDES: dict[str, str] = {
     "memory.memory_size=64": "memory.memory_size 64 must be -1 or agent.rollouts (16): PPO learns from exactly one",
     "agent.rollouts=1601": "trainer.timesteps 1600 is less than one rollout (agent.rollouts 1601): nothing would be",
     # names
-    "agent.class=DQN": "command line: agent.class: found 'DQN'; allowed: 'PPO', 'RPO' or 'A2C'.",
+    "agent.class=DQN": "command line: agent.class: class DQN of skrl is not supported; allowed: PPO, RPO, A2C",
     "agent.class=A2C": "learning_epochs 8: A2C learns once from each rollout; allowed: 1",
     "models.policy.class=Gausian": "found 'Gausian'; allowed: 'GaussianMixin', 'MultivariateGaussianMixin', 'Cat",
     "models.policy.reduction=max": "found 'max'; allowed: 'sum', 'mean', 'prod' or 'none'.",

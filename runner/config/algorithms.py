@@ -1,0 +1,73 @@
+"""Which of skrl's algorithms a configuration is of: PPO, RPO and A2C are ours, the others are refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.config.load import Key, Source
+from runner.errors import UserError
+
+OURS = ("PPO", "RPO", "A2C")
+_OTHERS = ("AMP", "CEM", "DDPG", "DDQN", "DQN", "IPPO", "MAPPO", "Q_LEARNING", "SAC", "SARSA", "TD3", "TRPO")
+_RECURRENT = "_RNN"
+_OWN_KEYS = {
+    "SAC": ("learn_entropy", "entropy_learning_rate", "initial_entropy_value", "target_entropy"),
+    "TD3": ("policy_delay", "smooth_regularization_noise", "smooth_regularization_clip"),
+    "AMP": ("amp_state_preprocessor", "discriminator_loss_scale", "discriminator_reward_scale", "amp_batch_size"),
+    "DQN": ("target_update_interval", "update_interval"),
+    "CEM": ("percentile",),
+}
+"""Keys of `agent` that no other algorithm has, most telling first."""
+_OFF_POLICY = ("actor_learning_rate", "critic_learning_rate", "polyak", "gradient_steps")
+_IN_NAME = re.compile(r"(?:^|[^a-z])(trpo|rpo)(?![a-z])")
+
+
+def check_class(value: Any, where: str) -> None:
+    """Refuse the name of another algorithm.
+
+    Raises:
+        UserError: it is one.
+    """
+    name = str(value).rsplit(".", 1)[-1].upper()
+    if name.removesuffix(_RECURRENT) in _OTHERS or (
+        name.endswith(_RECURRENT) and name.removesuffix(_RECURRENT) in OURS
+    ):
+        raise UserError(f"{where}: class {name} of skrl is not supported; allowed: {', '.join(OURS)}")
+
+
+def check_keys(data: Mapping[str, Any], source: Source) -> None:
+    """Refuse what names no class and has another algorithm's keys, as files of Orbit do.
+
+    Raises:
+        UserError: naming the algorithm.
+    """
+    agent, models = (
+        section if isinstance(section, Mapping) else {} for section in (data.get("agent"), data.get("models"))
+    )
+    found: tuple[str, Key] | None = None
+    for name, keys in _OWN_KEYS.items():
+        for key in keys:
+            if key in agent:
+                found = found or (name, ("agent", key))
+    critic = next((role for role in models if str(role).startswith(("critic", "target_critic"))), None)
+    if found is None and "value" not in models:
+        off_policy = next((key for key in _OFF_POLICY if key in agent), None)
+        if off_policy is not None or critic is not None:
+            found = _by_file(source), ("agent", off_policy) if off_policy is not None else ("models", str(critic))
+    if found is not None:
+        check_class(found[0], source.where(found[1]))
+
+
+def _by_file(source: Source) -> str:
+    """An algorithm with actor and critics: the one that the file's name says."""
+    name = Path(source.name).stem.upper()
+    return next((other for other in ("SAC", "TD3") if other in name), "DDPG")
+
+
+def trained_as_ppo(source: Source) -> str | None:
+    """TRPO or RPO, where the file's name says that; without a class skrl 1.x trains it as PPO all the same."""
+    match = _IN_NAME.search(Path(source.name).stem.casefold())
+    return match[1].upper() if match else None
