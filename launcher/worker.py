@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.account import Account, failure
 from launcher.process import claim_cores, environment, log_here, redirected
 from launcher.rows import BUSY, GAP, LOST, Batch, Published
 from runner.cores import stepping_threads, usable_cores
@@ -155,7 +156,8 @@ class Worker:
                 self._check_ready()
                 return self._train(job, aggregator)
             except BaseException:
-                traceback.print_exc()
+                print(failure(job.attempt), flush=True)
+                traceback.print_exc()  # last, where people and the launcher look for the reason
                 raise
 
     def evaluate(self, exam: Exam) -> list[list[Episode]]:
@@ -208,11 +210,13 @@ class Worker:
                 link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))
                 link.flush()
                 return "stopped"
-            return self._follow(runner, link, job.trials)
+            account = Account(job, runner, self._backend.device_name(), threads)
+            account.begin()
+            return account.end(self._follow(runner, link, job.trials, account))
         finally:
             link.close()
 
-    def _follow(self, runner: Any, link: Link, trials: Sequence[str]) -> str:
+    def _follow(self, runner: Any, link: Link, trials: Sequence[str], account: Account) -> str:
         """Pass on everything the runner reports."""
         over: set[int] = set()
 
@@ -232,7 +236,7 @@ class Worker:
             return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
 
         link.note = "compiling" if runner.compiles else "starting"
-        for report in runner.reports(leave):
+        for report in account.follow(runner.reports(leave)):
             link.note = "training"
             link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
             if report.diverged:

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from runner import base
 from runner.envs.base import wrap_env
-from runner.jax.accelerate import sees_gpu
+from runner.jax.accelerate import device_name, sees_gpu
 from runner.jax.train import Learning
 
-__all__ = ["Runner", "sees_gpu", "wrap_env"]
+__all__ = ["Runner", "device_name", "sees_gpu", "wrap_env"]
 
 
 class Runner(base.Runner):

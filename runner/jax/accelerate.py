@@ -29,6 +29,11 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def device_name() -> str:
+    """What training runs on, for people: `cpu`, or `gpu` and its model."""
+    return f"gpu {jax.devices()[0].device_kind}" if sees_gpu() else "cpu"
+
+
 def keep_programs() -> None:
     """Keep compiled programs in the user's cache directory, so that a second run does not wait for them.
 

@@ -33,6 +33,11 @@ def sees_gpu() -> bool:
     return device().type == "cuda"
 
 
+def device_name() -> str:
+    """What training runs on, for people: `cpu`, or `gpu` and its model."""
+    return f"gpu {torch.cuda.get_device_name()}" if sees_gpu() else "cpu"
+
+
 @contextlib.contextmanager
 def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     """Use one torch thread while the arithmetic of a minibatch is small.

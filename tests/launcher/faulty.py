@@ -36,7 +36,7 @@ def worker_that(act: Callable[[], None], seed: int, at: int) -> type[Worker]:
     """A worker which does `act` whenever the trial of `seed` has made its record number `at`, or a later one."""
 
     class Faulty(Worker):
-        def _follow(self, runner: Any, link: Any, trials: Any) -> str:
+        def _follow(self, runner: Any, link: Any, trials: Any, account: Any) -> str:
             record = link.record
 
             def recorded(records: Any) -> None:
@@ -45,7 +45,7 @@ def worker_that(act: Callable[[], None], seed: int, at: int) -> type[Worker]:
                 record(records)
 
             link.record = recorded
-            return super()._follow(runner, link, trials)
+            return super()._follow(runner, link, trials, account)
 
     return Faulty
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -58,6 +59,10 @@ def event_values(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def logs(directory: Path) -> list[str]:
+    return [path.read_text() for path in (directory / "logs").iterdir()]
+
+
 def test_launch_leaves_everything_behind(
     ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +94,15 @@ def test_launch_leaves_everything_behind(
         mean = event_values(directory / "tensorboard" / "small" / "mean")[tracking.APPROXIMATE_KL]
         each = [[s.record.values[tracking.APPROXIMATE_KL] for s in ledger.records(row.trial)] for row in rows]
         np.testing.assert_allclose([value for _, value in mean], np.mean(each, 0), rtol=1e-6)
+
+    log = (directory / "logs" / "attempt-1.log").read_text().splitlines()
+    assert re.fullmatch(r"[\d-]+ [\d:]+ attempt 1 begins on \S+, process \d+", log[0])
+    assert re.fullmatch(r"backend: jax \S+ on cpu; cores: [\d, ]+ of \d+", log[1])
+    assert log[2].startswith("pool: CartPole-v1") and log[2].endswith("; 8 environments x 2 members, 1 thread")
+    assert log[3].startswith("network: policy net (") and log[3].endswith(" parameters a member")
+    assert log[4] == f"members: {rows[0].trial}, {rows[1].trial}"
+    assert log[5] == "training: from timestep 0 to 256; 16 updates of 16 timesteps"
+    assert re.fullmatch(r"[\d-]+ [\d:]+ attempt 1 ends: finished; 4,096 env steps in \S+ s, \S+ steps/s", log[-1])
 
     plan = json.loads((directory / "plan.json").read_text())
     (revision,) = plan["revisions"]
@@ -189,8 +203,11 @@ def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(
     sweep = ["--set", "agent.learning_rate=1e-3,1e38", "--workers", "1", "--set", "agent.grad_norm_clip=0"]
     assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "d", *ray_address]) == 1
     with Ledger(tmp_path / "d", writer=False) as ledger:
-        states = {row.config: row.state for row in ledger.trials()}
+        rows = ledger.trials()
+    states = {row.config: row.state for row in rows}
     assert states == {"small_learning_rate=0.001": "finished", "small_learning_rate=1e+38": "diverged"}
+    lost = next(row.trial for row in rows if row.state == "diverged")
+    assert any(" ends: finished; " in text and text.endswith(f"; diverged: {lost}\n") for text in logs(tmp_path / "d"))
     shown = capsys.readouterr().out
     assert "diverged" in shown
     assert "1 of 1 seed failed or diverged" in shown
@@ -222,6 +239,7 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
     with Ledger(directory, writer=False) as ledger:
         stopped = ledger.progress()
         assert {row.trial.state for row in stopped} == {"interrupted"}
+        assert all(" ends: stopped; " in text for text in logs(directory))
         reached = {row.trial.trial: row.records for row in stopped}
         assert all(max(c.records for c in ledger.checkpoints(trial)) == count for trial, count in reached.items())
 
