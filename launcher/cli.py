@@ -12,36 +12,44 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from launcher import import_path
+from launcher import import_path, output
 
 
 class _Terminated(BaseException):
-    """SIGTERM, before or after the launch handles signals itself."""
+    """A signal of `ENDING`, before or after the launch handles signals itself; its number is the argument."""
+
+
+ENDING: dict[int, str] = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+"""Signals that end the program in good order, and what is said then."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 all is well; 1 something failed after the start, or diverged; 2 bad input; 130 and 143 interrupted.
+        0 all is well; 1 something failed after the start, or diverged; 2 bad input; 129, 130 and 143 interrupted.
     """
     if arguments is None:
         import_path.forget_folder()
+        output.guard()
         faulthandler.enable()  # native code that ends the process says where
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     ours = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _terminate) if ours else None
+    # What is ignored from the start stays so: `nohup` wants it.
+    handled = [number for number in ENDING if ours and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _terminate) for number in handled}
     try:
-        return _run(tokens)
+        return _delivered(_run(tokens))
     except KeyboardInterrupt:
         _say("interrupted")
         return 128 + signal.SIGINT
     except (_Terminated, SystemExit) as error:
         # Ray's handler, which is in place from its start until the launch handles signals, exits with the number.
-        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
+        number = error.code if isinstance(error, SystemExit) else error.args[0]
+        if not isinstance(number, int) or number not in ENDING:
             raise
-        _say("terminated")
-        return 128 + signal.SIGTERM
+        _say(ENDING[number])
+        return 128 + number
     except Exception as error:
         if "--debug" in tokens:
             import traceback
@@ -51,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {text}")
         return status
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(tokens: list[str]) -> int:
@@ -60,6 +68,15 @@ def _run(tokens: list[str]) -> int:
 
     result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return int(result or 0)
+
+
+def _delivered(status: int) -> int:
+    """The exit status, once all that was printed is written: what is cut short is no success."""
+    error = output.lost()
+    if error is None or isinstance(error, BrokenPipeError):  # whoever read it has seen enough
+        return status
+    _say(f"error: stdout cannot be written: {error.strerror}")
+    return status or 1
 
 
 def _explained(error: Exception) -> tuple[int, str]:
@@ -87,7 +104,7 @@ def _say(text: str) -> None:
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+    raise _Terminated(number)
 
 
 if __name__ == "__main__":

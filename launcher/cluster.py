@@ -94,7 +94,8 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         assert placement is not None
-        _start_own(placement, quiet)
+        with _deaf_children():
+            _start_own(placement, quiet)
     else:
         check_reachable(address)
         try:
@@ -148,6 +149,19 @@ def not_started(what: str) -> str:
     logs = ray._private.worker._global_node.get_logs_dir_path()
     machine = "" if is_own() else " on this machine and on that of the process"
     return f"{what} did not start within {START_SECONDS:.0f} s; Ray's logs are in {logs}{machine}"
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started here do not get SIGHUP: a terminal that closes tells its whole group.
+
+    They end with this process, which saves before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def code() -> dict[str, Any]:

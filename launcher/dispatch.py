@@ -7,6 +7,7 @@ retry an actor's work while it merely cannot reach its machine, and knows nothin
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -39,6 +40,8 @@ GIVE_UP_SECONDS = 600.0
 """A disk that has taken nothing for so long ends the launch."""
 STOP_SECONDS = 60.0
 """How long workers may take to save after a stop, before they are ended."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals at which workers save and leave."""
 
 
 @dataclass
@@ -102,18 +105,39 @@ def run(
         watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
         say: called with a sentence whenever an attempt ends early.
         room: how many workers there may be now, where machines come and go; None: as many as `placement` says.
+
+    Raises:
+        Exception: what went wrong here, after all workers have saved and left.
     """
     with _signals() as signals:
-        dispatch = _Dispatch(directory, packs, placement, watch, say, room, signals)
+        dispatch = _Dispatch(directory, packs, placement, _unharmed(watch), _unharmed(say), room, signals)
         try:
             dispatch.run()
         except _DiskRefusesError:
             if not signals:
                 minutes = f"{GIVE_UP_SECONDS / 60:.0f} minutes"
                 return Result(error=f"{directory}: the disk is full or read-only and took nothing for {minutes}")
+        except Exception:
+            dispatch.save()
+            raise
         finally:
             dispatch.end()
         return Result(signals[0] if signals else 0)
+
+
+def _unharmed(tell: Callable[..., None]) -> Callable[..., None]:
+    """`tell` without its exceptions, which are logged, each type once: what watches a training must not end it."""
+    known: set[type[Exception]] = set()
+
+    def told(*arguments: Any) -> None:
+        try:
+            tell(*arguments)
+        except Exception as error:
+            if type(error) not in known:
+                logging.getLogger(__name__).exception("training goes on, but what is shown of it may be wrong")
+            known.add(type(error))
+
+    return told
 
 
 @dataclass
@@ -170,6 +194,23 @@ class _Dispatch:
                 if ray.wait([item.done], timeout=0)[0]:
                     self._settle(item)
             self.watch(self.pulse.refusing)
+
+    def save(self) -> None:
+        """After an error of the launcher's own: let all workers save and leave, as after a signal.
+
+        Errors here are logged: the first one is what is to be told.
+        """
+        import ray
+
+        try:
+            self._ask_to_stop()
+            futures = [item.done for item in self.running]
+            while futures and not self._impatient():
+                _, futures = ray.wait(futures, num_returns=len(futures), timeout=POLL_SECONDS)
+            for item in list(self.running):
+                self._settle(item, Ending("crash", "did not save in time") if item.done in futures else None)
+        except Exception:
+            logging.getLogger(__name__).exception("workers may have been ended before they had saved")
 
     def end(self) -> None:
         """End every process of the launch."""
@@ -288,16 +329,32 @@ class _Dispatch:
 
         if not self.signals:
             return
-        if self.told is None:
-            self.told = time.monotonic()
-            ray.get(self.aggregator.stop.remote())
-            # Whoever still imports has nothing to save.
-            for item in self.running:
-                if not item.imported:
-                    ray.kill(item.worker)
-        if len(self.signals) > 1 or time.monotonic() - self.told > STOP_SECONDS:
+        self._ask_to_stop()
+        if self._impatient():
             for item in self.running:
                 ray.kill(item.worker)
+
+    def _ask_to_stop(self) -> None:
+        """Ask all workers, once, to save and leave."""
+        import ray
+
+        if self.told is not None:
+            return
+        self.told = time.monotonic()
+        if self.aggregator is not None:
+            ray.get(self.aggregator.stop.remote(), timeout=STOP_SECONDS)
+        # Whoever still imports has nothing to save.
+        for item in self.running:
+            if not item.imported:
+                ray.kill(item.worker)
+
+    def _impatient(self) -> bool:
+        """Whether workers that are to leave have had their time, or the person asks a second time.
+
+        A terminal that closes hangs up more than once, and a service manager hangs up after its SIGTERM.
+        """
+        asked = sum(number != signal.SIGHUP for number in self.signals)
+        return asked > 1 or (self.told is not None and time.monotonic() - self.told > STOP_SECONDS)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Call the aggregator until it has done what it is asked for.
@@ -382,7 +439,11 @@ def _then(packs: Sequence[Sequence[Trial]], wait: float) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM instead of dying of them; yields the growing list of their numbers."""
+    """Note the signals of `STOPPING` instead of dying of them; yields the growing list of their numbers.
+
+    A terminal that goes away (SIGHUP) ends what runs in it, as everywhere; whoever wants it to go on says so with
+    `nohup`, under which the signal stays ignored.
+    """
     noted: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
@@ -392,7 +453,8 @@ def _signals() -> Iterator[list[int]]:
         # Somebody else's program, which handles its signals.
         yield noted
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield noted
     finally:

@@ -13,6 +13,8 @@ from pathlib import Path
 CLAIMS = "sunflower-core-"
 """What the names of claimed cores begin with."""
 
+from launcher.output import harmless
+
 
 def environment(threads: int, sharing: int) -> dict[str, str]:
     """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
@@ -72,13 +74,16 @@ def redirected(log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
         _flush()
-        before = os.dup(1), os.dup(2)
+        before, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # On a full disk the log is cut short; that must not decide how the attempt ends.
+    sys.stdout, sys.stderr = harmless(1), harmless(2)
     try:
         yield
     finally:
         _flush()
+        sys.stdout, sys.stderr = streams
         for saved, target in zip(before, (1, 2), strict=True):
             os.dup2(saved, target)
             os.close(saved)
@@ -86,6 +91,5 @@ def redirected(log: Path) -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        # On a full disk the log is cut short; that must not decide how the attempt ends.
         with contextlib.suppress(OSError):
             stream.flush()
