@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from launcher import launches, reading
+from launcher import launches, output, reading
 from launcher.flags import Debug, Directory, Launches, Written, console, examples
 from launcher.plan import Experiment, read_experiment
 from launcher.resources import Resources
@@ -128,9 +130,14 @@ def train(
     directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
     pairs = [(trial, 0) for trial in experiment.trials]
     named = folder.is_named(experiment.trials, name)
-    return session.conduct(
-        terminal, directory, pairs, resources, dry_run, lambda: folder.create(directory, experiment.trials, named)
-    )
+    with contextlib.ExitStack() as held:
+
+        def prepare() -> tuple[Path, Callable[[], None]]:
+            made, take_back = folder.create(directory, experiment.trials, named)
+            held.enter_context(folder.working(made))
+            return made, take_back
+
+        return session.conduct(terminal, directory, pairs, resources, dry_run, prepare)
 
 
 @app.command(help_epilogue=examples("resume"))
@@ -153,6 +160,7 @@ def resume(
 ) -> int:
     """Continue a launch: train what is missing, or more."""
     from launcher import continuing, jobs, session
+    from launcher import directory as folder
 
     if jobs.dashboard_of(resources.address) is not None:
         if directory is None:
@@ -162,14 +170,17 @@ def resume(
         return _follow(resumed, directory.name, resumed.resume(directory.name, [*_words(chosen), *_flags(resources)]))
     terminal = console()
     directory = launches.chosen(directory, out)
-    more = continuing.read(directory, seeds, set_ or [], retry_failed)
-    for line in more.notes:
-        terminal.print(line, style="dim", highlight=False, soft_wrap=True)
-    if not more.todo:
-        return 0 if more.all_finished else 1
-    return session.conduct(
-        terminal, directory, more.todo, resources, dry_run, lambda: continuing.write(directory, more)
-    )
+    folder.refuse_running(directory)
+    # What is no launch is not written to; `continuing.read` says so.
+    write = not dry_run and (directory / "plan.json").is_file()
+    with folder.working(directory) if write else contextlib.nullcontext():
+        more = continuing.read(directory, seeds, set_ or [], retry_failed)
+        for line in more.notes:
+            terminal.print(line, style="dim", highlight=False, soft_wrap=True)
+        if not more.todo:
+            return 0 if more.all_finished else 1
+        prepare = partial(continuing.write, directory, more)
+        return session.conduct(terminal, directory, more.todo, resources, dry_run, prepare)
 
 
 @app.command(name="eval", help_epilogue=examples("eval"))
@@ -261,12 +272,24 @@ def pull(
     return 0
 
 
+class _UnreadError(Exception):
+    """Nothing that is shown can be written any more; `cli` says why."""
+
+
 def _follow(jobs: Jobs, launch: str, directory: str | None = None) -> int:
     """Show a launch until it is over; Ctrl-C only stops showing."""
     if directory is not None:
         print(f"{launch} runs on {jobs.url} by itself, in {directory} on its head")
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+        if output.lost():
+            raise _UnreadError
+
     try:
-        return jobs.follow(launch, lambda text: print(text, end="", flush=True))
+        return jobs.follow(launch, show)
+    except _UnreadError:
+        return 0
     except KeyboardInterrupt:
         verbs = " or ".join(f"launch {verb} {launch} --address {jobs.url}" for verb in ("follow", "stop"))
         print(f"\n{launch} goes on; {verbs}")

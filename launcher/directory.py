@@ -26,12 +26,37 @@ from launcher.aggregator import writer
 from launcher.ledger import Ledger
 from launcher.plan import Placement, Trial, slug
 from launcher.rows import TrialRow
+from launcher.storage import at_work, in_use, lock
 from runner.checkpoint import versions
 from runner.config import Config, load_config
 from runner.config.load import dump
 from runner.cores import usable_cores
 from runner.errors import UserError
 from runner.files import expanded, write_all, write_whole
+
+LOOK_SECONDS = 0.3
+"""How long a `launch status` may look whether a launch is at work."""
+COMMIT = "SUNFLOWER_COMMIT"
+"""Variable that names the commit of code that has travelled, as to a cluster's head."""
+
+
+@contextlib.contextmanager
+def working(directory: Path) -> Iterator[None]:
+    """Have a launch directory for oneself: nothing of a launch is written there, or read to go on from, without it.
+
+    Raises:
+        UserError: another launch is at work there, or nothing may be written.
+    """
+    with _writing(directory):
+        held = lock(directory, wait=LOOK_SECONDS)
+    with held:
+        yield
+
+
+def refuse_running(directory: Path) -> None:
+    """Raise a `UserError` where a launch is at work."""
+    if at_work(directory):
+        raise in_use(directory)
 
 
 def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
@@ -207,6 +232,12 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
         ledger.extend({trial.id: _timesteps(trial) for trial in longer})
 
 
+def fold(directory: Path) -> None:
+    """At the end of a launch, leave a ledger that is one file; where that cannot be, readers find the log beside it."""
+    with contextlib.suppress(UserError, OSError, sqlite3.Error), writer(directory) as ledger:
+        ledger.fold()
+
+
 def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
     """Append a revision to plan.json.
 
@@ -228,11 +259,18 @@ def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`torch 2.12.0 → 2.13.0`, for each package, the code, and each part of the machine."""
+    known = before.get("git_commit") and after.get("git_commit")  # else nobody can say that it changed
     flat = [
-        {"code": str(revision.get("git_commit"))[:12], **revision.get("versions", {}), **revision.get("hardware", {})}
+        ({"code": _short_commit(revision)} if known else {})
+        | {**revision.get("versions", {}), **revision.get("hardware", {})}
         for revision in (before, after)
     ]
     return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]
+
+
+def _short_commit(revision: Mapping[str, Any]) -> str:
+    commit = str(revision["git_commit"])
+    return commit[:12] + "+" * commit.endswith("+")
 
 
 def _write_plan(directory: Path, plan: dict[str, Any]) -> None:
@@ -285,7 +323,7 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
         "command": command,
         "time": time.time(),
         "versions": {"python": platform.python_version(), **versions()},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "hardware": hardware(),
         "placement": asdict(placement),
         "packs": [[trial.id for trial in pack] for pack in packs],
@@ -322,14 +360,23 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _git_commit() -> str | None:
-    """Commit of the repository that this code is in, with `+` if files were changed; None outside one."""
-    here = Path(__file__).parent
-    try:
-        commit, changes = (
-            subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+def git_commit() -> str | None:
+    """Commit of this code, with `+` if files were changed; None where it is in no repository of its own."""
+    if COMMIT in os.environ:
+        return os.environ[COMMIT] or None
+    here = Path(__file__)
+    # An environment may be inside another repository, and a hook of git's names yet another.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here.parent, env=ours, capture_output=True, text=True, timeout=10, check=True
         )
+        return done.stdout
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.strip() + ("+" if changes.strip() else "")

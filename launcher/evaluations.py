@@ -6,6 +6,7 @@ A checkpoint is known by the digest of its file: one that was evaluated with the
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ def read(directory: Path) -> list[Evaluation]:
         )
         for sha256, settings, trial, timestep, returns, lengths, seeds, made_at in rows
     ]
+
+
+def can_keep(directory: Path) -> bool:
+    """Whether evaluations may be stored in a launch."""
+    return all(os.access(path, os.W_OK) for path in (directory, directory / "ledger.sqlite"))
 
 
 def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:

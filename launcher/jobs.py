@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launcher.cluster import check_reachable, code, set_environment
+from launcher.directory import COMMIT, git_commit
 from launcher.parcel import END, LEDGER, PIECE
 from launcher.storage import lock
 from runner.errors import UserError
@@ -249,7 +250,9 @@ class Jobs:
 
     def _run(self, job: str, words: str, metadata: dict[str, str], folder: str | None, taken: str) -> None:
         """Submit a launcher; `taken` is the error where there is a job of this name."""
-        environment = code() | {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+        # What travels has no repository there.
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), COMMIT: git_commit() or ""}
+        environment = code() | {"env_vars": variables}
         if folder is not None:
             environment["working_dir"] = folder
         command = f"exec python -P -m launcher.cli {words} --address auto"

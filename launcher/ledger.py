@@ -34,7 +34,7 @@ from launcher.rows import (
     StoredRecord,
     TrialRow,
 )
-from launcher.storage import disk_refuses, is_whole, lock, open_tables, trials_in_order
+from launcher.storage import disk_refuses, fold, is_whole, keep_log, lock, open_tables, trials_in_order
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
@@ -47,7 +47,7 @@ class Ledger:
     """
 
     def __init__(self, directory: Path, writer: bool = True) -> None:
-        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/lock`; else only to read.
+        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
 
         Raises:
             UserError: another process writes here; there is nothing to read; or it is of another version.
@@ -57,10 +57,12 @@ class Ledger:
         path = self.directory / "ledger.sqlite"
         if not writer and not path.is_file():
             raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
-        self._lock = lock(self.directory) if writer else None
+        self._lock = lock(self.directory, "ledger.lock") if writer else None
         self._warned = False
         try:
             self._db = open_tables(path, writer)
+            if writer:
+                keep_log(self._db, self.directory)
         except BaseException:
             if self._lock:
                 self._lock.close()
@@ -77,6 +79,14 @@ class Ledger:
         self._db.close()
         if self._lock:
             self._lock.close()
+
+    def fold(self) -> None:
+        """Leave one file that holds everything; for the end of a launch, when nobody else has it open.
+
+        Raises:
+            sqlite3.OperationalError: somebody has, or the disk is full.
+        """
+        fold(self._db)
 
     # Written by the launcher
 
@@ -259,16 +269,26 @@ class Ledger:
         query = "SELECT trial, MAX(timestep) FROM checkpoints WHERE kind = 'agent' GROUP BY trial"
         return dict(self._db.execute(query).fetchall())
 
-    def last_records(self) -> dict[str, StoredRecord]:
-        """The last record of each trial that has one."""
-        last = "SELECT trial, (SELECT MAX(position) FROM records WHERE records.trial = trials.trial) FROM trials"
-        return {stored.trial: stored for stored in self._stored(f"WHERE (trial, position) IN ({last})", ())}
+    def last_records(self, saved: bool = False) -> dict[str, StoredRecord]:
+        """The last record of each trial that has one.
 
-    def progress(self, tag: str = RETURN_MEAN) -> list[Progress]:
-        """How far each trial is, with the last value of `tag`, in the order of `trials()`."""
+        Args:
+            saved: of a trial that a resume would go on with, the last one that its checkpoint covers: those after it
+                will be forgotten, and made again. So it is once no launch is at work.
+        """
+        newest = "(SELECT MAX(position) FROM records WHERE records.trial = trials.trial)"
+        if saved:
+            covered = """(SELECT records - 1 FROM checkpoints WHERE checkpoints.trial = trials.trial AND kind = 'agent'
+                ORDER BY timestep DESC LIMIT 1)"""
+            newest = f"CASE WHEN state IN ('finished', 'diverged') THEN {newest} ELSE {covered} END"
+        where = f"WHERE (trial, position) IN (SELECT trial, {newest} FROM trials)"
+        return {stored.trial: stored for stored in self._stored(where, ())}
+
+    def progress(self, tag: str = RETURN_MEAN, saved: bool = False) -> list[Progress]:
+        """How far each trial is, with the last value of `tag`, in the order of `trials()`; `saved` as above."""
         rows = []
         notes = {row.number: row.note for row in self.attempts()}
-        last = self.last_records()
+        last = self.last_records(saved)
         for trial in self.trials():
             r = last[trial.trial].record if trial.trial in last else Record(-1, 0, 0, 0.0, {})
             value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)

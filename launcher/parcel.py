@@ -25,7 +25,13 @@ PIECE, END = "~", "~~ "
 PIECE_BYTES = 9_000
 """Of the archive in a line: Ray hands on up to 20,000 characters at once."""
 LEDGER = "ledger.sqlite"
-NOT_CARRIED = {LEDGER, *(f"{LEDGER}-{part}" for part in ("wal", "shm", "journal")), "ledger.partial", "lock"}
+NOT_CARRIED = {
+    LEDGER,
+    *(f"{LEDGER}-{part}" for part in ("wal", "shm", "journal")),
+    "ledger.partial",
+    "ledger.lock",
+    "lock",
+}
 """What SQLite writes beside the ledger belongs to it, not to a copy."""
 
 
@@ -47,6 +53,7 @@ def write(directory: Path) -> None:
             uri = f"{(directory / LEDGER).absolute().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
+                target.execute("PRAGMA journal_mode = DELETE")  # which a copy of a running one has not
             _add(tar, copy, LEDGER)
         for path in sorted(directory.rglob("*")):
             if path.is_file() and path.name not in NOT_CARRIED:

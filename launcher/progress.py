@@ -184,7 +184,7 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
         before: env steps that were trained before it.
     """
     with Ledger(directory, writer=False) as ledger:
-        rows = ledger.progress(SCORE)
+        rows = ledger.progress(SCORE, saved=True)
         logs = {attempt.number: attempt.log for attempt in ledger.attempts()}
         last = list(ledger.last_records().values())
     shown = console.is_terminal

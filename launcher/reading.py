@@ -43,7 +43,7 @@ def status(
         return 0
     view.show(console(), standing)
     if standing.unfinished and not standing.running:
-        session.say_how_to_continue(console(), standing.directory)
+        session.say_how_to_continue(console(), standing.directory, {row.trial.state for row in standing.rows})
     return 0
 
 

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from launcher import directory as folder
-from launcher import progress
+from launcher import output, progress
 from launcher.cores import Programs, idle, measure, settle
 from launcher.estimate import estimate
 from launcher.plan import Placement, Trial, form_packs
@@ -27,6 +27,7 @@ from runner.pack import static_key
 
 if TYPE_CHECKING:
     from launcher.dispatch import Result
+    from launcher.ledger import Ledger
 
 
 def conduct(
@@ -103,6 +104,8 @@ def conduct(
             except BaseException:
                 say_how_to_continue(console, directory)
                 raise
+            finally:
+                folder.fold(directory)
     progress.show_result(console, directory, time.monotonic() - began, before)
     return _status(console, directory, result)
 
@@ -167,7 +170,7 @@ def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int
     with Ledger(directory, writer=False) as ledger:
         return sum(
             begin[row.trial.trial] * row.trial.num_envs if row.trial.trial in begin else row.env_steps
-            for row in ledger.progress()
+            for row in ledger.progress(saved=True)
         )
 
 
@@ -191,6 +194,7 @@ def _train(
         def watch(refusing: float) -> None:
             view.refresh(refusing)
             export.poll()
+            _say_lost_output(directory)
 
         try:
             return dispatch.run(directory, packs, placement, watch, view.say, room)
@@ -208,18 +212,41 @@ def _status(console: Console, directory: Path, result: Result) -> int:
 
     with Ledger(directory, writer=False) as ledger:
         states = {row.state for row in ledger.trials()}
+        lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:
         console.print(f"[red]{result.error}[/]; make room, then continue", soft_wrap=True, highlight=False)
     if states - {"finished", "diverged"}:
-        say_how_to_continue(console, directory, only_failed=states <= {"finished", "diverged", "failed"})
+        say_how_to_continue(console, directory, states)
     if result.stopped_by:
-        console.print(f"Interrupted by {signal.Signals(result.stopped_by).name}; what was trained is saved.")
+        saved = f"{lost:,} env steps since the last checkpoints are lost" if lost else "what was trained is saved"
+        console.print(f"Interrupted by {signal.Signals(result.stopped_by).name}; {saved}.", highlight=False)
+    _say_lost_output(directory)
+    if result.stopped_by:
         return 128 + result.stopped_by
     return 0 if states == {"finished"} else 1
 
 
-def say_how_to_continue(console: Console, directory: Path, only_failed: bool = False) -> None:
-    """Print the command that continues."""
+def _unsaved(ledger: Ledger) -> int:
+    """Env steps that were trained and that no checkpoint holds."""
+    all_, saved = (sum(row.env_steps for row in ledger.progress(saved=saved)) for saved in (False, True))
+    return all_ - saved
+
+
+def _say_lost_output(directory: Path) -> None:
+    """Say on stderr, once, that what is printed is lost."""
+    error = output.lost()
+    if error is not None:
+        output.excuse()
+        print(
+            f"stdout cannot be written ({error.strerror}); the launch does not need it: launch status "
+            f"{shlex.quote(str(directory))} shows how it stands",
+            file=sys.stderr,
+        )
+
+
+def say_how_to_continue(console: Console, directory: Path, states: Collection[str] = ()) -> None:
+    """Print the command that continues a launch with trials in these `states`."""
+    only_failed = "failed" in states and set(states) <= {"finished", "diverged", "failed"}
     flag = " --retry-failed" if only_failed else ""
     console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
 

@@ -6,7 +6,6 @@ Nothing is written, and neither Ray nor a framework is imported.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import math
 import socket
@@ -24,6 +23,7 @@ from launcher import progress
 from launcher.layout import LOST_STATES, layout, totals
 from launcher.ledger import Ledger
 from launcher.rows import AttemptRow, Progress, State
+from launcher.storage import at_work
 from launcher.tables import count
 from launcher.tail import tail
 from runner.errors import UserError, did_you_mean
@@ -80,15 +80,13 @@ def read(directory: Path) -> Standing:
     running = at_work(directory)
     try:
         with Ledger(directory, writer=False) as ledger:
-            rows, attempts, agents = ledger.progress(SCORE), ledger.attempts(), ledger.last_agents()
+            rows = ledger.progress(SCORE, saved=running is False)
+            attempts, agents = ledger.attempts(), ledger.last_agents()
             members: dict[str, list[int]] = {}
             for member in ledger.members():
                 members.setdefault(member.trial, []).append(member.attempt)
     except sqlite3.Error as error:
-        hint = ""
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
-            hint = ". Where nothing may be written, SQLite cannot open it: copy the directory and ask for the copy"
-        raise UserError(f"{directory / 'ledger.sqlite'}: cannot be read: {error}{hint}") from None
+        raise UserError(f"{directory / 'ledger.sqlite'}: cannot be read: {error}") from None
     if running is False:
         rows = [_ended(row) for row in rows]
     return Standing(directory, running, revisions, rows, {row.number: row for row in attempts}, members, agents)
@@ -106,21 +104,6 @@ def _revisions(directory: Path) -> list[dict[str, Any]]:
     if not isinstance(revisions, list) or not all(isinstance(revision, dict) for revision in revisions):
         raise UserError(f"{path}: damaged: revisions must be a list of blocks")
     return revisions
-
-
-def at_work(directory: Path) -> bool | None:
-    """Whether a launch holds the lock of `directory`; None where that cannot be told."""
-    try:
-        with (directory / "lock").open("rb") as file:
-            # Shared, and let go at once: two that ask do not see each other, and a launch that begins tries again.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    return False
 
 
 def _ended(row: Progress) -> Progress:
@@ -155,14 +138,14 @@ def _say(console: Console, text: str) -> None:
 def _about(standing: Standing) -> list[str]:
     """Whether it runs, since when, what was typed, and what it runs on and with."""
     if not standing.revisions:
-        return ["Starting, or ended before it trained"]
+        words = {True: "Starting", False: "Ended before it trained", None: "Starting, or ended before it trained"}
+        return [words[standing.running]]
     last = standing.revisions[-1]
     began = last["time"] if isinstance(last.get("time"), int | float) else 0.0
     when = time.strftime(" %Y-%m-%d %H:%M:%S", time.localtime(began)) if began else ""
     words = {True: "Running since", False: "Not running; last started", None: "Whether it runs cannot be told; started"}
     if all(attempt.opened_at < began for attempt in standing.attempts.values()):
-        # Ray starts before the lock is taken.
-        words[False] = "Starting, or ended before it trained; started"
+        words |= {True: "Starting since", False: "Ended before it trained; started"}
     resumes = len(standing.revisions) - 1
     before = f" (resumed {count(resumes, 'time')})" if resumes else ""
     return [f"{words[standing.running]}{when}{before}: {last.get('command')}", *_used(last)]
@@ -223,8 +206,9 @@ def describe(standing: Standing) -> dict[str, Any]:
         - trial, config, seed: its name, its configuration's name, its seed
         - state: one of the above; `running` becomes `interrupted` where no launch is at work any more
         - note: what a running trial's worker is doing (starting, compiling, training), or null
-        - env_steps, env_steps_total: trained, and to be trained
-        - records: how many metric records it has
+        - env_steps, env_steps_total: trained, and to be trained; once no launch is at work, trained is what a
+          checkpoint holds, from which a resume goes on
+        - records: how many metric records it has, counted in the same way
         - score: mean return of its last 100 episodes, or null before the first has ended
         - attempts: numbers of those that had it in their pack
         - checkpoint_timestep: where a resume would go on, or null before the first checkpoint

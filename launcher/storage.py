@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import sqlite3
+import time
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +61,10 @@ CREATE TABLE IF NOT EXISTS configurations (config TEXT PRIMARY KEY, place INTEGE
 
 # BUSY: a reader has held the lock of a network file system for longer than the timeout.
 _SQLITE_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
+_MAY_NOT_WRITE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _OS_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE}
+FOLD_SECONDS = 2.0
+"""How long a fold waits for those who read just now."""
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p")
 
 
@@ -83,10 +87,10 @@ def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts"))
 
 
 def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
-    """Open the ledger's file: to write, made if it is not there; or only to read.
+    """Open the ledger's file: to write, made if it is not there; or only to read, also where nothing may be written.
 
     Raises:
-        UserError: its tables are those of another version.
+        UserError: its tables are those of another version; or it cannot be read without writing.
         sqlite3.Error: it is damaged, or the disk is full.
     """
     if writer and not path.is_file():
@@ -98,7 +102,14 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
         partial.replace(path)
     db = _connect(path, writer)
     try:
-        (layout,) = db.execute("PRAGMA user_version").fetchone()
+        try:
+            (layout,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if writer or error.sqlite_errorcode & 0xFF not in _MAY_NOT_WRITE:
+                raise
+            db.close()
+            db = _connect_unwritable(path)
+            (layout,) = db.execute("PRAGMA user_version").fetchone()
         if layout != LAYOUT:
             raise UserError(
                 f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "
@@ -125,14 +136,10 @@ def trials_in_order(db: sqlite3.Connection) -> str:
 
 def _connect(path: Path, writer: bool) -> sqlite3.Connection:
     """Open a database: to write, made if it is not there, every commit on disk when it returns; or only to read."""
-    # The launcher may poll from a thread, though never from two at once.
-    uri = f"{path.as_uri()}?mode={'rwc' if writer else 'ro'}"
-    db = sqlite3.connect(uri, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
+    db = _open(path, f"mode={'rwc' if writer else 'ro'}")
     if writer:
-        # WAL needs memory shared by all processes that open the file: not so on network file systems.
-        mode = "TRUNCATE" if on_network_file_system(path.parent) else "WAL"
         try:
-            for pragma in (f"journal_mode = {mode}", "synchronous = FULL", "foreign_keys = ON"):
+            for pragma in ("synchronous = FULL", "foreign_keys = ON"):
                 db.execute(f"PRAGMA {pragma}")
         except BaseException:
             db.close()
@@ -140,22 +147,99 @@ def _connect(path: Path, writer: bool) -> sqlite3.Connection:
     return db
 
 
-def lock(directory: Path) -> IO[bytes]:
-    """Hold `DIR/lock` until the result is closed or the process is gone, however it went.
+def _open(path: Path, options: str) -> sqlite3.Connection:
+    # The launcher may poll from a thread, though never from two at once.
+    uri = f"{path.as_uri()}?{options}"
+    return sqlite3.connect(uri, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
+
+
+def _connect_unwritable(path: Path) -> sqlite3.Connection:
+    """Open a database in a folder where nothing may be written: its file as it is, if that holds everything.
+
+    Raises:
+        UserError: part of it is in a log, which SQLite reads only together with a file that it writes.
+    """
+    logs = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal"))
+    for log in logs:
+        if log.is_file() and log.stat().st_size:
+            raise UserError(
+                f"{path}: cannot be read where nothing may be written: the launch is running, or did not end in order, "
+                f"and what it wrote last is in {log.name}. Copy the directory, with that file, to where you may write, "
+                "and name the copy"
+            )
+    return _open(path, "mode=ro&immutable=1")
+
+
+def keep_log(db: sqlite3.Connection, directory: Path) -> None:
+    """From now on write as a launch does: many small commits, while others read."""
+    # WAL needs memory shared by all processes that open the file: not so on network file systems.
+    db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if on_network_file_system(directory) else 'WAL'}")
+
+
+def fold(db: sqlite3.Connection) -> None:
+    """Bring everything into the one file, which is then read without any other; not while others have it open.
+
+    Raises:
+        sqlite3.OperationalError: they do, or the disk is full.
+    """
+    last_try = time.monotonic() + FOLD_SECONDS
+    db.execute("PRAGMA busy_timeout = 100")
+    while True:
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            db.execute("PRAGMA journal_mode = DELETE")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > last_try:
+                raise
+            time.sleep(0.05)
+
+
+def lock(directory: Path, name: str = "lock", wait: float = 0.0) -> IO[bytes]:
+    """Hold a lock of a launch directory until the result is closed or the process is gone, however it went.
+
+    Args:
+        directory: of the launch.
+        name: `lock` for a launch or resume as a whole, `ledger.lock` for the one process that writes the ledger.
+        wait: seconds until it is given up.
 
     Raises:
         UserError: another process holds it.
     """
-    file = (directory / "lock").open("ab")
+    file = (directory / name).open("ab")
+    last_try = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= last_try:
+                file.close()
+                raise in_use(directory) from None
+            time.sleep(0.02)
+
+
+def in_use(directory: Path) -> UserError:
+    """That another launch is at work in `directory`."""
+    return UserError(
+        f"{directory} is in use by another launch. Wait until it ends (launch status {directory}), stop it with "
+        "Ctrl-C, or start this one under another name."
+    )
+
+
+def at_work(directory: Path) -> bool | None:
+    """Whether a launch holds the lock of `directory`; None where that cannot be told."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (directory / "lock").open("rb") as file:
+            # Shared, and let go at once: two that ask do not see each other, and a launch that begins tries again.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
-        raise UserError(
-            f"{directory} is in use by another launch. Wait until it ends, stop it with Ctrl-C, "
-            "or start this one under another name."
-        ) from None
-    return file
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
 
 
 def is_whole(path: Path, sha256: str) -> bool:

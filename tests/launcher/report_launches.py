@@ -85,8 +85,8 @@ def _train(
         count = points if fate == "finished" else max(points // 2, 1)
         batch = _records(trial, np.random.default_rng([index, place]), (index + 1) / configurations, points, tags)
         assert ledger.push(attempt, {trial.id: Batch(0, batch[:count])}, "training") == {trial.id: count}
-        if fate in ("finished", "diverged"):
-            ledger.publish(attempt, {trial.id: Published(count, b"weights", "agent", count, fate)})  # type: ignore[arg-type]
+        state = fate if fate in ("finished", "diverged") else "running"
+        ledger.publish(attempt, {trial.id: Published(count, b"weights", "agent", count, state)})  # type: ignore[arg-type]
     if "running" not in fates.values():
         lost = [group[place].id for place, fate in fates.items() if fate == "failed"]
         ledger.close(attempt, "crash" if lost else "finished", "worker died" if lost else None)

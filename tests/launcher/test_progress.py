@@ -257,7 +257,7 @@ def test_result(ledger: Ledger, tmp_path: Path, width: int) -> None:
         "not in these numbers: 2 of 4 seeds failed or diverged"
     ) in lines
     assert "other: no final return: 1 of 1 seed never ended an episode" in lines
-    assert lines[-3].startswith("8,000 env steps in 12.3 s, start-up included, ")
+    assert lines[-3].startswith("7,200 env steps in 12.3 s, start-up included, ")
     assert lines[-2:] == [f"Directory:   {tmp_path}", f"TensorBoard: tensorboard --logdir {tmp_path}/tensorboard"]
     assert "nan" not in screen.text
 

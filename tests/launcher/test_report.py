@@ -342,7 +342,7 @@ def test_launch_that_has_not_begun(tmp_path: Path) -> None:
 def test_launch_at_work_is_not_disturbed(launched: Path, tmp_path: Path) -> None:
     from launcher.ledger import Ledger
 
-    with Ledger(launched) as ledger:
+    with folder.working(launched), Ledger(launched) as ledger:
         page = report.write([launched], tmp_path / "page.html")
         assert ledger.trials()
     assert "<b>Not finished:</b> 1 running of 24 trials" in page.read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from launcher import directory as folder
-from launcher import status
+from launcher import status, storage
 from launcher.cli import main
 from launcher.ledger import Ledger
 from launcher.plan import Placement, read_experiment
@@ -67,7 +66,8 @@ def fill(ledger: Ledger, names: list[str]) -> None:
         if attempt != 5:
             host = "elsewhere" if attempt == 6 else socket.gethostname()
             ledger.describe_attempt(attempt, f"logs/attempt-{attempt}.log", host, 0)
-    note(ledger, 4, names[BUSY], [math.nan])
+    note(ledger, 4, names[BUSY], [math.nan, math.nan])
+    checkpoint(ledger, 4, names[BUSY], 1, "running")
     give_up(ledger, 3, [names[LOST]], "out of memory (log: logs/attempt-3.log)")
     ledger.close(5, "interrupted", None, "interrupted")
     checkpoint(ledger, 6, names[ODD], 0, "diverged")
@@ -83,7 +83,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 @pytest.fixture
 def at_work(launched: tuple[Path, list[str]]) -> Iterator[Ledger]:
     """The launch goes on."""
-    with Ledger(launched[0]) as ledger:
+    with folder.working(launched[0]), Ledger(launched[0]) as ledger:
         yield ledger
 
 
@@ -129,7 +129,7 @@ def test_status_after_its_end(launched: tuple[Path, list[str]], capsys: pytest.C
 def test_status_while_it_runs(launched: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "status", launched[0])
     assert text.startswith("Running since 20")
-    assert cells(text)[str(BUSY)] == ["running", "1", "1,024", "25%", "2,048", "-", "0:02"]
+    assert cells(text)[str(BUSY)] == ["running", "1", "2,048", "50%", "2,048", "-", "0:01"]
     assert "Continue" not in text and status.at_work(launched[0]) is True
 
 
@@ -151,7 +151,7 @@ def test_lock_that_cannot_be_asked(
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(status.fcntl, "flock", refuse)
+    monkeypatch.setattr(storage.fcntl, "flock", refuse)
     text = shown(capsys, "status", launched[0])
     assert text.startswith("Whether it runs cannot be told; started 20")
     assert cells(text)[str(BUSY)][0] == "running" and "Continue:    launch resume" in text
@@ -160,11 +160,13 @@ def test_lock_that_cannot_be_asked(
 def test_status_of_a_launch_that_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder.create(tmp_path / "new", read_experiment([CARTPOLE], [], {}, "2").trials)
     lines = shown(capsys, "status", tmp_path / "new").splitlines()
-    assert lines[0] == "Starting, or ended before it trained" and lines[1].startswith("2 pending: 0 of ")
+    assert lines[0] == "Ended before it trained" and lines[1].startswith("2 pending: 0 of ")
     told = json.loads(shown(capsys, "status", tmp_path / "new", "--json"))
     assert (told["command"], told["started"], told["revisions"]) == (None, None, 0)
     folder.add_revision(tmp_path / "new", folder.revision("launch", Placement(1, 0, 1), []))
-    assert shown(capsys, "status", tmp_path / "new").startswith("Starting, or ended before it trained; started 20")
+    assert shown(capsys, "status", tmp_path / "new").startswith("Ended before it trained; started 20")
+    with folder.working(tmp_path / "new"):
+        assert shown(capsys, "status", tmp_path / "new").startswith("Starting since 20")
 
 
 def test_revisions_that_name_little(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_json(launched: tuple[Path, list[str]], capsys: pytest.CaptureFixture[st
         "error": None,
     }
     assert trials[LOST]["error"] == "out of memory (log: logs/attempt-3.log)"
-    assert (trials[BUSY]["records"], trials[BUSY]["score"], trials[BUSY]["checkpoint_timestep"]) == (1, None, None)
+    assert (trials[BUSY]["records"], trials[BUSY]["score"], trials[BUSY]["checkpoint_timestep"]) == (1, None, 10)
     assert (trials[WAITING]["attempts"], trials[WAITING]["log"]) == ([], None)
 
 
@@ -281,18 +283,6 @@ def test_damaged_ledger(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"revisions": []}')
     (tmp_path / "ledger.sqlite").write_text("boo" * 1000)
     assert refused("status", tmp_path).endswith("ledger.sqlite: cannot be read: file is not a database")
-
-
-def test_ledger_that_sqlite_cannot_open_where_nothing_may_be_written(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "plan.json").write_text('{"revisions": []}')
-
-    def refuse(*_: object, **__: object) -> None:
-        sqlite3.connect("file:/nowhere/at/all?mode=ro", uri=True)
-
-    monkeypatch.setattr(status, "Ledger", refuse)
-    assert "Where nothing may be written, SQLite cannot open it: copy the directory" in refused("status", tmp_path)
 
 
 # Logs

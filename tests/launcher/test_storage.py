@@ -213,7 +213,7 @@ def test_file_appears_with_its_tables(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger, Ledger(tmp_path, writer=False) as reader:
         ledger.add_trials([A])
         assert reader.trials() == [A] and not reader.stop_requested()
-    assert sorted(os.listdir(tmp_path)) == ["ledger.sqlite", "lock"]
+    assert sorted(os.listdir(tmp_path)) == ["ledger.lock", "ledger.sqlite"]
 
 
 @pytest.mark.parametrize("layout", [0, storage.LAYOUT + 1])
