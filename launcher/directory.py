@@ -333,7 +333,7 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
 def software() -> dict[str, str]:
     """This program's version, its commit where it runs from a repository, and the versions of what it runs on."""
     found = versions()
-    code = {"code": commit} if (commit := _git_commit()) else {}
+    code = {"code": commit} if (commit := git_commit()) else {}
     return {
         "sunflower": found.pop("sunflower", "(not installed)"),
         **code,

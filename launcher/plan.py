@@ -267,18 +267,29 @@ def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int |
 
     Args:
         trials: with the timestep of the checkpoint that each goes on from.
-        workers: packs wanted per group.
+        workers: packs wanted of each signature.
         largest: members of a pack at most; None for LARGEST_PACK.
 
     Returns:
         Packs, longest work first.
     """
-    groups: dict[tuple[str, int], list[Trial]] = {}
+    signatures: dict[str, dict[int, list[Trial]]] = {}
     for trial, timestep in trials:
-        groups.setdefault((static_key(trial.config), timestep), []).append(trial)
+        signatures.setdefault(static_key(trial.config), {}).setdefault(timestep, []).append(trial)
     packs: list[list[Trial]] = []
-    for group in groups.values():
-        count = max(min(workers, len(group)), math.ceil(len(group) / (largest or LARGEST_PACK)))
-        ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
-        packs += [group[start:end] for start, end in itertools.pairwise(ends)]
+    for by_timestep in signatures.values():
+        # Packs that were interrupted at different timesteps stay whole where there are as many as workers.
+        groups = list(by_timestep.values())
+        for group, count in zip(groups, _counts(list(map(len, groups)), workers, largest or LARGEST_PACK), strict=True):
+            ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
+            packs += [group[start:end] for start, end in itertools.pairwise(ends)]
     return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))
+
+
+def _counts(sizes: Sequence[int], wanted: int, largest: int) -> list[int]:
+    """Into how many packs groups of these sizes are dealt: `wanted` together if that can be, the fullest first."""
+    counts = [math.ceil(size / largest) for size in sizes]
+    for _ in range(min(wanted, sum(sizes)) - sum(counts)):
+        fullest = max(range(len(sizes)), key=lambda i: sizes[i] / counts[i])
+        counts[fullest] += 1
+    return counts

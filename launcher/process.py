@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.output import harmless
+
 CLAIMS = "sunflower-core-"
 """What the names of claimed cores begin with."""
-
-from launcher.output import harmless
 
 
 def environment(threads: int, sharing: int) -> dict[str, str]:

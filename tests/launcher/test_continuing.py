@@ -180,3 +180,7 @@ def test_what_has_changed_since_is_said(launched: Path) -> None:
     (line,) = directory.add_revision(launched, now)
     assert line.startswith(f"Changed since the last time: code {'a' * 12} → {'b' * 12}, torch 2.12.0 → 2.13.0;")
     assert directory.add_revision(launched, now) == []
+    assert directory.add_revision(launched, now | {"git_commit": None}) == []  # nobody knows whether it is another
+    assert directory.add_revision(launched, now) == []
+    (line,) = directory.add_revision(launched, now | {"git_commit": "b" * 40 + "+"})
+    assert f"code {'b' * 12} → {'b' * 12}+;" in line

@@ -150,16 +150,54 @@ def test_damaged_directory(tmp_path: Path, refused: Refused) -> None:
     assert "ledger.sqlite does not exist" in refused("resume", path)
 
 
-def test_resume_where_another_launch_is_at_work(
-    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_resume_where_another_launch_is_at_work(tmp_path: Path, refused: Refused) -> None:
+    path = small_launch(tmp_path)
+    with folder.working(path):
+        before = contents(path)
+        for more in ([], ["--workers", "1"], ["--seeds", "8"], ["--dry-run"]):
+            assert "is in use by another launch" in refused("resume", path, *more)
+        assert contents(path) == before
+
+
+def test_resume_while_the_ledger_of_a_dead_launch_is_still_held(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("launcher.aggregator.RELEASE_SECONDS", 0.0)
     path = small_launch(tmp_path)
     with Ledger(path):
         assert "is in use by another launch" in refused("resume", path, "--workers", "1")
-        assert len(json.loads((path / "plan.json").read_text())["revisions"]) == 1
-        assert main(["resume", str(path), "--workers", "1", "--dry-run"]) == 0
-    assert "2 trials in 1 pack " in capsys.readouterr().out
+    assert len(json.loads((path / "plan.json").read_text())["revisions"]) == 1
+
+
+def test_resume_writes_only_into_launches(tmp_path: Path, refused: Refused) -> None:
+    assert "not a launch directory" in refused("resume", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commit_of_code_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    code = tmp_path / "venv" / "launcher" / "directory.py"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "somebody's project")
+    monkeypatch.delenv(folder.COMMIT, raising=False)
+    monkeypatch.setattr(folder, "__file__", str(code))
+    assert folder.git_commit() is None  # installed inside another repository
+    git("add", "-A")
+    git("commit", "-q", "-m", "ours")
+    assert folder.git_commit() == git("rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    code.write_text("changed")
+    assert str(folder.git_commit()).endswith("+")
+    monkeypatch.setenv(folder.COMMIT, "abc+")  # on a cluster's head
+    assert folder.git_commit() == "abc+"
+    monkeypatch.setenv(folder.COMMIT, "")
+    assert folder.git_commit() is None
 
 
 def test_resume_refuses_bad_flags(tmp_path: Path, refused: Refused) -> None:

@@ -260,6 +260,19 @@ def test_trials_from_different_checkpoints_do_not_share_a_pack() -> None:
     assert sorted(seeds_of(packs)) == [[0, 3], [1, 2]]
 
 
+@pytest.mark.parametrize(
+    ("begins", "workers", "expected"),
+    [
+        ([0, 0, 0, 32, 32, 32], 2, [[0, 1, 2], [3, 4, 5]]),
+        ([0, 0, 0, 0, 32, 32], 3, [[0, 1], [2, 3], [4, 5]]),
+        ([0, 0, 0, 0, 0, 32], 1, [[0, 1, 2, 3, 4], [5]]),
+        ([0, 32, 64], 8, [[0], [1], [2]]),
+    ],
+)
+def test_packs_that_were_interrupted_stay_whole(begins: list[int], workers: int, expected: list[list[int]]) -> None:
+    assert sorted(seeds_of(form_packs(zip(trials(seeds="6"), begins, strict=False), workers))) == expected
+
+
 def test_longest_work_comes_first() -> None:
     found: Any = trials("env.num_envs=8,64,16")
     assert [members[0].config.env.num_envs for members in pack(found, 3)] == [64, 16, 8]

@@ -177,6 +177,15 @@ def test_revisions_that_name_little(tmp_path: Path) -> None:
     assert status._about(standing)[1:] == ["With:        4 workers on 2 GPUs, code 0123456789ab+"]
 
 
+def test_failed_trials_alone_need_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = read_experiment([CARTPOLE], [], {}, "2").trials
+    folder.create(tmp_path / "new", trials)
+    with Ledger(tmp_path / "new") as ledger:
+        names = [trial.id for trial in trials]
+        give_up(ledger, opened(ledger, *names), names, "boo")
+    assert shown(capsys, "status", tmp_path / "new").endswith(f"launch resume {tmp_path / 'new'} --retry-failed\n")
+
+
 # Status for programs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -262,3 +263,57 @@ def test_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool,
         ledger.push(attempt, {"a-1": batch(0, 3)})
         with Ledger(tmp_path, writer=False) as reader:
             assert stored(reader) == records(0, 3)
+
+
+# One file at the end, and folders that may only be read
+
+
+def test_a_folded_ledger_is_one_file(ledger: Ledger, tmp_path: Path) -> None:
+    attempt = ledger.open(["a-1"], "t").number
+    ledger.push(attempt, {"a-1": batch(0, 3)})
+    ledger.fold()
+    assert sorted(os.listdir(tmp_path)) == ["ledger.lock", "ledger.sqlite"]
+    ledger.push(attempt, {"a-1": batch(3, 5)})
+    ledger.disconnect()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "ledger.sqlite", tmp_path / "copy")
+    with Ledger(tmp_path / "copy", writer=False) as reader:
+        assert stored(reader) == records(0, 5)
+    assert os.listdir(tmp_path / "copy") == ["ledger.sqlite"]
+
+
+def test_a_fold_while_others_read_leaves_the_log_empty(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "FOLD_SECONDS", 0.0)
+    ledger.push(ledger.open(["a-1"], "t").number, {"a-1": batch(0, 3)})
+    with Ledger(tmp_path, writer=False) as reader:
+        assert stored(reader) == records(0, 3)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            ledger.fold()
+    assert (tmp_path / "ledger.sqlite-wal").stat().st_size == 0
+
+
+def test_a_ledger_where_nothing_may_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SQLite itself answers in such a folder, which tests that run as root cannot make."""
+    with Ledger(tmp_path) as ledger:
+        ledger.add_trials([A])
+
+    class Refusing:
+        def execute(self, _: str) -> None:
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(storage, "_connect", lambda path, writer: Refusing())
+    with Ledger(tmp_path, writer=False) as reader:
+        assert [row.trial for row in reader.trials()] == ["a-1"]
+    assert sorted(os.listdir(tmp_path)) == ["ledger.lock", "ledger.sqlite"]
+    (tmp_path / "ledger.sqlite-wal").touch()
+    Ledger(tmp_path, writer=False).disconnect()
+    (tmp_path / "ledger.sqlite-wal").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"what it wrote last is in ledger.sqlite-wal\. Copy the directory"):
+        Ledger(tmp_path, writer=False)
