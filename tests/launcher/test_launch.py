@@ -267,7 +267,7 @@ def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
     more = ["--seeds", "3", "--set", "trainer.timesteps=512", "--workers", "2"]
     assert main(["resume", str(directory), *more, *ray_address]) == 0
     shown = capsys.readouterr().out
-    assert "3 trials in 3 packs on 2 CPU workers, one core each; 8,192 env steps in all" in shown
+    assert "3 trials in 2 packs on 2 CPU workers, one core each; 8,192 env steps in all" in shown
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.trials()
         assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
