@@ -10,7 +10,7 @@ import numpy as np
 
 from runner.config.models import PolicyModel
 from runner.errors import UserError
-from runner.spaces import UNBOUNDED, ActionSpace, Layout
+from runner.spaces import ActionSpace, Layout
 
 LARGEST_JOINT = 100_000
 """Combinations of discrete actions that one mask may speak of."""
@@ -125,11 +125,7 @@ def remark(policy: PolicyModel, actions: ActionSpace) -> str | None:
     """What a person should know of a policy that can act in an environment."""
     if policy.clip_actions != "bounded" or actions.discrete or actions.bounded:
         return None
-    some = (np.abs([actions.low, actions.high]) < UNBOUNDED).any()
-    return (
-        f"models.policy.clip_actions: the action space has {'some infinite' if some else 'no finite'} bounds, where "
-        "nothing is clipped, as in skrl 1.x"
-    )
+    return "models.policy.clip_actions: the action space has no finite bounds; nothing is clipped, as in skrl 1.x"
 
 
 def _mask(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> tuple[tuple[int, ...], bool]:
