@@ -32,7 +32,7 @@ Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 _EXAMPLES = {
     "train": (
         "launch configs/classic/cartpole.yaml --seeds 8",
-        "launch configs/skrl/ppo.yaml --env Pendulum-v1 --num-envs 64 --seeds 8",
+        "launch configs/classic/pendulum.yaml --seeds 0-7",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
     ),
     "resume": (
