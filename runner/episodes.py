@@ -31,6 +31,7 @@ class Episodes:
         self._rewards: list[np.ndarray] = []
         self._valid: list[np.ndarray] = []
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add(self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, info: Mapping[str, Any]) -> None:
         """Count one step; `[P·N]` each. The score's own rewards and ends in `info` win over the learner's."""
         self._rewards.append(rewards)
@@ -51,6 +52,7 @@ class Episodes:
         """Per member the mean return of its last `WINDOW` episodes, NaN before the first."""
         return [float(np.mean(recent)) if recent else float("nan") for recent in self._recent]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def drain(self) -> list[dict[str, float]]:
         """Per member, skrl's reward and episode metrics since the last call."""
         rewards = np.stack(self._rewards).reshape(-1, self.members, self.envs)

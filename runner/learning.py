@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from runner import streams, tracking
 from runner.checkpoint import Counters, MemberState
+from runner.diagnosis import means_of, suspicion
 from runner.envs.base import VectorEnv
 from runner.episodes import Episodes
 from runner.evaluate import Episode
@@ -142,6 +143,10 @@ class Learning:
         """The device multiplies bfloat16 matrices faster than float32 ones."""
         raise NotImplementedError
 
+    def _of(self, member: int, experience: Any) -> np.ndarray:
+        """A member's part `[T, N, …]` of an array of a rollout."""
+        raise NotImplementedError
+
     def _put(self, snapshot: Snapshot) -> None:
         """Take over a learner's numbers."""
         raise NotImplementedError
@@ -156,6 +161,11 @@ class Learning:
     def timestep(self) -> int:
         """Steps of every environment so far."""
         return self.updates * self.pack.static.agent.rollouts
+
+    @property
+    def over(self) -> bool:
+        """There is nothing left to train: the configured length is reached, or every member has diverged."""
+        return self.updates >= self.pack.static.updates or not any(self.alive)
 
     def states(self) -> list[MemberState]:
         """Every member as it is now."""
@@ -208,37 +218,43 @@ class Learning:
 
     def _follow(
         self,
-        iteration: Callable[[], tuple[np.ndarray, np.ndarray] | None],
+        iteration: Callable[[], tuple[np.ndarray, np.ndarray, Any] | None],
         collector: Collects,
         stop: Callable[[], bool],
     ) -> Iterator[Report]:
         """Iterate to the end, reporting what is due.
 
         Args:
-            iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, and which members' are finite `[P]`;
-                None where nothing was learned from the rollout.
+            iteration: one rollout and update → numbers `[P, len(COLUMNS)]`, which members' are finite `[P]`, and the
+                rollout; None where nothing was learned from it.
             collector: what the iteration steps environments with.
             stop: see `train`.
         """
         config = self.pack.static
         write, save = config.interval("write_interval"), config.interval("checkpoint_interval")
         examined = config.evaluation.interval if self.examine is not None else 0
-        numbers: list[np.ndarray] = []
+        numbers: list[tuple[np.ndarray, np.ndarray]] = []
         episodes, spent = collector.episodes, collector.spent
         reported, began, reporting = self.timestep, time.perf_counter(), 0.0
-        done = self.updates == config.updates or not any(self.alive)
+        done = self.over
         while not done:
             learned = iteration()
             diverged: list[int] = []
             if learned is not None:
-                columns, finite = learned
-                numbers.append(columns)
+                columns, finite, rollout = learned
+                numbers.append((columns, finite))
                 diverged = [member for member in range(self.pack.size) if self.alive[member] and not finite[member]]
-            for member in diverged:
-                self.alive[member] = False
+                for member in diverged:
+                    self.alive[member] = False
+                    why = suspicion(
+                        *(self._of(member, x) for x in (rollout.rewards, rollout.valid, rollout.observations))
+                    )
+                    log.error("seed %s diverged at timestep %s: %s", self.pack.seeds[member], self.timestep, why)
+                # A rollout may be large, and the next one needs its place.
+                del learned, rollout
             before, self.updates = self.timestep, self.updates + 1
 
-            done = self.updates == config.updates or not any(self.alive) or stop()
+            done = self.over or stop()
             # What is examined is saved: the best agent is the one that scored best, not a later one.
             examines = examined > 0 and self.timestep // examined > before // examined
             saves = done or examines or (save > 0 and self.timestep // save > before // save)
@@ -254,7 +270,7 @@ class Learning:
                 if examines:
                     times[tracking.EVALUATION_TIME] = evaluated - trained
                 spent.clear()
-                means = np.mean(numbers, axis=0) if numbers else None
+                means = means_of(numbers) if numbers else None
                 records = self._report(means, episodes, self.timestep - reported, elapsed, times, diverged, exams)
                 better = self._improved(exams) if saves and (not examined or exams is not None) else []
                 yield Report(records, saves, better, diverged)
@@ -282,11 +298,16 @@ class Learning:
                 continue
             numbers: dict[str, float] = {}
             if means is not None:
-                numbers = {tag: float(value) for tag, value in zip(COLUMNS, means[member], strict=True)}
+                # Not a number is what nothing can be said of, such as the variance that values explain of a single row.
+                numbers = {
+                    tag: float(value)
+                    for tag, value in zip(COLUMNS, means[member], strict=True)
+                    if member in diverged or not isnan(value)
+                }
                 if not self._entropy:
-                    del numbers[tracking.ENTROPY_LOSS]
+                    numbers.pop(tracking.ENTROPY_LOSS, None)
                 if not self.network.distribution.gaussian:
-                    del numbers[tracking.STANDARD_DEVIATION]
+                    numbers.pop(tracking.STANDARD_DEVIATION, None)
             self._seconds[member] += elapsed
             score = {} if isnan(self._scores[member]) else {tracking.SCORE: self._scores[member]}
             exam = {} if exams is None else exams[member]

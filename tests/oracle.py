@@ -99,14 +99,13 @@ def brute_force_advantages(
 def normalize_advantages(advantages: AnyArray, valid: AnyArray, eps: float = 1e-8) -> Array:
     """``(A − mean) / (std + eps)``, mean and unbiased std over the valid rows; every row is mapped.
 
-    With one valid row std is 0; with none the advantages come back as they are.
+    With fewer than two valid rows there is no deviation, and the advantages come back as they are.
     """
     advantages = np.asarray(advantages, np.float64)
     chosen = advantages[np.asarray(valid, bool)]
-    if len(chosen) == 0:
+    if len(chosen) < 2:
         return advantages.copy()
-    std = chosen.std(ddof=1) if len(chosen) > 1 else 0.0
-    return (advantages - chosen.mean()) / (std + eps)
+    return (advantages - chosen.mean()) / (chosen.std(ddof=1) + eps)
 
 
 # ---------------------------------------------------------------------------------------------- statistics
@@ -399,8 +398,8 @@ def loss(
     - ``kl = mean(exp(r) − 1 − r)``, ``clip_fraction = mean(|ρ − 1| > ratio_clip)``
 
     ``mean(x) = Σ w x / Σ w`` with w = 1 on valid rows and 0 elsewhere: rows that are not valid are dropped
-    first. Without any valid row every mean and gradient is 0 (and `update` still lets Adam
-    step). ``network`` holds `forward`'s keyword arguments.
+    first. Without any valid row every mean and gradient is 0 (and `update` passes over it). ``network`` holds
+    `forward`'s keyword arguments.
     """
     keep = np.asarray(valid, bool)
     observations, actions, log_probs, values, advantages, returns = (
@@ -602,6 +601,11 @@ def targets(
     return valid, outputs[:-1], advantages, returns
 
 
+def _parts(permutation: AnyArray, mini_batches: int, valid: AnyArray) -> list[AnyArray]:
+    """The rows of every minibatch that has a valid one."""
+    return [rows for rows in np.array_split(permutation, mini_batches) if valid[rows].any()]
+
+
 def update(
     parameters: Parameters,
     adam: Adam,
@@ -638,9 +642,9 @@ def update(
     3. per epoch, per part of ``array_split(permutation, mini_batches)``: in epoch 0 the observation
        statistics absorb the part's valid rows (``observation_statistics="skrl"``), then it is normalised;
        loss; if ``kl_threshold > 0`` and its KL is above, this and the epoch's other parts are skipped; joint
-       clip; Adam
+       clip; Adam; a part without a valid row is passed over
     4. per epoch ``learning_rate ← schedule(learning_rate, kl)``, kl the mean over the parts whose loss was
-       computed, the stopping one included
+       computed, the stopping one included; not a number if there were none
     5. ``observation_statistics="frozen"``: they absorb the rollout's valid rows now, after the last epoch
 
     ``loss_options`` go to `loss` (and from there to `forward`).
@@ -678,7 +682,7 @@ def update(
         if sorted(permutation) != list(range(row_count)):
             raise ValueError(f"epoch {epoch}: not a permutation of {row_count} rows")
         kls = []
-        for rows in np.array_split(permutation, mini_batches):
+        for rows in _parts(permutation, mini_batches, flat["valid"]):
             batch = {name: array[rows] for name, array in flat.items()}
             if observation_scaler is not None:
                 if epoch == 0 and observation_statistics == "skrl":
@@ -693,7 +697,7 @@ def update(
             if stop:
                 break
             parameters = adam.step(parameters, clip_gradients(result.gradient, grad_norm_clip), learning_rate)
-        epoch_kls.append(float(np.mean(kls)))
+        epoch_kls.append(float(np.mean(kls)) if kls else math.nan)
         if schedule is not None:
             learning_rate = schedule(learning_rate, epoch_kls[-1])
     if observation_scaler is not None and observation_statistics == "frozen":

@@ -48,12 +48,17 @@ def gae(
 
 
 def normalize(advantages: Float[Array, " B"], valid: Float[Array, " B"], epsilon: float = 1e-8) -> Float[Array, " B"]:
-    """(A − mean) / (std + ε) over the rows whose weight in `valid` is 1; std is unbiased."""
+    """(A − mean) / (std + ε) over the rows whose weight in `valid` is 1; std is unbiased.
+
+    A single row has no deviation, and less its own mean it would be 0 and teach nothing: it stays as it is. Where the
+    variance is not finite, nothing is: divided by infinity the advantages would be 0, too.
+    """
     n = valid.sum()
     mean = (advantages * valid).sum() / jnp.maximum(n, 1)
     centred = advantages - mean
     variance = (centred * centred * valid).sum() / jnp.maximum(n - 1, 1)
-    return centred / (jnp.sqrt(variance) + epsilon)
+    normalized = jnp.where(jnp.isfinite(variance), centred / (jnp.sqrt(variance) + epsilon), jnp.nan)
+    return jnp.where(n > 1, normalized, advantages)
 
 
 def explained_variance(values: Array, returns: Array, valid: Array) -> Array:

@@ -66,14 +66,14 @@ class Learning(learning.Learning):
         collector = Collector(env, self.pack.size, self._env_actions, partial(act, self._rules))
         self._compile(collector, steps, envs)
 
-        def iteration() -> tuple[np.ndarray, np.ndarray] | None:
+        def iteration() -> tuple[np.ndarray, np.ndarray, Rollout] | None:
             noise, generators = self._noise("update", self.updates, steps, envs)
             rollout = collector.collect(_policies(self._rules, self._learner), noise, self._random(steps))
             if not self._learns:
                 return None
             arguments = self._learn_arguments(rollout, generators)
             self._learner, numbers, finite = _learn(self._rules, *arguments)
-            return np.asarray(numbers), np.asarray(finite)
+            return np.asarray(numbers), np.asarray(finite), rollout
 
         yield self._ready()
         yield from self._follow(iteration, collector, stop)
@@ -103,6 +103,9 @@ class Learning(learning.Learning):
 
     def _multiplies_bfloat16(self) -> bool:
         return accelerate.sees_gpu()
+
+    def _of(self, member: int, experience: Array) -> np.ndarray:
+        return np.asarray(experience)[:, member]
 
     def _put(self, snapshot: Snapshot) -> None:
         self._learner = Learner(
@@ -191,7 +194,9 @@ def learn(
         The learner after, its numbers in the order of `runner.learning.COLUMNS`, and whether they are finite.
     """
     after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules, rates, shifts)
-    finite = jnp.isfinite(after.optimizer.parameters).all() & jnp.isfinite(jnp.stack(metrics)).all()
+    # Of a rollout without experience there are no numbers.
+    defined = jnp.isfinite(jnp.stack(metrics)).all() | ~rollout.valid.any()
+    finite = jnp.isfinite(after.optimizer.parameters).all() & defined
     log_std = rules.log_std(models.cut(rules.network, after.optimizer.parameters))
     spread = jnp.zeros_like(explained) if log_std is None else jnp.exp(log_std).mean()
     numbers = jnp.stack([*metrics, explained, after.optimizer.learning_rate, spread])

@@ -199,8 +199,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         The learner with new value statistics, the rows `[T·N]` in time order with raw observations, and the explained
         variance of the returns by the values.
     """
-    agent = rules.config.agent
-    steps, envs = rollout.rewards.shape
+    agent, (steps, envs) = rules.config.agent, rollout.rewards.shape
     named = models.cut(rules.network, learner.optimizer.parameters)
     observe = rules.observation_scaler(learner.observation_statistics)
     judge = rules.value_scaler(learner.value_statistics)
@@ -227,7 +226,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
     )
     advantages, returns, values = advantages.ravel(), returns.ravel(), values.ravel()
-    valid = rollout.valid.ravel().astype(jnp.float32)
+    valid, advantages = rollout.valid.ravel().astype(jnp.float32), jnp.where(rollout.valid.ravel(), advantages, 0)
     explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
         advantages = gae.normalize(advantages, valid)
@@ -290,7 +289,8 @@ def update(
         shifts: what RPO adds to the means of every row in each epoch.
 
     Returns:
-        The learner after, the mean metrics, and the explained variance.
+        The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
+        there are none), and the explained variance.
     """
     agent = rules.config.agent
     learner, data, explained = prepare(learner, rollout, hyper, rules)
@@ -309,7 +309,8 @@ def update(
 
     def minibatch(state: _State, batch: Batch, epoch: Array) -> _State:
         optimizer, statistics, active, sums = state
-        entered = active.astype(jnp.float32)
+        entering = active & (batch.weight.sum() > 0)
+        entered = entering.astype(jnp.float32)
         if not observed:
             assert statistics is not None
             statistics = jax.lax.cond(
@@ -321,9 +322,9 @@ def update(
             batch = _observed(batch, rules, statistics)
         if not whole:
             batch = _weighted(batch, agent.advantage_normalization)
-        optimizer, metrics, active = minibatch_step(optimizer, batch, hyper, active, rules)
-        one = jnp.ones_like(entered)
-        now = _Sums(metrics, one, metrics.kl, one)
+        optimizer, metrics, stays = minibatch_step(optimizer, batch, hyper, entering, rules)
+        active = jnp.where(entering, stays, active)
+        now = _Sums(metrics, one := jnp.ones_like(entered), metrics.kl, one)
         return optimizer, statistics, active, jax.tree.map(lambda total, x: total + x * entered, sums, now)
 
     def one_epoch(state: _State, now: tuple[Array, Array | None, Array | None, Array | None]) -> tuple[_State, None]:
@@ -363,7 +364,7 @@ def update(
     )
     if statistics is not None and not absorbs:
         statistics = preprocessors.absorb(statistics, raw_observations, valid)
-    mean = Metrics(*(total / jnp.maximum(sums.counted, 1) for total in sums.metrics))
+    mean = Metrics(*(total / sums.counted for total in sums.metrics))
     return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
 
 

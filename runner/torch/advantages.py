@@ -46,12 +46,17 @@ def gae(
 def normalize(
     advantages: Float[Tensor, "P B"], valid: Float[Tensor, "P B"], epsilon: float = 1e-8
 ) -> Float[Tensor, "P B"]:
-    """(A − mean) / (std + ε) per member over the rows whose weight in `valid` is 1; std is unbiased."""
+    """(A − mean) / (std + ε) per member over the rows whose weight in `valid` is 1; std is unbiased.
+
+    A single row has no deviation, and less its own mean it would be 0 and teach nothing: it stays as it is. Where the
+    variance is not finite, nothing is: divided by infinity the advantages would be 0, too.
+    """
     n = valid.sum(1, keepdim=True)
     mean = (advantages * valid).sum(1, keepdim=True) / n.clamp_min(1)
     centred = advantages - mean
     variance = (centred * centred * valid).sum(1, keepdim=True) / (n - 1).clamp_min(1)
-    return centred / (variance.sqrt() + epsilon)
+    normalized = torch.where(variance.isfinite(), centred / (variance.sqrt() + epsilon), torch.nan)
+    return torch.where(n > 1, normalized, advantages)
 
 
 def explained_variance(values: Tensor, returns: Tensor, valid: Tensor) -> Tensor:

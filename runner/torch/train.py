@@ -21,7 +21,7 @@ from runner.spaces import ActionSpace, Layout
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Act, Collector, Rollout, env_actions
-from runner.torch.update import Learner, Metrics, Optimizer, Rules, update
+from runner.torch.update import Learner, Optimizer, Rules, update
 from runner.tracking import Report
 
 
@@ -62,19 +62,22 @@ class Learning(learning.Learning):
             if self.compiles:
                 accelerate.warm_up(step, self._learner, self._hyper, (steps, envs), self._rules)
 
-            def iteration() -> tuple[np.ndarray, np.ndarray] | None:
+            def iteration() -> tuple[np.ndarray, np.ndarray, Rollout] | None:
                 noise, generators = self._noise("update", self.updates, steps, envs)
                 rollout = collector.collect(self._act(), torch.from_numpy(noise).to(self.device), self._random(steps))
                 if not self._learns:
                     return None
                 orders = self._orders(steps * envs, generators)
-                return self._update(rollout, orders, self._shifts(steps * envs, generators), step)
+                return *self._update(rollout, orders, self._shifts(steps * envs, generators), step), rollout
 
             yield self._ready()
             yield from self._follow(iteration, collector, stop)
 
     def _multiplies_bfloat16(self) -> bool:
         return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def _of(self, member: int, experience: Tensor) -> np.ndarray:
+        return experience[member].cpu().numpy()
 
     def _put(self, snapshot: Snapshot) -> None:
         parameters, first, second = (torch.from_numpy(row).to(self.device, copy=True) for row in snapshot[:3])
@@ -106,21 +109,18 @@ class Learning(learning.Learning):
             self._learner, rollout, epochs, self._hyper, self._rules, alive, step, rates, moved
         )
         spread = self._deviation(learner)
-        finite = self._accept(learner, metrics, alive)
+        finite = learner.optimizer.parameters.isfinite().all(1)
+        # Of a rollout without experience there are no numbers.
+        finite &= torch.cat(metrics, 1).isfinite().all(1) | ~rollout.valid.flatten(1).any(1)
+        self._accept(learner, finite & alive.squeeze(1))
         numbers = torch.cat([*metrics, explained, learner.optimizer.learning_rate, spread], 1)
-        return numbers.cpu().numpy(), finite
+        return numbers.cpu().numpy(), finite.cpu().numpy()
 
-    def _accept(self, learner: Learner, metrics: Metrics, alive: Bool[Tensor, "P 1"]) -> np.ndarray:
-        """Take over the learner, but for members with a number that is not finite, now or before: they stay.
-
-        Returns:
-            Which members' numbers are finite `[P]`.
-        """
-        finite = learner.optimizer.parameters.isfinite().all(1) & torch.cat(metrics, 1).isfinite().all(1)
-        accepted = finite & alive.squeeze(1)
+    def _accept(self, learner: Learner, accepted: Bool[Tensor, " P"]) -> None:
+        """Take over the learner, but for members with a number that is not finite, now or before: they stay."""
         if bool(accepted.all()):
             self._learner = learner
-            return finite.cpu().numpy()
+            return
 
         def keep(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(accepted.unsqueeze(1), new, old)
@@ -134,7 +134,6 @@ class Learning(learning.Learning):
             keep_statistics(learner.observation_statistics, before.observation_statistics),
             keep_statistics(learner.value_statistics, before.value_statistics),
         )
-        return finite.cpu().numpy()
 
     def _act(self, deterministic: bool = False) -> Act:
         """The policies as they are now."""

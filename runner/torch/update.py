@@ -248,6 +248,7 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     )
     flat = [x.reshape(members, steps * envs) for x in (advantages, returns, values, rollout.valid)]
     advantages, returns, values, valid = flat
+    advantages = torch.where(valid > 0, advantages, 0)
     explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
         advantages = gae.normalize(advantages, valid)
@@ -299,7 +300,8 @@ def update(
         shifts: what RPO adds to the means of every row in each epoch.
 
     Returns:
-        The learner after, the mean metrics, and the explained variance `[P, 1]`.
+        The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
+        there are none), and the explained variance `[P, 1]`.
     """
     agent = rules.config.agent
     learner, data, explained = prepare(learner, rollout, hyper, rules)
@@ -319,14 +321,18 @@ def update(
         kl_sum, kl_count = torch.zeros_like(counted), torch.zeros_like(counted)
         for rows in [None] if order is None else order.tensor_split(agent.mini_batches, 1):
             batch = data if rows is None else _take(data, rows)
-            entered = active.float()
+            count = batch.weight.sum(1, keepdim=True)
+            entering = active & (count > 0)
+            entered = entering.float()
             if absorbs and epoch == 0:
                 assert statistics is not None
                 statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
                 batch = _observed(batch, rules, statistics)
                 if rows is None:
                     data = batch
-            optimizer, metrics, active = step(optimizer, _weighted(batch, agent.advantage_normalization), hyper, active)
+            batch = _weighted(batch, count, agent.advantage_normalization)
+            optimizer, metrics, stays = step(optimizer, batch, hyper, entering)
+            active = torch.where(entering, stays, active)
             kl_sum, kl_count = kl_sum + metrics.kl * entered, kl_count + entered
             counted = counted + entered
             entering = Metrics(*(m * entered for m in metrics))
@@ -348,7 +354,7 @@ def update(
     if statistics is not None and not absorbs:
         statistics = preprocessors.absorb(statistics, raw_observations, valid)
     assert sums is not None
-    mean = Metrics(*(m / counted.clamp_min(1) for m in sums))
+    mean = Metrics(*(m / counted for m in sums))
     return replace(learner, optimizer=optimizer, observation_statistics=statistics), mean, explained
 
 
@@ -370,8 +376,8 @@ def _total(x: Tensor) -> Float[Tensor, "P 1"]:
     return x.flatten(1).sum(1, keepdim=True)
 
 
-def _weighted(batch: Batch, normalization: str) -> Batch:
-    """Weights that sum to 1 per member, and advantages normalised if that is per minibatch."""
+def _weighted(batch: Batch, count: Float[Tensor, "P 1"], normalization: str) -> Batch:
+    """Weights of `count` valid rows that sum to 1 per member, and advantages normalised if that is per minibatch."""
     if normalization == "minibatch":
         batch = batch._replace(advantages=gae.normalize(batch.advantages, batch.weight))
-    return batch._replace(weight=batch.weight / batch.weight.sum(1, keepdim=True).clamp_min(1))
+    return batch._replace(weight=batch.weight / count.clamp_min(1))

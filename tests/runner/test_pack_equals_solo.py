@@ -165,11 +165,13 @@ class PoisonedMember(VectorEnv):
         return whole
 
 
-POISONS = [float("nan"), float("inf")]
+POISONS = [float("nan"), float("inf"), 1e38, -1e30]
 
 
-@pytest.mark.parametrize(("backend", "poison"), both(POISONS, jax=POISONS[:1]))
-def test_a_member_with_poisoned_experience_is_frozen_alone(backend: str, poison: float) -> None:
+@pytest.mark.parametrize(("backend", "poison"), both(POISONS, jax=POISONS))
+def test_a_member_with_poisoned_experience_is_frozen_alone(
+    backend: str, poison: float, caplog: pytest.LogCaptureFixture
+) -> None:
     configs = members("Pendulum-v1", **ENTROPY)
     healthy = trained(backend, "Pendulum-v1", configs)
     env = PoisonedMember(make_env("Pendulum-v1", ENVS, TASKS["Pendulum-v1"][1]), poison)
@@ -178,6 +180,7 @@ def test_a_member_with_poisoned_experience_is_frozen_alone(backend: str, poison:
     for index in (0, 2):
         assert_same(states[index], healthy[index], rtol=1e-6)
     assert all(np.isfinite(value).all() for value in numbers(states[1]).values())
+    assert f"seed {SEEDS[1]} diverged at timestep 0: the environment gave a reward" in caplog.text
 
 
 def test_the_seeds_of_environments_follow_from_seed_index_and_timestep_alone() -> None:
