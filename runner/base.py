@@ -5,9 +5,7 @@ A Runner is built from an environment and a configuration, and writes nothing un
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -16,7 +14,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from runner import checkpoint, skrl_checkpoint, weights_and_biases
+from runner import checkpoint
+from runner.agent import Agent
 from runner.checkpoint import MemberState
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
@@ -24,132 +23,14 @@ from runner.config.schema import too_many_mini_batches
 from runner.envs.base import VectorEnv, environment_seeds, wrap_env
 from runner.errors import UserError
 from runner.evaluate import Episode, play
-from runner.files import expanded, write_whole
+from runner.files import expanded
 from runner.learning import Learning
-from runner.observations import flatten_batch, like, tensor_in
 from runner.pack import Pack
-from runner.tracking import Report, TensorBoard
+from runner.progress import Progress
+from runner.tracking import Report
+from runner.writing import write
 
 log = logging.getLogger(__name__)
-
-
-class Agent:
-    """The policies of a runner: act, save, load.
-
-    Attributes:
-        experiment_dir: where `run("train")` writes; made only then.
-    """
-
-    def __init__(self, learning: Learning, env: VectorEnv, experiment_dir: Path) -> None:
-        self._learning = learning
-        self._env = env
-        self._draws = 0
-        self.experiment_dir = experiment_dir
-
-    def act(self, observations: Any, deterministic: bool = False) -> Any:
-        """Actions for a batch of observations.
-
-        Args:
-            observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
-                `[N, O]`; numpy, torch or another array library; any N.
-            deterministic: the most probable action instead of a sample.
-
-        Returns:
-            `[N, …]` actions in the shape and dtype of the action space; tensors for tensors.
-
-        Raises:
-            UserError: observations that do not fit the environment's space, or a runner of several members.
-        """
-        if self._learning.pack.size != 1:
-            raise UserError(
-                f"agent.act: this runner trains {self._learning.pack.size} members; act with a runner of one seed"
-            )
-        try:
-            flat = flatten_batch(self._env.observation_space, self._env.layout, observations)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"agent.act: observations do not fit [N, {self._env.observation_size}] "
-                f"({self._env.observation_space}): {error}"
-            ) from None
-        self._draws += 1
-        actions = self._learning.choose(flat, deterministic, self._draws).astype(self._env.actions.dtype)
-        tensor = tensor_in(observations)
-        return actions if tensor is None else like(tensor, actions)
-
-    def save(self, path: str | Path, member: int = 0) -> None:
-        """Write one member's checkpoint, whole or not at all.
-
-        Args:
-            path: of a safetensors file; with the ending `.pt`, of a file that skrl 2.x loads.
-            member: of a pack.
-
-        Raises:
-            UserError: no such member, a network that skrl cannot have, or the file cannot be written.
-        """
-        path = expanded(path)
-        kind = path.suffix
-        if kind == ".pickle":
-            raise UserError(f"{path}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl")
-        states = self._learning.states()
-        if not 0 <= member < len(states):
-            raise UserError(f"agent.save: no member {member}; allowed: 0 to {len(states) - 1}")
-        to_bytes = skrl_checkpoint.write if kind == ".pt" else checkpoint.to_bytes
-        data = to_bytes(states[member], self._learning.network, self._learning.pack.configs[member])
-        try:
-            write_whole(path, data)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-
-    def load(self, path: str | Path | Sequence[str | Path]) -> None:
-        """Continue from, or act with, a checkpoint: one file, or one per member.
-
-        Args:
-            path: of this program's files, or of skrl's (`.pt`, or `.pickle` of its JAX).
-
-        Raises:
-            UserError: missing, corrupted, foreign, of another network, or of unequal progress.
-        """
-        paths = [path] if isinstance(path, str | Path) else list(path)
-        if len(paths) != self._learning.pack.size:
-            raise UserError(
-                f"agent.load: {len(paths)} checkpoints for {self._learning.pack.size} members; give one per member"
-            )
-        self.restore([self._read(p, config) for p, config in zip(paths, self._learning.pack.configs, strict=True)])
-
-    def _read(self, path: str | Path, config: Config) -> MemberState:
-        data, network = checkpoint.read_file(path), self._learning.network
-        if skrl_checkpoint.recognizes(data):
-            return skrl_checkpoint.read(data, network, config, str(path))
-        return checkpoint.from_bytes(data, network, str(path))
-
-    def restore(self, states: Sequence[MemberState]) -> None:
-        """Continue from states that are already in memory.
-
-        Raises:
-            UserError: of unequal progress, or with other statistics than the configuration asks for.
-        """
-        if len({state.counters.update for state in states}) != 1:
-            raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
-        self.adopt(states)
-
-    def adopt(self, states: Sequence[MemberState]) -> None:
-        """Act as these states do, whatever their timesteps; training goes on from them only if these are equal.
-
-        Raises:
-            UserError: with other statistics than the configuration asks for.
-        """
-        agent, network = self._learning.pack.static.agent, self._learning.network
-        for state in states:
-            for name, moments, wanted in (
-                ("observation_preprocessor", state.observation_statistics, bool(network.scalings)),
-                ("value_preprocessor", state.value_statistics, agent.value_preprocessor is not None),
-            ):
-                if (moments is not None) != wanted:
-                    has = "has no statistics" if moments is None else "carries statistics"
-                    raise UserError(
-                        f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
-                    )
-        self._learning.restore(states)
 
 
 class Runner:
@@ -157,8 +38,7 @@ class Runner:
 
     Attributes:
         agent: the policies.
-        cfg: the resolved configuration, as plain data.
-        config: the same, typed.
+        configs: the resolved configuration of every member.
     """
 
     backend: ClassVar[Literal["torch", "jax"]]
@@ -199,13 +79,31 @@ class Runner:
         if seeds is not None and len(set(seeds)) < len(seeds):
             raise UserError(f"seeds: found {list(seeds)!r}: a seed is given twice and would train the same run twice")
         pack = Pack.of(members)
-        self.config = members[0]
-        self.cfg = self.config.dump()
+        _note_single_rows(pack.static)
+        self.configs = pack.configs
         if pack.size > 1:
             _refuse_fixed(self.env, pack.size)
         self._threads = threads
         self._learning = self.learning(pack, self.env.layout, self.env.actions)
         self.agent = Agent(self._learning, self.env, _experiment_directory(config))
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration.
+
+        Raises:
+            UserError: a pack has several.
+        """
+        if len(self.configs) != 1:
+            raise UserError(
+                f"runner.config: this runner trains {len(self.configs)} members; runner.configs has them all"
+            )
+        return self.configs[0]
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return self.config.dump()
 
     @staticmethod
     def load_cfg_from_yaml(path: str | Path) -> dict[str, Any]:
@@ -243,7 +141,7 @@ class Runner:
     @property
     def finished(self) -> bool:
         """Trained to the configured length."""
-        return self._learning.updates >= self.config.updates
+        return self._learning.updates >= self._static.updates
 
     def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train, yielding what is due; for callers that keep records and checkpoints themselves.
@@ -251,7 +149,7 @@ class Runner:
         Args:
             stop: asked after every update; True ends training there, with a last report and checkpoint.
         """
-        evaluation = self.config.evaluation
+        evaluation = self._static.evaluation
         if evaluation.interval:
             if not self.env.rebuilds:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
@@ -277,8 +175,8 @@ class Runner:
             UserError: an environment that cannot be rebuilt with so many, or an episode that does not end.
         """
         if deterministic is None:
-            deterministic = not self.config.trainer.stochastic_evaluation
-        envs = self.config.env.num_envs or 0
+            deterministic = not self._static.trainer.stochastic_evaluation
+        envs = self._static.env.num_envs or 0
         return play(
             lambda seeds: self.env.seeded(seeds, self._threads),
             lambda observations, draw: self._learning.choose(observations, bool(deterministic), draw),
@@ -290,8 +188,9 @@ class Runner:
     def _print(self, episodes: Sequence[Episode]) -> None:
         for member, seed in enumerate(self._learning.pack.seeds):
             returns = np.array([e.ret for e in episodes if e.member == member])
-            spread = f"{returns.mean():.2f} ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
-            print(f"seed {seed}: {len(returns)} episodes, return {spread}")
+            spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
+            number, more = len(returns), spread if len(returns) > 1 else ""
+            print(f"seed {seed}: {number} episode{'s' * (number > 1)}, return {returns.mean():.2f}{more}")
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""
@@ -310,9 +209,14 @@ class Runner:
         states = [checkpoint.from_bytes(d, self._learning.network) for d in data]
         (self.agent.adopt if only_act else self.agent.restore)(states)
 
+    @property
+    def _static(self) -> Config:
+        """What the members' configurations share."""
+        return self._learning.pack.static
+
     def _seeded(self, timestep: int) -> VectorEnv:
         """The environments of all members, reset at `timestep`."""
-        envs = self.config.env.num_envs or 0
+        envs = self._static.env.num_envs or 0
         seeds = [s for seed in self._learning.pack.seeds for s in environment_seeds(seed, envs, timestep)]
         return self.env.seeded(seeds, self._threads)
 
@@ -329,41 +233,20 @@ class Runner:
         return config.model_copy(update={"env": env, "backend": self.backend})
 
     def _train(self) -> None:
-        """Train with skrl's files: event files in the experiment directory, checkpoints below it."""
-        directory = self.agent.experiment_dir
-        pack = self._learning.pack
-        folders = _member_folders(directory, pack.seeds)
-        experiment = self.config.agent.experiment
-        if experiment.wandb:
-            weights_and_biases.check(experiment.wandb_kwargs, several=pack.size > 1)
-        keeps = self.config.interval("checkpoint_interval") > 0
-        with contextlib.ExitStack() as stack:
-            try:
-                boards = [stack.enter_context(contextlib.closing(TensorBoard(folder))) for folder in folders]
-            except OSError as error:
-                raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
-            runs = None
-            if experiment.wandb:
-                runs = stack.enter_context(weights_and_biases.PackRuns(directory, folders, pack.configs))
-            for report in self.reports():
-                for board, record in zip(boards, report.records, strict=True):
-                    if record is not None:
-                        board.write(record.env_steps, record.values, time.time())
-                if runs is not None:
-                    runs.write(report.records, report.diverged)
-                if keeps and (report.checkpoint or report.best):
-                    self._save(folders, report)
-                for member in report.diverged:
-                    log.error("seed %s diverged: a number is not finite", pack.seeds[member])
-
-    def _save(self, folders: Sequence[Path], report: Report) -> None:
-        for member, (folder, state) in enumerate(zip(folders, self.states(), strict=True)):
-            data = self.checkpoint(member, state)
-            checkpoints = folder / "checkpoints"
-            if report.checkpoint:
-                write_whole(checkpoints / f"agent_{self._learning.timestep}.safetensors", data)
-            if member in report.best:
-                write_whole(checkpoints / "best_agent.safetensors", data)
+        """Train with skrl's files, and say so where there is nothing left to train."""
+        now, trainer = self._learning.timestep, self._static.trainer
+        if self._learning.over:
+            why = (
+                f"timestep {now} is the end of trainer.timesteps {trainer.timesteps}; to go on, make a Runner with a "
+                "greater trainer.timesteps and agent.load what agent.save of this one writes"
+                if self.finished
+                else "every member has diverged"
+            )
+            log.warning("run('train'): nothing is left to train, and nothing was written: %s", why)
+            return
+        total = self._static.updates * self._static.agent.rollouts
+        progress = Progress(lambda: self._learning.timestep, total, not trainer.disable_progressbar)
+        write(self, self._learning.pack, self.agent.experiment_dir, progress)
 
 
 def _refuse_fixed(env: VectorEnv, members: int) -> None:
@@ -377,6 +260,19 @@ def _refuse_fixed(env: VectorEnv, members: int) -> None:
         )
 
 
+def _note_single_rows(config: Config) -> None:
+    """Say that nothing will be normalised where there is a single row to do it over."""
+    agent, rows = config.agent, config.agent.rollouts * (config.env.num_envs or 0)
+    of = {"rollout": 1, "minibatch": agent.mini_batches}.get(agent.advantage_normalization)
+    if of is not None and rows // of < 2:
+        log.warning(
+            "agent.advantage_normalization: %s: a %s of a single row has no deviation, so its advantage stays as it is "
+            "(agent.rollouts %d x num_envs %d in %d parts)",
+            *(agent.advantage_normalization, agent.advantage_normalization),
+            *(agent.rollouts, config.env.num_envs, of),
+        )
+
+
 def _fresh_seed() -> int:
     """A seed for `seed: null`, from the operating system."""
     return int(np.random.SeedSequence().generate_state(1)[0])
@@ -387,11 +283,3 @@ def _experiment_directory(config: Config) -> Path:
     experiment = config.agent.experiment
     name = experiment.experiment_name or f"{datetime.now():%y-%m-%d_%H-%M-%S-%f}_{config.agent.cls}"
     return expanded(experiment.directory or "runs").absolute() / name
-
-
-def _member_folders(directory: Path, seeds: Sequence[int]) -> list[Path]:
-    if len(seeds) == 1:
-        return [directory]
-    # Members of equal seed differ in Hyper numbers; their place in the pack tells them apart.
-    names = [f"seed_{s}" if seeds.count(s) == 1 else f"seed_{s}_member_{i}" for i, s in enumerate(seeds)]
-    return [directory / name for name in names]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,9 @@ def recognizes(data: bytes) -> bool:
 def read(data: bytes, network: Network, config: Config, name: str) -> MemberState:
     """Read one member for a given network.
 
-    Counters and score begin anew. So do, with a warning, the optimizer's moments where the file has none that fit, and
-    the learning rate where it does not say: skrl's JAX agents save neither.
+    Counters and score are those of a file that this program wrote, else they begin anew: skrl's files do not have them.
+    So do, with a warning, the optimizer's moments where the file has none that fit, and the learning rate where it does
+    not say: skrl's JAX agents save neither.
 
     Args:
         data: the whole file.
@@ -94,7 +95,13 @@ def read(data: bytes, network: Network, config: Config, name: str) -> MemberStat
         log.warning("%s; the optimizer's moments begin at zero", error)
     rate = file.learning_rate or float(np.ravel(config.agent.learning_rate)[0])
     observation, value = _statistics(file.statistics, network, config, name)
-    counters = Counters(0, 0, 0, 0, 0.0, steps, rate, math.nan, -math.inf, False)
+    if file.counters is None:
+        counters = Counters(0, 0, 0, 0, 0.0, steps, rate, math.nan, -math.inf, False)
+    else:
+        try:
+            counters = replace(Counters(**file.counters), optimizer_steps=steps, learning_rate=rate)
+        except TypeError as error:
+            raise UserError(f"{name}: corrupted: its counters are not those of a checkpoint: {error}") from None
     return MemberState(parameters, first, second, observation, value, counters)
 
 
@@ -131,7 +138,7 @@ def write(state: MemberState, network: Network, config: Config) -> bytes:
         assert found is not None
         numbers = {"running_mean": found.mean[columns], "running_variance": found.variance[columns]}
         modules[key] = numbers | {"current_count": np.array(found.count)}
-    return torch_bytes(modules)
+    return torch_bytes(modules, asdict(state.counters))
 
 
 def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:

@@ -7,9 +7,11 @@ Both are pickles, and nothing in them is executed: torch reads its own as weight
 from __future__ import annotations
 
 import io
+import json
 import math
 import pickletools
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ OPTIMIZERS = ("optimizer", "policy_optimizer", "value_optimizer")
 STATISTICS = ("observation_preprocessor", "state_preprocessor", "value_preprocessor")
 TEXTS_AND_BYTES = {"SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"}
 AROUND_THEM = {"PROTO", "FRAME", "EMPTY_DICT", "MARK", "MEMOIZE", "SETITEM", "SETITEMS", "STOP"}
+
+COUNTERS = "archive/sunflower.json"
 
 Tensors = dict[str, np.ndarray]
 
@@ -44,6 +48,7 @@ class File(NamedTuple):
         learning_rate: as the schedule left it, None where the file does not say.
         statistics: by skrl's name of the preprocessor.
         flax: written by a JAX agent.
+        counters: what this program puts beside skrl's modules, None in skrl's own files.
     """
 
     parameters: dict[str, Tensors]
@@ -51,6 +56,7 @@ class File(NamedTuple):
     learning_rate: float | None
     statistics: dict[str, Tensors]
     flax: bool
+    counters: dict[str, Any] | None = None
 
 
 def opened(data: bytes, separate: bool, name: str) -> File:
@@ -103,8 +109,9 @@ def _torch_file(data: bytes, separate: bool, name: str) -> File:
     modules = _checked(plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)), name)
     parameters = {role: _tensors(modules[role]) for role in ROLES}
     statistics = {key: _tensors(modules[key]) for key in STATISTICS if key in modules}
+    counters = _counters(data)
     if "optimizer" not in modules:
-        return File(parameters, None, None, statistics, False)
+        return File(parameters, None, None, statistics, False, counters)
     (group,), state = modules["optimizer"]["param_groups"], modules["optimizer"]["state"]
     order = [(role, key) for role in (ROLES if separate else ROLES[:1]) for key in parameters[role]]
     steps = max((float(moments["step"]) for moments in state.values()), default=0.0)
@@ -116,7 +123,7 @@ def _torch_file(data: bytes, separate: bool, name: str) -> File:
             first[role][key], second[role][key] = found.values()
     fits, rate = len(group["params"]) == len(order) and math.isfinite(steps), float(group["lr"])
     adam = Adam(steps, first, second) if fits else None
-    return File(parameters, adam, rate if 0 < rate < math.inf else None, statistics, False)
+    return File(parameters, adam, rate if 0 < rate < math.inf else None, statistics, False, counters)
 
 
 def _flax_file(data: bytes, name: str) -> File:
@@ -161,8 +168,17 @@ def _flax_parameters(tree: Any) -> Tensors:
     return found
 
 
-def torch_bytes(modules: dict[str, Any]) -> bytes:
-    """A torch file of modules whose arrays become tensors."""
+def _counters(data: bytes) -> dict[str, Any] | None:
+    """What `torch_bytes` put beside the modules."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return json.loads(archive.read(COUNTERS)) if COUNTERS in archive.namelist() else None
+
+
+def torch_bytes(modules: dict[str, Any], counters: dict[str, Any]) -> bytes:
+    """A torch file of modules whose arrays become tensors.
+
+    The counters are an entry of the archive that torch does not read: skrl loads every module that it finds.
+    """
     import torch
 
     def tensors(value: Any) -> Any:
@@ -172,4 +188,6 @@ def torch_bytes(modules: dict[str, Any]) -> bytes:
 
     out = io.BytesIO()
     torch.save(tensors(modules), out)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(COUNTERS), json.dumps(counters))
     return out.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from launcher.cli import main
 from launcher.ledger import Ledger
 from runner.config import load_config
+from runner.config.load import dump
 from runner.tracking import SCORE
+from tests.runner.builders import plain_config
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -38,6 +41,22 @@ def test_the_main_command_is_a_launch_that_plans(
 
 def test_the_test_command_is_pytest() -> None:
     assert command_after('".[dev]"') == ["pytest"]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_python_snippet_runs_to_its_last_line(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (snippet,) = re.findall(r"^```python\n(import envpool\n.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    config = plain_config({"seed": 3, "agent.experiment.experiment_name": "run"})
+    Path("cfg.yaml").write_text(dump(config))
+    found: dict[str, Any] = {}
+    exec(snippet.replace("runner.jax", f"runner.{backend}"), found)
+    assert found["actions"].shape == (64, 1) and len(found["observations"]) == 64
+    assert "timestep 8 of 8" in capsys.readouterr().err
+    assert Path("agent.safetensors").exists()
+    assert load_config(Path("runs/run/config.yaml"))[0] == found["runner"].config
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

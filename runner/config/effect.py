@@ -27,7 +27,7 @@ def without_effect(config: Config) -> dict[Key, str]:
 
 def _of_skrl() -> Iterator[Key]:
     yield ("memory",)
-    for name in ("headless", "disable_progressbar", "close_environment_at_exit", "environment_info", "render_interval"):
+    for name in ("headless", "close_environment_at_exit", "environment_info", "render_interval"):
         yield "trainer", name
     yield "models", "value", "clip_actions"
     for name in ("observation", "state", "value"):
@@ -38,6 +38,7 @@ def _of_skrl() -> Iterator[Key]:
 def _of_launch(config: Config) -> Iterator[tuple[Key, str]]:
     for name in ("directory", "experiment_name"):
         yield ("agent", "experiment", name), "all trials of a launch are written into one directory"
+    yield ("trainer", "disable_progressbar"), "a launch has a display of its own"
     if not config.evaluation.interval:
         yield ("evaluation", "episodes"), "evaluation.interval is 0"
         yield ("trainer", "stochastic_evaluation"), "evaluation.interval is 0 (launch eval has --stochastic)"

@@ -223,7 +223,7 @@ class Trainer(Section):
     headless: bool = True
     """Accepted as in skrl, without effect: nothing is rendered."""
     disable_progressbar: bool | None = None
-    """Accepted as in skrl, without effect."""
+    """Whether `run("train")` shows no progress; a launch has a display of its own."""
     close_environment_at_exit: bool = True
     """Accepted as in skrl, without effect."""
     environment_info: str = "episode"

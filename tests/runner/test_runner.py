@@ -16,6 +16,7 @@ from gymnasium.vector import SyncVectorEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner import base, checkpoint
+from runner.config import load_config
 from runner.errors import UserError
 from runner.torch import Runner, wrap_env
 from tests.probe_envs import TwoSteps, make_vector
@@ -130,7 +131,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-FILES = {
+FILES: dict[str, Any] = {
     "trainer.timesteps": 40,
     "agent.experiment": {
         "directory": "out",
@@ -148,7 +149,9 @@ def test_training_writes_skrls_files(elsewhere: Path, backend: str) -> None:
     events = [f for f in tree(elsewhere) if "events.out.tfevents" in f]
     assert len(events) == 1 and events[0].startswith("out/name/events")
     names = ("agent_16", "agent_32", "agent_40", "best_agent")
-    assert set(tree(elsewhere)) - set(events) == {f"out/name/checkpoints/{n}.safetensors" for n in names}
+    written = {f"out/name/checkpoints/{n}.safetensors" for n in names} | {"out/name/config.yaml"}
+    assert set(tree(elsewhere)) - set(events) == written
+    assert load_config(elsewhere / "out/name/config.yaml")[0] == runner.config
     curves = scalars(elsewhere / "out/name")
     steps = [24, 48, 72, 96, 120]  # env steps: timesteps × 3 environments
     for tag in (
@@ -179,6 +182,7 @@ def test_a_pack_writes_a_folder_per_seed(elsewhere: Path) -> None:
     for member, seed in enumerate((11, 12)):
         folder = elsewhere / f"out/name/seed_{seed}"
         assert len(scalars(folder)["Loss / Policy loss"]) == 5
+        assert load_config(folder / "config.yaml")[0] == runner.configs[member]
         data = (folder / "checkpoints/agent_40.safetensors").read_bytes()
         state = checkpoint.from_bytes(data, runner._learning.network)
         assert fingerprint(state, but=()) == fingerprint(runner.states()[member], but=())
@@ -328,6 +332,17 @@ def test_members_are_saved_and_loaded_one_by_one(elsewhere: Path) -> None:
     list(pack.reports())
     for member in range(2):
         pack.agent.save(f"{member}.safetensors", member)
+    with pytest.raises(UserError, match=r"agent\.save: found one\.pt for 2 of 2 members; allowed: a path for each"):
+        pack.agent.save("one.pt")
+    with pytest.raises(UserError, match=r"agent\.save: found a, a for 2 of 2 members"):
+        pack.agent.save(["a", "a"])
+    assert tree(elsewhere) == ["0.safetensors", "1.safetensors"]
+    pack.agent.save(["a.safetensors", Path("b.safetensors")])
+    assert [Path(f"{a}.safetensors").read_bytes() for a in "ab"] == [
+        Path(f"{m}.safetensors").read_bytes() for m in (0, 1)
+    ]
+    with pytest.raises(UserError, match=r"runner\.config: this runner trains 2 members; runner\.configs has them all"):
+        _ = pack.cfg
     with pytest.raises(UserError, match=r"agent\.save: no member 2; allowed: 0 to 1"):
         pack.agent.save("2.safetensors", 2)
     swapped = make_runner(seeds=[1, 2])
