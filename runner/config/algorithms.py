@@ -21,6 +21,7 @@ _OWN_KEYS = {
     "CEM": ("percentile",),
 }
 """Keys of `agent` that no other algorithm has, most telling first."""
+_ON_POLICY = {"rollouts", "learning_epochs", "mini_batches", "lambda", "gae_lambda"}
 _OFF_POLICY = ("actor_learning_rate", "critic_learning_rate", "polyak", "gradient_steps")
 _IN_NAME = re.compile(r"(?:^|[^a-z])(trpo|rpo)(?![a-z])")
 
@@ -47,13 +48,10 @@ def check_keys(data: Mapping[str, Any], source: Source) -> None:
     agent, models = (
         section if isinstance(section, Mapping) else {} for section in (data.get("agent"), data.get("models"))
     )
-    found: tuple[str, Key] | None = None
-    for name, keys in _OWN_KEYS.items():
-        for key in keys:
-            if key in agent:
-                found = found or (name, ("agent", key))
-    critic = next((role for role in models if str(role).startswith(("critic", "target_critic"))), None)
-    if found is None and "value" not in models:
+    own = ((name, ("agent", key)) for name, keys in _OWN_KEYS.items() for key in keys if key in agent)
+    found: tuple[str, Key] | None = next(own, None)
+    critic = next((role for role in models if str(role).startswith(("critic_", "target_critic"))), None)
+    if found is None and ("value" not in models or not _ON_POLICY & agent.keys()):
         off_policy = next((key for key in _OFF_POLICY if key in agent), None)
         if off_policy is not None or critic is not None:
             found = _by_file(source), ("agent", off_policy) if off_policy is not None else ("models", str(critic))

@@ -77,6 +77,9 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     out, era = plain_copy(data), era_of(data)
     notes = _Notes(frozenset(dotted(key) for key in source.overridden))
     models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
+    if era.before_2:
+        for name, block in (("agent", agent), ("trainer", trainer)):
+            _true(block, (name,), notes)
     if isinstance(models, dict):
         _models(models, era, source, notes)
     if isinstance(agent, dict):
@@ -195,6 +198,15 @@ def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> No
                 experiment[name] = steps
                 notes.default(f"agent.experiment.{name}", f"{name} {steps}")
         agent["experiment"] = experiment
+
+
+def _true(block: Any, key: Key, notes: _Notes) -> None:
+    """`True,` is a text to YAML, which is true to the Python of skrl 1.x; so would be `False,`, which is refused."""
+    for name, value in block.items() if isinstance(block, dict) else ():
+        if value == "True,":
+            block[name] = True
+            notes.translated[f"{dotted((*key, name))} 'True,' → True"] = None
+        _true(value, (*key, name), notes)
 
 
 def _without_effect(experiment: Any, notes: _Notes) -> None:

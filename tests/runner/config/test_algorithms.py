@@ -42,6 +42,7 @@ def test_another_algorithm_is_named_first_and_alone(name: str) -> None:
         ("cfg", CRITICS, OFF_POLICY, "agent.actor_learning_rate", "DDPG"),
         ("skrl_sac_cfg", CRITICS, OFF_POLICY, "agent.actor_learning_rate", "SAC"),
         ("skrl_td3_cfg", CRITICS, {}, "models.critic_1", "TD3"),
+        ("skrl_sac_cfg", NETS, OFF_POLICY, "agent.actor_learning_rate", "SAC"),
         ("cfg", NETS, {"lambda": 0.9, "discriminator_loss_scale": 5}, "agent.discriminator_loss_scale", "AMP"),
     ],
 )

@@ -162,6 +162,14 @@ def test_keys_that_no_skrl_knew_are_refused_in_files_of_2x() -> None:
             resolve(data)
 
 
+def test_true_with_a_comma_is_true_in_1x_as_to_python_and_false_is_refused() -> None:
+    config, (note,) = resolve(of_1x(agent__experiment__wandb="True,", trainer__headless="True,"))
+    assert config.agent.experiment.wandb and config.trainer.headless
+    assert "agent.experiment.wandb 'True,' → True, trainer.headless 'True,' → True" in note
+    with pytest.raises(UserError, match=r"agent\.experiment\.wandb: found 'False,'"):
+        resolve(of_1x(agent__experiment__wandb="False,"))
+
+
 # ---------------------------------------------------------------------------------------------- time limits
 
 
