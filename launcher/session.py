@@ -69,16 +69,16 @@ def conduct(
     if (note := gpu_note(wanted)) is not None:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
 
-    packs_on = partial(_show_packs, console, directory, trials, wanted)
-    with_cores = partial(_settle, console, directory, wanted, begin, dry_run)
+    packs_on = partial(_show_packs, console, trials, wanted)
+    with_cores = partial(_settle, console, wanted, begin, dry_run)
     if placement is not None and programs is not None and dry_run:
-        with_cores(placement, packs_on(placement), programs)
+        with_cores(directory, placement, packs_on(directory, placement), programs)
         return 0
     with contextlib.ExitStack() as stack:
         if not dry_run:
             directory, undo = prepare()
             stack.callback(undo)
-        packs = packs_on(placement) if placement is not None else []
+        packs = packs_on(directory, placement) if placement is not None else []
         ahead = placement is not None and idle(placement, packs, wanted)
         # The environments take seconds to import and to measure, in which Ray can start.
         checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations, ahead)
@@ -87,8 +87,8 @@ def conduct(
             if placement is None:
                 placement = place(wanted)
                 preflight.check(console, {placement.backend(trial.config) for trial, _ in trials}, placement.on_gpus)
-                packs = packs_on(placement)
-            placement = with_cores(placement, packs, programs)
+                packs = packs_on(directory, placement)
+            placement = with_cores(directory, placement, packs, programs)
             if dry_run:
                 return 0
             command = shlex.join(["launch", *sys.argv[1:]])
@@ -112,9 +112,9 @@ def conduct(
 
 def _show_packs(
     console: Console,
-    directory: Path,
     trials: Sequence[tuple[Trial, int]],
     wanted: Resources,
+    directory: Path,
     placement: Placement,
 ) -> list[list[Trial]]:
     """Form packs and print the plan."""
@@ -138,10 +138,10 @@ def _remark(console: Console, packs: Sequence[Sequence[Trial]], programs: Progra
 
 def _settle(
     console: Console,
-    directory: Path,
     wanted: Resources,
     begin: Mapping[str, int],
     dry_run: bool,
+    directory: Path,
     placement: Placement,
     packs: Sequence[Sequence[Trial]],
     programs: Programs,
