@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
 from launcher.plan import Placement
 from launcher.processes import Process, Processes, first_ended
+from launcher.storage import disk_refuses
 from launcher.worker import Exam
 from runner import checkpoint
 from runner.config import Config, resolve
@@ -209,7 +211,7 @@ def run(
                     failures.append(f"{batch[0].path}: {words_of(cause)}")
                 continue
             processes.give(placement.backend(batch[0].config), process)
-            done(_store(batch, terms, played))
+            done(_store(batch, terms, played, failures))
     finally:
         processes.end()
         for process, _ in running.values():
@@ -229,11 +231,19 @@ def _read(candidate: Candidate) -> bytes:
     return data
 
 
-def _store(batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]]) -> list[Evaluation]:
-    """Keep what a batch scored in the launches that it is of."""
+def _store(
+    batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]], failures: list[str]
+) -> list[Evaluation]:
+    """Keep what a batch scored in the launches that it is of, as far as they may be written to."""
     found = [_evaluation(candidate, terms, episodes) for candidate, episodes in zip(batch, played, strict=True)]
     for directory in {candidate.directory for candidate in batch if candidate.directory is not None}:
-        evaluations.add(directory, [e for e, c in zip(found, batch, strict=True) if c.directory == directory])
+        if evaluations.can_keep(directory):
+            try:
+                evaluations.add(directory, [e for e, c in zip(found, batch, strict=True) if c.directory == directory])
+            except (sqlite3.OperationalError, OSError) as error:
+                if not disk_refuses(error):
+                    raise
+                failures.append(f"{directory}: what was played is shown, but could not be kept: {error}")
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from launcher import evaluating, stats
+from launcher import evaluating, evaluations, stats
 from launcher.cores import spread
 from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
@@ -47,6 +47,10 @@ def conduct(
     kept = f", {len(candidates) - len(missing):,} of them known" if len(missing) < len(candidates) else ""
     what = f"{count(len(candidates), 'checkpoint')} x {count(terms.episodes, 'episode')}{kept}"
     console.print(what, highlight=False)
+    for directory in dict.fromkeys(candidate.directory for candidate in missing):
+        if directory is not None and not evaluations.can_keep(directory):
+            text = f"{directory}: nothing may be written there; what is played is shown, but not kept"
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     failures: list[str] = []
     if missing:
         placement = place(wanted) if wanted.address is None else None

@@ -93,7 +93,7 @@ def test_a_launch_at_work_lets_no_other_in(tmp_path: Path) -> None:
         process.communicate(timeout=120)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_the_launcher_stops_in_good_order(tmp_path: Path, number: int, status: int) -> None:
     process, directory = start(tmp_path, 1_000_000)
     wait_for_records(process, directory, 3)

@@ -18,7 +18,7 @@ from launcher.ledger import Ledger
 from runner.config import load_config, resolve
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.evaluate import stacked
+from runner.evaluate import Episode, stacked
 from runner.torch import Runner
 from tests.launcher.faulty import write_config
 from tests.launcher.local_ray import local_ray
@@ -160,3 +160,21 @@ def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path, monk
     assert all(len({c.config.backend for c in batch}) == 1 for batch in work)
     assert max(len(batch) for batch in work) * 100 <= evaluating.POOL
     assert len(batches(some[:2], terms, workers=8)) == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_cannot_be_kept_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """A folder that may only be read was said before; a disk that is full by now is a failure."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluating.evaluations, "can_keep", lambda directory: kept)
+    monkeypatch.setattr(evaluating.evaluations, "add", full)
+    config = resolve(load_config(write_config(tmp_path, 320))[0].dump())[0]
+    candidate = Candidate(tmp_path, "a", "a", 0, tmp_path / "x", "sha", config)
+    failures: list[str] = []
+    terms = Terms(1, 0, True, None, None)
+    (found,) = evaluating._store([candidate], terms, [[Episode(0, 0, 9.0, 9, 0)]], failures)
+    assert found.returns == (9.0,)
+    assert len(failures) == kept
