@@ -17,6 +17,7 @@ from launcher.commands import VERBS, app
 from launcher.evaluations import Evaluation
 from launcher.ledger import Ledger
 from launcher.plan import Placement, read_experiment
+from launcher.storage import lock
 from tests.launcher.boards import checkpoint, opened
 from tests.launcher.builders import give_up
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
@@ -137,7 +138,7 @@ def test_list(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_list_while_a_launch_is_at_work(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    with Ledger(three[2]):
+    with lock(three[2]):
         assert main(["list", "runs", "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["interrupted", "interrupted", "running"]
 
