@@ -7,7 +7,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -87,19 +87,20 @@ def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
     Raises:
         UserError: neither, damaged, or no checkpoint at all.
     """
-    found = [candidate for path in paths for candidate in _at(path, which, terms)]
+    found = [candidate for path in paths for candidate in _at(path, which)]
     if not found:
         what = "best agents" if which == "best" else "checkpoints"
         raise UserError(f"{', '.join(map(str, paths))}: no {what} have been published yet")
-    return list({(candidate.directory, candidate.trial, candidate.sha256): candidate for candidate in found}.values())
+    found = list({(candidate.directory, candidate.trial, candidate.sha256): candidate for candidate in found}.values())
+    return found if terms.env is None else _moved(found, terms.env)
 
 
-def _at(path: Path, which: Which, terms: Terms) -> Iterator[Candidate]:
+def _at(path: Path, which: Which) -> Iterator[Candidate]:
     if path.is_file():
         data = checkpoint.read_file(path)
         metadata = checkpoint.read_metadata(data, str(path))
         try:
-            config = _in_env(resolve(json.loads(metadata["config"]))[0], terms)
+            config = resolve(json.loads(metadata["config"]))[0]
             timestep = int(json.loads(metadata["counters"])["timestep"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged: {type(error).__name__}: {error}") from None
@@ -116,14 +117,43 @@ def _at(path: Path, which: Which, terms: Terms) -> Iterator[Candidate]:
             files = ledger.checkpoints(each.id)
             chosen = [file for file in files if file.kind == ("best" if which == "best" else "agent")]
             for file in chosen if which == "every" else chosen[-1:]:
-                config = _in_env(each.config, terms)
-                yield Candidate(path, each.id, each.name, file.timestep, path / file.path, file.sha256, config)
+                yield Candidate(path, each.id, each.name, file.timestep, path / file.path, file.sha256, each.config)
 
 
-def _in_env(config: Config, terms: Terms) -> Config:
-    if terms.env is None:
-        return config
-    return config.model_copy(update={"env": config.env.model_copy(update={"id": terms.env})})
+def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
+    """The same checkpoints in another environment, for which their networks must be made.
+
+    Raises:
+        UserError: it is unknown, or a checkpoint's network would be another there.
+    """
+    configs: dict[str, Config] = {}
+    for candidate in candidates:
+        config, key = candidate.config, policy_key(candidate.config)
+        if key in configs:
+            continue
+        configs[key] = config.model_copy(update={"env": config.env.model_copy(update={"id": env})})
+        try:
+            there, here = (_shapes(one) for one in (configs[key], config))
+        except UserError as error:
+            raise UserError(f"command line: --env {env}: {candidate.name} cannot play there: {error}") from None
+        if there != here:
+            name = next(name for name in {**here, **there} if here.get(name) != there.get(name))
+            found, wanted = (list(shapes[name]) if name in shapes else "not there" for shapes in (here, there))
+            raise UserError(
+                f"command line: --env {env}: {candidate.name} cannot play there: it was trained in {config.env.id}, "
+                f"where {name} is {found}; in {env} it would be {wanted}"
+            )
+    return [replace(candidate, config=configs[policy_key(candidate.config)]) for candidate in candidates]
+
+
+def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Parameter → shape, of a configuration's networks in its environment."""
+    from runner.envs.envpool import EnvPoolTask
+    from runner.parameters import Network
+
+    env = config.env
+    task = EnvPoolTask(str(env.id), env.num_envs or 1, env.arguments)
+    return {entry.name: entry.shape for entry in Network.of(config, task.layout, task.actions).entries}
 
 
 def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation]:

@@ -14,6 +14,7 @@ from launcher.cores import spread
 from launcher.evaluating import Candidate, Terms, Which
 from launcher.evaluations import Evaluation
 from launcher.jobs import dashboard_of
+from launcher.progress import EvaluationView
 from launcher.resources import Resources, gpu_note, place
 from launcher.tables import Column, count, table
 from runner.errors import UserError
@@ -62,11 +63,11 @@ def conduct(
                 preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
             work = evaluating.batches(missing, terms, placement.workers)
             placement = spread(placement, work, wanted)
-            with console.status("") as shown:
+            with EvaluationView(console, len(candidates), len(scores)) as view:
 
                 def done(found: list[Evaluation]) -> None:
                     scores.update({evaluation.sha256: evaluation for evaluation in found})
-                    shown.update(f"{len(scores):,} of {len(candidates):,} checkpoints evaluated")
+                    view.show(len(scores))
 
                 failures = evaluating.run(work, terms, placement, done)
     console.print(_table(candidates, scores, which == "every", console.width))

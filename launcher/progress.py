@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from launcher import stats
@@ -167,6 +169,49 @@ class _Screen:
         notice = Text(self._notice, "bold red").wrap(console, width)[: max(height - 1, 0)] if self._notice else []
         yield self._table(width, height - len(notice))
         yield from notice
+
+
+class EvaluationView:
+    """Follows `launch eval`: a bar on a terminal, else a line at most every ten seconds."""
+
+    def __init__(self, console: Console, total: int, known: int) -> None:
+        """Begin.
+
+        Args:
+            console: where to.
+            total: checkpoints of which a score is wanted.
+            known: those of which there is one already.
+        """
+        self._console, self._total, self._known = console, total, known
+        columns = BarColumn(), MofNCompleteColumn(), TextColumn("checkpoints in"), TimeElapsedColumn()
+        self._bar = Bar(*columns, TextColumn("{task.fields[left]}"), console=console, transient=True)
+        self._task = self._bar.add_task("", total=total, completed=known, left="")
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> EvaluationView:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:  # to a pipe it would write an empty line
+            self._bar.stop()
+
+    def show(self, scored: int) -> None:
+        """Show that so many checkpoints have a score now."""
+        now = time.monotonic()
+        left = time_left(scored - self._known, self._total - scored, now - self._began)
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=scored, left=f"· {left}" if left else "")
+        elif now - self._said >= LINES_EVERY:
+            self._said = now
+            line = f"[{now - self._began:5.0f} s] {scored:,} of {count(self._total, 'checkpoint')} evaluated, {left}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def time_left(done: int, missing: int, seconds: float) -> str:
+    """How long what is `missing` will take, where `done` took so long: `0:30 left`; nothing before there is an end."""
+    return f"{duration(seconds * missing / done)} left" if done else ""
 
 
 def progress_line(rows: Sequence[Progress], seconds: float) -> str:

@@ -16,6 +16,7 @@ import yaml
 from launcher import cli, commands
 from launcher.cli import main
 from runner.errors import UserError
+from tests.launcher import report_launches
 from tests.launcher.refusals import CARTPOLE, CONFIGS, PPO, Refused
 
 PENDULUM = ["--env", "Pendulum-v1", "--num-envs", "4"]
@@ -335,6 +336,25 @@ def test_error_of_another_process_is_told_without_its_traceback(capsys: pytest.C
     assert cli._explained(error) == (1, "OperationalError: database or disk is full (--debug shows where)")
     hidden = RayTaskError("open", "Traceback …", UserError("is in use")).as_instanceof_cause()
     assert cli._explained(hidden) == (2, "is in use")
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ("Cartpole-v9", "env.id: unknown environment 'Cartpole-v9'. Did you mean 'CartPole-v1'"),
+        (
+            "Acrobot-v1",
+            "it was trained in CartPole-v1, where policy.net.0.weight is [64, 4]; in Acrobot-v1 it would be",
+        ),
+        ("Pendulum-v1", "CategoricalMixin"),
+    ],
+)
+def test_evaluation_in_an_environment_that_does_not_fit(
+    tmp_path: Path, refused: Refused, env: str, expected: str
+) -> None:
+    report_launches.build(tmp_path / "run", seeds=1, points=2)
+    said = refused("eval", tmp_path / "run", "--env", env)
+    assert said.startswith(f"command line: --env {env}: cartpole cannot play there: ") and expected in said
 
 
 def test_an_unknown_environment_is_refused_though_ray_starts_meanwhile(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,7 +17,7 @@ from launcher import progress
 from launcher.layout import layout
 from launcher.ledger import Ledger
 from launcher.plan import Placement, form_packs, read_experiment
-from launcher.progress import View, progress_line, show_plan, show_result, summary
+from launcher.progress import EvaluationView, View, progress_line, show_plan, show_result, summary, time_left
 from launcher.rows import Batch, Progress, Published, TrialRow
 from runner.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.builders import give_up
@@ -285,3 +286,29 @@ def test_speed_counts_time_in_which_something_trained(ledger: Ledger) -> None:
     assert progress._busy_seconds(last, now - 100) == pytest.approx(5, abs=0.5)
     assert progress._busy_seconds(last, now - 2) == pytest.approx(2, abs=0.5)  # the rest was before this launch
     assert progress._busy_seconds([], now) == 0
+
+
+def test_time_left_of_an_evaluation() -> None:
+    assert [time_left(done, 12 - done, 10.0) for done in (0, 3, 12)] == ["", "0:30 left", "0:00 left"]
+
+
+def test_an_evaluation_in_a_pipe_says_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 10.0, 12.0, 21.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    screen = Screen(80)
+    with EvaluationView(screen.console, 12, 2) as view:
+        for scored in (3, 4, 5, 12):
+            view.show(scored)
+    assert screen.text.splitlines() == [
+        "[   10 s] 4 of 12 checkpoints evaluated, 0:40 left",
+        "[   21 s] 12 of 12 checkpoints evaluated, 0:00 left",
+    ]
+
+
+def test_an_evaluation_on_a_terminal_has_a_bar() -> None:
+    file = io.StringIO()
+    console = Console(width=80, file=file, force_terminal=True, color_system=None)
+    with EvaluationView(console, 12, 2) as view:
+        view.show(7)
+        view._bar.refresh()
+    assert " 7/12 checkpoints in 0:00:00 · 0:00 left" in file.getvalue()
