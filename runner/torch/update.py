@@ -1,7 +1,7 @@
 """The PPO update of P members: rollout in, new learner out. A pure function of arrays.
 
 Axes: P member · T rollout step · N environment · B minibatch row · O observation · A action.
-Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; the README lists each difference.
+Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; docs/skrl.md lists each difference.
 """
 
 from __future__ import annotations
