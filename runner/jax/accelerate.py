@@ -68,6 +68,27 @@ def programs_folder() -> Path | None:
 
 
 @contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Run our programs under the settings that they are written for, whatever JAX_DEBUG_NANS and the like say.
+
+    A number that is not finite freezes its member, and what is undefined is NaN: neither may end the pack. With 64-bit
+    numbers or without compilation the results would be others.
+    """
+    settings = (
+        jax.enable_x64(False),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    )
+    with contextlib.ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(setting)
+        yield
+
+
+@contextlib.contextmanager
 def not_kept() -> Iterator[None]:
     """Do not keep what is compiled here: a program that holds a pool's address is of no use to another process."""
     before = _settings.jax_persistent_cache_min_compile_time_secs

@@ -32,6 +32,7 @@ class Learning(learning.Learning):
 
     _learner: Learner
 
+    @accelerate.own_settings()
     def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed."""
         accelerate.keep_programs()
@@ -47,6 +48,7 @@ class Learning(learning.Learning):
         """See the base class."""
         return True
 
+    @accelerate.own_settings()
     def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
         """Actions for the environment; see the base class."""
         rows = observations.reshape(self.pack.size, -1, observations.shape[1])
@@ -63,9 +65,11 @@ class Learning(learning.Learning):
         config = self.pack.static
         envs = env.num_envs // self.pack.size
         steps = config.agent.rollouts
-        collector = Collector(env, self.pack.size, self._env_actions, partial(act, self._rules))
-        self._compile(collector, steps, envs)
+        with accelerate.own_settings():
+            collector = Collector(env, self.pack.size, self._env_actions, partial(act, self._rules))
+            self._compile(collector, steps, envs)
 
+        @accelerate.own_settings()
         def iteration() -> tuple[np.ndarray, np.ndarray, Rollout] | None:
             noise, generators = self._noise("update", self.updates, steps, envs)
             rollout = collector.collect(_policies(self._rules, self._learner), noise, self._random(steps))
@@ -107,6 +111,7 @@ class Learning(learning.Learning):
     def _of(self, member: int, experience: Array) -> np.ndarray:
         return np.asarray(experience)[:, member]
 
+    @accelerate.own_settings()
     def _put(self, snapshot: Snapshot) -> None:
         self._learner = Learner(
             Optimizer(
@@ -117,6 +122,7 @@ class Learning(learning.Learning):
             _statistics(snapshot.value_statistics),
         )
 
+    @accelerate.own_settings()
     def _get(self) -> Snapshot:
         parameters, first, second, steps, rate = (np.array(x) for x in self._learner.optimizer)
         observation, value = self._learner.observation_statistics, self._learner.value_statistics

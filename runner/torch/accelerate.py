@@ -122,7 +122,8 @@ def warm_up(
 def eager_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Gradient by the autograd tape: the least overhead without a compiler."""
     leaf = parameters.detach().requires_grad_()
-    with torch.enable_grad():
+    # Anomaly detection would end the pack where one member diverges.
+    with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
         total, parts = loss(leaf)
         (gradient,) = torch.autograd.grad(total, leaf)
     return gradient, parts

@@ -28,6 +28,7 @@ from runner.tracking import Report
 class Learning(learning.Learning):
     """P members in training on torch."""
 
+    @torch.inference_mode(False)
     def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
         """Initialise every member from its own seed."""
         self.device = accelerate.device()
@@ -50,6 +51,7 @@ class Learning(learning.Learning):
         _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise).to(self.device), False)
         return self._env_actions(chosen)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train from where it stands to the configured length; see the base class."""
@@ -79,6 +81,7 @@ class Learning(learning.Learning):
     def _of(self, member: int, experience: Tensor) -> np.ndarray:
         return experience[member].cpu().numpy()
 
+    @torch.inference_mode(False)
     def _put(self, snapshot: Snapshot) -> None:
         parameters, first, second = (torch.from_numpy(row).to(self.device, copy=True) for row in snapshot[:3])
         self._learner = Learner(
