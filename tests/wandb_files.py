@@ -79,7 +79,14 @@ def read_run(path: Path) -> Offline:
 
 
 def read_runs(directory: Path) -> list[Offline]:
-    """Of all runs that were kept in a folder, in the order of their names and times."""
+    """Of all runs that were kept in a folder, in the order of their names and times.
+
+    wandb's process writes the last block of a file (32 KiB, for short runs all of it) after `finish` has returned, so
+    it is brought to its end first.
+    """
+    import wandb
+
+    wandb.teardown()
     found = [read_run(path) for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"))]
     return sorted(found, key=lambda run: (run.name, run.steps))
 
