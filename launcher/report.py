@@ -23,10 +23,10 @@ from launcher.report_data import Configuration, Report, read
 from launcher.report_figures import Figure
 from launcher.report_html import INTERVAL, escape, figure
 from launcher.stats import FEWEST_RUNS
-from launcher.tables import count
+from launcher.watch.tables import count
 from runner.errors import UserError
 from runner.files import write_whole
-from runner.tracking import SCORE
+from runner.training.tracking import SCORE
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher import evaluations, stats, status
-from launcher.evaluations import Evaluation
-from launcher.layout import LOST_STATES
-from launcher.report_records import Grid, Records, Span, grid_of, read_records
-from launcher.rows import AttemptRow, Progress
+from launcher import stats
+from launcher.ledger import evaluations
+from launcher.ledger.evaluations import Evaluation
+from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
+from launcher.ledger.rows import AttemptRow, Progress
 from launcher.settings import read_settings
+from launcher.watch import status
+from launcher.watch.layout import LOST_STATES
 from runner.errors import UserError
-from runner.tracking import SCORE, TIME
+from runner.training.tracking import SCORE, TIME
 
 CURVE_POINTS = 250
 """Points of a curve of returns on the page, at most."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import stats
-from launcher.evaluations import Evaluation
+from launcher.ledger.evaluations import Evaluation
 from launcher.report_data import Configuration, Report
 from launcher.report_figures import OTHERS, Figure, histograms, styles
 from launcher.report_html import INTERVAL, Cell, configuration, escape, figure, num, span, table

@@ -11,12 +11,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from launcher.ledger.records import Records
+from launcher.ledger.rows import Progress
 from launcher.report_data import Configuration, Report
 from launcher.report_figures import OTHERS, styles
-from launcher.report_records import Records
-from launcher.rows import Progress
 from runner.files import write_whole
-from runner.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND
+from runner.training.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from launcher import stats
+from launcher.ledger.rows import AttemptRow
 from launcher.report_data import Configuration, Launch, Report, axes
 from launcher.report_figures import styles, written
 from launcher.report_html import INTERVAL, ROWS, Cell, configuration, escape, num, span, state, table, text
 from launcher.report_sweeps import attempt_parts
-from launcher.rows import AttemptRow
-from launcher.tables import count, duration
-from runner.tracking import STEPS_PER_SECOND
+from launcher.watch.tables import count, duration
+from runner.training.tracking import STEPS_PER_SECOND
 
 DIFFERENCES = 24
 """Configurations whose YAML is compared with the best one's at most."""

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import checkpoint, skrl_checkpoint
-from runner.checkpoint import MemberState
+from runner.checkpoints import checkpoint
+from runner.checkpoints import skrl as skrl_checkpoint
+from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import VectorEnv
+from runner.envs.observations import flatten_batch, like, tensor_in
 from runner.errors import UserError
 from runner.files import expanded, write_whole
-from runner.learning import Learning
-from runner.observations import flatten_batch, like, tensor_in
+from runner.training.learning import Learning
 
 
 class Agent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from runner.tracking import STEPS_PER_SECOND, TIME
+from runner.training.tracking import STEPS_PER_SECOND, TIME
 
 
 def untimed(values: Mapping[str, float]) -> dict[str, float]:

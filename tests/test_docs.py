@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.commands import app
+from launcher.cli.commands import app
 from runner.config.reference import page
 
 REPOSITORY = Path(__file__).parents[1]

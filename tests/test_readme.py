@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.cli import main
-from launcher.ledger import Ledger
+from launcher.cli.main import main
+from launcher.ledger.ledger import Ledger
 from runner.config import load_config
 from runner.config.load import dump
-from runner.tracking import SCORE
+from runner.training.tracking import SCORE
 from tests.runner.builders import plain_config
 
 REPOSITORY = Path(__file__).parents[1]

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config import overrides as _overrides
-from runner.config.algorithms import check_class, check_keys
-from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
 from runner.config.load import Key, Source, dotted, plain, plain_copy, read_yaml
 from runner.config.schedules import SCHEDULES, arguments_of
 from runner.config.schema import Config
 from runner.config.section import keys_of
-from runner.config.skrl import canonical, canonical_override
+from runner.config.skrl.algorithms import check_class, check_keys
+from runner.config.skrl.canonical import canonical, canonical_override
+from runner.config.skrl.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
 from runner.errors import UserError, did_you_mean, shown
 
 __all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]

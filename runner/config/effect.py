@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner.config.eras import Era
 from runner.config.load import Key
 from runner.config.models import PolicyModel
 from runner.config.schema import Config
+from runner.config.skrl.eras import Era
 
 _FOR_SKRL = "it is accepted for the sake of skrl's files and does nothing here"
 _GAUSSIAN = ("clip_actions", "clip_mean_actions", "clip_log_std", "min_log_std", "max_log_std", "initial_log_std")

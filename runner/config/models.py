@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from runner.config.expressions import Call
 from runner.config.marks import CountsAs
-from runner.config.network import Conv2d, Plan, plan
+from runner.config.network.expressions import Call
+from runner.config.network.layers import Conv2d, Plan, plan
 from runner.config.numbers import Float
 from runner.config.section import Section, class_name
 from runner.errors import UserError

@@ -19,9 +19,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runner.envs.observations import flatten_observations
+from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
-from runner.observations import flatten_observations
-from runner.spaces import ActionSpace, layout
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 

@@ -14,8 +14,8 @@ from gymnasium.spaces import Dict, MultiBinary
 
 from runner.cores import usable_cores
 from runner.envs.base import Step, VectorEnv, episode_info
+from runner.envs.spaces import LEGAL
 from runner.errors import UserError, did_you_mean
-from runner.spaces import LEGAL
 
 OURS = {
     "seed": "the YAML's seed decides it",

@@ -18,8 +18,8 @@ from gymnasium.wrappers.vector import (
 )
 
 from runner.envs.base import Step, VectorEnv
+from runner.envs.observations import as_array, flatten_some, like, tensor_in
 from runner.errors import UserError
-from runner.observations import as_array, flatten_some, like, tensor_in
 
 FINAL = ("final_obs", "final_observation")
 """Where an info has the last observations of ended episodes; gymnasium's name, and its name before 1.0."""

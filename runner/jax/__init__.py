@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from runner import base
+from runner import api as base
 from runner.envs.base import wrap_env
 from runner.jax.accelerate import device_name, sees_gpu
 from runner.jax.train import Learning
@@ -13,7 +13,7 @@ __all__ = ["Runner", "device_name", "sees_gpu", "wrap_env"]
 
 
 class Runner(base.Runner):
-    """`runner.base.Runner` on JAX."""
+    """`runner.api.Runner` on JAX."""
 
     backend: ClassVar[Literal["torch", "jax"]] = "jax"
     learning: ClassVar[type[Learning]] = Learning

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Num
 
-from runner.policies import IMPOSSIBLE, Distribution
+from runner.networks.policies import IMPOSSIBLE, Distribution
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

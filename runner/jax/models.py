@@ -15,12 +15,12 @@ from flax import linen
 from jax import Array
 from jaxtyping import Float
 
-from runner.config import expressions
-from runner.config.expressions import Name
-from runner.config.network import Conv2d, Flatten, Linear
+from runner.config.network import expressions
+from runner.config.network.expressions import Name
+from runner.config.network.layers import Conv2d, Flatten, Linear
+from runner.envs.spaces import Layout
 from runner.jax import distributions
-from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
-from runner.spaces import Layout
+from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
 
 Parameters: TypeAlias = dict[str, Array]
 """Name → `[outputs, inputs, …]` for weights, as the checkpoint has them, `[outputs]` for biases and log_std."""

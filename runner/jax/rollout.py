@@ -19,10 +19,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Num, Shaped
 
 from runner.envs.base import VectorEnv, episode_info
-from runner.episodes import Episodes
-from runner.policies import Distribution
-from runner.spaces import ActionSpace, Layout
-from runner.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
+from runner.envs.spaces import ActionSpace, Layout
+from runner.networks.policies import Distribution
+from runner.training.episodes import Episodes
+from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
 
 log = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
 
 
 def _flatten(parts: Layout, observations: Any, rows: int) -> Shaped[Array, "PN O"]:
-    """`runner.observations.flatten_observations` for arrays of a compiled program."""
+    """`runner.envs.observations.flatten_observations` for arrays of a compiled program."""
     if not parts.children:
         return observations.reshape(rows, -1)
     columns = [

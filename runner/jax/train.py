@@ -15,16 +15,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
-from runner import learning
 from runner.envs.base import VectorEnv
+from runner.envs.spaces import ActionSpace, Layout
 from runner.jax import accelerate, distributions, models
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Collector, Rollout, env_actions
 from runner.jax.update import Learner, Optimizer, Rules, update
-from runner.pack import Hyper, Pack, program_key
-from runner.snapshots import Snapshot, StackedMoments
-from runner.spaces import ActionSpace, Layout
-from runner.tracking import Report
+from runner.training import learning
+from runner.training.pack import Hyper, Pack, program_key
+from runner.training.snapshots import Snapshot, StackedMoments
+from runner.training.tracking import Report
 
 
 class Learning(learning.Learning):
@@ -197,7 +197,7 @@ def learn(
         shifts: see `update`.
 
     Returns:
-        The learner after, its numbers in the order of `runner.learning.COLUMNS`, and whether they are finite.
+        The learner after, its numbers in the order of `runner.training.learning.COLUMNS`, and whether they are finite.
     """
     after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules, rates, shifts)
     # Of a rollout without experience there are no numbers.

@@ -22,8 +22,8 @@ from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.objectives import OBJECTIVES
 from runner.jax.preprocessors import Scaler, Statistics
 from runner.jax.rollout import Rollout
-from runner.pack import Hyper
-from runner.parameters import Network
+from runner.networks.parameters import Network
+from runner.training.pack import Hyper
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
@@ -83,7 +83,7 @@ class Rules:
         network: the parameters' layout.
         entropy: any member has an entropy bonus.
         two_rates: any member's value parameters have a learning rate of their own.
-        program: text of everything in the configuration that the update reads, see `runner.pack.program_key`.
+        program: text of everything in the configuration that the update reads, see `runner.training.pack.program_key`.
         config: where to read it.
     """
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.cores import worth_splitting
-from runner.pack import Hyper
 from runner.torch.update import Batch, Learner, MinibatchStep, Rules, minibatch_step
+from runner.training.pack import Hyper
 
 log = logging.getLogger(__name__)
 

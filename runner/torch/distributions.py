@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from runner.policies import IMPOSSIBLE, Distribution
+from runner.networks.policies import IMPOSSIBLE, Distribution
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

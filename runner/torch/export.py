@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runner.checkpoint import MemberState
+from runner.checkpoints.checkpoint import MemberState
+from runner.envs.spaces import ActionSpace
 from runner.errors import UserError
-from runner.parameters import LOG_STD, Network
-from runner.spaces import ActionSpace
+from runner.networks.parameters import LOG_STD, Network
 from runner.torch import distributions, models, preprocessors
 from runner.torch.preprocessors import Scaler, Statistics
 

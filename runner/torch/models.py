@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from runner.config import expressions
-from runner.config.expressions import Name
-from runner.config.network import Conv2d, Flatten, Linear
-from runner.parameters import LOG_STD, Block, Network, Role, Step, leaf
-from runner.spaces import Layout
+from runner.config.network import expressions
+from runner.config.network.expressions import Name
+from runner.config.network.layers import Conv2d, Flatten, Linear
+from runner.envs.spaces import Layout
+from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
 from runner.torch import distributions
 
 Parameters: TypeAlias = dict[str, Tensor]

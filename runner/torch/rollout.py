@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.envs.base import VectorEnv
-from runner.episodes import Episodes
-from runner.policies import Distribution
-from runner.spaces import ActionSpace
-from runner.tracking import ACT_TIME, ENVIRONMENT_TIME
+from runner.envs.spaces import ActionSpace
+from runner.networks.policies import Distribution
+from runner.training.episodes import Episodes
+from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME
 
 
 class Rollout(NamedTuple):

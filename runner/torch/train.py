@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from runner import learning
 from runner.envs.base import VectorEnv
-from runner.pack import Hyper, Pack
-from runner.parameters import LOG_STD
-from runner.snapshots import Snapshot, StackedMoments
-from runner.spaces import ActionSpace, Layout
+from runner.envs.spaces import ActionSpace, Layout
+from runner.networks.parameters import LOG_STD
 from runner.torch import accelerate, distributions, models
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Act, Collector, Rollout, env_actions
 from runner.torch.update import Learner, Optimizer, Rules, update
-from runner.tracking import Report
+from runner.training import learning
+from runner.training.pack import Hyper, Pack
+from runner.training.snapshots import Snapshot, StackedMoments
+from runner.training.tracking import Report
 
 
 class Learning(learning.Learning):

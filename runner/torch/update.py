@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.config import Config
-from runner.pack import Hyper
-from runner.parameters import Network
+from runner.networks.parameters import Network
 from runner.torch import advantages as gae
 from runner.torch import distributions, models, preprocessors, schedulers
 from runner.torch.objectives import OBJECTIVES
 from runner.torch.preprocessors import Scaler, Statistics
 from runner.torch.rollout import Rollout
+from runner.training.pack import Hyper
 
 BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
@@ -335,8 +335,8 @@ def update(
             active = torch.where(entering, stays, active)
             kl_sum, kl_count = kl_sum + metrics.kl * entered, kl_count + entered
             counted = counted + entered
-            entering = Metrics(*(m * entered for m in metrics))
-            sums = entering if sums is None else Metrics(*(a + b for a, b in zip(sums, entering, strict=True)))
+            counting = Metrics(*(m * entered for m in metrics))
+            sums = counting if sums is None else Metrics(*(a + b for a, b in zip(sums, counting, strict=True)))
         if agent.learning_rate_scheduler == "KLAdaptiveLR":
             optimizer = optimizer._replace(
                 learning_rate=schedulers.kl_adaptive(

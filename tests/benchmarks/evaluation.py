@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from launcher.process import claim_cores, environment
+from launcher.run.process import claim_cores, environment
 
 EPISODES, ROUNDS, PROCESSES = 100, 3, 2
 LAYERS = {"mlp_extractor.policy_net.0": "net.0", "mlp_extractor.policy_net.2": "net.1", "action_net": "head"}
@@ -58,7 +58,7 @@ _core: Any = None
 
 def runner_of(directory: Path, members: int, threads: int) -> Any:
     """A runner of the launch's configuration with so many members."""
-    from launcher.directory import read_trials
+    from launcher.plan.directory import read_trials
     from runner.envs.envpool import EnvPoolTask
     from runner.jax import Runner
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rivals", help="python of an environment with stable_baselines3")
     given = parser.parse_args()
-    from launcher.directory import read_trials
+    from launcher.plan.directory import read_trials
 
     folders = [given.directory / "trials" / trial.id / "checkpoints" for trial in read_trials(given.directory)]
     paths = [max(folder.glob("agent_*"), key=lambda path: int(path.stem.split("_")[1])) for folder in folders]

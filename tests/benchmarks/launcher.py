@@ -66,7 +66,7 @@ def start_ray() -> None:
 def launch(*arguments: str, environment: Mapping[str, str] = os.environ) -> tuple[float, float, dict[str, Any]]:
     """Run `launch`: when it began, how long it took, and from its ledger what `read_ledger` says."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "launcher.cli", *arguments, "--workers", "2", "--out", out, "--name", "run"]
+        command = [sys.executable, "-m", "launcher", *arguments, "--workers", "2", "--out", out, "--name", "run"]
         began = time.time()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return began, time.time() - began, read_ledger(Path(out) / "run")
@@ -74,7 +74,7 @@ def launch(*arguments: str, environment: Mapping[str, str] = os.environ) -> tupl
 
 def read_ledger(directory: Path) -> dict[str, Any]:
     """When the first attempt was opened, the first record stored and the first update done; seconds of training."""
-    from launcher.ledger import Ledger
+    from launcher.ledger.ledger import Ledger
 
     with Ledger(directory, writer=False) as ledger:
         curves = [ledger.records(row.trial) for row in ledger.trials()]
@@ -112,7 +112,7 @@ def bare(backend: str) -> None:
     """Print when Ray was up, the actors had imported everything, and the first of them had its first record."""
     import ray
 
-    from launcher.worker import Worker
+    from launcher.run.worker import Worker
 
     class Bare(Worker):
         def first(self) -> float:
@@ -176,10 +176,10 @@ def reporting(rounds: int, timesteps: int) -> None:
     """Steps/s of a worker, over those of a Runner in the same process that nobody listens to."""
     import ray
 
-    from launcher import directory as folder
-    from launcher.aggregator import start_aggregator
-    from launcher.plan import Trial, read_experiment
-    from launcher.worker import Job, Worker
+    from launcher.ledger.aggregator import start_aggregator
+    from launcher.plan import directory as folder
+    from launcher.plan.experiment import Trial, read_experiment
+    from launcher.run.worker import Job, Worker
 
     class Both(Worker):
         def alone(self, job: Job) -> float:

@@ -37,14 +37,15 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 
 from rich.console import Console
 
-from launcher import continuing, progress, status
-from launcher import directory as folder
-from launcher.export import TensorBoardExport
-from launcher.ledger import Ledger
-from launcher.plan import Placement, Trial, form_packs, read_experiment
-from launcher.rows import Batch, Published, TrialRow
-from runner import tracking
-from runner.tracking import Record
+from launcher.export.tensorboard import TensorBoardExport
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import Batch, Published, TrialRow
+from launcher.plan import directory as folder
+from launcher.plan import resume as continuing
+from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
+from launcher.watch import progress, status
+from runner.training import tracking
+from runner.training.tracking import Record
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ def fill(directory: Path, packs: Sequence[Sequence[Trial]], count: int) -> None:
 
 def command(*arguments: str) -> None:
     """A `launch` command, as a process of its own."""
-    subprocess.run([sys.executable, "-m", "launcher.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "launcher.cli.main", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def export(trials: int, count: int) -> None:
@@ -247,7 +248,7 @@ async def play(
 
 def load(ray: Any, workers: int, each: int, every: float, seconds: float) -> str:
     """One line: an aggregator, a ledger and workers of their own."""
-    from launcher.aggregator import start_aggregator
+    from launcher.ledger.aggregator import start_aggregator
 
     class Players:
         async def play(self, *arguments: Any) -> tuple[list[float], int, int]:

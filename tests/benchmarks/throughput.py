@@ -63,10 +63,10 @@ def train(task: str, members: int, timesteps: int, label: str) -> dict[str, floa
 
 def launch(task: str, timesteps: int, label: str) -> dict[str, float]:
     """`launch --seeds 8` as a person types it: its whole time, and the sum of its trials' steps/s while training."""
-    from launcher.ledger import Ledger
+    from launcher.ledger.ledger import Ledger
 
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "launcher.cli", str(CONFIG), "--env", task, "--num-envs", str(NUM_ENVS)]
+        command = [sys.executable, "-m", "launcher.cli.main", str(CONFIG), "--env", task, "--num-envs", str(NUM_ENVS)]
         command += ["--seeds", str(SEEDS), "--out", out, "--name", "run", "--set", f"trainer.timesteps={timesteps}"]
         backend, settings = BACKENDS[label]
         command += ["--backend", backend, *(f"--set={name}={value}" for name, value in settings.items())]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.cli import main
-from launcher.commands import app
-from launcher.plan import slug
+from launcher.cli.commands import app
+from launcher.cli.main import main
+from launcher.plan.experiment import slug
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ledger import Ledger
+from launcher.ledger.ledger import Ledger
 from tests.launcher.faulty import assert_whole, counts, wait_until, write_config
 
 # A cluster takes a minute to start where others keep the machine busy.

@@ -7,9 +7,9 @@ from pathlib import Path
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 from tensorboard.util import tensor_util
 
-from launcher.ledger import Ledger
-from launcher.rows import Batch, Published, TrialRow
-from runner.tracking import Record
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import Batch, Published, TrialRow
+from runner.training.tracking import Record
 
 Points = list[tuple[int, float]]
 TRIALS = [TrialRow(f"a-{seed}", "a", seed, 4, 1000) for seed in range(4)] + [TrialRow("b-0", "b", 0, 4, 1000)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from launcher.ledger import Ledger
-from launcher.rows import Batch, Published, TrialRow
-from runner.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import Batch, Published, TrialRow
+from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 A, B = TrialRow("a-1", "a", 1, 4, 1000), TrialRow("b-1", "b", 1, 8, 1000)
 

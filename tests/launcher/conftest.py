@@ -20,7 +20,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(ray, "init", started)
-    monkeypatch.setattr("launcher.resources.visible_gpus", lambda: 0)
+    monkeypatch.setattr("launcher.plan.resources.visible_gpus", lambda: 0)
     monkeypatch.chdir(tmp_path)
 
 

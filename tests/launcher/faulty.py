@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from launcher.ledger import Ledger
-from launcher.worker import Worker
+from launcher.ledger.ledger import Ledger
+from launcher.run.worker import Worker
 from runner.errors import UserError
 
 CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"

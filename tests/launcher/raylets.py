@@ -49,7 +49,7 @@ class Cluster:
         flags = (f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--include-log-monitor=false")
         self.start(*flags, f"--temp-dir={self.folder / name}", ip=ip, inside=inside)
 
-    def launch(self, *arguments: str, program: Sequence[str] = ("-m", "launcher.cli")) -> subprocess.Popen[str]:
+    def launch(self, *arguments: str, program: Sequence[str] = ("-m", "launcher.cli.main")) -> subprocess.Popen[str]:
         """The command in a process that reaches the cluster."""
         command = [sys.executable, *program, *arguments]
         return subprocess.Popen(

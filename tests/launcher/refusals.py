@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import directory
-from launcher.cli import main
-from launcher.plan import Placement, read_experiment
+from launcher.cli.main import main
+from launcher.plan import directory
+from launcher.plan.experiment import Placement, read_experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CARTPOLE, PPO = CONFIGS / "classic" / "cartpole.yaml", CONFIGS / "skrl" / "ppo.yaml"

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load
 
-from launcher.directory import read_trials
-from launcher.ledger import Ledger
-from launcher.process import claim_cores, environment
+from launcher.ledger.ledger import Ledger
+from launcher.plan.directory import read_trials
+from launcher.run.process import claim_cores, environment
 from runner.envs.envpool import EnvPoolTask
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher import directory, evaluations
-from launcher.evaluations import Evaluation
-from launcher.ledger import Ledger
-from launcher.plan import Placement, Trial, read_experiment
-from launcher.rows import Batch, Published
-from runner.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND, Record
+from launcher.ledger import evaluations
+from launcher.ledger.evaluations import Evaluation
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import Batch, Published
+from launcher.plan import directory
+from launcher.plan.experiment import Placement, Trial, read_experiment
+from runner.training.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.refusals import CARTPOLE
 
 BEGAN = 1_790_000_000.0

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher import directory as folder
-from launcher import report, report_data, report_evaluations, report_figures, report_sweeps, stats, status
-from launcher.plan import read_experiment
+from launcher import report, report_data, report_evaluations, report_figures, report_sweeps, stats
+from launcher.ledger.records import grid_of, read_records
+from launcher.plan import directory as folder
+from launcher.plan.experiment import read_experiment
 from launcher.report_data import Report
-from launcher.report_records import grid_of, read_records
+from launcher.watch import status
 from runner.errors import UserError
-from runner.tracking import SCORE
+from runner.training.tracking import SCORE
 from tests.launcher import report_launches
 from tests.launcher.refusals import CARTPOLE
 from tests.launcher.report_launches import EVIL, SETTINGS, START_UP
@@ -340,7 +341,7 @@ def test_launch_that_has_not_begun(tmp_path: Path) -> None:
 
 
 def test_launch_at_work_is_not_disturbed(launched: Path, tmp_path: Path) -> None:
-    from launcher.ledger import Ledger
+    from launcher.ledger.ledger import Ledger
 
     with folder.working(launched), Ledger(launched) as ledger:
         page = report.write([launched], tmp_path / "page.html")

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from runner.base import Runner
-from runner.checkpoint import MemberState, Moments
+from runner.api import Runner
+from runner.checkpoints.checkpoint import MemberState, Moments
 from runner.config import Config, resolve
-from runner.config.expressions import Binary, Call, Number
+from runner.config.network.expressions import Binary, Call, Number
 from runner.config.overrides import apply
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.envpool import EnvPoolTask
-from runner.parameters import Network
-from runner.spaces import ActionSpace, Layout
+from runner.envs.spaces import ActionSpace, Layout
+from runner.networks.parameters import Network
 from tests import oracle
 
 SCALER = "RunningStandardScaler"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.base import Runner
-from runner.tracking import STEPS_PER_SECOND, Record
+from runner.api import Runner
+from runner.training.tracking import STEPS_PER_SECOND, Record
 from tests.records import untimed
 from tests.runner.builders import TASKS, assert_same, make_config, make_env, runner_class
 

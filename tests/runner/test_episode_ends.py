@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from runner.tracking import LENGTH_MAX, LENGTH_MIN, RETURN_MAX, RETURN_MIN
+from runner.training.tracking import LENGTH_MAX, LENGTH_MIN, RETURN_MAX, RETURN_MIN
 from tests.runner.builders import make_config, runner_class
 
 ENVS, LIMIT = 3, 10

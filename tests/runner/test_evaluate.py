@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from runner.envs.base import VectorEnv, environment_seeds, wrap_env
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.evaluate import EVALUATION_RESET, Episode, play
-from runner.tracking import TensorBoard
+from runner.training.evaluate import EVALUATION_RESET, Episode, play
+from runner.training.tracking import TensorBoard
 from tests.probe_envs import PoisonReset, Truncation, make_vector
 
 

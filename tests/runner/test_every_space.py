@@ -11,9 +11,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
-from runner.base import Runner
+from runner.api import Runner
 from runner.errors import UserError
-from runner.tracking import POLICY_LOSS, RETURN_MEAN
+from runner.training.tracking import POLICY_LOSS, RETURN_MEAN
 from tests.runner.builders import assert_same, make_config, make_env, numbers, runner_class
 
 ENVS = 3

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner import tracking
-from runner.base import Runner
+from runner.api import Runner
 from runner.envs.base import wrap_env
 from runner.errors import UserError
+from runner.training import tracking
 from tests.probe_envs import Truncation, make_vector
 from tests.runner.builders import TASKS, both, fingerprint, make_config, make_env, runner_class
 

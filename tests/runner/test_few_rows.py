@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.diagnosis import means_of, suspicion
 from runner.envs.envpool import EnvPoolTask
-from runner.tracking import EXPLAINED_VARIANCE
+from runner.training.diagnosis import means_of, suspicion
+from runner.training.tracking import EXPLAINED_VARIANCE
 from tests.runner.builders import both, make_config, runner_class
 
 CASES = [(1, 1, "rollout"), (1, 1, "minibatch"), (4, 4, "minibatch"), (4, 4, "rollout"), (5, 3, "minibatch")]

@@ -16,7 +16,12 @@ HEAVY = ("torch", "jax", "ray", "envpool", "tensorboard", "wandb")
 
 @pytest.mark.parametrize(
     "modules",
-    ["runner", "runner.config", "runner.pack, runner.streams, runner.tracking, runner.errors", "runner.checkpoint"],
+    [
+        "runner",
+        "runner.config",
+        "runner.training.pack, runner.training.draws, runner.training.tracking, runner.errors",
+        "runner.checkpoints.checkpoint",
+    ],
 )
 def test_light_modules_import_nothing_heavy(modules: str) -> None:
     program = f"import sys, {modules}; print(*(name for name in {HEAVY} if name in sys.modules))"
@@ -38,11 +43,11 @@ def imported(source: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "where"),
     [
-        ("torch", ("runner/torch/", "runner/skrl_files.py")),
+        ("torch", ("runner/torch/", "runner/checkpoints/skrl_files.py")),
         ("jax", ("runner/jax/",)),
         ("envpool", ("runner/envs/envpool.py",)),
         ("ray", ("launcher/",)),
-        ("wandb", ("runner/weights_and_biases.py",)),
+        ("wandb", ("runner/training/wandb.py",)),
     ],
 )
 def test_heavy_libraries_are_imported_in_one_place(library: str, where: tuple[str, ...]) -> None:

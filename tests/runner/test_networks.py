@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from runner.config.expressions import Name
+from runner.config.network.expressions import Name
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.spaces import layout
 from runner.errors import UserError
-from runner.parameters import Network, leaf
-from runner.spaces import layout
+from runner.networks.parameters import Network, leaf
 from tests.runner.builders import make_config, make_env, make_network, runner_class
 
 A, P, B = 3, 2, 5

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.checkpoint import MemberState
+from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import Step, VectorEnv, environment_seeds
 from tests.runner.builders import (

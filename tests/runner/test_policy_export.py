@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from runner import policy_export
-from runner.base import Runner
+from runner import export as policy_export
+from runner.api import Runner
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.policy_export import ROUNDING, ROWS, compare, export, observations
+from runner.export import ROUNDING, ROWS, compare, export, observations
 from runner.torch.export import Policy, from_onnx, from_torch, to_torch
 from tests.runner.builders import make_config, runner_class
 from tests.runner.test_every_space import ACTIONS, OBSERVATIONS, runner_of

@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from runner.base import Runner
+from runner.api import Runner
 from runner.envs.base import wrap_env
 from tests.probe_envs import PROBES, PoisonReset, make_vector, truncation_value
 from tests.runner.builders import both, plain_config, runner_class

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from runner.base import Runner
-from runner.checkpoint import MemberState
+from runner.api import Runner
+from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import environment_seeds
-from runner.evaluate import EVALUATION_RESET
-from runner.tracking import Record, Report
+from runner.training.evaluate import EVALUATION_RESET
+from runner.training.tracking import Record, Report
 from tests.records import untimed
 from tests.runner.builders import (
     TASKS,

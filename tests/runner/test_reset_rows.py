@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runner.envs.base import Step, VectorEnv, wrap_env
-from runner.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN
+from runner.training.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN
 from tests import probe_envs
 from tests.probe_envs import PoisonReset
 from tests.records import untimed

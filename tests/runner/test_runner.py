@@ -15,7 +15,8 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner import base, checkpoint
+from runner import api as base
+from runner.checkpoints import checkpoint
 from runner.config import load_config
 from runner.errors import UserError
 from runner.torch import Runner, wrap_env

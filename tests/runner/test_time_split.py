@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
-from runner import tracking
 from runner.envs.base import Step, VectorEnv, wrap_env
-from runner.tracking import ACT_TIME, ENVIRONMENT_TIME, EVALUATION_TIME, REPORT_TIME, ROLLOUT_TIME, UPDATE_TIME, Record
+from runner.training import tracking
+from runner.training.tracking import (
+    ACT_TIME,
+    ENVIRONMENT_TIME,
+    EVALUATION_TIME,
+    REPORT_TIME,
+    ROLLOUT_TIME,
+    UPDATE_TIME,
+    Record,
+)
 from tests.probe_envs import Truncation, make_vector
 from tests.runner.builders import make_config, make_env, runner_class
 

@@ -13,13 +13,13 @@ from gymnasium import spaces
 from hypothesis import strategies as st
 
 from runner.config import Config, load_config, resolve
-from runner.config.eras import LEGACY_AGENT, LEGACY_MODEL
-from runner.config.expressions import ACTIVATIONS, ALIASES, FUNCTIONS, SPACES, TOKENS
 from runner.config.load import Key, plain_copy, read_yaml
+from runner.config.network.expressions import ACTIVATIONS, ALIASES, FUNCTIONS, SPACES, TOKENS
 from runner.config.schedules import SCHEDULES
+from runner.config.skrl.eras import LEGACY_AGENT, LEGACY_MODEL
+from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
-from runner.parameters import Network
-from runner.spaces import ActionSpace, layout
+from runner.networks.parameters import Network
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted([*(ROOT / "tests/fixtures/yaml").glob("*.yaml"), *(ROOT / "configs").rglob("*.yaml")])

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from runner.config import Config, load_config, resolve
-from runner.config.expressions import Binary, Call, Expression, Name, Number, Part, parse
 from runner.config.load import dump, parse_scalar
 from runner.config.load import parse as read
 from runner.config.models import Model
-from runner.config.network import Linear
+from runner.config.network.expressions import Binary, Call, Expression, Name, Number, Part, parse
+from runner.config.network.layers import Linear
 from runner.config.overrides import parse_override, split_top_level
 from tests.runner.builders import make_config, plain_config
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from runner.config import Config, load_config, resolve
-from runner.config.eras import Era, era_of
 from runner.config.overrides import parse_override
+from runner.config.skrl.eras import Era, era_of
 from tests.runner.builders import SCALER
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "yaml"

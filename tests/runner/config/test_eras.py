@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from runner.config import Config, load_config, resolve
-from runner.config.eras import Era, era_of
 from runner.config.overrides import parse_override
+from runner.config.skrl.eras import Era, era_of
 from runner.errors import UserError
 from tests.runner.builders import SCALER, plain_config
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runner.config import Config, resolve
-from runner.config.eras import Era, era_of
 from runner.config.load import Key, plain_copy
 from runner.config.overrides import parse_override
+from runner.config.skrl.eras import Era, era_of
 from runner.errors import UserError
 from tests.runner.builders import plain_config
 
@@ -199,7 +199,7 @@ def test_actions_of_1x_are_clipped_where_they_have_bounds() -> None:
 
 
 def test_a_trial_is_the_same_whichever_way_it_clips() -> None:
-    from runner.pack import identity, policy_key, program_key, static_key
+    from runner.training.pack import identity, policy_key, program_key, static_key
 
     data = of_1x()
     data["models"]["policy"]["clip_actions"] = True

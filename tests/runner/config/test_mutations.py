@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from runner.config import load_config
-from runner.config.eras import LEGACY_MODEL, era_of
-from runner.config.expressions import activation_name
 from runner.config.load import Key, dotted, plain_copy
+from runner.config.network.expressions import activation_name
+from runner.config.skrl.eras import LEGACY_MODEL, era_of
 from runner.errors import UserError
 from tests.runner.config.mutants import (
     FILES,

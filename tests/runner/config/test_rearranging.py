@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.config.expressions import evaluate, parse
+from runner.config.network.expressions import evaluate, parse
 from runner.errors import UserError
 
 ROWS = 5

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from runner.config.marks import Mark, marked
 from runner.config.schedules import KLAdaptiveLR
 from runner.config.schema import Agent, Config
-from runner.pack import Hyper
+from runner.training.pack import Hyper
 
 
 def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from runner.envs.base import VectorEnv
 from runner.jax.rollout import Collector, env_actions
-from runner.policies import Distribution
+from runner.networks.policies import Distribution
 
 MEMBERS, ENVS = 2, 2
 

@@ -17,9 +17,9 @@ from runner.jax import accelerate
 from runner.jax.preprocessors import Statistics
 from runner.jax.rollout import Rollout
 from runner.jax.update import Batch, Learner, Optimizer, Rules, update
-from runner.pack import Hyper, program_key
 from runner.torch import accelerate as torch_accelerate
 from runner.torch.update import update as torch_update
+from runner.training.pack import Hyper, program_key
 from tests import oracle
 from tests.runner.torch.problem import ROWS, P, Problem
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runner.jax import distributions
-from runner.policies import Distribution
+from runner.networks.policies import Distribution
 from runner.torch import distributions as torch_distributions
 from tests.runner.torch.test_equals_oracle import close
 

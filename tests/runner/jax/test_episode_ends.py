@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from runner.base import Runner as AnyRunner
+from runner.api import Runner as AnyRunner
 from runner.envs.base import VectorEnv, wrap_env
 from runner.jax import Runner
 from runner.jax import train as train_module

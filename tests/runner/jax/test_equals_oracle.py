@@ -15,7 +15,7 @@ import torch
 from runner.jax import advantages, distributions, preprocessors, schedulers
 from runner.jax.preprocessors import Statistics
 from runner.jax.update import Optimizer, Rules, loss, minibatch_step
-from runner.policies import Distribution
+from runner.networks.policies import Distribution
 from tests import oracle
 from tests.runner.jax.problem import (
     UPDATES,

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from runner import tracking
-from runner.checkpoint import MemberState
-from runner.config.expressions import ACTIVATIONS
+from runner.checkpoints.checkpoint import MemberState
+from runner.config.network.expressions import ACTIVATIONS
 from runner.jax import Runner, models, preprocessors, schedulers
 from runner.jax import advantages as gae
 from runner.jax import train as jax_train
 from runner.jax.rollout import Collector, Rollout
-from runner.learning import COLUMNS
-from runner.parameters import LOG_STD
+from runner.networks.parameters import LOG_STD
 from runner.torch import Runner as TorchRunner
 from runner.torch import advantages as torch_gae
 from runner.torch import models as torch_models
 from runner.torch import preprocessors as torch_preprocessors
 from runner.torch import schedulers as torch_schedulers
 from runner.torch import train as torch_train
-from runner.tracking import Record
+from runner.training import tracking
+from runner.training.learning import COLUMNS
+from runner.training.tracking import Record
 from tests.records import untimed
 from tests.runner.builders import TASKS, assert_same, make_config, make_env, make_network
 from tests.runner.jax.problem import (

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from runner.envs.base import VectorEnv, environment_seeds
-from runner.episodes import Episodes
+from runner.envs.spaces import ActionSpace
 from runner.jax import rollout as rollout_module
 from runner.jax.rollout import Collector, env_actions
-from runner.policies import Distribution
-from runner.spaces import ActionSpace
+from runner.networks.policies import Distribution
 from runner.torch.rollout import env_actions as torch_env_actions
+from runner.training.episodes import Episodes
 from tests.runner.builders import TASKS, make_env
 from tests.runner.jax.collecting import ENVS, MEMBERS, collector, noise, policies
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from runner.checkpoint import MemberState
+from runner.checkpoints.checkpoint import MemberState
 from runner.torch import Runner
 from tests.runner.builders import fingerprint, make_config, make_env, numbers
 

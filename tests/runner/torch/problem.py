@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from runner.config import Config
-from runner.pack import Hyper
-from runner.parameters import LOG_STD, Network
+from runner.networks.parameters import LOG_STD, Network
 from runner.torch import preprocessors
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Rollout
 from runner.torch.update import Learner, Optimizer, Rules
+from runner.training.pack import Hyper
 from tests import oracle
 from tests.runner.builders import make_config, make_network, output_options
 

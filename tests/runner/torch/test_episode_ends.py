@@ -46,7 +46,7 @@ def experience(env: VectorEnv, policy: str) -> tuple[Rollout, Problem]:
 
 
 def _pack(config: Any) -> Any:
-    from runner.pack import Pack
+    from runner.training.pack import Pack
 
     return Pack.of([config.model_copy(update={"env": config.env.model_copy(update={"num_envs": ENVS})})])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.checkpoint import MemberState
+from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.torch import Runner
 from runner.torch import train as train_module

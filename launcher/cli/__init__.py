@@ -1,0 +1,1 @@
+"""The `launch` command: verbs, flags, exit statuses."""

@@ -1,0 +1,358 @@
+"""The verbs of the `launch` command: parse, validate, plan, run, report."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+import shlex
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from launcher.cli import reading
+from launcher.cli.flags import Debug, Directory, Launches, Written, console, examples
+from launcher.plan.experiment import Experiment, read_experiment
+from launcher.plan.resources import Resources
+from launcher.plan.sweep import FLAGS, group_by_flag
+from launcher.run import output
+from launcher.watch import launches
+from runner.config.load import dump
+from runner.errors import UserError
+
+if TYPE_CHECKING:
+    from launcher.cluster.jobs import Jobs
+
+VERBS = {
+    "eval": "let the checkpoints of a launch play",
+    "export": "write a policy for plain torch or ONNX",
+    "report": "write a page about launches",
+    "resume": "continue a launch, or add seeds and length to it",
+    "status": "show how a launch stands",
+    "logs": "show what the workers of a launch printed",
+    "list": "list launches, the latest first",
+    "follow": "watch a launch that runs on a cluster by itself",
+    "stop": "let such a launch save and end",
+    "pull": "bring its directory here",
+}
+
+Given = Annotated[Resources, Parameter(name="*")]
+NOTHING_GIVEN = Resources()
+
+
+def _version() -> str:
+    """This program, what its results depend on, and its code."""
+    from launcher.plan.directory import software
+
+    found = software()
+    return "\n".join(f"{name} {version}" for name, version in found.items())
+
+
+app = App(
+    name="launch",
+    help="Train PPO from skrl-style YAML files over many seeds and settings.",
+    help_epilogue=examples("train"),
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+    version=_version,
+    version_flags=["--version"],
+    default_parameter=Parameter(show_default=False, negative=()),
+)
+for _verb, _function in (
+    ("report", reading.report),
+    ("status", reading.status),
+    ("logs", reading.logs),
+    ("list", reading.list_),
+):
+    app.command(_function, name=_verb, help_epilogue=examples(_verb))
+
+
+@app.default
+def train(
+    *cfgs: Annotated[Written, Parameter(help="Configuration files; each is a configuration.")],
+    seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
+    env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
+    num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
+    backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            help="a.b=value. Alternatives: 1,2; 0..1/5 in equal steps; 1e-5..1e-2/4 in equal ratios.",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    zip_: Annotated[
+        list[list[str]] | None,
+        Parameter(
+            name="--zip",
+            help="a.b=1,2 c.d=3,4 advance together; files before it.",
+            consume_multiple=True,
+            converter=group_by_flag,
+        ),
+    ] = None,
+    resources: Given = NOTHING_GIVEN,
+    name: Annotated[str | None, Parameter(help="Name of the launch; default config and time.")] = None,
+    out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
+    dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
+    show_config: Annotated[bool, Parameter(help="With --dry-run: the configurations read, as YAML.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Train every configuration with every seed."""
+    terminal = console()
+    _refuse_words(cfgs)
+    given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
+    if show_config and not dry_run:
+        raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
+    experiment = read_experiment(cfgs, set_ or [], given, seeds, zip_)
+    if show_config:
+        return _show_configurations(experiment)
+    for note in experiment.notes:
+        terminal.print(note, style="dim", highlight=False, soft_wrap=True)
+    from launcher.cluster import jobs
+    from launcher.plan import directory as folder
+    from launcher.run import session
+
+    if jobs.dashboard_of(resources.address) is not None:
+        if dry_run:
+            raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
+        # What the cluster would refuse, too, before the name is spent.
+        resources.check()
+        session.check_names(experiment.trials)
+        chosen = {"seeds": seeds, "env": env, "num_envs": num_envs, "backend": backend, "set": set_}
+        words = [*_words(chosen), *(word for group in zip_ or () for word in ("--zip", *group)), *_flags(resources)]
+        called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
+        there = out or Path(experiment.trials[0].config.agent.experiment.directory or launches.FOLDER)
+        submitted = jobs.Jobs(str(resources.address))
+        return _follow(submitted, called, submitted.submit(called, words, cfgs, there))
+    directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
+    pairs = [(trial, 0) for trial in experiment.trials]
+    named = folder.is_named(experiment.trials, name)
+    with contextlib.ExitStack() as held:
+
+        def prepare() -> tuple[Path, Callable[[], None]]:
+            made, take_back = folder.create(directory, experiment.trials, named)
+            held.enter_context(folder.working(made))
+            return made, take_back
+
+        return session.conduct(terminal, directory, pairs, resources, dry_run, prepare)
+
+
+@app.command(help_epilogue=examples("resume"))
+def resume(
+    directory: Directory = None,
+    /,
+    *,
+    out: Launches = None,
+    seeds: Annotated[
+        str | None, Parameter(help="Every configuration with these: 16 (its first seed + 0…15), 0-15, or 3,5,7.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(name="--set", help="trainer.timesteps=N: train on, to a greater length."),
+    ] = None,
+    retry_failed: Annotated[bool, Parameter(help="Try trials that failed again.")] = False,
+    resources: Given = NOTHING_GIVEN,
+    dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Continue a launch: train what is missing, or more."""
+    from launcher.cluster import jobs
+    from launcher.plan import directory as folder
+    from launcher.plan import resume as continuing
+    from launcher.run import session
+
+    if jobs.dashboard_of(resources.address) is not None:
+        if directory is None:
+            raise UserError("command line: which launch of the cluster? Give its name: launch resume NAME --address …")
+        chosen = {"seeds": seeds, "set": set_, "retry_failed": retry_failed, "dry_run": dry_run}
+        resumed = jobs.Jobs(str(resources.address))
+        return _follow(resumed, directory.name, resumed.resume(directory.name, [*_words(chosen), *_flags(resources)]))
+    terminal = console()
+    directory = launches.chosen(directory, out)
+    folder.refuse_running(directory)
+    # What is no launch is not written to; `continuing.read` says so.
+    write = not dry_run and (directory / "plan.json").is_file()
+    with folder.working(directory) if write else contextlib.nullcontext():
+        more = continuing.read(directory, seeds, set_ or [], retry_failed)
+        for line in more.notes:
+            terminal.print(line, style="dim", highlight=False, soft_wrap=True)
+        if not more.todo:
+            return 0 if more.all_finished else 1
+        prepare = partial(continuing.write, directory, more)
+        return session.conduct(terminal, directory, more.todo, resources, dry_run, prepare)
+
+
+@app.command(name="eval", help_epilogue=examples("eval"))
+def evaluate(
+    *paths: Annotated[
+        Written, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints; default the latest launch.")
+    ],
+    episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
+    stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
+    env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
+    num_envs: Annotated[int | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
+    seed: Annotated[int, Parameter(help="Of the episodes, the same for all checkpoints; default 0.")] = 0,
+    every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
+    last: Annotated[bool, Parameter(help="The last one; the default.")] = False,
+    best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
+    video: Annotated[int, Parameter(help="Film so many episodes of the best, median and worst seed.")] = 0,
+    resources: Given = NOTHING_GIVEN,
+    debug: Debug = False,
+) -> int:
+    """Let checkpoints play the same episodes; keep what they score."""
+    from launcher.evaluate import session as examination
+    from launcher.evaluate.batches import Terms, Which
+
+    if every + last + best > 1:
+        raise UserError("command line: give one of --every, --last and --best")
+    for flag, number, least in (("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0)):
+        if number is not None and number < least:
+            raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+    which: Which = "every" if every else "best" if best else "last"
+    terms = Terms(episodes, seed, not stochastic, env, num_envs)
+    return examination.conduct(console(), paths or [launches.latest()], which, terms, resources, video)
+
+
+@app.command(help_epilogue=examples("export"))
+def export(
+    checkpoint: Annotated[Written, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
+    /,
+    *,
+    to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
+    out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
+    debug: Debug = False,
+) -> int:
+    """Write a policy that plain torch, or ONNX, runs."""
+    from runner.export import export as write
+
+    print(write(checkpoint, to, out))
+    return 0
+
+
+Name = Annotated[str, Parameter(name="NAME", help="Of the launch.")]
+Address = Annotated[
+    str,
+    Parameter(
+        help="http://HOST:8265 or ray://HOST:10001; default RAY_ADDRESS.", env_var="RAY_ADDRESS", show_env_var=False
+    ),
+]
+
+
+@app.command(help_epilogue=examples("follow"))
+def follow(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
+    """Show what a launch on a cluster prints, until it is over."""
+    from launcher.cluster.jobs import Jobs
+
+    return _follow(Jobs(address), launch)
+
+
+@app.command(help_epilogue=examples("stop"))
+def stop(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
+    """Let a launch on a cluster save, and end it."""
+    from launcher.cluster.jobs import Jobs
+
+    print(f"{launch}: {Jobs(address).stop(launch)}; launch resume {launch} --address {address} continues")
+    return 0
+
+
+@app.command(help_epilogue=examples("pull"))
+def pull(
+    launch: Name,
+    /,
+    *,
+    address: Address,
+    out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
+    debug: Debug = False,
+) -> int:
+    """Bring the directory of a launch on a cluster here."""
+    from launcher.cluster.jobs import Jobs
+
+    print(Jobs(address).pull(launch, out))
+    return 0
+
+
+class _UnreadError(Exception):
+    """Nothing that is shown can be written any more; `cli` says why."""
+
+
+def _follow(jobs: Jobs, launch: str, directory: str | None = None) -> int:
+    """Show a launch until it is over; Ctrl-C only stops showing."""
+    if directory is not None:
+        print(f"{launch} runs on {jobs.url} by itself, in {directory} on its head")
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+        if output.lost():
+            raise _UnreadError
+
+    try:
+        return jobs.follow(launch, show)
+    except _UnreadError:
+        return 0
+    except KeyboardInterrupt:
+        verbs = " or ".join(f"launch {verb} {launch} --address {jobs.url}" for verb in ("follow", "stop"))
+        print(f"\n{launch} goes on; {verbs}")
+        return 128 + signal.SIGINT
+    finally:
+        if directory is not None:
+            print(f"Bring it here: launch pull {launch} --address {jobs.url}")
+
+
+def _words(chosen: Mapping[str, Any]) -> list[str]:
+    """Values by their flags' names as they are typed; what was not given is left out."""
+    words: list[str] = []
+    for name, value in chosen.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
+    return words
+
+
+def _flags(resources: Resources) -> list[str]:
+    """Of the cluster's side: all but where it is."""
+    return _words({name: value for name, value in asdict(resources).items() if name != "address"})
+
+
+def _show_configurations(experiment: Experiment) -> int:
+    """Print each configuration with the seed of its first trial, all keys under their canonical names; returns 0.
+
+    Notes are comments, so that what is printed for one configuration is a configuration file.
+    """
+    for note in experiment.notes:
+        print(f"# {note}")
+    shown: set[str] = set()
+    for trial in experiment.trials:
+        if trial.name not in shown:
+            if shown:
+                print("---")
+            print(f"# {trial.name}, from {experiment.files[trial.name]}")
+            print(dump(trial.config.dump()), end="")
+            shown.add(trial.name)
+    return 0
+
+
+def _refuse_words(cfgs: Sequence[Path]) -> None:
+    """A hint where nothing is given, or where the first word looks like a verb or names a launch."""
+    if not cfgs:
+        raise UserError("command line: no configuration file; usage: launch CFG.yaml --seeds 8 (see launch --help)")
+    for word in map(str, cfgs):
+        if re.fullmatch(r"[\w.]+=.*", word, re.DOTALL) and not Path(word).exists():
+            raise UserError(
+                f"command line: {word!r} is no file; each setting has its own flag: --set {shlex.quote(word)}"
+            )
+    first = cfgs[0]
+    if (first / "plan.json").is_file():
+        raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
+    if first.exists() or first.suffix or "/" in str(first):
+        return
+    near = difflib.get_close_matches(str(first), VERBS, 1, 0.6)
+    if near:
+        raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")

@@ -1,0 +1,70 @@
+"""What several verbs of the `launch` command have in common: parameters, examples, and where they print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from launcher.watch.launches import FOLDER
+from runner.files import expanded
+
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+
+def _path(_type: Any, tokens: Sequence[Token]) -> Path:
+    """What was typed, for cyclopts."""
+    return expanded(tokens[0].value)
+
+
+Written = Annotated[Path, Parameter(converter=_path)]
+"""A path in which `~` and variables are expanded."""
+Directory = Annotated[
+    Written | None, Parameter(name="DIR", help=f"Directory of the launch; default the latest in {FOLDER}.")
+]
+Launches = Annotated[Written | None, Parameter(help=f"Folder whose latest launch it is; default {FOLDER}.")]
+Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
+
+_EXAMPLES = {
+    "train": (
+        "launch configs/classic/cartpole.yaml --seeds 8",
+        "launch configs/classic/pendulum.yaml --seeds 0-7",
+        "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
+    ),
+    "resume": (
+        "launch resume",
+        "launch resume runs/NAME --seeds 16 --set trainer.timesteps=20_000",
+        "launch resume runs/NAME --retry-failed",
+    ),
+    "eval": (
+        "launch eval --episodes 100 --best",
+        "launch eval runs/NAME --every",
+        "launch eval runs/NAME/trials/TRIAL/best_agent.safetensors --video 3",
+    ),
+    "export": (
+        "launch export runs/NAME/trials/TRIAL/best_agent.safetensors",
+        "launch export agent_1600.safetensors --to onnx --out policy.onnx",
+    ),
+    "report": ("launch report", "launch report runs/FIRST runs/SECOND --out comparison.html"),
+    "status": ("launch status", "launch status runs/NAME", "launch status --out /scratch/runs --json"),
+    "logs": ("launch logs", "launch logs cartpole_s3", "launch logs runs/NAME cartpole_s3 --tail 1000"),
+    "list": ("launch list", "launch list /scratch/runs --json"),
+    "follow": ("launch follow NAME --address http://HOST:8265",),
+    "stop": ("launch stop NAME --address http://HOST:8265",),
+    "pull": ("launch pull NAME --address http://HOST:8265 --out runs",),
+}
+
+
+def examples(verb: str) -> str:
+    """What `launch VERB --help` ends with."""
+    return "\n\n  ".join(["Examples:", *_EXAMPLES[verb]]) + "\n"
+
+
+def console() -> Console:
+    """Where people read; a pipe has no width: lines are for programs then, and must not be cut at 80 columns."""
+    shown = Console()
+    return shown if shown.is_terminal else Console(width=200)

@@ -1,0 +1,1 @@
+"""Where Ray is: joined, started, looked at, sent a launch."""

@@ -1,0 +1,398 @@
+"""Launches that run on a cluster by themselves: submitted as Ray jobs, followed, stopped, brought back.
+
+The launcher itself then runs on the cluster's head; here only the jobs API is spoken to, so closing the terminal stops
+nothing. A launch is known by its name; the job that began it has that as its submission id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from launcher.cluster.connect import check_reachable, code, set_environment
+from launcher.cluster.parcel import END, LEDGER, PIECE
+from launcher.ledger.storage import lock
+from launcher.plan.directory import COMMIT, git_commit
+from runner.errors import UserError
+
+DASHBOARD_PORT = 8265
+"""Of the jobs API, unless an address names another."""
+STOP_SECONDS = 90
+"""How long a launch may take to save after a stop, before Ray ends it; it gives its workers 60 of them."""
+OVER = {"SUCCEEDED", "FAILED", "STOPPED"}
+POLL_SECONDS = 0.5
+QUIET_SECONDS = 60.0
+"""A connection on which nothing came for so long is made again: one that was cut does not always end."""
+GIVE_UP_SECONDS = 300.0
+"""How long a cluster that was there may not answer."""
+READY_SECONDS = 60
+"""How long a head that has just started may take until it accepts jobs."""
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers that tell of every package and connection; each has a level of its own."""
+
+
+def dashboard_of(address: str | None) -> str | None:
+    """The URL of the jobs API that an address stands for; None for one that is joined directly.
+
+    Ray Client (`ray://`) would run the launcher's loop over the network, and ends tasks 30 s after it is cut off; so
+    that form only says where the cluster is.
+    """
+    scheme, _, rest = (address or "").partition("://")
+    if scheme in ("http", "https"):
+        return f"{scheme}://{rest.rstrip('/')}"
+    if scheme == "ray":
+        return f"http://{rest.rpartition(':')[0] or rest}:{DASHBOARD_PORT}"
+    return None
+
+
+class Jobs:
+    """The launches of one cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Connect.
+
+        Args:
+            address: http://HOST:8265, or ray://HOST:10001.
+
+        Raises:
+            UserError: another form of address; nothing, or no Ray, answers there; a wrong token.
+        """
+        url = dashboard_of(address)
+        if url is None:
+            raise UserError(f"command line: --address {address}: allowed here: http://HOST:8265 or ray://HOST:10001")
+        set_environment(address)
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise UserError(f"command line: --address {address}: {error}") from None
+        check_reachable(f"{parts.hostname or ''}:{port}")
+        from ray.job_submission import JobSubmissionClient
+
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.url = url
+        with self._asking():
+            self._client = JobSubmissionClient(url)
+
+    def submit(self, name: str, arguments: Sequence[str], files: Sequence[Path], out: Path) -> str:
+        """Begin a launch on the cluster.
+
+        Args:
+            name: of the launch, and of the job.
+            arguments: of `launch`, which follow the files, without --name, --out and --address.
+            files: configurations, which travel along.
+            out: folder of launches on the cluster's head; if relative, in the home folder there.
+
+        Returns:
+            The directory of the launch, on the head; it may contain `$HOME`.
+
+        Raises:
+            UserError: there is a launch of this name.
+        """
+        # `~` and variables are the head's, whose launcher reads them.
+        folder = str(out) if str(out)[:1] in ("/", "$", "~") else f"$HOME/{out}"
+        with tempfile.TemporaryDirectory() as packed:
+            words = []
+            for number, file in enumerate(files):
+                # Files of equal names stay apart.
+                target = Path(packed) / str(number) / file.name
+                target.parent.mkdir()
+                shutil.copyfile(file, target)
+                words.append(f"{number}/{file.name}")
+            words += [*arguments, "--name", name]
+            command = f"{shlex.join(words)} --out {_quoted(folder)}"
+            taken = f"{name}: this cluster has had a launch of that name; choose another --name"
+            self._run(name, command, {"launch": name, "out": folder}, packed, taken)
+        return f"{folder}/{name}"
+
+    def resume(self, name: str, arguments: Sequence[str]) -> str:
+        """Continue a launch whose job is over, in another job; returns its directory on the head.
+
+        Raises:
+            UserError: there is none, or it is still at work.
+        """
+        jobs = self._jobs(name)
+        if jobs[-1].status not in OVER:
+            raise UserError(f"{name}: still at work on {self.url}; watch it with launch follow {name}")
+        directory = f"{jobs[-1].metadata['out']}/{name}"
+        words = f"resume {_quoted(directory)} {shlex.join(arguments)}"
+        # No launch is called so.
+        job = f"{name}@{len(jobs) + 1}"
+        taken = f"{name}: somebody else has just resumed it; launch follow {name} --address {self.url} shows it"
+        self._run(job, words, {"launch": name, "out": jobs[-1].metadata["out"]}, None, taken)
+        return directory
+
+    def follow(self, name: str, show: Callable[[str], Any]) -> int:
+        """Show what a launch prints, from its beginning, until it is over; returns its exit status.
+
+        Raises:
+            UserError: there is none.
+        """
+        job = self._jobs(name)[-1]
+        self._watch(job.submission_id, show)
+        job = self._over(job.submission_id)
+        if job.status == "STOPPED":
+            return 128 + signal.SIGTERM
+        if job.driver_exit_code is None:
+            show(f"{name}: {job.message}\n")
+        return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
+
+    def stop(self, name: str) -> str:
+        """Let a launch save and end; returns what became of it, in words.
+
+        Raises:
+            UserError: there is none.
+        """
+        job = self._jobs(name)[-1]
+        if job.status in OVER:
+            return "was over already"
+        with self._asking():
+            self._client.stop_job(job.submission_id)
+        ended = self._over(job.submission_id)
+        return "stopped" if ended.status == "STOPPED" else f"ended by itself meanwhile ({ended.status.lower()})"
+
+    def pull(self, name: str, out: Path) -> Path:
+        """Bring a launch's directory here, as it is now, over what an earlier pull brought.
+
+        A job on the head prints it, since the jobs API has no other way to bring a file.
+
+        Args:
+            name: of the launch.
+            out: folder to put it into.
+
+        Returns:
+            The directory here.
+
+        Raises:
+            UserError: there is none; there is a directory here that was not pulled, or whose ledger was written to
+                since then; it did not arrive whole.
+        """
+        job = self._jobs(name)[-1]
+        directory = out / name
+        _refuse_to_lose(directory)
+        out.mkdir(parents=True, exist_ok=True)
+        carrier = f"{name}@pull-{secrets.token_hex(4)}"
+        source = f"{job.metadata['out']}/{name}"
+        with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
+            archive, new = Path(folder) / "archive", Path(folder) / "new"
+            with self._asking():
+                self._submit(carrier, f"python -P -m launcher.cluster.parcel {_quoted(source)}", code(), {})
+            try:
+                with archive.open("wb") as file:
+                    self._unpack(carrier, file.write)
+            finally:
+                # What it would print for nobody fills the head's disk.
+                with contextlib.suppress(UserError), self._asking():
+                    self._client.stop_job(carrier)
+                    self._over(carrier)
+                    self._client.delete_job(carrier)
+            with tarfile.open(archive) as tar:
+                tar.extractall(new, filter="data")
+            note = {"address": self.url, "directory": source, "time": time.time(), "ledger": _digest(new)}
+            (new / "pulled.json").write_text(json.dumps(note) + "\n")
+            _refuse_to_lose(directory)
+            old = Path(folder) / "old"
+            try:
+                if directory.exists():
+                    directory.rename(old)
+                new.rename(directory)
+            except BaseException:
+                if old.exists() and not directory.exists():
+                    old.rename(directory)
+                raise
+        return directory
+
+    def _unpack(self, job: str, write: Callable[[bytes], Any]) -> None:
+        digest, told, others, rest = hashlib.sha256(), "", [], ""
+
+        def take(text: str) -> None:
+            nonlocal rest, told
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                if line.startswith(END):
+                    told = line[len(END) :]
+                elif line.startswith(PIECE):
+                    data = base64.b64decode(line[len(PIECE) :], validate=True)
+                    digest.update(data)
+                    write(data)
+                else:
+                    others.append(line)
+
+        with contextlib.suppress(binascii.Error):  # the digest tells
+            self._watch(job, take)
+        self._over(job)
+        if told != digest.hexdigest():
+            said = next((line for line in reversed(others) if line.strip()), "")
+            raise UserError(f"{self.url}: the launch's directory did not arrive whole{said and f': {said}'}")
+
+    def _run(self, job: str, words: str, metadata: dict[str, str], folder: str | None, taken: str) -> None:
+        """Submit a launcher; `taken` is the error where there is a job of this name."""
+        # What travels has no repository there.
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), COMMIT: git_commit() or ""}
+        environment = code() | {"env_vars": variables}
+        if folder is not None:
+            environment["working_dir"] = folder
+        command = f"exec python -P -m launcher.cli.main {words} --address auto"
+        try:
+            with self._asking():
+                self._submit(job, command, environment, metadata)
+        except UserError as error:
+            if "already exists" not in str(error):
+                raise
+            raise UserError(taken) from None
+
+    def _submit(self, job: str, command: str, environment: dict[str, Any], metadata: dict[str, str]) -> None:
+        last_try = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self._client.submit_job(
+                    entrypoint=command, submission_id=job, runtime_env=environment, metadata=metadata
+                )
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > last_try:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def _jobs(self, name: str) -> list[Any]:
+        """The jobs of a launch, oldest first; at least one."""
+        with self._asking():
+            jobs = self._client.list_jobs()
+        found: dict[str, list[Any]] = {}
+        for job in sorted(jobs, key=lambda job: job.start_time or 0):
+            if job.submission_id and "launch" in (job.metadata or {}):
+                found.setdefault(job.metadata["launch"], []).append(job)
+        if name not in found:
+            raise UserError(f"{name}: no launch of {self.url}; there are: {', '.join(found) or 'none'}")
+        return found[name]
+
+    def _watch(self, job: str, take: Callable[[str], Any]) -> None:
+        """Hand on what a job prints until it is over; a connection that breaks is made again."""
+        import aiohttp
+
+        seen = 0
+        heard = time.monotonic()
+        broke: Exception | None = None
+
+        async def read() -> bool:
+            """Whether that was all."""
+            nonlocal seen, heard, broke
+            skip = seen
+            stream = self._client.tail_job_logs(job)
+            while True:
+                try:
+                    # Not wait_for, which may lose a Ctrl-C: https://github.com/python/cpython/issues/86296
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        text = await anext(stream)
+                except StopAsyncIteration:
+                    return True
+                except TimeoutError:
+                    heard = time.monotonic()
+                    return False
+                except (RuntimeError, OSError, aiohttp.ClientError) as error:
+                    broke = error
+                    return False
+                fresh, skip = text[skip:], max(0, skip - len(text))
+                seen += len(fresh)
+                if fresh:
+                    heard = time.monotonic()
+                    take(fresh)
+
+        while True:
+            whole = asyncio.run(read())
+            if self._info(job).status in OVER and whole:
+                return
+            if time.monotonic() - heard > GIVE_UP_SECONDS and broke is not None:
+                raise UserError(f"{self.url}: what {job} prints cannot be read: {broke or type(broke).__name__}")
+            time.sleep(POLL_SECONDS)
+
+    def _over(self, job: str) -> Any:
+        while (info := self._info(job)).status not in OVER:
+            time.sleep(POLL_SECONDS)
+        return info
+
+    def _info(self, job: str) -> Any:
+        """How a job stands, as soon as the cluster answers.
+
+        Raises:
+            UserError: it does not for minutes, or knows no such job.
+        """
+        began = time.monotonic()
+        told = False
+        while True:
+            try:
+                with self._asking():
+                    return self._client.get_job_info(job)
+            except UserError as error:
+                if not isinstance(error.__context__, OSError) or time.monotonic() - began > GIVE_UP_SECONDS:
+                    raise
+                if not told:
+                    print(f"{error}; asking again for {GIVE_UP_SECONDS / 60:.0f} minutes", file=sys.stderr)
+                    told = True
+                time.sleep(POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Errors of the jobs API as ours."""
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError:
+            raise UserError(f"{self.url}: refuses the token; set RAY_AUTH_TOKEN to the cluster's") from None
+        except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
+            lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+            raise UserError(f"{self.url}: {lines[-1] if lines else type(error).__name__}"[:2000]) from None
+
+
+def _digest(directory: Path) -> str:
+    with (directory / LEDGER).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_to_lose(directory: Path) -> None:
+    """Raise a `UserError` if a directory holds anything but what was pulled into it; reports are made again."""
+    if not os.path.lexists(directory):
+        return
+    note = directory / "pulled.json"
+    if not note.is_file():
+        raise UserError(f"{directory}: exists already, and was not pulled; choose another --out")
+    with contextlib.closing(lock(directory)):
+        journal = directory / f"{LEDGER}-wal"
+        written = journal.exists() and journal.stat().st_size > 0
+        if written or json.loads(note.read_text()).get("ledger") != _digest(directory):
+            raise UserError(
+                f"{directory}: was trained or evaluated in since it was pulled, which another pull would undo; "
+                "rename it, or choose another --out"
+            )
+
+
+def _quoted(path: str) -> str:
+    """A path for a shell, with `$HOME` left to it."""
+    if path.startswith("$HOME/"):
+        return f'"$HOME"/{shlex.quote(path.removeprefix("$HOME/"))}'
+    return shlex.quote(path)

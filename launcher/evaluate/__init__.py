@@ -1,0 +1,1 @@
+"""`launch eval`: checkpoints play the same episodes in batches, and are filmed."""

@@ -1,0 +1,235 @@
+"""`launch eval --video N`: films of the best, the median and the worst seed of every configuration.
+
+A film is made in a process of its own, one for each way to OpenGL until one works: MuJoCo looks for OpenGL among the
+libraries that are loaded already, and ends the process where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from launcher.evaluate.batches import Candidate, Terms
+from launcher.ledger.evaluations import Evaluation
+from launcher.run.process import environment
+from runner.cores import usable_cores
+from runner.errors import UserError
+from runner.film.video import MOST_EPISODES, Job
+
+LONGEST = 900.0
+"""Seconds that a film may take."""
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A way to OpenGL: a name for people, `MUJOCO_GL`, and the system library to load first."""
+
+    name: str
+    mujoco_gl: str | None
+    library: str | None
+
+
+PLATFORMS = (
+    Platform("EGL", "egl", "libEGL.so.1"),
+    Platform("EGL with libGL", "egl", "libGL.so.1"),
+    Platform("OSMesa", "osmesa", "libOSMesa.so.8"),
+    Platform("OSMesa", "osmesa", "libOSMesa.so.6"),
+    Platform("no OpenGL library", None, None),
+)
+"""In the order in which they are tried; tasks that MuJoCo does not draw need none."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is in a film.
+
+    Attributes:
+        path: of the film, without its ending.
+        roles: (best, median, worst or nothing, checkpoint) of each.
+    """
+
+    path: Path
+    roles: tuple[tuple[str, Candidate], ...]
+
+
+def choose(candidates: Iterable[Candidate], scores: Mapping[str, Evaluation]) -> list[tuple[str, Candidate]]:
+    """The best, the median and the worst of one configuration's seeds by the mean of their episodes.
+
+    Of two seeds the best and the worst; one alone is called nothing. Those that were not evaluated do not count.
+    """
+
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        mean = float(np.mean(scores[candidate.sha256].returns))
+        return (-mean if math.isfinite(mean) else math.inf, candidate.config.seed or 0)
+
+    ranked = sorted((c for c in candidates if c.sha256 in scores), key=rank)
+    if len(ranked) < 2:
+        return [("", candidate) for candidate in ranked]
+    middle = [("median", ranked[len(ranked) // 2])] if len(ranked) > 2 else []
+    return [("best", ranked[0]), *middle, ("worst", ranked[-1])]
+
+
+def casts(candidates: Sequence[Candidate], scores: Mapping[str, Evaluation], by_timestep: bool) -> list[Cast]:
+    """A film per configuration, and per timestep if there are several."""
+    groups: dict[tuple[Path, str, int], list[Candidate]] = {}
+    for candidate in candidates:
+        timestep = candidate.timestep if by_timestep else 0
+        groups.setdefault((_folder(candidate), _name(candidate), timestep), []).append(candidate)
+    found = []
+    for (folder, name, _), group in groups.items():
+        if roles := choose(group, scores):
+            timesteps = {candidate.timestep for _, candidate in roles}
+            when = f"{min(timesteps)}" if len(timesteps) == 1 else f"{min(timesteps)}-{max(timesteps)}"
+            found.append(Cast(folder / "videos" / f"{name}_{when}", tuple(roles)))
+    return found
+
+
+def _folder(candidate: Candidate) -> Path:
+    return candidate.directory or candidate.path.absolute().parent
+
+
+def _name(candidate: Candidate) -> str:
+    return candidate.name if candidate.directory is not None else candidate.path.stem
+
+
+def film(
+    candidates: Sequence[Candidate],
+    scores: Mapping[str, Evaluation],
+    terms: Terms,
+    episodes: int,
+    by_timestep: bool = False,
+    told: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Path], list[str]]:
+    """Film the evaluation's first episodes, one configuration after the other; others where actions are samples.
+
+    Args:
+        candidates: that were evaluated, of any configurations.
+        scores: what they scored, by sha256.
+        terms: of the evaluation.
+        episodes: of each seed that is shown.
+        by_timestep: a film for every timestep, as for `--every`.
+        told: called with what is being done.
+
+    Returns:
+        The films, and why others could not be made, a sentence for each.
+
+    Raises:
+        UserError: too many episodes, or none.
+    """
+    check(episodes)
+    made, failures = [], []
+    planned = casts(candidates, scores, by_timestep)
+    for number, cast in enumerate(planned):
+        told(f"film {number + 1:,} of {len(planned):,}: {cast.path.name}")
+        try:
+            made.append(record(_job(cast, terms, episodes)))
+        except (UserError, OSError) as error:
+            failures.append(f"{cast.path}: {error}")
+    return made, failures
+
+
+def check(episodes: int) -> None:
+    """Check the number of episodes, before anything is evaluated.
+
+    Raises:
+        UserError: too many, or none.
+    """
+    if not 1 <= episodes <= MOST_EPISODES:
+        raise UserError(f"command line: --video: found {episodes}; allowed: 1 to {MOST_EPISODES} episodes of each seed")
+
+
+def _job(cast: Cast, terms: Terms, episodes: int) -> Job:
+    config = cast.roles[0][1].config
+    return Job(
+        config=config.dump(),
+        files=tuple(str(candidate.path.absolute()) for _, candidate in cast.roles),
+        labels=tuple(_label(role, candidate) for role, candidate in cast.roles),
+        episodes=episodes,
+        seed=terms.seed,
+        deterministic=terms.deterministic,
+        path=str(cast.path.absolute()),
+        # Both play alike; torch has nothing to compile first.
+        backend="torch" if config.backend == "auto" else config.backend,
+        threads=usable_cores(),
+    )
+
+
+def _label(role: str, candidate: Candidate) -> str:
+    return " · ".join(part for part in (f"seed {candidate.config.seed}", role) if part)
+
+
+def record(job: Job, seconds: float = LONGEST, platforms: Sequence[Platform] = PLATFORMS) -> Path:
+    """Make a film in a process of its own.
+
+    Args:
+        job: the film.
+        seconds: that it may take.
+        platforms: ways to OpenGL, in the order in which they are tried.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: it cannot be made: why, what was tried and what to install.
+    """
+    task = job.config["env"]["id"]
+    tried = []
+    with tempfile.TemporaryDirectory(prefix="sunflower-film-") as folder:
+        for platform in platforms:
+            try:
+                result, words = _attempt(job, platform, Path(folder), seconds)
+            except subprocess.TimeoutExpired:
+                raise UserError(
+                    f"{task} was not filmed within {seconds:,.0f} s: film fewer episodes, or an environment with a "
+                    "smaller max_episode_steps"
+                ) from None
+            if result is None:
+                tried.append(f"{platform.name}: {words}")
+            elif "error" in result:
+                raise UserError(result["error"])
+            else:
+                return Path(result["path"])
+    raise UserError(
+        f"{task} cannot be filmed on this machine. Tried {'; '.join(tried)}. MuJoCo draws with EGL or OSMesa: install "
+        "libegl1 or libosmesa6 (apt install libegl1 libgl1 libosmesa6), or the NVIDIA driver's EGL"
+    )
+
+
+def _attempt(job: Job, platform: Platform, folder: Path, seconds: float) -> tuple[dict[str, str] | None, str]:
+    """What the process left, and the last that it said."""
+    preload = (platform.library,) if platform.library else ()
+    task, result = folder / "job.json", folder / "result.json"
+    task.write_text(json.dumps(asdict(replace(job, preload=preload))))
+    variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    variables |= environment(job.threads, 0)
+    variables["PYTHONPATH"] = os.pathsep.join(_not_empty([str(ROOT), variables.get("PYTHONPATH")]))
+    if platform.mujoco_gl is not None:
+        variables["MUJOCO_GL"] = platform.mujoco_gl
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.film.video", str(task), str(result)],
+        cwd=folder,  # some simulators write into the current folder
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        check=False,
+    )
+    if result.is_file():
+        return json.loads(result.read_text()), ""
+    lines = list(_not_empty(line.strip() for line in done.stdout.decode(errors="replace").splitlines()))
+    return None, lines[-1][:300] if lines else f"the process ended with status {done.returncode}"
+
+
+def _not_empty(texts: Iterable[str | None]) -> Iterator[str]:
+    return (text for text in texts if text)

@@ -1,0 +1,1 @@
+"""The ledger: tables, the one process that writes them, and readers."""

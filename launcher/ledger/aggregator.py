@@ -1,0 +1,234 @@
+"""The one process that writes the ledger: a Ray actor beside the driver, which all workers call.
+
+Its clients may repeat any call, so Ray is allowed to: after a death it starts the actor again, which goes on
+from the ledger file, and sends again what had no answer. It may do so in another order: of several answers to
+one worker the highest counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from launcher.cluster.connect import START_SECONDS, not_started
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import BUSY, STORED, Attempt, Batch, Published
+from launcher.ledger.storage import disk_refuses
+from runner.errors import UserError
+
+if TYPE_CHECKING:
+    import ray.actor
+
+T = TypeVar("T")
+
+RELEASE_SECONDS = 3.0
+"""How long the lock of a launch that has just ended may linger: Ray kills actors without waiting for them."""
+
+
+@dataclass(frozen=True)
+class PushReply:
+    """What a worker hears on each beat.
+
+    Attributes:
+        high_water: trial → the index of the record to send next, or LOST; empty when busy.
+        busy: nothing was stored, the disk does not take it: keep the records and send them again.
+        stop: save, publish and leave.
+    """
+
+    high_water: dict[str, int]
+    busy: bool
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What the launcher hears when it asks how the attempts are.
+
+    Attributes:
+        silent: attempt that is not closed and has pushed before → seconds since it last did.
+        refusing: for how many seconds the disk has taken nothing; 0 when it takes everything.
+    """
+
+    silent: dict[int, float]
+    refusing: float
+
+
+class Aggregator:
+    """A ledger with a clock: when each attempt was last heard of, and whether all are to stop.
+
+    `open`, `close`, `fail` and `describe_attempt` answer BUSY, and have done nothing, where the disk takes nothing.
+    """
+
+    STALL_SECONDS = 5.0
+    """Without any call for so long it was itself not running: the launcher asks every second."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the ledger of `directory` to write.
+
+        Raises:
+            UserError: another process writes there.
+        """
+        self._ledger = writer(directory)
+        self._stop = self._ledger.stop_requested()
+        self._heard = time.monotonic()
+        self._refusing_since: float | None = None
+        # After a restart every attempt gets a full lease: its beats were not lost through its own fault.
+        open_ones = [row.number for row in self._ledger.attempts() if row.closed_at is None]
+        self._beats = dict.fromkeys(open_ones, self._heard)
+        self._open = set(open_ones)
+
+    def open(self, trials: Sequence[str], token: str) -> Attempt | Literal["busy"]:
+        """See `Ledger.open`."""
+        attempt = self._stored(lambda: self._ledger.open(trials, token))
+        if attempt != BUSY:
+            self._open.add(attempt.number)
+        return attempt
+
+    def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> Literal["busy"] | None:
+        """See `Ledger.describe_attempt`."""
+        return self._stored(lambda: self._ledger.describe_attempt(attempt, log, host, pid))
+
+    def push(self, attempt: int, batches: Mapping[str, Batch], note: str | None = None) -> PushReply:
+        """See `Ledger.push`; begins or renews the lease, also when the disk is full."""
+        now = self._now()
+        if attempt in self._open:
+            self._beats[attempt] = now
+        answer = self._ledger.push(attempt, batches, note)
+        if answer == BUSY:
+            self._takes(False)
+            return PushReply({}, busy=True, stop=self._stop)
+        if any(batch.records for batch in batches.values()):  # a beat alone writes nothing
+            self._takes(True)
+        return PushReply(answer, busy=False, stop=self._stop)
+
+    def publish(
+        self, attempt: int, published: Mapping[str, Published]
+    ) -> dict[str, Literal["stored", "gap", -1]] | Literal["busy"]:
+        """See `Ledger.publish`."""
+        answer = self._ledger.publish(attempt, published)
+        if answer == BUSY or STORED in answer.values():
+            self._takes(answer != BUSY)
+        return answer
+
+    def close(
+        self,
+        attempt: int,
+        outcome: str,
+        error: str | None = None,
+        state: Literal["pending", "interrupted"] = "pending",
+    ) -> list[str] | Literal["busy"]:
+        """See `Ledger.close`; the lease ends."""
+        unfinished = self._stored(lambda: self._ledger.close(attempt, outcome, error, state))
+        if unfinished != BUSY:
+            self._open.discard(attempt)
+            self._beats.pop(attempt, None)
+        return unfinished
+
+    def fail(self, trials: Iterable[str], error: str) -> Literal["busy"] | None:
+        """See `Ledger.fail`."""
+        return self._stored(lambda: self._ledger.fail(trials, error))
+
+    def pulse(self) -> Pulse:
+        """How long each attempt has been silent, and the disk has taken nothing."""
+        now = self._now()
+        refusing = 0.0 if self._refusing_since is None else now - self._refusing_since
+        return Pulse({attempt: now - beat for attempt, beat in self._beats.items()}, refusing)
+
+    def _now(self) -> float:
+        """The time; while this process did not run (stopped, swapped out), no lease ran either."""
+        now = time.monotonic()
+        stalled = now - self._heard
+        if stalled > self.STALL_SECONDS:
+            self._beats = {attempt: beat + stalled for attempt, beat in self._beats.items()}
+        self._heard = now
+        return now
+
+    def _stored(self, write: Callable[[], T]) -> T | Literal["busy"]:
+        try:
+            result = write()
+        except (sqlite3.OperationalError, OSError) as error:
+            if not disk_refuses(error):
+                raise
+            self._takes(False)
+            return BUSY
+        self._takes(True)
+        return result
+
+    def _takes(self, all_is_well: bool) -> None:
+        if all_is_well:
+            self._refusing_since = None
+        elif self._refusing_since is None:
+            self._refusing_since = time.monotonic()
+
+    def stop(self) -> None:
+        """Ask all workers, with their next reply, to save and leave."""
+        self._stop = True
+        # On a full disk the request lives as long as this process; the launcher can ask again.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._ledger.request_stop(True)
+
+
+def writer(directory: Path) -> Ledger:
+    """The ledger of `directory`, as soon as nothing holds its lock that is about to let go of it.
+
+    That is the aggregator of a launch that has just ended, or a `launch status` that looks whether one is running.
+
+    Raises:
+        UserError: another launch is at work there.
+    """
+    last_try = time.monotonic() + RELEASE_SECONDS
+    while True:
+        try:
+            return Ledger(directory)
+        except UserError:
+            if time.monotonic() > last_try:
+                raise
+            time.sleep(0.05)
+
+
+def start_aggregator(directory: Path, interrupted: Callable[[], bool] = lambda: False) -> ray.actor.ActorHandle:
+    """Start the aggregator of `directory` on this node of the Ray cluster that this process is connected to.
+
+    It ends with the handle or the driver. What an earlier launch was asked to stop goes on now.
+
+    Args:
+        directory: the launch directory.
+        interrupted: whether to wait no longer until it has started.
+
+    Raises:
+        UserError: another process writes to the ledger there.
+        TimeoutError: it has not started in a long time.
+        ray.exceptions.RayActorError: the actor did not start.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class BesideDriver(Aggregator):
+        def __init__(self, directory: Path) -> None:
+            # Ray 2.60 shows all GPUs to an actor that asked for none (ray#62492).
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+            super().__init__(directory)
+
+    # An error in an actor's start loses its type, so whether the lock is free is found out here.
+    with writer(directory) as ledger:
+        ledger.request_stop(False)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, num_gpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(
+        BesideDriver
+    )
+    actor = remote.remote(directory.resolve())
+    answer, due = actor.pulse.remote(), time.monotonic() + START_SECONDS
+    while not ray.wait([answer], timeout=0.5)[0]:
+        if interrupted():
+            return actor
+        if time.monotonic() > due:
+            ray.kill(actor)
+            raise TimeoutError(not_started("the process that writes the ledger"))
+    ray.get(answer)
+    return actor

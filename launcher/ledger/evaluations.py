@@ -1,0 +1,99 @@
+"""What checkpoints scored: every episode of every evaluation, in the launch directory's ledger.
+
+A checkpoint is known by the digest of its file: one that was evaluated with the same settings is not evaluated again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from launcher.ledger.storage import open_tables, trials_in_order
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The episodes of one checkpoint.
+
+    Attributes:
+        sha256: of the checkpoint's file.
+        settings: canonical text of everything that decides which episodes they are, besides the checkpoint.
+        trial: whose checkpoint it is.
+        timestep: at which it was made.
+        returns: raw reward of each episode.
+        lengths: steps of each.
+        seeds: of the environment that each was played in.
+        made_at: Unix seconds.
+    """
+
+    sha256: str
+    settings: str
+    trial: str
+    timestep: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    made_at: float = 0.0
+
+
+def read(directory: Path) -> list[Evaluation]:
+    """All evaluations of a launch, by trial (in the order of all listings), timestep and settings.
+
+    Raises:
+        UserError: not the directory of a launch.
+        sqlite3.Error: its ledger is damaged.
+    """
+    path = directory.resolve() / "ledger.sqlite"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
+    columns = "sha256, settings, trial, timestep, returns, lengths, seeds, made_at"
+    with contextlib.closing(open_tables(path, writer=False)) as db:
+        rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()
+        places = {trial: place for place, (trial,) in enumerate(db.execute(f"SELECT trial {trials_in_order(db)}"))}
+    rows.sort(key=lambda row: (places.get(row[2], len(places)), row[2]))
+    return [
+        Evaluation(
+            sha256,
+            settings,
+            trial,
+            timestep,
+            tuple(np.frombuffer(returns, "<f8").tolist()),
+            tuple(np.frombuffer(lengths, "<i8").tolist()),
+            tuple(np.frombuffer(seeds, "<i8").tolist()),
+            made_at,
+        )
+        for sha256, settings, trial, timestep, returns, lengths, seeds, made_at in rows
+    ]
+
+
+def can_keep(directory: Path) -> bool:
+    """Whether evaluations may be stored in a launch."""
+    return all(os.access(path, os.W_OK) for path in (directory, directory / "ledger.sqlite"))
+
+
+def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:
+    """Store evaluations in one transaction; the same again changes nothing.
+
+    A launch may be at work in the directory: this table is not its own, and SQLite lets one writer in at a time.
+
+    Raises:
+        sqlite3.OperationalError: the disk is full, or was busy for half a minute.
+    """
+    with contextlib.closing(open_tables(directory.resolve() / "ledger.sqlite", writer=True)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(evaluations))
+        db.execute("COMMIT")
+
+
+def _rows(evaluations: Iterable[Evaluation]) -> Iterator[tuple[object, ...]]:
+    for one in evaluations:
+        numbers = (one.returns, "<f8"), (one.lengths, "<i8"), (one.seeds, "<i8")
+        blobs = (np.asarray(values, kind).tobytes() for values, kind in numbers)
+        yield (one.sha256, one.settings, one.trial, one.timestep, time.time(), *blobs)

@@ -1,0 +1,415 @@
+"""The launch directory's memory: who trains what, every metric record exactly once, every checkpoint.
+
+In come calls of the launcher (`add_trials`, `open`, `fail`, `close`) and of workers through the aggregator
+(`push`, `publish`); out go rows for the progress view, the exporter, the report and the next attempt. All
+state is in one SQLite file, so any process may die at any instant. One process writes, any number read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import sqlite3
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from launcher.ledger.rows import (
+    BUSY,
+    GAP,
+    LOST,
+    STORED,
+    Attempt,
+    AttemptRow,
+    Batch,
+    Checkpoint,
+    Member,
+    Progress,
+    Published,
+    StoredRecord,
+    TrialRow,
+)
+from launcher.ledger.storage import disk_refuses, fold, is_whole, keep_log, lock, open_tables, trials_in_order
+from runner.errors import UserError
+from runner.files import write_whole
+from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
+
+
+class Ledger:
+    """One launch directory's SQLite file. Every call that writes is one transaction: on disk, or not done.
+
+    Those calls, other than `push` and `publish`, raise sqlite3.OperationalError when the disk is full.
+    """
+
+    def __init__(self, directory: Path, writer: bool = True) -> None:
+        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
+
+        Raises:
+            UserError: another process writes here; there is nothing to read; or it is of another version.
+            sqlite3.Error: the file is damaged, or the disk is full.
+        """
+        self.directory = directory.resolve()
+        path = self.directory / "ledger.sqlite"
+        if not writer and not path.is_file():
+            raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
+        self._lock = lock(self.directory, "ledger.lock") if writer else None
+        self._warned = False
+        try:
+            self._db = open_tables(path, writer)
+            if writer:
+                keep_log(self._db, self.directory)
+        except BaseException:
+            if self._lock:
+                self._lock.close()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the file and let the next writer in."""
+        self._db.close()
+        if self._lock:
+            self._lock.close()
+
+    def fold(self) -> None:
+        """Leave one file that holds everything; for the end of a launch, when nobody else has it open.
+
+        Raises:
+            sqlite3.OperationalError: somebody has, or the disk is full.
+        """
+        fold(self._db)
+
+    # Written by the launcher
+
+    def add_trials(self, rows: Iterable[TrialRow]) -> None:
+        """Add trials, all `pending`; those already there with the same values stay as they are.
+
+        New configurations come last in the order of `trials()`, as they are given.
+
+        Raises:
+            UserError: a trial is there with other values, or its config and seed are another trial's.
+        """
+        names = "trial, config, seed, num_envs, timesteps"
+        with self._transaction():
+            placed = {config for (config,) in self._db.execute("SELECT config FROM configurations")}
+            for row in rows:
+                new = (row.trial, row.config, row.seed, row.num_envs, row.timesteps)
+                same = f"SELECT {names} FROM trials WHERE trial = ? OR (config = ? AND seed = ?)"
+                for stored in self._db.execute(same, new[:3]).fetchall():
+                    if stored != new:
+                        raise UserError(
+                            f"{self.directory} holds the trial ({names}) {stored}, which differs from {new}. "
+                            "Resume with the settings it was started with, or start a launch of another name."
+                        )
+                insert = f"INSERT OR IGNORE INTO trials ({names}, state) VALUES (?, ?, ?, ?, ?, 'pending')"
+                self._db.execute(insert, new)
+                if row.config not in placed:
+                    self._db.execute("INSERT INTO configurations VALUES (?, ?)", (row.config, len(placed)))
+                    placed.add(row.config)
+
+    def extend(self, lengths: Mapping[str, int]) -> None:
+        """Let trials train to a greater length in timesteps; those that are finished go on."""
+        with self._transaction():
+            state = "CASE state WHEN 'finished' THEN 'pending' ELSE state END"
+            update = f"UPDATE trials SET timesteps = ?1, state = {state} WHERE trial = ?2 AND timesteps < ?1"
+            self._db.executemany(update, [(length, trial) for trial, length in lengths.items()])
+
+    def open(self, trials: Sequence[str], token: str) -> Attempt:
+        """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
+
+        Records beyond that checkpoint and later agents are forgotten; a best agent stays, since its file is
+        still the best one seen. Asked again with the same `token`, it answers the same attempt.
+
+        Raises:
+            UserError: a trial is unknown, finished or diverged.
+        """
+        with self._transaction():
+            known = self._db.execute("SELECT number FROM attempts WHERE token = ?", (token,)).fetchone()
+            if known is None:
+                insert = "INSERT INTO attempts (token, opened_at) VALUES (?, ?) RETURNING number"
+                known = self._db.execute(insert, (token, time.time())).fetchone()
+                for place, trial in enumerate(trials):
+                    found = self._db.execute("SELECT state FROM trials WHERE trial = ?", (trial,)).fetchone()
+                    (state,) = found or ("unknown",)
+                    if state in ("unknown", "finished", "diverged"):
+                        raise UserError(f"{self.directory}: trial {trial!r} cannot be trained: it is {state}.")
+                    last = self._rewind(trial)
+                    take = "UPDATE trials SET state = 'running', attempt = ?, error = NULL WHERE trial = ?"
+                    self._db.execute(take, (*known, trial))
+                    member = (*known, trial, place, last.timestep if last else 0)
+                    self._db.execute(
+                        "INSERT INTO members (attempt, trial, place, timestep) VALUES (?, ?, ?, ?)", member
+                    )
+            # The rewind has left the checkpoint to go on from as the last one, also for those who ask again.
+            return Attempt(known[0], {trial: self._last_agent(trial) for trial in trials})
+
+    def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> None:
+        """Note where `attempt` runs and where its log is, relative to the launch directory."""
+        with self._transaction():
+            update = "UPDATE attempts SET log = ?, host = ?, pid = ? WHERE number = ?"
+            self._db.execute(update, (log, host, pid, attempt))
+
+    def close(
+        self,
+        attempt: int,
+        outcome: str,
+        error: str | None = None,
+        state: Literal["pending", "interrupted"] = "pending",
+    ) -> list[str]:
+        """End `attempt`; whatever it still sends is LOST. The first outcome and `error`, which says why, stay.
+
+        Returns:
+            Its trials that are neither finished nor diverged, nor another attempt's by now. Those that still ran
+            have `state`, and the error with it.
+        """
+        with self._transaction():
+            update = "UPDATE attempts SET closed_at = ?, outcome = ?, error = ? WHERE number = ? AND closed_at IS NULL"
+            self._db.execute(update, (time.time(), outcome, error, attempt))
+            update = "UPDATE trials SET state = ?, error = ? WHERE attempt = ? AND state = 'running'"
+            self._db.execute(update, (state, error, attempt))
+            query = """SELECT trial FROM trials JOIN members USING (trial, attempt)
+                WHERE attempt = ? AND state NOT IN ('finished', 'diverged') ORDER BY place"""
+            return [trial for (trial,) in self._db.execute(query, (attempt,))]
+
+    def fail(self, trials: Iterable[str], error: str) -> None:
+        """Give up `trials`; `error` says why. Those that are finished, diverged or being trained stay as they are."""
+        with self._transaction():
+            update = "UPDATE trials SET state = 'failed', error = ? WHERE trial = ?"
+            where = "AND state NOT IN ('finished', 'diverged', 'running')"
+            self._db.executemany(f"{update} {where}", [(error, trial) for trial in trials])
+
+    def request_stop(self, requested: bool) -> None:
+        """Set or clear the flag which asks all workers to save and leave."""
+        with self._transaction():
+            self._db.execute("UPDATE stop SET requested = ?", (requested,))
+
+    # Sent by workers
+
+    def push(
+        self, attempt: int, batches: Mapping[str, Batch], note: str | None = None
+    ) -> dict[str, int] | Literal["busy"]:
+        """Store records, and `note` with the attempt if there is one.
+
+        Returns:
+            BUSY; or for each trial the number of its records on disk, which is the index to send next: lower
+            than was sent if records in between are missing, higher if some came before; LOST if the trial is
+            not the attempt's. A batch without records only asks.
+        """
+        try:
+            with self._transaction():
+                if note is not None:
+                    update = "UPDATE attempts SET note = ?1 WHERE number = ?2 AND note IS NOT ?1"
+                    self._db.execute(update, (note, attempt))
+                owned = self._owned(attempt)
+                return {
+                    trial: self._append(attempt, trial, batch) if trial in owned else LOST
+                    for trial, batch in batches.items()
+                }
+        except (sqlite3.OperationalError, OSError) as error:
+            return self._busy(error)
+
+    def publish(
+        self, attempt: int, published: Mapping[str, Published]
+    ) -> dict[str, Literal["stored", "gap", -1]] | Literal["busy"]:
+        """Store one checkpoint or state change of each trial; the same again changes nothing.
+
+        Returns:
+            BUSY; or for each trial STORED, GAP while records before the checkpoint are missing, LOST if it is
+            not the attempt's. A crash between a best agent's file and its row leaves the old digest in the
+            row, until the worker, which got no answer, sends it again.
+        """
+        try:
+            with self._transaction():
+                owned = self._owned(attempt)
+                answers: dict[str, Literal["stored", "gap", -1]] = {}
+                for trial, new in published.items():
+                    if trial not in owned:
+                        answers[trial] = LOST
+                    elif self._count(trial) < new.records:
+                        answers[trial] = GAP
+                    else:
+                        self._publish(attempt, trial, new)
+                        answers[trial] = STORED
+                return answers
+        except (sqlite3.OperationalError, OSError) as error:
+            return self._busy(error)
+
+    # Read by anyone
+
+    def trials(self) -> list[TrialRow]:
+        """All trials: configurations as they were asked for, seeds by number."""
+        return [TrialRow(*row) for row in self._db.execute(f"SELECT trials.* {trials_in_order(self._db)}")]
+
+    def attempts(self) -> list[AttemptRow]:
+        """All attempts, in order."""
+        rows = self._db.execute("SELECT * FROM attempts ORDER BY number")
+        return [AttemptRow(*row) for *row, _token in rows]
+
+    def checkpoints(self, trial: str) -> list[Checkpoint]:
+        """The published checkpoints of `trial`, by timestep."""
+        query = "SELECT * FROM checkpoints WHERE trial = ? ORDER BY timestep, kind"
+        return [Checkpoint(*row) for row in self._db.execute(query, (trial,))]
+
+    def members(self) -> list[Member]:
+        """Who was in which attempt and where it began, by attempt and place in the pack."""
+        query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
+        return [Member(*row) for row in self._db.execute(query)]
+
+    def last_agents(self) -> dict[str, int]:
+        """Of each trial that has published an agent, the timestep of the last one."""
+        query = "SELECT trial, MAX(timestep) FROM checkpoints WHERE kind = 'agent' GROUP BY trial"
+        return dict(self._db.execute(query).fetchall())
+
+    def last_records(self, saved: bool = False) -> dict[str, StoredRecord]:
+        """The last record of each trial that has one.
+
+        Args:
+            saved: of a trial that a resume would go on with, the last one that its checkpoint covers: those after it
+                will be forgotten, and made again. So it is once no launch is at work.
+        """
+        newest = "(SELECT MAX(position) FROM records WHERE records.trial = trials.trial)"
+        if saved:
+            covered = """(SELECT records - 1 FROM checkpoints WHERE checkpoints.trial = trials.trial AND kind = 'agent'
+                ORDER BY timestep DESC LIMIT 1)"""
+            newest = f"CASE WHEN state IN ('finished', 'diverged') THEN {newest} ELSE {covered} END"
+        where = f"WHERE (trial, position) IN (SELECT trial, {newest} FROM trials)"
+        return {stored.trial: stored for stored in self._stored(where, ())}
+
+    def progress(self, tag: str = RETURN_MEAN, saved: bool = False) -> list[Progress]:
+        """How far each trial is, with the last value of `tag`, in the order of `trials()`; `saved` as above."""
+        rows = []
+        notes = {row.number: row.note for row in self.attempts()}
+        last = self.last_records(saved)
+        for trial in self.trials():
+            r = last[trial.trial].record if trial.trial in last else Record(-1, 0, 0, 0.0, {})
+            value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)
+            note = notes.get(trial.attempt or 0)
+            rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed, note))
+        return rows
+
+    def records(self, trial: str, start: int = 0, limit: int = -1) -> list[StoredRecord]:
+        """The records of `trial` from index `start` on, in order; at most `limit` of them if it is not -1."""
+        clause = "WHERE trial = ? AND position >= ? ORDER BY position LIMIT ?"
+        return self._stored(clause, (trial, start, limit))
+
+    def changes(self, revision: int, limit: int) -> list[StoredRecord]:
+        """At most `limit` records stored after `revision`, of all trials, in the order in which they were.
+
+        Revisions only grow. So a reader that went up to `revision` misses nothing, and learns that a trial
+        was rewound from a record with an index that it has passed already.
+        """
+        return self._stored("WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit))
+
+    def stop_requested(self) -> bool:
+        """Whether workers are asked to save and leave."""
+        return bool(self._db.execute("SELECT requested FROM stop").fetchone()[0])
+
+    # Inside a transaction
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # after some storage errors SQLite has rolled back by itself
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _owned(self, attempt: int) -> set[str]:
+        query = "SELECT trial FROM trials JOIN attempts ON attempt = number"
+        rows = self._db.execute(f"{query} WHERE number = ? AND closed_at IS NULL", (attempt,))
+        return {trial for (trial,) in rows}
+
+    def _count(self, trial: str) -> int:
+        query = "SELECT COALESCE(MAX(position) + 1, 0) FROM records WHERE trial = ?"
+        return int(self._db.execute(query, (trial,)).fetchone()[0])
+
+    def _append(self, attempt: int, trial: str, batch: Batch) -> int:
+        """Add what is new of `batch` if it joins the stored records; their number afterwards."""
+        count = self._count(trial)
+        if batch.first > count:
+            return count
+        for r in batch.records[count - batch.first :]:
+            if r.index != count:
+                raise ValueError(f"trial {trial!r}: record {r.index} was sent in the place of {count}")
+            tags, numbers = json.dumps(list(r.values)), struct.pack(f"<{len(r.values)}d", *r.values.values())
+            self._db.execute("INSERT OR IGNORE INTO tag_sets (tags) VALUES (?)", (tags,))
+            row = (trial, count, attempt, r.timestep, r.env_steps, r.seconds, time.time(), numbers, tags)
+            self._db.execute(
+                """INSERT INTO records
+                (trial, position, attempt, timestep, env_steps, seconds, wall_time, numbers, tag_set)
+                SELECT ?, ?, ?, ?, ?, ?, ?, ?, id FROM tag_sets WHERE tags = ?""",
+                row,
+            )
+            count += 1
+        return count
+
+    def _publish(self, attempt: int, trial: str, new: Published) -> None:
+        """The file first, then its row: a row never names a file that is not there."""
+        if new.data:
+            best = new.kind == "best"
+            name = "best_agent.safetensors" if best else f"checkpoints/agent_{new.timestep}.safetensors"
+            path = f"trials/{trial}/{name}"
+            write_whole(self.directory / path, new.data)
+            if best:
+                self._db.execute("DELETE FROM checkpoints WHERE trial = ? AND kind = 'best'", (trial,))
+            file = (path, hashlib.sha256(new.data).hexdigest(), len(new.data))
+            self._db.execute(
+                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (trial, new.timestep, new.kind, *file, new.score, attempt, new.records),
+            )
+        update = "UPDATE trials SET state = ? WHERE trial = ? AND state NOT IN ('finished', 'diverged')"
+        self._db.execute(update, (new.state, trial))
+
+    def _last_agent(self, trial: str) -> Checkpoint | None:
+        return next((c for c in reversed(self.checkpoints(trial)) if c.kind == "agent"), None)
+
+    def _rewind(self, trial: str) -> Checkpoint | None:
+        """Forget what comes after the last checkpoint of `trial` whose file is whole, and say which that is."""
+        while (last := self._last_agent(trial)) and not is_whole(self.directory / last.path, last.sha256):
+            delete = "DELETE FROM checkpoints WHERE trial = ? AND timestep = ? AND kind = 'agent'"
+            self._db.execute(delete, (trial, last.timestep))
+        kept = last.records if last else 0
+        self._db.execute("DELETE FROM records WHERE trial = ? AND position >= ?", (trial, kept))
+        return last
+
+    def _stored(self, clause: str, arguments: tuple[object, ...]) -> list[StoredRecord]:
+        query = f"""SELECT revision, trial, wall_time,
+                COALESCE((SELECT env_steps FROM records AS previous
+                    WHERE previous.trial = records.trial AND previous.position = records.position - 1), -1),
+                position, timestep, env_steps, seconds, tags, numbers
+            FROM records JOIN tag_sets ON tag_set = id {clause}"""
+        stored = []
+        for row in self._db.execute(query, arguments):
+            revision, trial, wall_time, before, position, timestep, env_steps, seconds, tags, numbers = row
+            doubles = struct.unpack(f"<{len(numbers) // 8}d", numbers)
+            values = dict(zip(_tags(tags), doubles, strict=True))
+            record = Record(position, timestep, env_steps, seconds, values)
+            stored.append(StoredRecord(revision, trial, wall_time, before, record))
+        return stored
+
+    def _busy(self, error: sqlite3.OperationalError | OSError) -> Literal["busy"]:
+        """BUSY if `error` says that storage fails, logged once; any other error is raised again."""
+        if not disk_refuses(error):
+            raise error
+        if not self._warned:
+            logging.getLogger(__name__).warning("%s cannot be written to: %s", self.directory, error)
+            self._warned = True
+        return BUSY
+
+
+@functools.lru_cache
+def _tags(text: str) -> tuple[str, ...]:
+    """The names of a tag set; the same few are asked for again and again."""
+    return tuple(json.loads(text))

@@ -1,0 +1,382 @@
+"""The launch directory: made once, never overwritten, complete enough to reproduce what ran.
+
+OUT/NAME/  plan.json  ledger.sqlite  tensorboard/  logs/attempt-<n>.log
+           trials/<trial>/ config.yaml  checkpoints/agent_<timestep>.safetensors  best_agent.safetensors
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from launcher.ledger.aggregator import writer
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import TrialRow
+from launcher.ledger.storage import at_work, in_use, lock
+from launcher.plan.experiment import Placement, Trial, slug
+from runner.checkpoints.checkpoint import versions
+from runner.config import Config, load_config
+from runner.config.load import dump
+from runner.cores import usable_cores
+from runner.errors import UserError
+from runner.files import expanded, write_all, write_whole
+
+LOOK_SECONDS = 0.3
+"""How long a `launch status` may look whether a launch is at work."""
+COMMIT = "SUNFLOWER_COMMIT"
+"""Variable that names the commit of code that has travelled, as to a cluster's head."""
+
+
+@contextlib.contextmanager
+def working(directory: Path) -> Iterator[None]:
+    """Have a launch directory for oneself: nothing of a launch is written there, or read to go on from, without it.
+
+    Raises:
+        UserError: another launch is at work there, or nothing may be written.
+    """
+    with _writing(directory):
+        held = lock(directory, wait=LOOK_SECONDS)
+    with held:
+        yield
+
+
+def refuse_running(directory: Path) -> None:
+    """Raise a `UserError` where a launch is at work."""
+    if at_work(directory):
+        raise in_use(directory)
+
+
+def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
+    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time.
+
+    Raises:
+        UserError: it exists already, or `name` is none that every file system takes.
+    """
+    base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
+    directory = (base / choose_name(trials, name, stem)).absolute()
+    if not is_named(trials, name):
+        return directory  # `create` finds one that is free
+    try:
+        exists = os.path.lexists(directory)
+    except ValueError:  # a null byte
+        exists = False
+    if exists:
+        raise _exists(directory)
+    return directory
+
+
+def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> str:
+    """What a launch is called.
+
+    Raises:
+        UserError: `name` is none that every file system takes.
+    """
+    if name is not None and slug(name) != name:
+        raise UserError(
+            f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
+            f"ends, such as {slug(name)}; the folder above it is --out"
+        )
+    default = trials[0].config.agent.experiment.experiment_name or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"
+    return name or slug(default)
+
+
+def is_named(trials: Sequence[Trial], name: str | None) -> bool:
+    """Whether somebody chose the name of a launch."""
+    return bool(name or trials[0].config.agent.experiment.experiment_name)
+
+
+def _exists(directory: Path) -> UserError:
+    return UserError(
+        f"{directory}: exists already and is never overwritten; choose another --name or --out, or continue it with "
+        f"launch resume {directory}"
+    )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the disk as a message about `path`."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> tuple[Path, Callable[[], None]]:
+    """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
+
+    Args:
+        directory: to make.
+        trials: of the launch.
+        named: somebody chose this name; else it gets a number where another launch began in the same second.
+
+    Returns:
+        The directory, and what takes it back, as long as nothing was trained there, and the folders above it that were
+        made for it.
+
+    Raises:
+        UserError: it exists, or cannot be written.
+    """
+    above = [folder for folder in directory.parents if not os.path.lexists(folder)]
+    with _writing(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = _make(directory, named)
+    made = [directory, *above]
+    try:
+        with _writing(directory):
+            _write_configs(directory, trials)
+            _write_plan(directory, {"trials": [_row(trial) for trial in trials], "revisions": []})
+            with Ledger(directory) as ledger:
+                ledger.add_trials(map(_ledger_row, trials))
+    except BaseException:
+        _remove(made)
+        raise
+    return directory, lambda: _remove(made)
+
+
+def _make(directory: Path, named: bool) -> Path:
+    """Make a folder that nobody has: this one, or one of its name and a number; returns it."""
+    wanted = directory
+    for number in itertools.count(2):
+        try:
+            with _writing(directory):
+                directory.mkdir()
+            return directory
+        except UserError:
+            if not os.path.lexists(directory):
+                raise
+            if named:
+                raise _exists(directory) from None
+        directory = wanted.with_name(f"{wanted.name}_{number}")
+    raise AssertionError
+
+
+def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
+    write_all((directory / "trials" / trial.id / "config.yaml", text.encode()) for trial, text in _texts(trials))
+
+
+def _texts(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
+    """Each trial's configuration as YAML, its seed in the first line; the rest is written once for all seeds."""
+    rests: dict[str, tuple[Config, str]] = {}
+    for trial in trials:
+        seedless = trial.config.model_copy(update={"seed": None})
+        if trial.name not in rests or rests[trial.name][0] != seedless:
+            data = seedless.dump()
+            del data["seed"]
+            rests[trial.name] = seedless, dump(data)
+        yield trial, f"seed: {trial.config.seed}\n{rests[trial.name][1]}"
+
+
+def _config(path: Path, known: dict[str, Config]) -> Config:
+    """A trial's configuration; what follows the seed is read once for all seeds, and kept in `known`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return load_config(path)[0]  # which says what is wrong with it
+    first, _, rest = text.partition("\n")
+    seed = re.fullmatch(r"seed: (\d{1,18})", first)
+    if seed is None:
+        return load_config(path)[0]
+    if rest not in known:
+        known[rest] = load_config(path)[0]
+    return known[rest].model_copy(update={"seed": int(seed[1])})
+
+
+def _ledger_row(trial: Trial) -> TrialRow:
+    num_envs = trial.config.env.num_envs or 0
+    return TrialRow(trial.id, trial.name, trial.config.seed or 0, num_envs, _timesteps(trial))
+
+
+def _timesteps(trial: Trial) -> int:
+    return trial.config.updates * trial.config.agent.rollouts
+
+
+def _remove(made: Sequence[Path]) -> None:
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial]) -> None:
+    """Let an existing launch have more trials, and some greater lengths.
+
+    The ledger comes last: what a crash leaves behind before it is written again by the same command.
+
+    Raises:
+        UserError: another launch is at work there, or it cannot be written.
+    """
+    with _writing(directory), writer(directory) as ledger:
+        if not added and not longer:
+            return
+        _write_configs(directory, [*added, *longer])
+        plan = json.loads((directory / "plan.json").read_text())
+        known = {row["id"] for row in plan["trials"]}
+        plan["trials"] += [_row(trial) for trial in added if trial.id not in known]
+        _write_plan(directory, plan)
+        ledger.add_trials(map(_ledger_row, added))
+        ledger.extend({trial.id: _timesteps(trial) for trial in longer})
+
+
+def fold(directory: Path) -> None:
+    """At the end of a launch, leave a ledger that is one file; where that cannot be, readers find the log beside it."""
+    with contextlib.suppress(UserError, OSError, sqlite3.Error), writer(directory) as ledger:
+        ledger.fold()
+
+
+def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
+    """Append a revision to plan.json.
+
+    Returns:
+        A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _writing(directory / "plan.json"):
+        plan = json.loads((directory / "plan.json").read_text())
+        before = plan["revisions"][-1:]
+        plan["revisions"].append(revision)
+        _write_plan(directory, plan)
+    changed = [change for last in before for change in _changes(last, revision)]
+    what = "; what is trained now may differ from what an uninterrupted launch had trained"
+    return [f"Changed since the last time: {', '.join(changed)}{what}"] if changed else []
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`torch 2.12.0 → 2.13.0`, for each package, the code, and each part of the machine."""
+    known = before.get("git_commit") and after.get("git_commit")  # else nobody can say that it changed
+    flat = [
+        ({"code": _short_commit(revision)} if known else {})
+        | {**revision.get("versions", {}), **revision.get("hardware", {})}
+        for revision in (before, after)
+    ]
+    return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]
+
+
+def _short_commit(revision: Mapping[str, Any]) -> str:
+    commit = str(revision["git_commit"])
+    return commit[:12] + "+" * commit.endswith("+")
+
+
+def _write_plan(directory: Path, plan: dict[str, Any]) -> None:
+    write_whole(directory / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {"id": trial.id, "name": trial.name, "seed": trial.config.seed}
+
+
+def read_trials(directory: Path) -> list[Trial]:
+    """The trials of an existing launch: configurations as they were asked for, seeds by number.
+
+    Raises:
+        UserError: not a launch directory, or damaged.
+    """
+    path = directory / "plan.json"
+    try:
+        plan = json.loads(path.read_text())
+        if not isinstance(plan["revisions"], list):
+            raise TypeError("revisions must be a list")
+        places = {name: place for place, name in enumerate(dict.fromkeys(row["name"] for row in plan["trials"]))}
+        known: dict[str, Config] = {}
+        return [
+            Trial(row["id"], row["name"], _config(directory / "trials" / row["id"] / "config.yaml", known))
+            for row in sorted(plan["trials"], key=lambda row: (places[row["name"]], row["seed"]))
+        ]
+    except (FileNotFoundError, NotADirectoryError):
+        missing = "it has no plan.json" if directory.is_dir() else "there is no such folder"
+        raise UserError(f"{directory}: not a launch directory: {missing}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: damaged: it has no {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: damaged: {error}") from None
+
+
+def arithmetic_threads(directory: Path) -> int | None:
+    """Threads that the arithmetic of CPU workers has in this launch; None before it has begun on CPUs."""
+    path = directory / "plan.json"
+    revisions = json.loads(path.read_text())["revisions"] if path.exists() else []
+    placement = revisions[-1].get("placement", {}) if revisions else {"gpus": 1}
+    return None if placement.get("gpus") else placement.get("threads", 1)
+
+
+def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
+    """What a launch or resume was: command, time, versions, code, hardware, packs."""
+    return {
+        "command": command,
+        "time": time.time(),
+        "versions": {"python": platform.python_version(), **versions()},
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "placement": asdict(placement),
+        "packs": [[trial.id for trial in pack] for pack in packs],
+    }
+
+
+def software() -> dict[str, str]:
+    """This program's version, its commit where it runs from a repository, and the versions of what it runs on."""
+    found = versions()
+    code = {"code": commit} if (commit := git_commit()) else {}
+    return {
+        "sunflower": found.pop("sunflower", "(not installed)"),
+        **code,
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """This machine."""
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": usable_cores(),
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def git_commit() -> str | None:
+    """Commit of this code, with `+` if files were changed; None where it is in no repository of its own."""
+    if COMMIT in os.environ:
+        return os.environ[COMMIT] or None
+    here = Path(__file__)
+    # An environment may be inside another repository, and a hook of git's names yet another.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here.parent, env=ours, capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.strip() + ("+" if changes.strip() else "")

@@ -1,0 +1,197 @@
+"""How long a launch will take, from what earlier launches on this machine ran at.
+
+Packs and the folder in which launches lie come in; a time goes out. Ledgers are only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import math
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, harmonic_mean, median
+from typing import Any
+
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import Member
+from launcher.plan.directory import hardware
+from launcher.plan.experiment import Placement, Trial
+from runner.config import Config, load_config
+from runner.training.pack import static_key
+from runner.training.tracking import STEPS_PER_SECOND
+
+LAUNCHES = 20
+"""Earlier launches that are looked at, the last ones."""
+ATTEMPTS = 16
+"""Attempts of one launch that are looked at, the last ones."""
+CONFIGURATIONS = 32
+"""Configurations that are read in all; each takes 10 ms."""
+RECORDS = 200
+"""Records of an attempt that are read."""
+RATES = 5
+"""Rates whose median counts, the newest ones: no launch that shared its cores with other work decides alone."""
+_UNREADABLE = (sqlite3.Error, OSError, ValueError, KeyError)  # no launch, or a damaged one; UserErrors are ValueErrors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long training takes if nothing dies, Ray's own start left out.
+
+    Attributes:
+        seconds: from the first attempt's opening to the last one's end.
+        source: what that stands on, for people: the newest launch of those used, and env steps/s a worker.
+    """
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An attempt of so many members, opened at this Unix time; the records of `one` stand for those of all."""
+
+    directory: Path
+    one: Member
+    members: int
+    opened_at: float
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """What a pack ran at: env steps/s of all its members together, after `start_up` seconds without training."""
+
+    directory: Path
+    program: str
+    members: int
+    steps_per_second: float
+    start_up: float
+
+
+def estimate(
+    packs: Sequence[Sequence[Trial]], begin: Mapping[str, int], placement: Placement, folder: Path
+) -> Estimate | None:
+    """How long training `packs` will take here.
+
+    A pack is taken to run at the rate of the measured pack nearest in size, by ratio, of those with its Static
+    signature but for length and intervals; on torch that overlooks that `compile: auto` compiles long runs only.
+
+    Args:
+        packs: in the order in which they get workers.
+        begin: trial → timestep that it goes on from; 0 where it is missing.
+        placement: how many at a time, on what.
+        folder: where launches lie, if it exists; what is no readable launch in it is passed over.
+
+    Returns:
+        None if a pack is like none that was trained on this machine by workers of this kind.
+    """
+    programs = [_program(pack[0].config, placement) for pack in packs]
+    rates = _rates(folder, set(programs), placement, len(packs))
+    found = [_nearest(rates, program, len(pack)) for program, pack in zip(programs, packs, strict=True)]
+    used = [rate for rate in found if rate is not None]
+    if len(used) < len(packs):
+        return None
+    free = [0.0] * placement.workers
+    for pack, rate in zip(packs, used, strict=True):
+        done = sum(begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
+        left = sum(trial.env_steps for trial in pack) - done
+        heapq.heapreplace(free, free[0] + rate.start_up + left / rate.steps_per_second)
+    newest = min((rate.directory for rate in used), key=[rate.directory for rate in rates].index)
+    return Estimate(max(free), f"{newest}: {fmean(rate.steps_per_second for rate in used):,.0f} steps/s a worker")
+
+
+def _nearest(rates: Sequence[_Rate], program: str, members: int) -> _Rate | None:
+    """The median of the newest rates of the size that is nearest; `rates` are newest first."""
+    rates = [rate for rate in rates if rate.program == program]
+    if not rates:
+        return None
+    nearest = min(rates, key=lambda rate: abs(math.log(rate.members / members)))
+    equal = [rate for rate in rates if rate.members == nearest.members][:RATES]
+    speed, start_up = median(rate.steps_per_second for rate in equal), median(rate.start_up for rate in equal)
+    return replace(nearest, steps_per_second=speed, start_up=start_up)
+
+
+def _program(config: Config, placement: Placement) -> str:
+    """Canonical text of what speed depends on besides the size of the pack."""
+    data = json.loads(static_key(config))
+    del data["trainer"]["timesteps"], data["agent"]["experiment"]
+    return json.dumps(data | {"backend": placement.backend(config)})
+
+
+def _kind(placement: Placement, packs: int, machine: Mapping[str, Any]) -> tuple[object, ...]:
+    """What must be equal for workers to be equally fast: machine, device, cores, and how many share a device."""
+    devices = placement.gpus if placement.on_gpus else machine["cores"]
+    sharing = math.ceil(min(placement.workers, packs) / devices)
+    parts = (machine["host"], machine["processor"], machine["cores"])
+    return (*parts, placement.on_gpus, max(placement.cpus, 1), sharing)
+
+
+def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -> list[_Rate]:
+    """What packs with one of `programs` ran at, the newest launch first."""
+    here = hardware()
+    attempts: list[_Attempt] = []
+    for directory in _launches(folder):
+        with contextlib.suppress(*_UNREADABLE):
+            attempts += _attempts(directory, _kind(placement, packs, here))
+    rates = []
+    for attempt in attempts[:CONFIGURATIONS]:
+        with contextlib.suppress(*_UNREADABLE):
+            config, _ = load_config(attempt.directory / "trials" / attempt.one.trial / "config.yaml")
+            program = _program(config, placement)
+            if program in programs:
+                rates.append(_rate(attempt, program))
+    return [rate for rate in rates if rate is not None]
+
+
+def _launches(folder: Path) -> list[Path]:
+    """The folders in `folder` that hold a plan, the last written first."""
+    written = {}
+    for plan in folder.glob("*/plan.json"):
+        with contextlib.suppress(OSError):  # removed just now
+            written[plan.parent] = plan.stat().st_mtime
+    return sorted(written, key=lambda directory: -written[directory])[:LAUNCHES]
+
+
+def _attempts(directory: Path, here: tuple[object, ...]) -> list[_Attempt]:
+    """The last attempts, one of each configuration and size, since its last revision; none if that is not as `here`."""
+    plan = json.loads((directory / "plan.json").read_text())
+    try:
+        last = plan["revisions"][-1]
+        kind = _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"])
+        host, since = last["hardware"]["host"], float(last["time"])
+        names = {row["id"]: row["name"] for row in plan["trials"]}
+    except (LookupError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{directory / 'plan.json'}: damaged: {error}") from None
+    if kind != here:
+        return []
+    with Ledger(directory, writer=False) as ledger:
+        opened = {row.number: row.opened_at for row in ledger.attempts() if row.host == host and row.opened_at >= since}
+        members = ledger.members()
+    sizes = Counter(member.attempt for member in members)
+    # What a trial's earlier attempts recorded may have been forgotten when it was rewound.
+    owned = {member.trial: member for member in members}.values()
+    one_each = {member.attempt: member for member in sorted(owned, key=lambda member: member.attempt)}
+    distinct = {(names.get(m.trial), sizes[m.attempt]): m for m in one_each.values() if m.attempt in opened}
+    newest = sorted(distinct.values(), key=lambda member: -member.attempt)[:ATTEMPTS]
+    return [_Attempt(directory, one, sizes[one.attempt], opened[one.attempt]) for one in newest]
+
+
+def _rate(attempt: _Attempt, program: str) -> _Rate | None:
+    """What `attempt` ran at; None if it has no records."""
+    trial = attempt.one.trial
+    with Ledger(attempt.directory, writer=False) as ledger:
+        covered = {c.timestep: c.records for c in ledger.checkpoints(trial) if c.kind == "agent"}
+        began = covered.get(attempt.one.timestep, 0)
+        trained = sum(stored.record.seconds for stored in ledger.records(trial, began - 1, 1)) if began else 0.0
+        records = ledger.records(trial, began, RECORDS)
+    if not records:
+        return None
+    start_up = records[0].wall_time - (records[0].record.seconds - trained) - attempt.opened_at
+    # A record's rate is one member's. At first caches and clocks are cold. All intervals have as many steps, so the
+    # harmonic mean counts slow ones for the time that they took.
+    speed = harmonic_mean([stored.record.values[STEPS_PER_SECOND] for stored in records[len(records) // 2 :]])
+    return _Rate(attempt.directory, program, attempt.members, attempt.members * speed, max(start_up, 0.0))

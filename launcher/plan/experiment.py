@@ -1,0 +1,295 @@
+"""Experiment → trials → packs: what will be trained, together with what, and under which names.
+
+Pure functions of configurations; Ray and frameworks do not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.plan import sweep
+from runner.config import Config, resolve
+from runner.config.effect import effective, shared_role
+from runner.config.load import Key, read_yaml
+from runner.config.numbers import number
+from runner.config.skrl.eras import era_of
+from runner.errors import UserError
+from runner.training.pack import identity, static_key
+
+LARGEST_PACK = 32
+"""Members of one pack on CPU cores: beyond it the batched program gains nothing and memory grows."""
+LARGEST_LAUNCH = 100_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One resolved configuration with one seed.
+
+    Attributes:
+        id: readable and unique; stable when length, logging or output change.
+        name: of the configuration, equal for all its seeds.
+        config: resolved, seed included.
+    """
+
+    id: str
+    name: str
+    config: Config
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of a whole run."""
+        return self.config.updates * self.config.agent.rollouts * (self.config.env.num_envs or 0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a person asked for.
+
+    Attributes:
+        trials: all of them, in the order that was asked for.
+        notes: on how the files were read.
+        files: where each configuration comes from, by the name of its trials.
+    """
+
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...]
+    files: Mapping[str, Path]
+
+
+def read_experiment(
+    files: Sequence[Path],
+    settings: Sequence[str],
+    flags: Mapping[Key, Any],
+    seeds: str | None,
+    zips: Sequence[Sequence[str]] | None = None,
+) -> Experiment:
+    """Resolve every configuration file × every combination of swept settings × every seed.
+
+    Args:
+        files: configuration files, each with the `sweep:` of its own.
+        settings: `a.b=value` texts; a top-level comma or a range makes alternatives.
+        flags: settings that have a flag of their own; they win over single `settings`.
+        seeds: see `parse_seeds`; None for the file's own seed.
+        zips: groups of `a.b=value` texts whose alternatives advance together; None without `--zip`.
+
+    Raises:
+        UserError: any problem in a file or setting, the same trial twice, or more than `LARGEST_LAUNCH`.
+    """
+    typed = sweep.typed_axes(settings, zips, flags)
+    trials: dict[str, Trial] = {}
+    taken: dict[str, set[str]] = {}
+    notes: dict[str, None] = {}
+    origins: dict[str, Path] = {}
+    for file, stem in zip(files, _config_names(files), strict=True):
+        for name, config, found in _configurations(file, stem, typed, seeds, taken):
+            notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
+            origins[name] = file
+            for seed in parse_seeds(seeds, config.seed):
+                trial = trial_of(name, config.model_copy(update={"seed": seed}))
+                if trial.id in trials:
+                    raise UserError(f"{file}: the trial {trial.id} is asked for twice; give each configuration once")
+                trials[trial.id] = trial
+                if len(trials) > LARGEST_LAUNCH:
+                    raise _too_many()
+    return Experiment(tuple(trials.values()), tuple(notes), origins)
+
+
+def _configurations(
+    file: Path, stem: str, typed: Sequence[sweep.Axis], seeds: str | None, taken: dict[str, set[str]]
+) -> Iterator[tuple[str, Config, list[str]]]:
+    """Each configuration of a file and the command line: its name, itself, notes on the file.
+
+    Args:
+        file: as it was typed.
+        stem: begins the names.
+        typed: axes of the command line.
+        seeds: of the command line.
+        taken: see `_free_name`.
+
+    Raises:
+        UserError: two that would train the same run, or a swept key that changes nothing in any.
+    """
+    data, source = read_yaml(file)
+    era, section = era_of(data), sweep.take_section(data, source)
+    axes = sweep.combine(section, typed, era, source, seeds)
+    labels = sweep.labels(axes)
+    if math.prod(len(axis) for axis in axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
+        raise _too_many()
+    runs: dict[str, tuple[sweep.Choice, ...]] = {}
+    configs: list[Config] = []
+    for steps in itertools.product(*axes):
+        chosen = tuple(itertools.chain(*steps))
+        overrides = [(choice.key, choice.value) for choice in chosen if choice.place is None]
+        swept = [(choice.key, choice.value, choice.place) for choice in chosen if choice.place is not None]
+        config, notes = resolve(data, source, overrides, swept)
+        varied = [f"{labels[choice.key]}={_short(choice.value)}" for choice in chosen if choice.key in labels]
+        name = _free_name(slug("_".join([stem, *varied])), config, taken)
+        run = hashlib.sha256(effective(config).encode()).hexdigest()
+        if run in runs:
+            why = sweep.same_run(runs[run], chosen, config, shared_role(data, era), era)
+            twice = f"the trial {trial_of(name, config).id} is asked for twice"
+            raise UserError(f"{file}: {twice}; {why or 'give each configuration once'}")
+        runs[run] = chosen
+        configs.append(config)
+        yield name, config, notes
+    idle = sweep.idle_key(axes, configs, shared_role(data, era), era)
+    if idle:
+        raise UserError(f"{file}: {idle}")
+
+
+def _too_many() -> UserError:
+    return UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
+
+
+def trial_of(name: str, config: Config) -> Trial:
+    """The trial of a configuration, seed included, that has this name."""
+    digest = hashlib.sha256(identity(config).encode()).hexdigest()[:8]
+    return Trial(f"{name}_s{config.seed}_{digest}", name, config)
+
+
+def _free_name(wanted: str, config: Config, taken: dict[str, set[str]]) -> str:
+    """`wanted`, or with a number where another configuration has that name: cut short, or rounded to the same."""
+    trained = identity(config.model_copy(update={"seed": None}))
+    name = wanted
+    for place in itertools.count(2):
+        if trained in taken.setdefault(name, {trained}):
+            return name
+        name = f"{wanted}_{place}"
+    raise AssertionError
+
+
+def _config_names(files: Sequence[Path]) -> list[str]:
+    """File stems, with their folder in front where stems repeat."""
+    stems = [file.stem for file in files]
+    return [
+        stem if stems.count(stem) == 1 else f"{file.absolute().parent.name}_{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def slug(text: str) -> str:
+    """Text as a readable file name: letters, digits and `._=+-`, at most 80 characters."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.")[:80] or "run"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "-".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse_seeds(text: str | None, base: int | None) -> list[int]:
+    """`8` → base … base + 7; `0-7` → 0 … 7; `3,5,7` and mixtures → as listed; None → the base seed alone.
+
+    A base of None (`seed: null`) is drawn from the operating system.
+
+    Raises:
+        UserError: not of that form, negative, repeated, or none.
+    """
+    start = base if base is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    if text is None:
+        return [start]
+    wrong = UserError(
+        f"command line: --seeds {text!r}: allowed: a count such as 8, a range such as 0-7, or a list such as 3,5,7 "
+        f"(at most {LARGEST_LAUNCH:,})"
+    )
+    text = text.strip()
+    count = number(text)
+    if isinstance(count, int):
+        if not 0 < count <= LARGEST_LAUNCH:
+            raise wrong
+        if start + count > 2**63:
+            raise UserError(f"command line: --seeds {text}: the last of them, counted from seed {start}, is too large")
+        return [start + i for i in range(count)]
+    seeds: list[int] = []
+    for part in text.split(","):
+        ends = [number(end.strip()) for end in part.split("-")]
+        first, last = ends[0], ends[-1]
+        if len(ends) > 2 or not isinstance(first, int) or not isinstance(last, int) or not 0 <= first <= last < 2**63:
+            raise wrong
+        if last >= first + LARGEST_LAUNCH - len(seeds):
+            raise wrong
+        seeds += range(first, last + 1)
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"command line: --seeds {text!r}: a seed is given twice")
+    return seeds
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where trials run.
+
+    Attributes:
+        workers: processes at a time.
+        gpus: GPUs of the launch, one per worker; 0 for CPU workers.
+        cpus: CPU cores of one worker.
+        logical: the GPUs are only numbers to Ray; nothing runs on one.
+        threads: of a CPU worker's arithmetic, which the last bits of what it trains may depend on.
+        stepping: threads that step the environments of a configuration, by its name; others have one for every core.
+        why: what the number of cores follows from; empty where it is one for want of idle ones.
+    """
+
+    workers: int
+    gpus: int
+    cpus: int
+    logical: bool = False
+    threads: int = 1
+    stepping: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def on_gpus(self) -> bool:
+        """Workers have real GPUs."""
+        return bool(self.gpus) and not self.logical
+
+    def threads_of(self, pack: Sequence[Trial]) -> int:
+        """Threads that step the environments of a pack."""
+        return self.stepping.get(pack[0].name, max(1, self.cpus))
+
+    def backend(self, config: Config) -> str:
+        """The backend of a configuration: `auto` is torch on GPUs and for convolutions, else JAX."""
+        if config.backend != "auto":
+            return config.backend
+        return "torch" if self.on_gpus or config.models.convolves else "jax"
+
+
+def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int | None = None) -> list[list[Trial]]:
+    """Deal trials of equal Static signature and progress into packs, as even as can be, one per worker.
+
+    Args:
+        trials: with the timestep of the checkpoint that each goes on from.
+        workers: packs wanted of each signature.
+        largest: members of a pack at most; None for LARGEST_PACK.
+
+    Returns:
+        Packs, longest work first.
+    """
+    signatures: dict[str, dict[int, list[Trial]]] = {}
+    for trial, timestep in trials:
+        signatures.setdefault(static_key(trial.config), {}).setdefault(timestep, []).append(trial)
+    packs: list[list[Trial]] = []
+    for by_timestep in signatures.values():
+        # Packs that were interrupted at different timesteps stay whole where there are as many as workers.
+        groups = list(by_timestep.values())
+        for group, count in zip(groups, _counts(list(map(len, groups)), workers, largest or LARGEST_PACK), strict=True):
+            ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
+            packs += [group[start:end] for start, end in itertools.pairwise(ends)]
+    return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))
+
+
+def _counts(sizes: Sequence[int], wanted: int, largest: int) -> list[int]:
+    """Into how many packs groups of these sizes are dealt: `wanted` together if that can be, the fullest first."""
+    counts = [math.ceil(size / largest) for size in sizes]
+    for _ in range(min(wanted, sum(sizes)) - sum(counts)):
+        fullest = max(range(len(sizes)), key=lambda i: sizes[i] / counts[i])
+        counts[fullest] += 1
+    return counts

@@ -1,0 +1,157 @@
+"""What a person lets a launch use, what there is, and so where trials run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from launcher.plan.experiment import Placement
+from launcher.plan.gpus import MASK, mask_note, visible_gpus
+from runner.cores import usable_cores
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Flags that say what to run on; None where the person leaves it to us."""
+
+    workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None
+    cores_per_worker: Annotated[int | None, Parameter(help="CPU cores of a worker; default what is faster.")] = None
+    gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
+    workers_per_gpu: Annotated[int | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
+    trials_per_pack: Annotated[
+        int | None,
+        Parameter(help="Members of one batched program at most; default 32."),
+    ] = None
+    logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.")] = (
+        False
+    )
+    address: Annotated[
+        str | None,
+        Parameter(
+            help="Ray cluster: auto, HOST:PORT or http://HOST:8265.",
+            env_var="RAY_ADDRESS",
+            show_env_var=False,
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            UserError: too small, or flags that contradict each other.
+        """
+        for flag, number, least in (
+            ("--workers", self.workers, 1),
+            ("--cores-per-worker", self.cores_per_worker, 1),
+            ("--gpus", self.gpus, 0),
+            ("--workers-per-gpu", self.workers_per_gpu, 1),
+            ("--trials-per-pack", self.trials_per_pack, 1),
+        ):
+            if number is not None and number < least:
+                raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+        if self.workers is not None and self.workers_per_gpu is not None:
+            raise UserError("command line: --workers and --workers-per-gpu: give one; workers = GPUs x workers per GPU")
+
+
+def gpu_note(wanted: Resources) -> str | None:
+    """A sentence where a launch on this machine uses fewer GPUs than CUDA_VISIBLE_DEVICES names."""
+    asked = wanted.address is not None or wanted.gpus is not None or wanted.logical_gpus
+    return None if asked else mask_note()
+
+
+def place(wanted: Resources) -> Placement:
+    """Decide how many workers run and on what.
+
+    On this machine that needs no Ray; on a cluster (`address`) it needs to be connected.
+
+    Raises:
+        UserError: more GPUs than there are, or a machine of a cluster without a core for each worker on its GPUs.
+    """
+    machines: Sequence[Mapping[str, Any]] = ()
+    offered = cores_offered(wanted)
+    cores = sum(offered)
+    if wanted.address is None:
+        found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
+        where += f" ({MASK}={os.environ[MASK]})" if MASK in os.environ else ""
+    else:
+        import ray
+
+        found = int(ray.cluster_resources().get("GPU", 0))
+        where = f"in the cluster {wanted.address}"
+        machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
+    gpus = wanted.gpus
+    if gpus and gpus > found:
+        allowed = f"allowed: 0 to {found}" if found else "leave --gpus out to train on the CPU"
+        raise UserError(
+            f"command line: --gpus {gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only count "
+            "them (nothing then runs on a GPU)"
+        )
+    use = found if gpus is None and not wanted.logical_gpus else (gpus or 0)
+    if not use:
+        if wanted.workers_per_gpu is not None:
+            raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
+        each = _checked_cores(wanted, max(offered, default=1), where)
+        return Placement(wanted.workers or max(1, fitting(offered, each)), 0, each)
+    workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
+    share = 0 if wanted.logical_gpus else max(1, cores // workers)
+    if machines and share:
+        # What the poorest machine with GPUs can give to each worker on them.
+        share = min(_cores_each(node, math.ceil(workers / use)) for node in machines)
+    if wanted.cores_per_worker is not None:
+        share = _checked_cores(wanted, share, f"for each worker {where}")
+    return Placement(workers, use, share, wanted.logical_gpus, max(1, share))
+
+
+def cores_offered(wanted: Resources) -> list[int]:
+    """Cores of this machine, or of each one of the connected cluster that has any."""
+    if wanted.address is None:
+        return [usable_cores()]
+    import ray
+
+    offered = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return [cores for cores in offered if cores]
+
+
+def fitting(offered: Sequence[int], each: int) -> int:
+    """Workers of `each` cores that machines with so many cores hold; no worker has cores of two machines."""
+    return sum(cores // each for cores in offered)
+
+
+def _checked_cores(wanted: Resources, most: int, where: str) -> int:
+    """The cores of a worker that a person wants, else one.
+
+    Raises:
+        UserError: no machine has so many.
+    """
+    each = wanted.cores_per_worker or 1
+    if wanted.cores_per_worker is not None and each > most:
+        allowed = f"allowed: 1 to {most}" if most else "leave --cores-per-worker out"
+        raise UserError(f"command line: --cores-per-worker {each}: there are {most} {where}; {allowed}")
+    return each
+
+
+def _cores_each(machine: Mapping[str, Any], workers_per_gpu: int) -> int:
+    offered, gpus = machine["Resources"].get("CPU", 0), machine["Resources"]["GPU"]
+    share = int(offered // (gpus * workers_per_gpu))
+    if share < 1:
+        raise UserError(
+            f"the cluster cannot train this: {machine['NodeManagerAddress']} offers {offered:g} cores to {gpus:g} GPUs "
+            f"with {workers_per_gpu} workers each, and a worker needs one (ray start --num-cpus)"
+        )
+    return share
+
+
+def workers_now(wanted: Resources, placement: Placement) -> int:
+    """Workers for which the connected cluster has cores or GPUs at the moment."""
+    import ray
+
+    if placement.gpus:
+        return int(ray.cluster_resources().get("GPU", 0)) * (wanted.workers_per_gpu or 1)
+    offered = cores_offered(wanted)
+    return fitting(offered, min(placement.cpus, max(offered, default=1)))

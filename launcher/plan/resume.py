@@ -1,0 +1,175 @@
+"""`launch resume`: what is left of a launch, what is added to it, and what has changed since."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import State, TrialRow
+from launcher.plan import directory as folder
+from launcher.plan.experiment import Trial, parse_seeds, trial_of
+from runner.config import Config, resolve
+from runner.config.overrides import parse_override
+from runner.errors import UserError
+
+LENGTH = ("trainer", "timesteps")
+
+
+@dataclass(frozen=True)
+class More:
+    """What a resume does.
+
+    Attributes:
+        todo: trials to train, each with the timestep that it goes on from.
+        added: those of them that the launch does not have yet.
+        longer: those that it has, which are to get longer, finished ones too.
+        notes: for people.
+        all_finished: every trial of the launch is finished.
+    """
+
+    todo: list[tuple[Trial, int]]
+    added: list[Trial]
+    longer: list[Trial]
+    notes: list[str]
+    all_finished: bool
+
+
+def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> More:
+    """Find out what there is to do.
+
+    Args:
+        directory: of the launch.
+        seeds: that every configuration is to have, as in `plan.parse_seeds`, counted from its first; None: as it is.
+        settings: `trainer.timesteps=N`, or nothing.
+        retry_failed: also what has failed.
+
+    Raises:
+        UserError: not a launch directory, or damaged; a setting that cannot change; a training that cannot be extended.
+    """
+    trials = {trial.id: trial for trial in folder.read_trials(directory)}
+    try:
+        with Ledger(directory, writer=False) as ledger:
+            rows, begin = {row.trial: row for row in ledger.trials()}, ledger.last_agents()
+    except sqlite3.Error as error:
+        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: {error}") from None
+    if not rows:
+        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: it has no trials")
+    missing = rows.keys() - trials.keys()
+    if missing:
+        raise UserError(f"{directory / 'plan.json'}: damaged: the ledger's trial {min(missing)!r} is not in it")
+    rows = {name: rows[name] for name in trials if name in rows}  # in the order in which they were asked for
+    length = _length(settings)
+    longer = {}
+    if length is not None:
+        for name, row in rows.items():
+            extended = _extended(trials[name], row, begin.get(name, 0), length)
+            if extended is not None:
+                longer[name] = extended
+    added = _added([longer.get(name, trials[name]) for name in rows], seeds)
+    todo = [
+        (longer.get(name, trials[name]), begin.get(name, 0))
+        for name, row in rows.items()
+        if row.state not in ("finished", "diverged", "failed")
+        or (row.state == "finished" and name in longer)
+        or (row.state == "failed" and retry_failed)
+    ]
+    todo += [(trial, 0) for trial in added]
+    states = Counter(row.state for row in rows.values())
+    return More(
+        todo,
+        added,
+        list(longer.values()),
+        _notes(directory, states, todo, retry_failed),
+        states["finished"] == len(rows),
+    )
+
+
+def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retry_failed: bool) -> list[str]:
+    left = [f"{states['diverged']} diverged"] if states["diverged"] else []
+    if states["failed"] and not retry_failed:
+        left.append(f"{states['failed']} failed (--retry-failed tries them again)")
+    notes = [f"Left as they are: {', '.join(left)}"] if left else []
+    if not todo:
+        notes.append(f"{directory}: {states['finished']} of {states.total()} trials are finished; nothing to do")
+    return notes
+
+
+def _length(settings: Sequence[str]) -> object:
+    """The value of `trainer.timesteps`, None if it stays."""
+    length = None
+    for text in settings:
+        key, values = parse_override(text)
+        if key != LENGTH:
+            raise UserError(
+                f"command line: --set {text}: a launch keeps the settings that it was begun with; allowed: "
+                "trainer.timesteps=N, which trains on. Other settings are a launch of their own"
+            )
+        if len(values) > 1:
+            raise UserError(f"command line: --set {text}: all trials train to one length; give one number")
+        if length not in (None, values[0]):
+            raise UserError(f"command line: --set {text}: given twice, {length} before; give one of them")
+        length = values[0]
+    return length
+
+
+def _extended(trial: Trial, row: TrialRow, begin: int, length: object) -> Trial | None:
+    """The trial with a greater length; None where it is that long already, or diverged.
+
+    Raises:
+        UserError: no length, less than it has, or one that would change what was trained so far.
+    """
+    config = trial.config
+    data = config.dump()
+    data["trainer"]["timesteps"] = length
+    # `auto` is a part of the length; curves and checkpoints go on as they began.
+    for name in ("write_interval", "checkpoint_interval"):
+        data["agent"]["experiment"][name] = config.interval(name)
+    longer = resolve(data)[0]
+    timesteps = longer.updates * longer.agent.rollouts
+    if row.state == "diverged" or timesteps == row.timesteps:
+        return None
+    if timesteps < row.timesteps:
+        raise UserError(
+            f"command line: --set trainer.timesteps={length}: {trial.id} is to get to {row.timesteps} already; "
+            f"allowed: {row.timesteps} or more"
+        )
+    if begin and config.agent.learning_rate_scheduler_kwargs.of_whole_training:
+        raise UserError(
+            f"command line: --set trainer.timesteps={length}: {trial.id} has trained {begin} timesteps with rates of "
+            f"learning_rate_scheduler {config.agent.learning_rate_scheduler}, which depend on the length; extended, it "
+            "would be no run of any length. Start a launch of that length"
+        )
+    return Trial(trial.id, trial.name, longer)
+
+
+def _added(trials: Sequence[Trial], seeds: str | None) -> list[Trial]:
+    """Of each configuration, trials with those of the seeds that it does not have."""
+    if seeds is None:
+        return []
+    by_name: dict[str, dict[int, Config]] = {}
+    for trial in trials:
+        by_name.setdefault(trial.name, {})[trial.config.seed or 0] = trial.config
+    return [
+        trial_of(name, next(iter(have.values())).model_copy(update={"seed": seed}))
+        for name, have in by_name.items()
+        for seed in parse_seeds(seeds, min(have))
+        if seed not in have
+    ]
+
+
+def write(directory: Path, more: More) -> tuple[Path, Callable[[], None]]:
+    """Add to the launch directory what is new; the same again, after a crash in between, changes nothing.
+
+    Returns:
+        The directory, and what takes it back: nothing, since an addition that was not trained yet is what the next
+        resume trains.
+
+    Raises:
+        UserError: another launch is at work there, or it cannot be written.
+    """
+    folder.add_trials(directory, more.added, more.longer)
+    return directory, lambda: None

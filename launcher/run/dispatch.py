@@ -1,0 +1,462 @@
+"""Give every pack a worker, follow the attempts to their end, try again what died.
+
+Ray schedules, places and isolates; who trains what, and for how long its word counts, is decided here: Ray does not
+retry an actor's work while it merely cannot reach its machine, and knows nothing of a process that hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launcher.cluster.connect import START_SECONDS, is_own, not_started
+from launcher.ledger.aggregator import Pulse, start_aggregator
+from launcher.ledger.rows import BUSY, Attempt
+from launcher.plan.experiment import Placement, Trial
+from launcher.run.failures import end_process, ending_of, fetch_log
+from launcher.run.pool import Processes
+from launcher.run.retries import Ending, Retries
+from launcher.run.worker import Job, Place
+
+POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+"""Between two looks at how many machines there are."""
+PULSE_SECONDS = 1.0
+"""Between two questions to the aggregator how its attempts are."""
+LEASE_SECONDS = 60.0
+"""A worker that has not pushed for so long, sixty beats, is taken for dead and its trials are given to another."""
+HUNG_SECONDS = 60.0
+"""An aggregator that has not answered for so long is started again."""
+GIVE_UP_SECONDS = 600.0
+"""A disk that has taken nothing for so long ends the launch."""
+STOP_SECONDS = 60.0
+"""How long workers may take to save after a stop, before they are ended."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals at which workers save and leave."""
+
+
+@dataclass
+class Waiting:
+    """A pack without a worker, and from when on it may have one."""
+
+    pack: list[Trial]
+    due: float = 0.0
+
+
+@dataclass
+class Running:
+    """An attempt: its pack, its process, and the answers that are waited for.
+
+    Attributes:
+        where: see `processes.Process`.
+        ready: see `processes.Process`.
+        done: future of how the training ended.
+        place: what `where` said.
+        imported: `ready` is done.
+        since: when the last of these two changed, or the worker was asked for.
+    """
+
+    attempt: int
+    pack: list[Trial]
+    worker: Any
+    where: Any
+    ready: Any
+    done: Any
+    place: Place | None = None
+    imported: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a launch ended: the number of the signal that stopped it, or 0; or why it could not go on."""
+
+    stopped_by: int = 0
+    error: str | None = None
+
+
+class _DiskRefusesError(Exception):
+    """The launch directory has taken nothing for ten minutes, or while everything is to stop."""
+
+
+def run(
+    directory: Path,
+    packs: Sequence[Sequence[Trial]],
+    placement: Placement,
+    watch: Callable[[float], None],
+    say: Callable[[str], None],
+    room: Callable[[], int] | None = None,
+) -> Result:
+    """Train every pack, on the Ray that this process is connected to.
+
+    Args:
+        directory: the launch directory; its ledger knows all trials.
+        packs: longest first.
+        placement: how many at a time, on what.
+        watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
+        say: called with a sentence whenever an attempt ends early.
+        room: how many workers there may be now, where machines come and go; None: as many as `placement` says.
+
+    Raises:
+        Exception: what went wrong here, after all workers have saved and left.
+    """
+    with _signals() as signals:
+        dispatch = _Dispatch(directory, packs, placement, _unharmed(watch), _unharmed(say), room, signals)
+        try:
+            dispatch.run()
+        except _DiskRefusesError:
+            if not signals:
+                minutes = f"{GIVE_UP_SECONDS / 60:.0f} minutes"
+                return Result(error=f"{directory}: the disk is full or read-only and took nothing for {minutes}")
+        except Exception:
+            dispatch.save()
+            raise
+        finally:
+            dispatch.end()
+        return Result(signals[0] if signals else 0)
+
+
+def _unharmed(tell: Callable[..., None]) -> Callable[..., None]:
+    """`tell` without its exceptions, which are logged, each type once: what watches a training must not end it."""
+    known: set[type[Exception]] = set()
+
+    def told(*arguments: Any) -> None:
+        try:
+            tell(*arguments)
+        except Exception as error:
+            if type(error) not in known:
+                logging.getLogger(__name__).exception("training goes on, but what is shown of it may be wrong")
+            known.add(type(error))
+
+    return told
+
+
+@dataclass
+class _Dispatch:
+    directory: Path
+    packs: Sequence[Sequence[Trial]]
+    placement: Placement
+    watch: Callable[[float], None]
+    say: Callable[[str], None]
+    room: Callable[[], int] | None
+    signals: Sequence[int]
+    waiting: list[Waiting] = field(init=False)
+    running: list[Running] = field(default_factory=list)
+    retries: Retries = field(default_factory=Retries)
+    pulse: Pulse = field(default_factory=lambda: Pulse({}, 0.0))
+    aggregator: Any = None
+    next_look: float = 0.0
+    told: float | None = None
+    """When the workers were asked to stop."""
+
+    def __post_init__(self) -> None:
+        import ray
+
+        self.waiting = [Waiting(list(pack)) for pack in self.packs]
+        self.processes = Processes(self.placement, min(len(self.packs), self.placement.workers))
+        self.workers = self.placement.workers
+        self.here = ray.get_runtime_context().get_node_id()
+        # A worker's machine that has this folder has the launch directory.
+        (self.directory / log_of(0)).parent.mkdir(exist_ok=True)
+        self.asked: tuple[Any, float] | None = None
+        """The question to the aggregator that is under way, and since when."""
+        self.heard = 0.0
+        """When the question was asked that `pulse` answers."""
+
+    def run(self) -> None:
+        """Until nothing runs, and nothing waits or everything is to stop."""
+        import ray
+
+        # Workers import their framework while the aggregator starts.
+        for pack in self.packs[: self.placement.workers]:
+            self.processes.prepare(self.placement.backend(pack[0].config))
+        self.aggregator = start_aggregator(self.directory, lambda: bool(self.signals))
+        while self.running or (self.waiting and not self.signals):
+            self._make_room()
+            self._begin()
+            self._stop()
+            futures = [item.done for item in self.running]
+            if futures:
+                ray.wait(futures, timeout=POLL_SECONDS)
+            else:
+                time.sleep(POLL_SECONDS)
+            self._tend()
+            for item in list(self.running):
+                if ray.wait([item.done], timeout=0)[0]:
+                    self._settle(item)
+            self.watch(self.pulse.refusing)
+
+    def save(self) -> None:
+        """After an error of the launcher's own: let all workers save and leave, as after a signal.
+
+        Errors here are logged: the first one is what is to be told.
+        """
+        import ray
+
+        try:
+            self._ask_to_stop()
+            futures = [item.done for item in self.running]
+            while futures and not self._impatient():
+                _, futures = ray.wait(futures, num_returns=len(futures), timeout=POLL_SECONDS)
+            for item in list(self.running):
+                self._settle(item, Ending("crash", "did not save in time") if item.done in futures else None)
+        except Exception:
+            logging.getLogger(__name__).exception("workers may have been ended before they had saved")
+
+    def end(self) -> None:
+        """End every process of the launch."""
+        import ray
+
+        self.processes.end()
+        for actor in (*(item.worker for item in self.running), self.aggregator):
+            if actor is not None:
+                ray.kill(actor)
+
+    # Beginning
+
+    def _make_room(self) -> None:
+        """See now and then how many workers there may be."""
+        if self.room is not None and time.monotonic() >= self.next_look:
+            self.workers, self.next_look = max(1, self.room()), time.monotonic() + LOOK_SECONDS
+
+    def _begin(self) -> None:
+        """Open attempts at packs that may have a worker, while there is room."""
+        while len(self.running) < self.workers and not self.signals:
+            item = next((item for item in self.waiting if item.due <= time.monotonic()), None)
+            if item is None:
+                return
+            attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
+            self.waiting.remove(item)
+            begins = {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
+            groups: dict[int, list[Trial]] = {}
+            for trial in item.pack:
+                groups.setdefault(begins[trial.id], []).append(trial)
+            if len(groups) > 1:
+                # A damaged checkpoint fell back to an earlier one: the members are no longer at the same timestep.
+                self._ask("close", attempt.number, "regrouped")
+                self.waiting[:0] = [Waiting(pack) for pack in groups.values()]
+                continue
+            self.retries.opened(begins)
+            self.running.append(self._train(attempt, item.pack))
+
+    def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
+        backend = self.placement.backend(pack[0].config)
+        worker, where, ready = self.processes.take(backend, self.workers - len(self.running))
+        files = [attempt.resume[trial.id] for trial in pack]
+        data = tuple((self.directory / file.path).read_bytes() for file in files if file is not None)
+        job = Job(
+            attempt.number,
+            tuple(trial.id for trial in pack),
+            tuple(trial.config.dump() for trial in pack),
+            data or None,
+            self.directory / log_of(attempt.number),
+            self.placement.threads_of(pack),
+        )
+        return Running(attempt.number, pack, worker, where, ready, worker.train.remote(job, self.aggregator))
+
+    # Following
+
+    def _tend(self) -> None:
+        """See whether all that should answer does."""
+        self._hear()
+        if self.pulse.refusing > GIVE_UP_SECONDS:
+            raise _DiskRefusesError
+        for item in list(self.running):
+            silence = self._silence(item)
+            if silence is not None:
+                if item.place is not None:
+                    end_process(item.place, item.worker)
+                self._settle(item, Ending("crash", silence))
+
+    def _hear(self) -> None:
+        """Ask the aggregator how the attempts are, without waiting for the answer; start it again if it hangs."""
+        import ray
+
+        now = time.monotonic()
+        if self.asked is None:
+            if self.aggregator is not None and now - self.heard >= PULSE_SECONDS:
+                self.asked = (self.aggregator.pulse.remote(), now)
+            return
+        future, since = self.asked
+        if ray.wait([future], timeout=0)[0]:
+            self.pulse, self.asked, self.heard = ray.get(future), None, since
+        elif now - since > HUNG_SECONDS:
+            ray.kill(self.aggregator, no_restart=False)
+            self.asked = (future, now)
+
+    def _silence(self, item: Running) -> str | None:
+        """What is wrong with a worker that does not answer; None if all is well with it."""
+        import ray
+
+        now = time.monotonic()
+        if item.place is None:
+            if ray.wait([item.where], timeout=0)[0]:
+                with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
+                    item.place, item.since = ray.get(item.where), now
+                    log = str(log_of(item.attempt))
+                    self._ask("describe_attempt", item.attempt, log, item.place.host, item.place.pid)
+            elif now - item.since > START_SECONDS:
+                if is_own():
+                    return not_started("the worker process")
+                # On a cluster it waits for a machine with room, which may take as long as it likes.
+                item.since = now
+                self.say(
+                    f"{_who(item.pack)}: no machine of the cluster had room within {START_SECONDS:.0f} s; waits on"
+                )
+            return None
+        if not item.imported and ray.wait([item.ready], timeout=0)[0]:
+            item.imported, item.since = True, now
+        # One that never pushed was silent from its start to the last pulse; not longer, that may be late itself.
+        silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
+        if not item.imported and now - item.since > START_SECONDS:
+            return not_started("the worker process")
+        if item.imported and silent > LEASE_SECONDS:
+            return f"the worker process hung: it did not answer for {LEASE_SECONDS:.0f} s"
+        return None
+
+    def _stop(self) -> None:
+        """Once asked to, have all workers save and leave; end those that do not."""
+        import ray
+
+        if not self.signals:
+            return
+        self._ask_to_stop()
+        if self._impatient():
+            for item in self.running:
+                ray.kill(item.worker)
+
+    def _ask_to_stop(self) -> None:
+        """Ask all workers, once, to save and leave."""
+        import ray
+
+        if self.told is not None:
+            return
+        self.told = time.monotonic()
+        if self.aggregator is not None:
+            ray.get(self.aggregator.stop.remote(), timeout=STOP_SECONDS)
+        # Whoever still imports has nothing to save.
+        for item in self.running:
+            if not item.imported:
+                ray.kill(item.worker)
+
+    def _impatient(self) -> bool:
+        """Whether workers that are to leave have had their time, or the person asks a second time.
+
+        A terminal that closes hangs up more than once, and a service manager hangs up after its SIGTERM.
+        """
+        asked = sum(number != signal.SIGHUP for number in self.signals)
+        return asked > 1 or (self.told is not None and time.monotonic() - self.told > STOP_SECONDS)
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call the aggregator until it has done what it is asked for.
+
+        Raises:
+            _DiskRefusesError: the disk does not take it.
+        """
+        import ray
+
+        while True:
+            future = getattr(self.aggregator, method).remote(*arguments)
+            while not ray.wait([future], timeout=POLL_SECONDS)[0]:
+                self._hear()
+            answer = ray.get(future)
+            if not (isinstance(answer, str) and answer == BUSY):
+                return answer
+            self._hear()
+            if self.signals or self.pulse.refusing > GIVE_UP_SECONDS:
+                raise _DiskRefusesError
+            self.watch(self.pulse.refusing)
+            time.sleep(POLL_SECONDS)
+
+    # Ending
+
+    def _settle(self, item: Running, ending: Ending | None = None) -> None:
+        """Close an attempt that ended, well or not, and see to its unfinished trials."""
+        import ray
+
+        self.running.remove(item)
+        outcome = "lost"
+        if item.place is not None and item.place.node != self.here:
+            fetch_log(item.place, self.directory / log_of(item.attempt))
+        if ending is None:
+            try:
+                ray.get(item.ready)
+                outcome = ray.get(item.done)
+            except Exception as raised:
+                ending = ending_of(raised, item.place, self.directory / log_of(item.attempt))
+                if ending.kind == "node" and item.place is not None:
+                    self.processes.avoid(item.place.node)
+        # A fresh process for every pack: its memory, threads and log are its own.
+        ray.kill(item.worker)
+        stopping = self.told is not None
+        log = f"(log: {log_of(item.attempt)})"
+        if stopping:
+            # Ended by us after the stop: what it had published is where a resume goes on.
+            self._ask("close", item.attempt, "interrupted" if ending else outcome, None, "interrupted")
+            return
+        error = f"{ending.words} {log}" if ending else None
+        unfinished = set(self._ask("close", item.attempt, ending.kind if ending else outcome, error))
+        trials = [trial for trial in item.pack if trial.id in unfinished]
+        if not trials:
+            return
+        ending = ending or Ending("crash", "the worker process left its trials unfinished")
+        verdict = self.retries.after(trials, ending)
+        due = time.monotonic() + verdict.wait
+        for pack in verdict.packs:
+            # What would be next anyway imports while it waits.
+            if not self.waiting and len(self.running) + len(self.processes) < self.workers:
+                self.processes.prepare(self.placement.backend(pack[0].config))
+            self.waiting.append(Waiting(pack, due))
+        if verdict.failed:
+            self._ask("fail", [trial.id for trial in verdict.failed], f"{ending.words} {log}")
+        self.say(f"{_who(trials)} ended early: {ending.words} {log}; {_then(verdict.packs, verdict.wait)}")
+
+
+def log_of(attempt: int) -> Path:
+    """Where an attempt's log is, relative to the launch directory."""
+    return Path("logs") / f"attempt-{attempt}.log"
+
+
+def _who(trials: Sequence[Trial]) -> str:
+    return trials[0].id + (f" and {len(trials) - 1:,} more" if len(trials) > 1 else "")
+
+
+def _then(packs: Sequence[Sequence[Trial]], wait: float) -> str:
+    if not packs:
+        return "not tried again"
+    parts = f" in {len(packs)} packs" if len(packs) > 1 else ""
+    return f"tried again{parts}" + (f" in {wait:.0f} s" if wait else "")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note the signals of `STOPPING` instead of dying of them; yields the growing list of their numbers.
+
+    A terminal that goes away (SIGHUP) ends what runs in it, as everywhere; whoever wants it to go on says so with
+    `nohup`, under which the signal stays ignored.
+    """
+    noted: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        # Somebody else's program, which handles its signals.
+        yield noted
+        return
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in handled}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,109 @@
+"""Worker processes without work: started ahead of it or kept for more, since importing a framework takes seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from launcher.cluster.connect import START_SECONDS, is_own, not_started
+from launcher.plan.experiment import Placement
+from launcher.run.failures import is_lost
+from launcher.run.worker import Worker
+
+
+class Process(NamedTuple):
+    """A worker, and the answers that are waited for: where it is, and that it has imported everything."""
+
+    worker: Any
+    where: Any
+    ready: Any
+
+
+class Processes:
+    """Those without a pack. Each holds its cores or part of a GPU, so there are never more than may have work."""
+
+    def __init__(self, placement: Placement, at_a_time: int) -> None:
+        """Decide what a process reserves.
+
+        Args:
+            placement: what workers run on.
+            at_a_time: workers at a time.
+        """
+        import ray
+
+        self._placement = placement
+        # Workers that share a GPU get exactly 1/k of it, k so small that all GPUs have work: Ray fills one by one.
+        self.sharing = math.ceil(at_a_time / placement.gpus) if placement.gpus else 0
+        share = 1 / self.sharing if self.sharing else 0
+        self._actor = ray.remote(max_restarts=0, max_task_retries=0, num_gpus=share)(Worker)
+        self._idle: list[tuple[str, Process]] = []
+        self._lost: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def avoid(self, machine: str) -> None:
+        """Start none on Ray's node of this ID as long as it is gone: for 15 s Ray itself takes it for alive."""
+        self._lost.add(machine)
+
+    def prepare(self, backend: str) -> None:
+        """Start one and let it import what it needs."""
+        on_gpu = self.sharing if self._placement.on_gpus else 0
+        self._lost = {machine for machine in self._lost if is_lost(machine)}
+        elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"} if self._lost else None
+        cores = self._cores()
+        actor = self._actor.options(label_selector=elsewhere, num_cpus=cores)
+        worker = actor.remote(backend, max(1, cores), self._placement.threads, on_gpu)
+        self._idle.append((backend, Process(worker, worker.where.remote(), worker.ready.remote())))
+
+    def _cores(self) -> int:
+        """Cores of one: as placed, or all of the largest machine where those that had so many are gone."""
+        import ray
+
+        if self._placement.gpus or self._placement.cpus <= 1:
+            return self._placement.cpus
+        there = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in self._lost]
+        largest = max((int(node["Resources"].get("CPU", 0)) for node in there), default=0)
+        return min(self._placement.cpus, largest or 1)
+
+    def take(self, backend: str, room: int) -> Process:
+        """One for a pack, new if there is none; `room` is for how many there is room beside those that have one.
+
+        One of the other backend must not keep the core that this one waits for.
+        """
+        import ray
+
+        found = next((item for item in self._idle if item[0] == backend), None)
+        if found is None:
+            if self._idle and len(self._idle) >= room:
+                ray.kill(self._idle.pop(0)[1].worker)
+            self.prepare(backend)
+            found = self._idle[-1]
+        self._idle.remove(found)
+        return found[1]
+
+    def give(self, backend: str, process: Process) -> None:
+        """Take back one that has done its work, for more of it."""
+        self._idle.append((backend, process))
+
+    def end(self) -> None:
+        """End them."""
+        import ray
+
+        while self._idle:
+            ray.kill(self._idle.pop()[1].worker)
+
+
+def first_ended(running: Mapping[Any, Process]) -> Any:
+    """Wait for the first of futures, each of work that its process was given.
+
+    Raises:
+        TimeoutError: one has not begun in a long time, on a Ray of our own, where all have room.
+    """
+    import ray
+
+    while not (ended := ray.wait(list(running), timeout=START_SECONDS)[0]):
+        if is_own() and not all(ray.wait([process.where], timeout=0)[0] for process in running.values()):
+            raise TimeoutError(not_started("a worker process"))
+    return ended[0]

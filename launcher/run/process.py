@@ -1,0 +1,95 @@
+"""What a worker's process is given before it imports anything: cores, variables, a log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.run.output import harmless
+
+CLAIMS = "sunflower-core-"
+"""What the names of claimed cores begin with."""
+
+
+def environment(threads: int, sharing: int) -> dict[str, str]:
+    """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
+    variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if not sharing:
+        # XLA's CPU client takes its number of threads from NPROC, and MKL would take fewer where there are fewer cores.
+        # Those of torch must not spin while they wait: the environments are stepped on the same cores.
+        variables |= {"NPROC": str(threads), "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
+        return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
+    if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
+        variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    return variables
+
+
+def claim_cores(count: int) -> list[socket.socket]:
+    """Pin this process to cores that no other worker on this machine has claimed, as many of `count` as there are.
+
+    A claim is a socket's name, of which the system has one for all users, whatever their temporary folders are; it
+    ends with the process however that ends, and holds across launches.
+
+    Returns:
+        What holds the claims; nothing, and no pinning, where all cores are taken or the system cannot pin.
+    """
+    if sys.platform != "linux":  # neither affinity nor names without files
+        return []
+    claims: dict[int, socket.socket] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        if len(claims) == count:
+            break
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0{CLAIMS}{core}")
+        except OSError:
+            claim.close()
+            continue
+        claims[core] = claim
+    if claims:
+        os.sched_setaffinity(0, claims)
+    return list(claims.values())
+
+
+def log_here(log: Path, pid: int) -> Path:
+    """Where the process `pid` of this machine prints what belongs into `log` of the launch directory.
+
+    That is the file itself on the launcher's machine and where the directory is shared; else one among the temporary
+    files, which the launcher fetches.
+    """
+    if log.parent.is_dir():
+        return log
+    return Path(tempfile.gettempdir()) / f"sunflower-{os.getuid()}" / log.parent.parent.name / f"{log.stem}.{pid}.log"
+
+
+@contextlib.contextmanager
+def redirected(log: Path) -> Iterator[None]:
+    """Send what this process prints, native aborts included, to a file of its own."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        _flush()
+        before, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # On a full disk the log is cut short; that must not decide how the attempt ends.
+    sys.stdout, sys.stderr = harmless(1), harmless(2)
+    try:
+        yield
+    finally:
+        _flush()
+        sys.stdout, sys.stderr = streams
+        for saved, target in zip(before, (1, 2), strict=True):
+            os.dup2(saved, target)
+            os.close(saved)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()

@@ -1,0 +1,399 @@
+"""One attempt: a pack trained in a process of its own, which reports to the aggregator.
+
+The training loop never waits for the aggregator: a thread carries records and checkpoints there in order. It also
+renews the lease, and brings back what the launcher wants (stop) or what has become of a trial (lost).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Published
+from launcher.run.account import Account, failure
+from launcher.run.process import claim_cores, environment, log_here, redirected
+from runner.cores import stepping_threads, usable_cores
+from runner.errors import UserError
+from runner.training.tracking import Record
+
+if TYPE_CHECKING:
+    import ray.actor
+
+    from runner.training.evaluate import Episode
+
+Outcome = Literal["running", "finished", "diverged", "interrupted"]
+
+BEAT_SECONDS = 1.0
+"""Between pushes; half of the lease's beat, so that one late push is no missed beat."""
+BACKLOG = 20_000
+"""Records that wait for the aggregator before training waits too."""
+CALL_BYTES, CALLS = 64_000_000, 3
+"""Of checkpoints in one call, which Ray's object store must hold; and calls that wait before training waits too."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to train.
+
+    Attributes:
+        attempt: its number in the ledger.
+        trials: ids, one per member.
+        configs: resolved configurations as plain data, one per member.
+        checkpoints: bytes to go on from, one per member, or None to begin.
+        log: file for everything that the process prints; see `process.log_here`.
+        threads: to step environments with, if there are so many cores.
+    """
+
+    attempt: int
+    trials: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+    checkpoints: tuple[bytes, ...] | None
+    log: Path
+    threads: int
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a worker is to evaluate.
+
+    Attributes:
+        config: of one of the checkpoints, as plain data; all have its policy.
+        files: the checkpoints.
+        episodes: that each plays.
+        at_once: environments of one checkpoint that are stepped together.
+        seed: of the episodes.
+        deterministic: the most probable actions, not samples.
+        threads: to step environments with at most.
+    """
+
+    config: dict[str, Any]
+    files: tuple[bytes, ...]
+    episodes: int
+    at_once: int
+    seed: int
+    deterministic: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
+
+    node: str
+    host: str
+    pid: int
+
+
+class Worker:
+    """A process for one pack; becomes a Ray actor in `launcher.run.dispatch`.
+
+    It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times.
+    """
+
+    def __init__(self, backend: str, cores: int, threads: int, sharing: int) -> None:
+        """Nothing yet, so that Ray knows at once that the process has begun.
+
+        Args:
+            backend: torch or jax.
+            cores: to be pinned to, without a GPU.
+            threads: of the arithmetic.
+            sharing: processes on its GPU; 0: none was reserved, none must be used.
+        """
+        self._wanted = backend, cores, threads, sharing
+        self._unready: Exception | None = None
+
+    def where(self) -> Place:
+        """Where this process is."""
+        import ray
+
+        return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
+
+    def ready(self) -> None:
+        """Claim cores and import what training needs, before there is anything to train.
+
+        Affinity, thread counts and devices are read when a backend is imported, so they come first.
+        """
+        try:
+            self._prepare()
+        except Exception as error:
+            self._unready = error
+            raise
+
+    def _prepare(self) -> None:
+        backend, cores, threads, sharing = self._wanted
+        self._claims = [] if sharing else claim_cores(cores)
+        os.environ |= environment(threads, sharing)
+        framework = importlib.import_module(f"runner.{backend}")
+        importlib.import_module("runner.envs.envpool")
+        if sharing and not framework.sees_gpu():
+            name = framework.Runner.backend
+            where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
+            raise UserError(
+                f"a GPU was reserved on {where}, but {name} sees none there: install a CUDA build of {name} on that "
+                "machine, or launch with --gpus 0"
+            )
+        self._backend = framework
+
+    def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
+        """Train a pack to its end, or until told to stop.
+
+        Returns:
+            "finished", "stopped" or "lost".
+
+        Raises:
+            UserError: the pack cannot be trained as configured.
+        """
+        with redirected(log_here(job.log, os.getpid())):
+            try:
+                self._check_ready()
+                return self._train(job, aggregator)
+            except BaseException:
+                print(failure(job.attempt), flush=True)
+                traceback.print_exc()  # last, where people and the launcher look for the reason
+                raise
+
+    def evaluate(self, exam: Exam) -> list[list[Episode]]:
+        """Let checkpoints, stacked as members of one pack, play the same episodes.
+
+        Returns:
+            The episodes of each checkpoint, in order.
+
+        Raises:
+            UserError: a checkpoint of another network, or an episode that does not end.
+        """
+        self._check_ready()
+        from runner.config import resolve
+        from runner.envs.envpool import EnvPoolTask
+        from runner.envs.measure import step_seconds
+        from runner.training.evaluate import stacked
+
+        config = resolve(exam.config)[0]
+        task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
+        threads = min(exam.threads, usable_cores())
+        if threads > 1:
+            threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(task), 0.0)
+        runner = stacked(self._backend, task, config, exam.files, threads, exam.seed)
+        episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
+        found: list[list[Episode]] = [[] for _ in exam.files]
+        for episode in episodes:
+            found[episode.member].append(episode)
+        return found
+
+    def _check_ready(self) -> None:
+        """Fail as `ready` has failed: Ray calls what comes after it all the same."""
+        if self._unready is not None:
+            raise self._unready
+
+    def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
+        from runner.config import resolve
+        from runner.envs.envpool import EnvPoolTask
+
+        link = Link(aggregator, job.attempt, job.trials)
+        try:
+            configs = [resolve(config)[0] for config in job.configs]
+            env = configs[0].env
+            task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
+            threads = min(job.threads, usable_cores())
+            runner = self._backend.Runner(task, configs[0], configs=configs, threads=threads)
+            if job.checkpoints is not None:
+                runner.restore(job.checkpoints)
+            if link.stop:
+                # Told so before anything was trained: the checkpoint to go on from is the one that came along.
+                link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))
+                link.flush()
+                return "stopped"
+            account = Account(job, runner, self._backend.device_name(), threads)
+            account.begin()
+            return account.end(self._follow(runner, link, job.trials, account))
+        finally:
+            link.close()
+
+    def _follow(self, runner: Any, link: Link, trials: Sequence[str], account: Account) -> str:
+        """Pass on everything the runner reports."""
+        over: set[int] = set()
+
+        def publish(members: Sequence[int], state: Outcome, best: Sequence[int] = ()) -> None:
+            states = runner.states()
+            agents = {}
+            for member in members:
+                counters = states[member].counters
+                data = runner.checkpoint(member, states[member])
+                score = None if counters.score != counters.score else counters.score
+                agents[member] = Published(counters.timestep, data, "agent", counters.records, state, score)
+            # The agents come last: their rows change the state and are what a resume goes on from.
+            link.publish({trials[m]: replace(agents[m], kind="best", state="running") for m in best})
+            link.publish({trials[m]: agents[m] for m in members})
+
+        def leave() -> bool:
+            return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
+
+        link.note = "compiling" if runner.compiles else "starting"
+        for report in account.follow(runner.reports(leave)):
+            link.note = "training"
+            link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
+            if report.diverged:
+                publish(report.diverged, "diverged")
+                over.update(report.diverged)
+            running = [m for m in range(len(trials)) if m not in over]
+            if report.checkpoint and running:
+                publish(running, "running", [m for m in report.best if m in running])
+        running = [m for m in range(len(trials)) if m not in over]
+        if running and link.lost >= {trials[m] for m in running}:
+            return "lost"
+        publish(running, "finished" if runner.finished else "interrupted")
+        link.flush()
+        return "finished" if runner.finished or not running else "stopped"
+
+
+class Link:
+    """The way to the aggregator: an ordered queue and the thread that empties it.
+
+    Attributes:
+        note: what the attempt is doing, for people.
+        stop: the launcher asked everyone to save and leave.
+        lost: trials that belong to another attempt by now.
+    """
+
+    def __init__(self, aggregator: ray.actor.ActorHandle, attempt: int, trials: Sequence[str]) -> None:
+        self.note = "starting"
+        self.stop = False
+        self.lost: set[str] = set()
+        self._aggregator = aggregator
+        self._attempt = attempt
+        self._records: dict[str, deque[Record]] = {trial: deque() for trial in trials}
+        self._next = dict.fromkeys(trials, 0)
+        """Index of the record that each trial sends next when none is queued."""
+        self._published: deque[dict[str, Published]] = deque()
+        self._change = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._carry, name="link", daemon=True)
+        self._thread.start()
+
+    def record(self, records: Mapping[str, Record]) -> None:
+        """Queue records; waits while too many are queued, as they are when the disk is full."""
+        with self._change:
+            for trial, record in records.items():
+                if trial not in self.lost:
+                    self._records[trial].append(record)
+            self._change.wait_for(lambda: self._error or sum(map(len, self._records.values())) < BACKLOG)
+        self._check()
+
+    def publish(self, published: Mapping[str, Published]) -> None:
+        """Queue checkpoints, sent after the records that they cover and stored together, up to CALL_BYTES of them.
+
+        A pack whose members were stored one by one could be left at different timesteps, and would have to be split.
+        """
+        for call in _calls(published):
+            with self._change:
+                self._published.append(call)
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._error or len(self._published) < CALLS)
+            self._check()
+
+    def flush(self) -> None:
+        """Wait until everything queued is stored."""
+        with self._change:
+            self._change.notify_all()
+            self._change.wait_for(lambda: self._error or not (self._published or any(self._records.values())))
+        self._check()
+
+    def close(self) -> None:
+        """End the thread, after a last try to send what is queued."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        self._thread.join(timeout=30)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _carry(self) -> None:
+        """The thread: push, publish, wait for the next beat or checkpoint."""
+        try:
+            while True:
+                with self._change:
+                    closing = self._closing
+                done = self._push() and self._publish()
+                with self._change:
+                    if closing:
+                        return
+                    self._change.notify_all()
+                    # A disk without room is asked again at the next beat, not at once.
+                    self._change.wait_for(self._urgent if done else self._is_closing, BEAT_SECONDS)
+        except BaseException as error:
+            with self._change:
+                self._error = error
+                self._change.notify_all()
+
+    def _urgent(self) -> bool:
+        return self._closing or bool(self._published)
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    def _push(self) -> bool:
+        """Send all queued records; True once they are stored."""
+        import ray
+
+        with self._change:
+            batches = {
+                trial: Batch(queue[0].index if queue else self._next[trial], list(queue))
+                for trial, queue in self._records.items()
+                if trial not in self.lost
+            }
+        reply = ray.get(self._aggregator.push.remote(self._attempt, batches, self.note))
+        self.stop = self.stop or reply.stop
+        with self._change:
+            for trial, expected in reply.high_water.items():
+                queue = self._records[trial]
+                if expected == LOST:
+                    self.lost.add(trial)
+                    queue.clear()
+                    continue
+                # An actor that was started again may answer calls in another order: the highest counts.
+                self._next[trial] = max(self._next[trial], expected)
+                while queue and queue[0].index < self._next[trial]:
+                    queue.popleft()
+        return not reply.busy
+
+    def _publish(self) -> bool:
+        """Send queued checkpoints in order; True once the queue is empty."""
+        import ray
+
+        while True:
+            with self._change:
+                if not self._published:
+                    return True
+                call = self._published[0]
+                missing = any(r.index < new.records for trial, new in call.items() for r in self._records[trial])
+            if missing and not self._push():
+                return False
+            answers = ray.get(self._aggregator.publish.remote(self._attempt, call))
+            if answers == BUSY or GAP in answers.values():
+                return False
+            with self._change:
+                self.lost.update(trial for trial, answer in answers.items() if answer == LOST)
+                self._published.popleft()
+                self._change.notify_all()
+
+
+def _calls(published: Mapping[str, Published]) -> Iterator[dict[str, Published]]:
+    """As few calls as CALL_BYTES allows."""
+    call: dict[str, Published] = {}
+    for trial, new in published.items():
+        if call and sum(len(other.data) for other in call.values()) + len(new.data) > CALL_BYTES:
+            yield call
+            call = {}
+        call[trial] = new
+    if call:
+        yield call

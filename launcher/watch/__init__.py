@@ -1,0 +1,1 @@
+"""How launches stand, for people and programs."""

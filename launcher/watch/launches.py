@@ -1,0 +1,119 @@
+"""The launches in a folder: which is the latest, and how each stands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from runner.errors import UserError
+
+FOLDER = Path("runs")
+"""Where launches are, unless somebody says otherwise."""
+
+
+def find(folder: Path) -> list[Path]:
+    """Directories of launches directly in a folder, the latest first: the one that was started or resumed last."""
+    try:
+        found = [path for path in folder.iterdir() if (path / "plan.json").is_file()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    return sorted(found, key=lambda path: (-_started(path), path.name))
+
+
+def _started(directory: Path) -> float:
+    """When a launch was started or resumed last, in Unix seconds; before it trains, when its plan was written."""
+    path = directory / "plan.json"
+    try:
+        return float(json.loads(path.read_text())["revisions"][-1]["time"])
+    except (OSError, ValueError, TypeError, LookupError):
+        return path.stat().st_mtime
+
+
+def latest(folder: Path | None = None) -> Path:
+    """The latest launch of a folder, which is said to stderr.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = FOLDER if folder is None else folder
+    found = find(folder)
+    if not found:
+        raise UserError(f"command line: no directory is given, and there is no launch in {folder.absolute()}")
+    print(f"{found[0]}, the latest launch", file=sys.stderr)
+    return found[0]
+
+
+def chosen(directory: Path | None, folder: Path | None) -> Path:
+    """The directory that a verb is about: the one that is named, else the latest of a folder.
+
+    Raises:
+        UserError: both are named, or there is none.
+    """
+    if directory is not None and folder is not None:
+        raise UserError(f"command line: {directory} and --out {folder}: give one, a launch or the folder of launches")
+    return (latest(folder) if directory is None else directory).absolute()
+
+
+def describe(folder: Path) -> Iterator[dict[str, Any]]:
+    """How each launch of a folder stands, the latest first.
+
+    - directory: as a path from here
+    - state: running, finished, interrupted, failed, diverged (all over, but not all well), or damaged
+    - started: when it was started or resumed last, in Unix seconds
+    - trials, finished: how many there are, and how many are finished
+    - env_steps, env_steps_total: of all trials together, trained and to be trained
+    - error: what is damaged, or null
+    """
+    from launcher.watch import status
+
+    for directory in find(folder):
+        about = {"directory": str(directory), "started": _started(directory), "error": None}
+        try:
+            found = status.describe(status.read(directory))
+        except UserError as error:
+            yield about | {"state": "damaged", "error": str(error)}
+            continue
+        counts = Counter(found["counts"])
+        yield about | {
+            "state": "running" if found["running"] else _ended(counts),
+            "trials": counts.total(),
+            "finished": counts["finished"],
+            "env_steps": found["env_steps"],
+            "env_steps_total": found["env_steps_total"],
+        }
+
+
+def _ended(counts: Counter[str]) -> str:
+    """The state of a launch that nobody is at work at."""
+    if counts["pending"] or counts["interrupted"] or counts["running"]:
+        return "interrupted"
+    return next((state for state in ("failed", "diverged") if counts[state]), "finished")
+
+
+def show(console: Console, launches: Sequence[dict[str, Any]]) -> None:
+    """Print a line for each launch."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("launch", overflow="fold")
+    for heading in ("state", "started"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trials", "env steps", "done"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for one in launches:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"]))
+        numbers = ["-"] * 3
+        if one["error"] is None:
+            steps, total = one["env_steps"], one["env_steps_total"]
+            trials = f"{one['trials']:,}" if one["state"] == "finished" else f"{one['finished']:,} of {one['trials']:,}"
+            numbers = [trials, f"{steps:,}", f"{100 * steps // total if total else 0}%"]
+        table.add_row(one["directory"], one["state"], when, *numbers)
+    console.print(table)

@@ -1,0 +1,102 @@
+"""Names of configurations where there is little room: without what all of them share, and with shorter keys."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+from pydantic import BaseModel
+
+from launcher.watch.tables import cut
+from runner.config.schema import EnvConfig
+from runner.config.section import Section
+
+SHORTEST_KEY = 6
+"""Characters down to which a key is cut before its initials stand for it."""
+
+
+def unshared(names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """What all names share, such as `cartpole_…`, or nothing; and of every name the rest.
+
+    A name is shared in whole parts: `a_learning_rate=0.1` and `a_learning_rate=0.2` share `a`.
+    """
+    parts = {name: _parts(name) for name in dict.fromkeys(names)}
+    if len(parts) < 2:
+        return "", {name: name for name in parts}
+    shortest = min(map(len, parts.values()))
+    front = _equal(list(parts.values()), shortest - 1)
+    back = _equal([list(reversed(words)) for words in parts.values()], shortest - 1 - front)
+    (first, *_), rests = parts.values(), {n: "_".join(words[front : len(words) - back]) for n, words in parts.items()}
+    shared = [*first[:front], "…", *first[len(first) - back :]]
+    return ("_".join(shared) if len(shared) > 1 else ""), rests
+
+
+def _equal(lists: Sequence[Sequence[str]], most: int) -> int:
+    """How many of the first parts, `most` at most, are the same in all lists."""
+    for place in range(most):
+        if len({words[place] for words in lists}) > 1:
+            return place
+    return most
+
+
+def abbreviated(name: str, width: int) -> str:
+    """A name in `width` characters, cut where even `briefest` is longer.
+
+    Keys are cut as far as that takes, `learn…=0.001`; values are kept.
+    """
+    keys = [part.partition("=")[0] for part in _parts(name) if "=" in part]
+    for length in range(max(map(len, keys), default=0), SHORTEST_KEY - 1, -1):
+        shorter = _with_keys(name, functools.partial(cut, width=length))
+        if len(shorter) <= width:
+            return shorter
+    return cut(briefest(name), width)
+
+
+def briefest(name: str) -> str:
+    """A name with the initials of its keys: `lr=0.001`."""
+    return _with_keys(name, lambda key: "".join(word[:1] for word in key.split("_")))
+
+
+def _with_keys(name: str, change: Callable[[str], str]) -> str:
+    split = (part.partition("=") for part in _parts(name))
+    return "_".join(change(key) + equals + value if equals else key for key, equals, value in split)
+
+
+def _parts(name: str) -> list[str]:
+    """`cartpole_learning_rate=0.001_ratio_clip=0.2` → `cartpole`, `learning_rate=0.001`, `ratio_clip=0.2`.
+
+    Where a key begins is told by the words that configurations have.
+    """
+    head, *rest = name.split("=")
+    words = head.split("_")
+    if not rest:
+        return words
+    start = _key(words, 0, len(words) - 1)
+    parts, key = words[:start], "_".join(words[start:])
+    for text in rest[:-1]:
+        words = text.split("_")
+        start = _key(words, 1, min(1, len(words) - 1))
+        parts.append(f"{key}={'_'.join(words[:start])}")
+        key = "_".join(words[start:])
+    return [*parts, f"{key}={rest[-1]}"]
+
+
+def _key(words: Sequence[str], least: int, otherwise: int) -> int:
+    """The place from which on words are the longest key that is known."""
+    for start in range(least, len(words)):
+        if all(word.isdecimal() or word in _keys() for word in "_".join(words[start:]).split(".")):
+            return start
+    return otherwise
+
+
+@functools.cache
+def _keys() -> frozenset[str]:
+    """Every word of a key in a configuration."""
+    sections: list[type[BaseModel]] = [EnvConfig, *_below(Section)]
+    return frozenset(field.alias or name for kind in sections for name, field in kind.model_fields.items())
+
+
+def _below(kind: type[Section]) -> Iterator[type[Section]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _below(child)

@@ -1,0 +1,285 @@
+"""The Runner that both backends share: skrl's contract over one pack.
+
+A Runner is built from an environment and a configuration, and writes nothing until `run("train")`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from runner.agent import Agent
+from runner.checkpoints import checkpoint
+from runner.checkpoints.checkpoint import MemberState
+from runner.config import Config, resolve
+from runner.config.load import read_yaml
+from runner.config.schema import too_many_mini_batches
+from runner.envs.base import VectorEnv, environment_seeds, wrap_env
+from runner.errors import UserError
+from runner.files import expanded
+from runner.training.evaluate import Episode, play
+from runner.training.learning import Learning
+from runner.training.pack import Pack
+from runner.training.progress import Progress
+from runner.training.tracking import Report
+from runner.training.writing import write
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Trains and evaluates PPO on one environment, for one seed or a pack of seeds.
+
+    Attributes:
+        agent: the policies.
+        configs: the resolved configuration of every member.
+    """
+
+    backend: ClassVar[Literal["torch", "jax"]]
+    learning: ClassVar[type[Learning]]
+
+    def __init__(
+        self,
+        env: Any,
+        cfg: Mapping[str, Any] | Config,
+        seeds: Sequence[int] | None = None,
+        *,
+        threads: int | None = None,
+        configs: Sequence[Config] | None = None,
+    ) -> None:
+        """Build everything that needs no environment step.
+
+        Args:
+            env: anything that `wrap_env` takes, N environments. An EnvPool pool is rebuilt from its specification with
+                the seeds that follow from the configuration's.
+            cfg: a configuration, as `load_cfg_from_yaml` returns it or in canonical form.
+            seeds: train one member per seed as one batched program; default the configuration's own seed.
+            threads: EnvPool threads; default the cores this process may use.
+            configs: one configuration per member, instead of `seeds`, where members differ in Hyper numbers.
+
+        Raises:
+            UserError: configuration and environment do not fit, or a pack over an environment that cannot be rebuilt.
+        """
+        self.env = wrap_env(env)
+        config = cfg if isinstance(cfg, Config) else resolve(cfg)[0]
+        config = self._with_environment(config)
+        if configs is not None:
+            members = [self._with_environment(c) for c in configs]
+        else:
+            chosen = [config.seed if config.seed is not None else _fresh_seed()] if seeds is None else list(seeds)
+            members = [config.model_copy(update={"seed": int(seed)}) for seed in chosen]
+        if not members or any((c.seed or 0) < 0 for c in members):
+            raise UserError(f"seeds: found {seeds!r}; allowed: one or more numbers, each 0 or greater")
+        if seeds is not None and len(set(seeds)) < len(seeds):
+            raise UserError(f"seeds: found {list(seeds)!r}: a seed is given twice and would train the same run twice")
+        pack = Pack.of(members)
+        _note_single_rows(pack.static)
+        self.configs = pack.configs
+        if pack.size > 1:
+            _refuse_fixed(self.env, pack.size)
+        self._threads = threads
+        self._learning = self.learning(pack, self.env.layout, self.env.actions)
+        self.agent = Agent(self._learning, self.env, _experiment_directory(config))
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration.
+
+        Raises:
+            UserError: a pack has several.
+        """
+        if len(self.configs) != 1:
+            raise UserError(
+                f"runner.config: this runner trains {len(self.configs)} members; runner.configs has them all"
+            )
+        return self.configs[0]
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return self.config.dump()
+
+    @staticmethod
+    def load_cfg_from_yaml(path: str | Path) -> dict[str, Any]:
+        """Read a YAML file, as skrl does: an error is logged and gives `{}`."""
+        try:
+            return read_yaml(path)[0]
+        except UserError as error:
+            log.error("%s", error)
+            return {}
+
+    def run(self, mode: str = "train") -> list[Episode] | None:
+        """Train to the configured length, or evaluate.
+
+        Returns:
+            For "eval" one episode per environment, also logged; nothing is written.
+
+        Raises:
+            ValueError: another mode.
+            UserError: the experiment directory cannot be written.
+        """
+        if mode == "train":
+            self._train()
+            return None
+        if mode == "eval":
+            episodes = self.evaluate()
+            self._print(episodes)
+            return episodes
+        raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
+
+    @property
+    def compiles(self) -> bool:
+        """Training begins with compiling its programs, which takes seconds."""
+        return self._learning.compiles
+
+    @property
+    def finished(self) -> bool:
+        """Trained to the configured length."""
+        return self._learning.updates >= self._static.updates
+
+    def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
+        """Train, yielding what is due; for callers that keep records and checkpoints themselves.
+
+        Args:
+            stop: asked after every update; True ends training there, with a last report and checkpoint.
+        """
+        evaluation = self._static.evaluation
+        if evaluation.interval:
+            if not self.env.rebuilds:
+                raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
+            self._learning.examine = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
+        yield from self._learning.train(self._seeded(self._learning.timestep), stop)
+
+    def evaluate(
+        self,
+        deterministic: bool | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+        at_once: int | None = None,
+    ) -> list[Episode]:
+        """Let every member play whole episodes, the same number each, every one in an environment of its own.
+
+        Args:
+            deterministic: default the opposite of `trainer.stochastic_evaluation`.
+            episodes: of each member; default one for each of its environments.
+            seed: of the episodes, the same for all members; default each member's own.
+            at_once: environments of a member that are stepped together; default its environments.
+
+        Raises:
+            UserError: an environment that cannot be rebuilt with so many, or an episode that does not end.
+        """
+        if deterministic is None:
+            deterministic = not self._static.trainer.stochastic_evaluation
+        envs = self._static.env.num_envs or 0
+        return play(
+            lambda seeds: self.env.seeded(seeds, self._threads),
+            lambda observations, draw: self._learning.choose(observations, bool(deterministic), draw),
+            self._learning.pack.seeds if seed is None else [seed] * self._learning.pack.size,
+            episodes or envs,
+            at_once or envs,
+        )
+
+    def _print(self, episodes: Sequence[Episode]) -> None:
+        for member, seed in enumerate(self._learning.pack.seeds):
+            returns = np.array([e.ret for e in episodes if e.member == member])
+            spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
+            number, more = len(returns), spread if len(returns) > 1 else ""
+            print(f"seed {seed}: {number} episode{'s' * (number > 1)}, return {returns.mean():.2f}{more}")
+
+    def states(self) -> list[MemberState]:
+        """Every member's state, in order."""
+        return self._learning.states()
+
+    def checkpoint(self, member: int, state: MemberState) -> bytes:
+        """One member's state as the bytes of a checkpoint file."""
+        return checkpoint.to_bytes(state, self._learning.network, self._learning.pack.configs[member])
+
+    def restore(self, data: Sequence[bytes], only_act: bool = False) -> None:
+        """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps.
+
+        Raises:
+            UserError: see `Agent.load`.
+        """
+        states = [checkpoint.from_bytes(d, self._learning.network) for d in data]
+        (self.agent.adopt if only_act else self.agent.restore)(states)
+
+    @property
+    def _static(self) -> Config:
+        """What the members' configurations share."""
+        return self._learning.pack.static
+
+    def _seeded(self, timestep: int) -> VectorEnv:
+        """The environments of all members, reset at `timestep`."""
+        envs = self._static.env.num_envs or 0
+        seeds = [s for seed in self._learning.pack.seeds for s in environment_seeds(seed, envs, timestep)]
+        return self.env.seeded(seeds, self._threads)
+
+    def _with_environment(self, config: Config) -> Config:
+        """The configuration of this environment, which its number must not contradict, and of this backend."""
+        if config.env.num_envs not in (None, self.env.num_envs):
+            raise UserError(
+                f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {self.env.num_envs}"
+            )
+        rows = config.agent.rollouts * self.env.num_envs
+        if config.agent.mini_batches > rows:
+            raise UserError(too_many_mini_batches(config.agent.mini_batches, config.agent.rollouts, self.env.num_envs))
+        env = config.env.model_copy(update={"num_envs": self.env.num_envs})
+        return config.model_copy(update={"env": env, "backend": self.backend})
+
+    def _train(self) -> None:
+        """Train with skrl's files, and say so where there is nothing left to train."""
+        now, trainer = self._learning.timestep, self._static.trainer
+        if self._learning.over:
+            why = (
+                f"timestep {now} is the end of trainer.timesteps {trainer.timesteps}; to go on, make a Runner with a "
+                "greater trainer.timesteps and agent.load what agent.save of this one writes"
+                if self.finished
+                else "every member has diverged"
+            )
+            log.warning("run('train'): nothing is left to train, and nothing was written: %s", why)
+            return
+        total = self._static.updates * self._static.agent.rollouts
+        progress = Progress(lambda: self._learning.timestep, total, not trainer.disable_progressbar)
+        write(self, self._learning.pack, self.agent.experiment_dir, progress)
+
+
+def _refuse_fixed(env: VectorEnv, members: int) -> None:
+    """A pack needs an environment that can be rebuilt larger."""
+    from runner.envs.gymnasium import GymnasiumVector
+
+    if isinstance(env, GymnasiumVector):
+        raise UserError(
+            f"seeds: a pack of {members} members needs an EnvPool environment, which can be rebuilt with members x "
+            f"num_envs environments; {type(env.env).__name__} cannot"
+        )
+
+
+def _note_single_rows(config: Config) -> None:
+    """Say that nothing will be normalised where there is a single row to do it over."""
+    agent, rows = config.agent, config.agent.rollouts * (config.env.num_envs or 0)
+    of = {"rollout": 1, "minibatch": agent.mini_batches}.get(agent.advantage_normalization)
+    if of is not None and rows // of < 2:
+        log.warning(
+            "agent.advantage_normalization: %s: a %s of a single row has no deviation, so its advantage stays as it is "
+            "(agent.rollouts %d x num_envs %d in %d parts)",
+            *(agent.advantage_normalization, agent.advantage_normalization),
+            *(agent.rollouts, config.env.num_envs, of),
+        )
+
+
+def _fresh_seed() -> int:
+    """A seed for `seed: null`, from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _experiment_directory(config: Config) -> Path:
+    """skrl's layout: directory (default `runs`) / experiment name (default the time)."""
+    experiment = config.agent.experiment
+    name = experiment.experiment_name or f"{datetime.now():%y-%m-%d_%H-%M-%S-%f}_{config.agent.cls}"
+    return expanded(experiment.directory or "runs").absolute() / name

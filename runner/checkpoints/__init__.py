@@ -1,0 +1,1 @@
+"""Checkpoints: this program's files, and skrl's."""

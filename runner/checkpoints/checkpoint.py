@@ -1,0 +1,217 @@
+"""One member ↔ one safetensors file, the same for both backends.
+
+Tensors carry torch's names and layout (`policy.net.0.weight` is `[outputs, inputs]`); the header carries what else a
+run needs to go on: counters, the resolved configuration and the versions that wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from runner.config import Config
+from runner.errors import UserError
+from runner.files import expanded
+from runner.networks.parameters import Network
+
+FORMAT = "sunflower-checkpoint-1"
+LARGEST_HEADER = 10_000_000
+PACKAGES = ("sunflower", "torch", "jax", "envpool", "gymnasium", "numpy", "ray")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Running statistics of one member: `[K]`, `[K]` and the number of rows, float64."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    count: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where a member stands.
+
+    Attributes:
+        update: updates done.
+        timestep: steps of every environment.
+        env_steps: timestep × num_envs.
+        records: metric records emitted.
+        seconds: training time.
+        optimizer_steps: gradient steps taken.
+        learning_rate: as the schedule left it.
+        score: mean return of the last episodes; NaN before the first ends.
+        best: best score so far; −inf before the first.
+        diverged: numbers stopped being finite; the state is the last finite one.
+    """
+
+    update: int
+    timestep: int
+    env_steps: int
+    records: int
+    seconds: float
+    optimizer_steps: float
+    learning_rate: float
+    score: float
+    best: float
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """Everything that a member's further training depends on. Random numbers are functions of seed and update."""
+
+    parameters: np.ndarray
+    first_moment: np.ndarray
+    second_moment: np.ndarray
+    observation_statistics: Moments | None
+    value_statistics: Moments | None
+    counters: Counters
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a result."""
+    out = {}
+    for name in PACKAGES:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def to_bytes(state: MemberState, network: Network, config: Config) -> bytes:
+    """Serialise one member."""
+    tensors = dict(network.split(state.parameters))
+    for prefix, row in (("first_moment", state.first_moment), ("second_moment", state.second_moment)):
+        tensors |= {f"optimizer.{prefix}.{name}": value for name, value in network.split(row).items()}
+    for prefix, moments in (
+        ("observation_preprocessor", state.observation_statistics),
+        ("value_preprocessor", state.value_statistics),
+    ):
+        if moments is not None:
+            tensors[f"{prefix}.running_mean"] = np.asarray(moments.mean, np.float64)
+            tensors[f"{prefix}.running_variance"] = np.asarray(moments.variance, np.float64)
+            tensors[f"{prefix}.current_count"] = np.asarray([moments.count], np.float64)
+    metadata = {
+        "format": FORMAT,
+        "digest": _digest(tensors),
+        "counters": json.dumps(asdict(state.counters)),
+        "config": json.dumps(config.dump()),
+        "versions": json.dumps(versions()),
+    }
+    return _in_order(save(tensors, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header's entries sorted: safetensors writes them in another order each time."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    # Tensors begin at a multiple of 8; spaces after the header are part of the format.
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def read_metadata(data: bytes, name: str) -> dict[str, str]:
+    """The header of a checkpoint of ours.
+
+    Raises:
+        UserError: not a safetensors file, or not written by this program.
+    """
+    # The length of a header may begin with the same bytes as a pickle; its text always begins with a brace.
+    if data[:2] in (b"PK", b"\x80\x04", b"\x80\x02") and data[8:9] != b"{":
+        raise UserError(
+            f"{name}: a torch or pickle file (such as skrl's .pt and .pickle), which could run code when read; "
+            "allowed: a .safetensors checkpoint written by this program"
+        )
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        if not 0 < length <= min(LARGEST_HEADER, len(data) - 8):
+            raise ValueError("header longer than the file")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    except KeyError:
+        metadata = {}
+    except (ValueError, TypeError, struct.error, RecursionError):
+        raise UserError(f"{name}: not a safetensors checkpoint, or cut short ({len(data):,} bytes)") from None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise UserError(f"{name}: a safetensors file of another program; allowed: checkpoints of format {FORMAT}")
+    return metadata
+
+
+def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> MemberState:
+    """Read one member for a given network.
+
+    Raises:
+        UserError: corrupted, cut short, foreign, or of another network (naming the first difference).
+    """
+    metadata = read_metadata(data, name)
+    try:
+        tensors = load(data)
+        counters = Counters(**json.loads(metadata["counters"]))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: corrupted or cut short: {error}") from None
+    if _digest(tensors) != metadata.get("digest"):
+        raise UserError(f"{name}: corrupted: its contents do not match the checksum in its header")
+    for entry in network.entries:
+        found = tensors.get(entry.name)
+        if found is None:
+            raise UserError(f"{name}: of another network: it has no {entry.name}, which the configuration needs")
+        if found.shape != entry.shape:
+            raise UserError(
+                f"{name}: of another network: {entry.name} is {list(found.shape)} there and "
+                f"{list(entry.shape)} in the configuration"
+            )
+    known = {entry.name for entry in network.entries}
+    surplus = sorted(n for n in tensors if n not in known and n.startswith(("policy.", "value.")))
+    if surplus:
+        raise UserError(f"{name}: of another network: it has {surplus[0]}, which the configuration does not")
+    moments = {
+        prefix: network.join({e.name: tensors[f"optimizer.{prefix}.{e.name}"] for e in network.entries})
+        for prefix in ("first_moment", "second_moment")
+    }
+    return MemberState(
+        network.join(tensors),
+        moments["first_moment"],
+        moments["second_moment"],
+        _moments(tensors, "observation_preprocessor"),
+        _moments(tensors, "value_preprocessor"),
+        counters,
+    )
+
+
+def _moments(tensors: dict[str, np.ndarray], prefix: str) -> Moments | None:
+    if f"{prefix}.running_mean" not in tensors:
+        return None
+    return Moments(
+        tensors[f"{prefix}.running_mean"],
+        tensors[f"{prefix}.running_variance"],
+        float(tensors[f"{prefix}.current_count"][0]),
+    )
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + str(tensors[name].shape).encode())
+        sha.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return sha.hexdigest()
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a checkpoint file.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        return expanded(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None

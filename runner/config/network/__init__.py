@@ -1,0 +1,1 @@
+"""Networks as they are written: layers, expressions, changes of shape."""

@@ -1,0 +1,1 @@
+"""Configurations of every skrl era, read as the canonical one."""

@@ -1,0 +1,301 @@
+"""Every spelling that skrl has had for a key → the canonical one (skrl 2.x names), with the defaults of its era."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.config.load import Key, Source, dotted, plain_copy
+from runner.config.network.expressions import LARGEST_NUMBER, activation_name
+from runner.config.network.layers import activation_list, layer
+from runner.config.schedules import without_effect
+from runner.config.schema import is_a2c
+from runner.config.skrl.algorithms import trained_as_ppo
+from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
+from runner.config.skrl.ignored import leave_out
+from runner.errors import UserError
+
+__all__ = ["canonical", "canonical_override"]
+
+AGENT_RENAMES = {
+    "lambda": "gae_lambda",
+    "state_preprocessor": "observation_preprocessor",
+    "state_preprocessor_kwargs": "observation_preprocessor_kwargs",
+}
+SHAPES = {"STATES": "OBSERVATIONS", "OBSERVATIONS": "OBSERVATIONS", "ACTIONS": "ACTIONS", "ONE": "ONE"}
+SCHEDULER_RENAMES = {MISSPELT_SCHEDULER: "KLAdaptiveLR"}
+EVALUATED = ("learning_rate_scheduler", "observation_preprocessor", "state_preprocessor", "value_preprocessor")
+"""skrl evaluates these as Python, so that the word None in them is null."""
+_STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
+
+
+@dataclass
+class _Notes:
+    """What the user is told, in one line, about how a file was read."""
+
+    overridden: frozenset[str]
+    translated: dict[str, None] = field(default_factory=dict)
+    defaults: dict[str, None] = field(default_factory=dict)
+    differences: dict[str, None] = field(default_factory=dict)
+    ignored: dict[str, None] = field(default_factory=dict)
+
+    def default(self, key: str, text: str) -> None:
+        """A key that was missing got the default of its era, unless the command line sets it."""
+        if key not in self.overridden:
+            self.defaults[text] = None
+
+    def lines(self, era: Era) -> list[str]:
+        """One line, or none for a canonical file."""
+        if not (era.before_2 or self.translated or self.defaults or self.ignored):
+            return []
+        parts = {
+            "translated": self.translated,
+            "1.x defaults used": self.defaults,
+            "not as in skrl": self.differences,
+            "ignored": self.ignored,
+        }
+        return [
+            "; ".join([f"read as {era.value}", *(f"{name}: {', '.join(what)}" for name, what in parts.items() if what)])
+        ]
+
+
+def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
+    """Translate one configuration; unknown keys pass through, for the schema to refuse.
+
+    Args:
+        data: a configuration in any spelling.
+        source: names files and lines in errors.
+
+    Returns:
+        The canonical dict (a copy), and for the user a note on the era and what was translated, if anything was.
+
+    Raises:
+        UserError: two spellings of the same setting, or a legacy model that cannot be read.
+    """
+    out, era = plain_copy(data), era_of(data)
+    notes = _Notes(frozenset(dotted(key) for key in source.overridden))
+    models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
+    if era.before_2:
+        for name, block in (("agent", agent), ("trainer", trainer)):
+            _true(block, (name,), notes)
+    if isinstance(models, dict):
+        _models(models, era, source, notes)
+    if isinstance(agent, dict):
+        _preprocessors(agent, era, source, notes)
+        _rename(agent, "lambda", "gae_lambda", source, notes)
+        _scheduler(agent, notes)
+        _value_loss(agent, era, source, notes)
+        _rewards_and_intervals(agent, era, notes)
+        _without_effect(agent.get("experiment"), notes)
+        unnamed = era.before_2 and "class" not in agent and "agent.class" not in notes.overridden
+        if unnamed and (named := trained_as_ppo(source)) is not None:
+            notes.differences[f"PPO, as agent.class is missing (the file's name says {named})"] = None
+        if "time_limit_bootstrap" not in agent and "agent.time_limit_bootstrap" not in notes.overridden:
+            notes.differences["time_limit_bootstrap is missing, which is True here and was False in skrl"] = None
+    if isinstance(trainer, dict) and era is Era.ORBIT and "use_api" in trainer:
+        del trainer["use_api"]
+        notes.ignored["trainer.use_api (chose a loop that trains the same)"] = None
+    if era.before_2:
+        leave_out(out, era, source, lambda what: notes.ignored.setdefault(what))
+    return out, notes.lines(era)
+
+
+def canonical_override(key: Key, value: Any, era: Era) -> tuple[Key, Any]:
+    """The canonical key and value of one `a.b=value` over a file of this era, whose key is not below `models`."""
+    if len(key) >= 2 and key[0] == "agent":
+        if key[1] == "clip_predicted_values":
+            if value is False:
+                return ("agent", "value_clip"), 0.0
+            raise UserError(
+                "command line: agent.clip_predicted_values: can only be switched off here; "
+                "to clip, set agent.value_clip to the bound"
+            )
+        privileged = str(key[1]).startswith("state_preprocessor") and not era.before_2
+        name = key[1] if privileged else AGENT_RENAMES.get(str(key[1]), key[1])
+        key = ("agent", name, *key[2:])
+        if key == ("agent", "learning_rate_scheduler"):
+            value = SCHEDULER_RENAMES.get(value, value) if isinstance(value, str) else value
+    return key, value
+
+
+# ---------------------------------------------------------------------------------------------- agent
+
+
+def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _Notes) -> None:
+    if old not in agent:
+        return
+    if new in agent:
+        raise UserError(f"{source.where(('agent', old))}: {old!r} and {new!r} are two names of one setting; keep one")
+    agent[new] = agent.pop(old)
+    source.written["agent", new] = ("agent", old)
+    if not old.endswith("_kwargs"):
+        notes.translated[f"{old} → {new}"] = None
+
+
+def _preprocessors(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    """`state_preprocessor` is that of the observations up to 1.4, and in 2.x where those have none of their own."""
+    for name in EVALUATED:
+        if agent.get(name) == "None":
+            agent[name] = None
+    own = {"observation_preprocessor", "observation_preprocessor_kwargs"} & agent.keys()
+    if era.before_2 or ("state_preprocessor" in agent and not own):
+        for old in ("state_preprocessor", "state_preprocessor_kwargs"):
+            _rename(agent, old, AGENT_RENAMES[old], source, notes)
+    for old in ("shared_state_preprocessor", "shared_state_preprocessor_kwargs"):
+        if not era.before_2:
+            _rename(agent, old, old.removeprefix("shared_"), source, notes)
+        elif old in agent:
+            del agent[old]
+            notes.ignored["agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)"] = None
+
+
+def _scheduler(agent: dict[str, Any], notes: _Notes) -> None:
+    name = agent.get("learning_rate_scheduler")
+    if isinstance(name, str) and name in SCHEDULER_RENAMES:
+        agent["learning_rate_scheduler"] = SCHEDULER_RENAMES[name]
+        notes.translated[f"{name} → {SCHEDULER_RENAMES[name]}"] = None
+    arguments = agent.get("learning_rate_scheduler_kwargs")
+    if isinstance(arguments, dict):
+        for key in without_effect(arguments):
+            del arguments[key]
+            notes.ignored[f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)"] = None
+
+
+def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    """`clip_predicted_values` switches `value_clip`, and is off in 1.x where it is missing. A2C has neither."""
+    given = "clip_predicted_values" in agent
+    clip = agent.pop("clip_predicted_values", not era.before_2)
+    if not isinstance(clip, bool):
+        where = source.where(("agent", "clip_predicted_values"))
+        raise UserError(f"{where}: found {clip!r}; allowed: True or False")
+    if given:
+        notes.translated["clip_predicted_values → value_clip"] = None
+    if is_a2c(agent):
+        return
+    if era.before_2 and "value_loss_scale" not in agent:
+        agent["value_loss_scale"] = 1.0
+        notes.default("agent.value_loss_scale", "value_loss_scale 1.0")
+    if not clip:
+        agent["value_clip"] = 0.0
+        if not given:
+            notes.default("agent.value_clip", "no value clipping (clip_predicted_values is missing)")
+
+
+def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> None:
+    for name in ("rewards_shaper", "rewards_shaper_scale"):
+        if name in agent and agent[name] is None:
+            del agent[name]
+    if era.before_2 and "rewards_shaper" in agent:
+        del agent["rewards_shaper"]
+        notes.ignored["agent.rewards_shaper (skrl 1.x overwrites it; rewards_shaper_scale scales rewards)"] = None
+    experiment = agent.get("experiment")
+    if experiment is None:
+        experiment = {}
+    if era.intervals and isinstance(experiment, dict):
+        for name, steps in era.intervals.items():
+            if name not in experiment:
+                experiment[name] = steps
+                notes.default(f"agent.experiment.{name}", f"{name} {steps}")
+        agent["experiment"] = experiment
+
+
+def _true(block: Any, key: Key, notes: _Notes) -> None:
+    """`True,` is a text to YAML, which is true to the Python of skrl 1.x; so would be `False,`, which is refused."""
+    for name, value in block.items() if isinstance(block, dict) else ():
+        if value == "True,":
+            block[name] = True
+            notes.translated[f"{dotted((*key, name))} 'True,' → True"] = None
+        _true(value, (*key, name), notes)
+
+
+def _without_effect(experiment: Any, notes: _Notes) -> None:
+    """What only says how skrl's checkpoints are cut into files."""
+    if isinstance(experiment, dict) and experiment.get("store_separately") is True:
+        experiment["store_separately"] = False
+        notes.ignored["agent.experiment.store_separately (a checkpoint is one file)"] = None
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+    if era is Era.ORBIT and "value" in models:
+        models["value"] = models.pop("value")  # its scripts shared the policy's layers, whichever is listed first
+    policy = models.get("policy")
+    chosen = "models.policy.clip_actions" in notes.overridden
+    if era.before_2 and isinstance(policy, dict) and policy.get("clip_actions") is True and not chosen:
+        models["policy"] = {**policy, "clip_actions": "bounded"}
+    for role in [role for role, model in models.items() if isinstance(model, dict)]:
+        if LEGACY_MODEL & models[role].keys() or (era is Era.ORBIT and role in ("policy", "value")):
+            models[role] = _network(models[role], era, ("models", role), source, notes)
+            notes.translated["hiddens → network"] = None
+        elif era is Era.NETWORK:
+            for key in ("network", "output"):
+                if key in models[role]:
+                    models[role][key] = _as_observations(models[role][key], notes)
+
+
+def _as_observations(value: Any, notes: _Notes) -> Any:
+    """STATES → OBSERVATIONS in every text of a `network` or `output`, keys of Dict observations left alone."""
+    if isinstance(value, dict):
+        return {key: item if key == "name" else _as_observations(item, notes) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_observations(item, notes) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[2] is None:
+            return match[1] or ""
+        notes.translated["STATES → OBSERVATIONS"] = None
+        return "OBSERVATIONS" if match[2] == "STATES" else "OBSERVATION_SPACE"
+
+    return _STATES.sub(replaced, value)
+
+
+def _network(model: dict[str, Any], era: Era, key: Key, source: Source, notes: _Notes) -> dict[str, Any]:
+    """`input_shape, hiddens, …` → `network` and `output`, as skrl 1.3 converts them."""
+    for new in ("network", "output"):
+        if new in model:
+            old = ", ".join(sorted(LEGACY_MODEL & model.keys()))
+            raise UserError(f"{source.where((*key, new))}: {new!r} cannot be combined with {old}; keep one form")
+    model = dict(model)
+    where = {name: source.where((*key, name)) for name in LEGACY_MODEL}
+    for name, value in era.layers.items():
+        if name not in model:
+            model[name] = value
+            if value:
+                notes.default(dotted((*key, name)), f"{dotted((*key, name))} {value}")
+    inputs = _shape(model.pop("input_shape", "Shape.STATES"), where["input_shape"], ("STATES", "OBSERVATIONS"))
+    default_output = "Shape.ONE" if key[-1] == "value" else "Shape.ACTIONS"
+    token = _shape(model.pop("output_shape", default_output), where["output_shape"], ("ACTIONS", "ONE"))
+    hiddens = model.pop("hiddens")
+    hiddens = [] if hiddens is None else hiddens
+    if not isinstance(hiddens, list):
+        raise UserError(f"{where['hiddens']}: found {hiddens!r}; allowed: a list of layer sizes such as [64, 64]")
+    for index, entry in enumerate(hiddens):
+        layer(entry, source.where((*key, "hiddens", index)))  # so that a wrong one is told where it is written
+    given = model.pop("hidden_activation")
+    if not (given is None or isinstance(given, str | list)):
+        raise UserError(f"{where['hidden_activation']}: found {given!r}; allowed: an activation or a list of them")
+    if isinstance(given, list) and given and all(name == given[0] for name in given):
+        given = given[:1]  # skrl takes a list of one name at any length
+    activations = activation_list(given, [False] * len(hiddens), where["hidden_activation"])
+    activation = activation_name(model.pop("output_activation"), where["output_activation"])
+    scale = model.pop("output_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < LARGEST_NUMBER:
+        raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number below {LARGEST_NUMBER:g}")
+    model["network"] = [{"name": "net", "input": inputs, "layers": hiddens, "activations": activations}]
+    output = token if activation == "identity" else f"{activation}({token})"
+    model["output"] = output if scale == 1.0 else f"{float(scale)} * {output}"
+    return model
+
+
+def _shape(value: Any, where: str, allowed: tuple[str, ...]) -> str:
+    token = str(value).removeprefix("Shape.")
+    if token not in allowed:
+        choices = ", ".join(f"Shape.{name}" for name in allowed)
+        raise UserError(f"{where}: found {value!r}; allowed: {choices}")
+    return SHAPES[token]

@@ -1,0 +1,167 @@
+"""A checkpoint's policy as one file that acts without this program: normaliser, network and output inside.
+
+    import gymnasium, torch
+    env, policy = gymnasium.make("CartPole-v1"), torch.export.load("best_agent.pt2").module()
+    observation, ended = env.reset()[0], [False]
+    while not any(ended):
+        observation, reward, *ended, _ = env.step(policy(torch.from_numpy(observation)[None])[0].numpy())
+
+It maps observations `[B, …]`, for any B, to the most probable actions `[B, …]` in the form that the environment takes:
+real numbers in float32, clipped as the policy clips them; whole numbers else. A Box or MultiBinary observation has its
+own shape; of any other space, the flat row `[B, O]` that runners see (`runner.envs.spaces`): a Dict's parts by sorted
+key, a Discrete one as one number. Rows are float32, or uint8 where all of the observation is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from runner.api import Runner
+from runner.checkpoints import checkpoint as files
+from runner.checkpoints.checkpoint import Moments
+from runner.config import Config, resolve
+from runner.envs.spaces import Layout
+from runner.errors import UserError
+from runner.files import write_whole
+from runner.networks.parameters import Network
+
+if TYPE_CHECKING:
+    from runner.envs.envpool import EnvPoolTask
+    from runner.torch.export import Act, Policy
+
+Form = Literal["torch", "onnx"]
+SUFFIXES: dict[Form, str] = {"torch": ".pt2", "onnx": ".onnx"}
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+ROWS = 1_000
+"""Observations on which a file's actions are compared with ours."""
+ROUNDING = 1e-4
+"""Greatest difference of actions, relative to those beyond 1; and of logits that may be called a tie."""
+
+
+def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Path:
+    """Write the policy of a checkpoint, if its actions are those of our own runner.
+
+    Args:
+        checkpoint: of this program, trained in an EnvPool environment by either backend.
+        to: `torch` for a file of `torch.export`, `onnx` for ONNX runtimes.
+        out: the file; default beside the checkpoint, ending in `.pt2` or `.onnx`.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no checkpoint of ours, or of an environment that its configuration does not name; no packages for
+            ONNX; actions that differ by more than rounding; or the file cannot be written.
+    """
+    if to not in SUFFIXES:
+        raise UserError(f"--to: found {to!r}; allowed: {' or '.join(SUFFIXES)}")
+    if to == "onnx" and (missing := [name for name in ONNX if importlib.util.find_spec(name) is None]):
+        raise UserError(f"--to onnx needs {', '.join(missing)}: pip install 'sunflower[onnx]'")
+    from runner.torch import Runner
+    from runner.torch import export as programs
+
+    data = files.read_file(checkpoint)
+    config = _configuration(data, str(checkpoint))
+    env = _environment(config, str(checkpoint))
+    network = Network.of(config, env.layout, env.actions)
+    state = files.from_bytes(data, network, str(checkpoint))
+    policy = programs.Policy(network, state, env.actions, config.models.policy.clips)
+    runner = Runner(env, config)
+    runner.restore([data])
+
+    rows = observations(env.layout, state.observation_statistics)
+    write, read = {
+        "torch": (programs.to_torch, programs.from_torch),
+        "onnx": (programs.to_onnx, programs.from_onnx),
+    }[to]
+    written = write(policy, rows[:2])
+    compare(read(written), policy, runner, rows)
+    path = out or checkpoint.with_suffix(SUFFIXES[to])
+    try:
+        write_whole(path, written)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def _configuration(data: bytes, name: str) -> Config:
+    """That of a checkpoint, in float32: a policy that was trained in bfloat16 acts in it as well."""
+    metadata = files.read_metadata(data, name)
+    try:
+        config = resolve(json.loads(metadata["config"]))[0]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{name}: its configuration cannot be read: {error}") from None
+    return config.model_copy(update={"agent": config.agent.model_copy(update={"mixed_precision": False})})
+
+
+def _environment(config: Config, name: str) -> EnvPoolTask:
+    from runner.envs.envpool import EnvPoolTask
+
+    if config.env.id is None:
+        raise UserError(
+            f"{name}: its configuration has no env.id, from which the spaces of observations and actions are known; "
+            "allowed: checkpoints of EnvPool environments named there"
+        )
+    return EnvPoolTask(config.env.id, config.env.num_envs or 1, config.env.arguments)
+
+
+def observations(layout: Layout, statistics: Moments | None) -> np.ndarray:
+    """Random ones `[ROWS, …]`, always the same: around the statistics, whole numbers where there are no others."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((ROWS, layout.stop))
+    if statistics is not None:
+        rows = statistics.mean + np.sqrt(statistics.variance) * rows
+    for part in _leaves(layout):
+        columns = rows[:, part.start : part.stop]
+        if part.categories:
+            columns[:] = rng.integers(part.offset, np.add(part.offset, part.categories), columns.shape)
+        elif part.byte:
+            columns[:] = rng.integers(256, size=columns.shape)
+    if (mask := layout.mask) is not None:
+        rows[:, mask.start : mask.stop] = rng.integers(2, size=(ROWS, mask.stop - mask.start))
+    return rows.astype(layout.dtype).reshape(ROWS, *layout.shape)
+
+
+def _leaves(layout: Layout) -> Iterator[Layout]:
+    for _, child in layout.children:
+        yield from _leaves(child)
+    if not layout.children:
+        yield layout
+
+
+def compare(act: Act, policy: Policy, runner: Runner, rows: np.ndarray) -> float:
+    """The greatest difference between a file's actions and our runner's, also for a row alone; ties aside.
+
+    Args:
+        act: what the file does.
+        policy: that is in it.
+        runner: of the same member, on torch.
+        rows: observations `[B, …]`.
+
+    Raises:
+        UserError: it is more than rounding.
+    """
+    from runner.torch import export as programs
+
+    with programs.exactly():
+        ours = runner.agent.act(rows.reshape(len(rows), -1), deterministic=True).reshape(len(rows), -1)
+    theirs = act(rows)
+    found = np.concatenate([theirs.reshape(len(rows), -1), act(rows[:1]).reshape(1, -1)])
+    ours = np.concatenate([ours, ours[:1]])
+    differences = np.abs(found.astype(np.float64) - ours) / np.maximum(1, np.abs(ours))
+    if runner.env.actions.discrete:
+        lead = programs.lead(policy, rows)
+        differences[np.append(lead, lead[0]) < ROUNDING] = 0
+    greatest = float(differences.max())
+    if not greatest <= ROUNDING:
+        raise UserError(
+            f"the exported policy acts otherwise than ours on {int((differences > ROUNDING).any(1).sum())} of "
+            f"{len(rows):,} random observations, by up to {greatest:.2g}; nothing was written"
+        )
+    return greatest

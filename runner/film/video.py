@@ -1,0 +1,228 @@
+"""Policies at play, filmed: all their episodes side by side.
+
+`python -m runner.film.video JOB RESULT` makes one in a process of its own, since a simulator that cannot draw may end
+it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runner.checkpoints import checkpoint
+from runner.config import resolve
+from runner.envs.base import Step, VectorEnv, environment_seeds
+from runner.errors import UserError
+from runner.film.reel import Format, Reel, best_format
+from runner.training.evaluate import EVALUATION_RESET, Episode, stacked
+
+if TYPE_CHECKING:
+    from runner.envs.envpool import EnvPool, EnvPoolTask
+
+MOST_EPISODES = 12
+"""Of one policy: their tiles are beside each other."""
+RENDERING_SECONDS = 180.0
+"""A film whose pictures would take longer shows fewer of its steps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A film to make.
+
+    Attributes:
+        config: of one of the policies, as plain data; all have its environment and networks.
+        files: their checkpoints.
+        labels: what their tiles are called, for example "seed 3 · best".
+        episodes: that each plays.
+        seed: of the episodes: with the most probable actions the same that `Runner.evaluate` plays with this seed.
+        deterministic: the most probable actions, not samples.
+        path: of the film, without its ending.
+        backend: torch or jax.
+        threads: cores to use.
+        preload: system libraries to load first; without these, MuJoCo finds no OpenGL and ends the process.
+    """
+
+    config: dict[str, Any]
+    files: tuple[str, ...]
+    labels: tuple[str, ...]
+    episodes: int
+    seed: int
+    deterministic: bool
+    path: str
+    backend: str
+    threads: int = 1
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film that was made.
+
+    Attributes:
+        path: of the file.
+        stride: one step of so many is shown.
+        episodes: that can be seen in it, by policy and number.
+    """
+
+    path: Path
+    stride: int
+    episodes: list[Episode]
+
+
+def film(job: Job) -> Film:
+    """Play and film episodes, in this process; see `launcher.evaluate.film` for one that survives it.
+
+    Raises:
+        UserError: the task cannot be drawn, a checkpoint is not of this policy, or an episode does not end.
+    """
+    from runner.envs.envpool import EnvPoolTask
+
+    config = resolve({**job.config, "backend": job.backend})[0]
+    task = EnvPoolTask(str(config.env.id), config.env.num_envs or 1, config.env.arguments).drawn()
+    picture, seconds = _probe(task, environment_seeds(job.seed, 1, EVALUATION_RESET))
+    stage = _Stage(task)
+    files = [checkpoint.read_file(path) for path in job.files]
+    runner = stacked(importlib.import_module(f"runner.{job.backend}"), stage, config, files, job.threads, job.seed)
+
+    def play() -> list[Episode]:
+        found: list[Episode] = runner.evaluate(job.deterministic, job.episodes, job.seed, job.episodes)
+        return found
+
+    form = best_format()
+    stride = _stride(form, play(), seconds)
+    columns = _columns(len(job.files), job.episodes)
+    labels = [label for label in job.labels for _ in range(job.episodes)]
+    with Reel(Path(job.path), form, picture, labels, columns, job.threads) as reel:
+        stage.reel, stage.stride = reel, stride
+        episodes = play()
+    return Film(reel.path, stride, episodes)
+
+
+def _columns(policies: int, episodes: int) -> int:
+    """A row per policy, where that is not a single row or column: then what fits a screen."""
+    if policies == 1:
+        return math.ceil(math.sqrt(episodes))
+    return episodes if episodes > 1 else policies
+
+
+def _stride(form: Format, episodes: Sequence[Episode], seconds: float) -> int:
+    """One step of so many is shown, so that the film is neither too long nor too long in the making.
+
+    `episodes` are those that will be played; `seconds` is what one picture takes.
+    """
+    longest, pictures = max(e.length for e in episodes), sum(e.length for e in episodes)
+    # The picture before the first step, and those that hold the last, are on top.
+    shown = form.frames - form.fps - 2
+    return max(form.every, math.ceil(longest / shown), math.ceil(pictures * seconds / RENDERING_SECONDS))
+
+
+def _probe(task: EnvPoolTask, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
+    """A first picture, and the seconds that the next one takes.
+
+    Raises:
+        UserError: the task has none.
+    """
+    env = task.seeded(seeds, 1)
+    env.reset()
+    render(env, task.task, [0])
+    start = time.perf_counter()
+    return render(env, task.task, [0])[0], time.perf_counter() - start
+
+
+def render(env: EnvPool, task: str, indices: Sequence[int]) -> np.ndarray:
+    """Pictures `[B, H, W, 3]` uint8 of these environments, which must not be stepping.
+
+    Raises:
+        UserError: EnvPool does not draw this task.
+    """
+    try:
+        pictures = env.pool.render(env_ids=np.asarray(indices, np.int32))
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise UserError(f"{task} cannot be filmed: EnvPool does not draw this task") from None
+    return np.asarray(pictures, np.uint8)
+
+
+class _Stage(VectorEnv):
+    """A task whose environments are filmed once there is a reel."""
+
+    def __init__(self, task: EnvPoolTask) -> None:
+        super().__init__(task.num_envs, task.observation_space, task.action_space)
+        self.task = task
+        self.reel: Reel | None = None
+        self.stride = 1
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
+        """A pool, filmed or not."""
+        pool = self.task.seeded(seeds, threads)
+        return pool if self.reel is None else _Filmed(pool, self.task.task, self.reel, self.stride)
+
+
+class _Filmed(VectorEnv):
+    """Films the first episode of every environment while someone else steps them."""
+
+    def __init__(self, env: EnvPool, task: str, reel: Reel, stride: int) -> None:
+        super().__init__(env.num_envs, env.observation_space, env.action_space)
+        self._env, self._task, self._reel, self._stride = env, task, reel, stride
+        self._returns, self._playing, self._steps = np.zeros(env.num_envs), np.ones(env.num_envs, bool), 0
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes; the first picture."""
+        answer = self._env.reset()
+        self._paint(self._playing)
+        self._reel.write()
+        return answer
+
+    def step(self, actions: Any) -> Step:
+        """One step; a picture if one is due, and of each episode's end."""
+        answer = self._env.step(actions)
+        _, rewards, terminated, truncated, info = answer
+        self._steps += 1
+        self._returns += np.where(self._playing, info.get("episode_rewards", rewards), 0)
+        over = self._playing & info.get("episode_ends", terminated | truncated)
+        last = bool(self._playing.any()) and not (self._playing & ~over).any()
+        due = last or (self._steps % self._stride == 0 and self._playing.any())
+        self._paint(self._playing if due else over, over)
+        self._playing = self._playing & ~over
+        if due:
+            self._reel.write(self._reel.form.fps if last else 1)
+        return answer
+
+    def _paint(self, which: np.ndarray, over: np.ndarray | None = None) -> None:
+        """New pictures of these environments; those of `over` are their last."""
+        indices = np.flatnonzero(which).tolist()
+        if not indices:
+            return
+        for index, picture in zip(indices, render(self._env, self._task, indices), strict=True):
+            text = f"step {self._steps:,} · return {self._returns[index]:,.1f}"
+            self._reel.paint(index, picture, text, over is not None and bool(over[index]))
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Make the film of a JSON file; what became of it goes into another one."""
+    data: dict[str, Any] = json.loads(Path(job_path).read_text())
+    job = Job(**data)
+    for library in job.preload:
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    try:
+        made = film(job)
+    except (UserError, OSError) as error:
+        result: dict[str, Any] = {"error": str(error)}
+    else:
+        result = asdict(made) | {"path": str(made.path)}
+    Path(result_path).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What both backends share of training: packs, draws, episodes, records, reports."""

@@ -1,0 +1,82 @@
+"""Returns and lengths of finished episodes, per member, reset rows left out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from runner.training import tracking
+
+WINDOW = 100
+"""Episodes over which a member's score is averaged."""
+
+
+class Episodes:
+    """Follows every environment of a pack, environments of a member side by side.
+
+    Attributes:
+        members: P.
+        envs: N, environments of one member.
+    """
+
+    def __init__(self, members: int, envs: int) -> None:
+        self.members, self.envs = members, envs
+        self._returns = np.zeros(members * envs)
+        self._lengths = np.zeros(members * envs, np.int64)
+        self._recent: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(members)]
+        self._finished: list[list[tuple[float, int]]] = [[] for _ in range(members)]
+        self._rewards: list[np.ndarray] = []
+        self._valid: list[np.ndarray] = []
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def add(self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, info: Mapping[str, Any]) -> None:
+        """Count one step; `[P·N]` each. The score's own rewards and ends in `info` win over the learner's."""
+        self._rewards.append(rewards)
+        self._valid.append(valid)
+        self._returns += np.where(valid, info.get("episode_rewards", rewards), 0)
+        self._lengths += valid
+        ended = info.get("episode_ends", ended)
+        if not ended.any():
+            return
+        for index in np.flatnonzero(ended):
+            episode = (float(self._returns[index]), int(self._lengths[index]))
+            self._finished[index // self.envs].append(episode)
+            self._recent[index // self.envs].append(episode[0])
+        self._returns[ended] = 0
+        self._lengths[ended] = 0
+
+    def scores(self) -> list[float]:
+        """Per member the mean return of its last `WINDOW` episodes, NaN before the first."""
+        return [float(np.mean(recent)) if recent else float("nan") for recent in self._recent]
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def drain(self) -> list[dict[str, float]]:
+        """Per member, skrl's reward and episode metrics since the last call."""
+        rewards = np.stack(self._rewards).reshape(-1, self.members, self.envs)
+        valid = np.stack(self._valid).reshape(rewards.shape)
+        self._rewards.clear()
+        self._valid.clear()
+        out: list[dict[str, float]] = []
+        for member in range(self.members):
+            rows = rewards[:, member][valid[:, member]]
+            values: dict[str, float] = {}
+            if rows.size:
+                _spread(values, rows, tracking.REWARD_MAX, tracking.REWARD_MIN, tracking.REWARD_MEAN)
+            if self._finished[member]:
+                returns, lengths = np.array(self._finished[member]).T
+                _spread(values, returns, tracking.RETURN_MAX, tracking.RETURN_MIN, tracking.RETURN_MEAN)
+                _spread(values, lengths, tracking.LENGTH_MAX, tracking.LENGTH_MIN, tracking.LENGTH_MEAN)
+                self._finished[member].clear()
+            out.append(values)
+        return out
+
+
+def _spread(values: dict[str, float], numbers: np.ndarray, largest: str, least: str, mean: str) -> None:
+    values[largest], values[least], values[mean] = (
+        float(numbers.max()),
+        float(numbers.min()),
+        float(numbers.mean()),
+    )

@@ -1,0 +1,125 @@
+"""Play whole episodes with fixed policies: no learning, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runner.envs.base import VectorEnv, environment_seeds
+from runner.errors import UserError
+
+if TYPE_CHECKING:
+    from runner.api import Runner
+    from runner.config import Config
+
+LONGEST_EPISODE = 1_000_000
+EVALUATION_RESET = 2**31
+"""The `timestep of the reset` of evaluation environments: none that training reaches."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode.
+
+    Attributes:
+        member: index of the policy that played it.
+        number: of the episode among the member's.
+        ret: sum of raw rewards.
+        length: steps.
+        seed: of its environment; a vector environment that takes one only has that of its first.
+    """
+
+    member: int
+    number: int
+    ret: float
+    length: int
+    seed: int
+
+
+def stacked(
+    framework: ModuleType, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int
+) -> Runner:
+    """A runner whose members are checkpoints of one policy, which it can only evaluate.
+
+    Args:
+        framework: `runner.torch` or `runner.jax`.
+        task: for all of them.
+        config: of any of them.
+        files: the checkpoints, P of them.
+        threads: cores to use.
+        seed: of what stochastic actions are drawn from, the same for all: no score depends on a place in the batch.
+
+    Raises:
+        UserError: a checkpoint of another policy, or a damaged one.
+    """
+    members = [config.model_copy(update={"seed": seed})] * len(files)
+    runner: Runner = framework.Runner(task, members[0], configs=members, threads=threads)
+    runner.restore(files, only_act=True)
+    return runner
+
+
+def play(
+    seeded: Callable[[Sequence[int]], VectorEnv],
+    choose: Callable[[np.ndarray, int], np.ndarray],
+    seeds: Sequence[int],
+    episodes: int,
+    at_once: int,
+    longest: int = LONGEST_EPISODE,
+) -> list[Episode]:
+    """Let every member play the same number of whole episodes, each in an environment of its own.
+
+    So short episodes are not counted more often than long ones, and members of one seed play the same episodes however
+    many of them are played at once.
+
+    Args:
+        seeded: makes environments of these seeds, P·N of them, member-major.
+        choose: (observations `[P·N, O]`, number of the draw) → actions.
+        seeds: of the members' episodes, P of them.
+        episodes: of each member.
+        at_once: N, environments of a member that are stepped together; the last round plays some for nothing.
+        longest: steps after which an episode that has not ended is an error.
+
+    Returns:
+        P · `episodes` of them, ordered by member and number.
+
+    Raises:
+        UserError: an episode did not end.
+    """
+    rounds = -(-episodes // at_once)
+    numbered = [environment_seeds(seed, rounds * at_once, EVALUATION_RESET) for seed in seeds]
+    found: list[Episode] = []
+    for first in range(0, rounds * at_once, at_once):
+        chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
+        returns, lengths = _round(seeded(chosen), choose, first * longest, longest)
+        found += [
+            Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
+            for i in range(len(chosen))
+            if first + i % at_once < episodes
+        ]
+    return sorted(found, key=lambda episode: (episode.member, episode.number))
+
+
+def _round(
+    env: VectorEnv, choose: Callable[[np.ndarray, int], np.ndarray], draw: int, longest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
+    observations = np.array(env.reset()[0])
+    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+    # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
+    begins = np.zeros(env.num_envs, bool)
+    playing = np.arange(env.num_envs)
+    for step in range(longest):
+        actions = choose(observations, draw + step)
+        # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
+        observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
+        returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
+        lengths[playing] += ~begins[playing]
+        begins[playing] = terminated | truncated
+        playing = playing[~info.get("episode_ends", terminated | truncated)]
+        if not len(playing):
+            return returns, lengths
+    raise UserError(f"evaluation: {len(playing)} of {env.num_envs} episodes did not end within {longest:,} steps")

@@ -1,0 +1,88 @@
+"""What `run("train")` leaves in its directory, which is skrl's: event files, checkpoints, config.yaml, wandb's runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from runner.checkpoints.checkpoint import MemberState
+from runner.config.load import dump
+from runner.errors import UserError
+from runner.files import write_whole
+from runner.training import wandb as weights_and_biases
+from runner.training.pack import Pack
+from runner.training.progress import Progress
+from runner.training.tracking import Report, TensorBoard
+
+
+class Training(Protocol):
+    """What is written of: a Runner."""
+
+    def reports(self, stop: Callable[[], bool]) -> Iterator[Report]:
+        """Train, yielding what is due."""
+
+    def states(self) -> list[MemberState]:
+        """Every member's state, in order."""
+
+    def checkpoint(self, member: int, state: MemberState) -> bytes:
+        """One member's state as a file."""
+
+
+def write(training: Training, pack: Pack, directory: Path, progress: Progress) -> None:
+    """Train to the end and write everything below `directory`.
+
+    Args:
+        training: yields what is due.
+        pack: of the training.
+        directory: of one member; members of a pack have folders in it.
+        progress: is shown meanwhile.
+
+    Raises:
+        UserError: the directory cannot be written, or wandb cannot be used.
+    """
+    experiment = pack.static.agent.experiment
+    folders = _member_folders(directory, pack.seeds)
+    if experiment.wandb:
+        weights_and_biases.check(experiment.wandb_kwargs, several=pack.size > 1)
+    keeps = pack.static.interval("checkpoint_interval") > 0
+    with contextlib.ExitStack() as stack:
+        try:
+            boards = [stack.enter_context(contextlib.closing(TensorBoard(folder))) for folder in folders]
+            for folder, config in zip(folders, pack.configs, strict=True):
+                write_whole(folder / "config.yaml", dump(config.dump()).encode())
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
+        runs = None
+        if experiment.wandb:
+            runs = stack.enter_context(weights_and_biases.PackRuns(directory, folders, pack.configs))
+        stack.enter_context(progress)
+        for report in training.reports(progress.advance):
+            for board, record in zip(boards, report.records, strict=True):
+                if record is not None:
+                    board.write(record.env_steps, record.values, time.time())
+            if runs is not None:
+                runs.write(report.records, report.diverged)
+            if keeps and (report.checkpoint or report.best):
+                _save(training, folders, report)
+            progress.report(report.records)
+
+
+def _save(training: Training, folders: Sequence[Path], report: Report) -> None:
+    for member, (folder, state) in enumerate(zip(folders, training.states(), strict=True)):
+        data = training.checkpoint(member, state)
+        checkpoints = folder / "checkpoints"
+        if report.checkpoint:
+            write_whole(checkpoints / f"agent_{state.counters.timestep}.safetensors", data)
+        if member in report.best:
+            write_whole(checkpoints / "best_agent.safetensors", data)
+
+
+def _member_folders(directory: Path, seeds: Sequence[int]) -> list[Path]:
+    if len(seeds) == 1:
+        return [directory]
+    # Members of equal seed differ in Hyper numbers; their place in the pack tells them apart.
+    names = [f"seed_{s}" if seeds.count(s) == 1 else f"seed_{s}_member_{i}" for i, s in enumerate(seeds)]
+    return [directory / name for name in names]

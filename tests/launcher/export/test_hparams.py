@@ -1,0 +1,186 @@
+"""The HParams tab's data: settings that differ, seeds, metrics, and how trials ended, through rewinds and resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
+
+from launcher.export import hparams
+from launcher.export.hparams import METRICS, HParams
+from launcher.export.tensorboard import TensorBoardExport
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import TrialRow
+from tests.launcher.boards import TAG, TRIALS, checkpoint, opened, push, read_scalars, steps
+from tests.launcher.builders import give_up
+
+
+def write_settings(directory: Path, settings: dict[str, dict[str, Any]]) -> None:
+    for trial, data in settings.items():
+        folder = directory / "trials" / trial
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(data))
+
+
+def content(folder: Path, tag: str) -> Any:
+    """What the plugin reads in a run, None without."""
+    run = plugin_event_accumulator.EventAccumulator(str(folder)).Reload()
+    if tag not in run.Tags()["tensors"]:
+        return None
+    read = {
+        metadata.EXPERIMENT_TAG: metadata.parse_experiment_plugin_data,
+        metadata.SESSION_START_INFO_TAG: metadata.parse_session_start_info_plugin_data,
+        metadata.SESSION_END_INFO_TAG: metadata.parse_session_end_info_plugin_data,
+    }[tag]
+    return read(run.SummaryMetadata(tag).plugin_data.content)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    values = content(folder, metadata.SESSION_START_INFO_TAG).hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
+
+
+def status_of(folder: Path) -> str | None:
+    ended = content(folder, metadata.SESSION_END_INFO_TAG)
+    return None if ended is None else api_pb2.Status.Name(ended.status).removeprefix("STATUS_")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Any:
+    with Ledger(tmp_path) as ledger:
+        ledger.add_trials(TRIALS)
+        yield ledger
+
+
+def export(directory: Path) -> None:
+    TensorBoardExport(directory).close()
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def test_columns_are_the_settings_that_differ(ledger: Ledger, tmp_path: Path) -> None:
+    common = {"experiment": {"directory": "x"}, "gamma": 0.9}
+    of_a = {"rate": 1e-3, "clip": True, "layers": [32], "scheduler": None, **common}
+    of_b = {"rate": 2, "clip": False, "layers": [8, 8], "scheduler": "linear", "kwargs": {"power": 1}, **common}
+    of_b["experiment"] = {"directory": "y"}
+    write_settings(tmp_path, {"a-0": {"seed": 0, "agent": of_a}, "b-0": {"seed": 0, "agent": of_b}})
+    attempt = opened(ledger, "a-0", "a-1", "b-0")
+    for trial in ("a-0", "a-1", "b-0"):
+        push(ledger, attempt, trial, 0, [1.0])
+    export(tmp_path)
+    boards = tmp_path / "tensorboard"
+    swept = {"agent.rate": 1e-3, "agent.clip": True, "agent.layers": "[32]", "agent.scheduler": "null"}
+    assert settings_of(boards / "a/seed_1") == {"configuration": "a", "seed": 1, **swept}
+    swept = {"agent.rate": 2, "agent.clip": False, "agent.layers": "[8, 8]", "agent.scheduler": "linear"}
+    assert settings_of(boards / "b/seed_0") == {"configuration": "b", "seed": 0, **swept}
+    assert content(boards / "a/seed_1", metadata.SESSION_START_INFO_TAG).group_name == "a/seed_1"
+
+
+def test_the_first_trial_says_which_columns_there_are(ledger: Ledger, tmp_path: Path) -> None:
+    write_settings(tmp_path, {"a-0": {"rate": 1e-3, "kind": "x"}, "b-0": {"rate": 1e-2, "kind": "y"}})
+    attempt = opened(ledger, "a-0", "a-1")
+    push(ledger, attempt, "a-1", 0, [1.0])
+    push(ledger, attempt, "a-0", 0, [1.0])
+    export(tmp_path)
+    assert content(tmp_path / "tensorboard/a/seed_1", metadata.EXPERIMENT_TAG) is None
+    experiment = content(tmp_path / "tensorboard/a/seed_0", metadata.EXPERIMENT_TAG)
+    columns = {info.name: info for info in experiment.hparam_infos}
+    assert list(columns) == ["configuration", "kind", "rate", "seed"]
+    assert {name: info.differs for name, info in columns.items()} == dict.fromkeys(columns, True) | {
+        "configuration": False  # says the same as rate and kind
+    }
+    assert (columns["rate"].domain_interval.min_value, columns["rate"].domain_interval.max_value) == (1e-3, 1e-2)
+    assert columns["seed"].domain_interval.max_value == 3
+    assert list(columns["kind"].domain_discrete) == ["x", "y"]
+    assert [info.name.tag for info in experiment.metric_infos] == list(METRICS)
+
+
+def test_without_readable_settings_there_are_names_and_seeds(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(tmp_path, {"a-0": {"rate": 1}, "b-0": {"rate": 2}})
+    rows = ledger.trials()
+    (tmp_path / "trials/a-0/config.yaml").write_text("rate: [")
+    damaged = HParams(tmp_path, rows)
+    (tmp_path / "trials/a-0/config.yaml").write_text("rate: 1")
+    assert HParams(tmp_path, rows)._columns == {"rate": {"a": 1, "b": 2}}
+    monkeypatch.setattr(hparams, "MOST_READ", 1)
+    for found in (damaged, HParams(tmp_path, rows)):
+        assert found._values(rows[-1]) == {"configuration": "b", "seed": 0}
+        assert found.start(rows[0], "a/seed_0", 1.0).value[1].tag == metadata.EXPERIMENT_TAG
+
+
+# ---------------------------------------------------------------------------------------------- ends
+
+
+def test_a_trial_says_how_it_ended(ledger: Ledger, tmp_path: Path) -> None:
+    attempt = opened(ledger, "a-0", "a-1", "a-2", "a-3")
+    for trial in ("a-0", "a-1", "a-2"):
+        push(ledger, attempt, trial, 0, [1.0])
+    checkpoint(ledger, attempt, "a-0", 1, state="finished")
+    checkpoint(ledger, attempt, "a-1", 1, state="diverged")
+    exporter = TensorBoardExport(tmp_path)
+    exporter.poll()
+    boards = tmp_path / "tensorboard"
+    statuses = [status_of(boards / f"a/seed_{seed}") for seed in range(3)]
+    assert statuses == ["SUCCESS", "FAILURE", None]
+    give_up(ledger, attempt, ["a-2", "a-3"], "killed")
+    exporter.poll()
+    assert [status_of(boards / f"a/seed_{seed}") for seed in (2, 3)] == ["FAILURE", "FAILURE"]
+    assert settings_of(boards / "a/seed_3") == {"configuration": "a", "seed": 3}  # which has no point
+    assert not (boards / "b").exists()
+    ended = content(boards / "a/seed_0", metadata.SESSION_END_INFO_TAG)
+    assert ended.end_time_secs == ledger.records("a-0")[0].wall_time
+    exporter.close()
+    written = sorted(boards.rglob("events*"))
+    export(tmp_path)
+    assert sorted(boards.rglob("events*")) == written
+
+
+@pytest.mark.parametrize("same_exporter", [True, False])
+def test_a_trial_that_is_trained_on_ends_anew(ledger: Ledger, tmp_path: Path, same_exporter: bool) -> None:
+    folder = tmp_path / "tensorboard/b/seed_0"
+    exporter = TensorBoardExport(tmp_path)
+    attempt = opened(ledger, "b-0")
+    push(ledger, attempt, "b-0", 0, [1.0])
+    give_up(ledger, attempt, ["b-0"], "killed")
+    exporter.poll()
+    assert status_of(folder) == "FAILURE"
+    for covered, state, status in ((1, "finished", "SUCCESS"), (2, "diverged", "FAILURE")):
+        if not same_exporter:
+            exporter.close()
+            exporter = TensorBoardExport(tmp_path)
+        ledger.extend({"b-0": 1000 * covered})
+        attempt = opened(ledger, "b-0")
+        push(ledger, attempt, "b-0", covered - 1, [2.0, 3.0])
+        exporter.poll()
+        assert status_of(folder) is None
+        checkpoint(ledger, attempt, "b-0", covered + 1, state=state)
+        exporter.poll()
+        assert status_of(folder) == status
+    assert read_scalars(folder, TAG) == steps(2.0, 3.0, 3.0)
+    exporter.close()
+
+
+def test_an_end_that_a_crash_kept_back_is_written_later(ledger: Ledger, tmp_path: Path) -> None:
+    attempt = opened(ledger, "b-0")
+    push(ledger, attempt, "b-0", 0, [1.0])
+    export(tmp_path)
+    checkpoint(ledger, attempt, "b-0", 1, state="finished")
+    export(tmp_path)
+    assert status_of(tmp_path / "tensorboard/b/seed_0") == "SUCCESS"
+    assert read_scalars(tmp_path / "tensorboard/b/seed_0", "index") == steps(0.0)
+
+
+def test_a_seed_that_is_added_later_has_its_row(ledger: Ledger, tmp_path: Path) -> None:
+    exporter = TensorBoardExport(tmp_path)
+    exporter.poll()
+    ledger.add_trials([TrialRow("a-9", "a", 9, 4, 1000)])
+    push(ledger, opened(ledger, "a-9"), "a-9", 0, [1.0])
+    exporter.close()
+    assert settings_of(tmp_path / "tensorboard/a/seed_9") == {"configuration": "a", "seed": 9}

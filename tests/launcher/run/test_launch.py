@@ -1,0 +1,312 @@
+"""The whole command on a real Ray: what is typed, what is on disk afterwards, and what is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load
+
+from launcher.cli.main import main
+from launcher.ledger.ledger import Ledger
+from runner.checkpoints import checkpoint
+from runner.config import load_config
+from runner.training import tracking
+from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND
+from tests.launcher.local_ray import local_ray
+from tests.records import untimed
+
+REPOSITORY = Path(__file__).parents[3]
+PPO = REPOSITORY / "configs" / "skrl" / "ppo.yaml"
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[list[str]]:
+    """One Ray for all launches of this module; the arguments that use it."""
+    with local_ray(num_cpus=2) as address:
+        yield address
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A launch of seconds: CartPole, 8 environments, 16 updates of 16 steps, a record every second one."""
+    data: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "classic" / "cartpole.yaml").read_text())
+    data["env"]["num_envs"] = 8
+    data["agent"].update(rollouts=16, learning_epochs=2, mini_batches=2)
+    data["agent"]["experiment"].update(write_interval=32, checkpoint_interval=128)
+    data["trainer"]["timesteps"] = 256
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def event_values(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag → (step, value) of all event files in a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def logs(directory: Path) -> list[str]:
+    return [path.read_text() for path in (directory / "logs").iterdir()]
+
+
+def test_launch_leaves_everything_behind(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(config), "--seeds", "3,5,7", "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
+    directory = tmp_path / "one"
+    shown = capsys.readouterr().out
+    assert "3 trials in 2 packs" in shown
+    assert f"tensorboard --logdir {directory}/tensorboard" in shown
+    assert "small: 3 seeds, final return mean" in shown
+
+    with Ledger(directory, writer=False) as ledger:
+        rows = ledger.trials()
+        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 256) for s in (3, 5, 7)]
+        for row in rows:
+            records = [stored.record for stored in ledger.records(row.trial)]
+            assert [r.index for r in records] == list(range(8))
+            assert [r.env_steps for r in records] == [8 * 32 * (i + 1) for i in range(8)]
+            assert {RETURN_MEAN, STEPS_PER_SECOND, tracking.GRADIENT_NORM} <= records[-1].values.keys()
+
+            events = event_values(directory / "tensorboard" / "small" / f"seed_{row.seed}")
+            kl = [(r.env_steps, r.values[tracking.APPROXIMATE_KL]) for r in records]
+            np.testing.assert_allclose(events[tracking.APPROXIMATE_KL], kl, rtol=1e-6)
+
+            agents = [c for c in ledger.checkpoints(row.trial) if c.kind == "agent"]
+            assert [c.timestep for c in agents] == [128, 256]
+            assert all((directory / c.path).stat().st_size == c.bytes for c in agents)
+            resolved, _ = load_config(directory / "trials" / row.trial / "config.yaml")
+            assert (resolved.seed, resolved.trainer.timesteps) == (row.seed, 256)
+        mean = event_values(directory / "tensorboard" / "small" / "mean")[tracking.APPROXIMATE_KL]
+        each = [[s.record.values[tracking.APPROXIMATE_KL] for s in ledger.records(row.trial)] for row in rows]
+        np.testing.assert_allclose([value for _, value in mean], np.mean(each, 0), rtol=1e-6)
+
+    log = (directory / "logs" / "attempt-1.log").read_text().splitlines()
+    assert re.fullmatch(r"[\d-]+ [\d:]+ attempt 1 begins on \S+, process \d+", log[0])
+    assert re.fullmatch(r"backend: jax \S+ on cpu; cores: [\d, ]+ of \d+", log[1])
+    assert log[2].startswith("pool: CartPole-v1") and log[2].endswith("; 8 environments x 2 members, 1 thread")
+    assert log[3].startswith("network: policy net (") and log[3].endswith(" parameters a member")
+    assert log[4] == f"members: {rows[0].trial}, {rows[1].trial}"
+    assert log[5] == "training: from timestep 0 to 256; 16 updates of 16 timesteps"
+    assert re.fullmatch(r"[\d-]+ [\d:]+ attempt 1 ends: finished; 4,096 env steps in \S+ s, \S+ steps/s", log[-1])
+
+    plan = json.loads((directory / "plan.json").read_text())
+    (revision,) = plan["revisions"]
+    assert {"torch", "envpool", "python"} <= revision["versions"].keys()
+    assert sorted(trial for pack in revision["packs"] for trial in pack) == sorted(
+        trial["id"] for trial in plan["trials"]
+    )
+
+
+def test_checkpoint_of_a_launch_acts_in_a_runner(ray_address: list[str], config: Path, tmp_path: Path) -> None:
+    assert main([str(config), "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
+    from runner.envs.envpool import EnvPoolTask
+    from runner.torch import Runner
+
+    (trial,) = (tmp_path / "one" / "trials").iterdir()
+    resolved, _ = load_config(trial / "config.yaml")
+    runner = Runner(EnvPoolTask("CartPole-v1", 8), resolved, threads=1)
+    before = runner.evaluate()
+    runner.agent.load(trial / "checkpoints" / "agent_256.safetensors")
+    actions = runner.agent.act(np.zeros((5, 4), np.float32), deterministic=True)
+    assert actions.shape == (5,)
+    assert [e.ret for e in runner.evaluate()] != [e.ret for e in before]
+
+
+def test_both_backends_train_the_same(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["--set", "backend=torch,jax", "--set", "trainer.timesteps=32", "--seeds", "2"]
+    assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "both", *ray_address]) == 0
+    assert "4 trials in 4 packs" in capsys.readouterr().out
+    last: dict[str, list[dict[str, float]]] = {"torch": [], "jax": []}
+    with Ledger(tmp_path / "both", writer=False) as ledger:
+        for row in ledger.trials():
+            values = ledger.records(row.trial)[-1].record.values
+            last[row.config.removeprefix("small_backend=")].append(untimed(values))
+    for torch_values, jax_values in zip(last["torch"], last["jax"], strict=True):
+        # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
+        assert jax_values == pytest.approx(torch_values, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_worker_of_two_cores_trains_to_the_bit_what_one_core_does(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    task = ["--env", "HalfCheetah-v4", "--backend", backend, "--set", "models.policy.class=GaussianMixin"]
+    length = ["--set", "trainer.timesteps=64", "--out", str(tmp_path), "--name", "two", *ray_address]
+    assert main([str(config), *task, *length, "--cores-per-worker", "2"]) == 0
+    assert "on 1 CPU worker, 2 cores" in capsys.readouterr().out
+    (revision,) = json.loads((tmp_path / "two" / "plan.json").read_text())["revisions"]
+    assert revision["placement"]["cpus"] == 2 and revision["placement"]["threads"] == 1
+    from runner.envs.envpool import EnvPoolTask
+
+    (trial,) = (tmp_path / "two" / "trials").iterdir()
+    resolved, _ = load_config(trial / "config.yaml")
+    runner = import_module(f"runner.{backend}").Runner(EnvPoolTask("HalfCheetah-v4", 8), resolved, threads=1)
+    for _ in runner.reports():
+        pass
+    (state,) = runner.states()
+    trained = load((trial / "checkpoints" / "agent_64.safetensors").read_bytes())
+    here = load(runner.checkpoint(0, state))
+    assert trained.keys() == here.keys()
+    assert all(np.array_equal(trained[name], here[name]) for name in here)
+
+
+def test_a_launch_without_a_backend_uses_jax_on_cpus(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(config), "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
+    assert "8 x CartPole-v1, jax, 16 updates" in capsys.readouterr().out
+    (trial,) = (tmp_path / "one" / "trials").iterdir()
+    header = checkpoint.read_metadata((trial / "checkpoints" / "agent_256.safetensors").read_bytes(), "agent")
+    assert json.loads(header["config"])["backend"] == "jax"
+    with Ledger(tmp_path / "one", writer=False) as ledger:
+        assert [row.note for row in ledger.attempts()] == ["training"]
+
+
+def test_sweep_trains_its_settings_in_shared_packs(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["--set", "agent.learning_rate=1e-3,3e-4", "--set", "agent.experiment.write_interval=128"]
+    assert main([str(config), "--seeds", "2", *sweep, "--out", str(tmp_path), "--name", "s", *ray_address]) == 0
+    assert "4 trials in 2 packs" in capsys.readouterr().out
+    with Ledger(tmp_path / "s", writer=False) as ledger:
+        assert {row.config for row in ledger.trials()} == {
+            "small_learning_rate=0.001",
+            "small_learning_rate=0.0003",
+        }
+        rates = {
+            row.config: ledger.records(row.trial)[0].record.values[tracking.LEARNING_RATE] for row in ledger.trials()
+        }
+    assert rates["small_learning_rate=0.001"] > 3 * rates["small_learning_rate=0.0003"]
+
+
+def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One worker: both settings share a pack.
+    sweep = ["--set", "agent.learning_rate=1e-3,1e38", "--workers", "1", "--set", "agent.grad_norm_clip=0"]
+    assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "d", *ray_address]) == 1
+    with Ledger(tmp_path / "d", writer=False) as ledger:
+        rows = ledger.trials()
+    states = {row.config: row.state for row in rows}
+    assert states == {"small_learning_rate=0.001": "finished", "small_learning_rate=1e+38": "diverged"}
+    lost = next(row.trial for row in rows if row.state == "diverged")
+    assert any(" ends: finished; " in text and text.endswith(f"; diverged: {lost}\n") for text in logs(tmp_path / "d"))
+    shown = capsys.readouterr().out
+    assert "diverged" in shown
+    assert "1 of 1 seed failed or diverged" in shown
+
+
+def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "i"
+    length = ["--set", "trainer.timesteps=6_400_000", "--set", "agent.learning_rate_scheduler=null"]
+
+    def interrupt_once_it_trains() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+            if (directory / "ledger.sqlite").exists():
+                with Ledger(directory, writer=False) as ledger:
+                    rows = ledger.progress()
+                    if rows and all(row.records > 3 for row in rows):
+                        break
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt_once_it_trains)
+    watcher.start()
+    status = main([str(config), "--seeds", "2", *length, "--out", str(tmp_path), "--name", "i", *ray_address])
+    watcher.join()
+    assert status == 130
+    shown = capsys.readouterr().out
+    assert f"launch resume {directory}" in shown
+    with Ledger(directory, writer=False) as ledger:
+        stopped = ledger.progress()
+        assert {row.trial.state for row in stopped} == {"interrupted"}
+        assert all(" ends: stopped; " in text for text in logs(directory))
+        reached = {row.trial.trial: row.records for row in stopped}
+        assert all(max(c.records for c in ledger.checkpoints(trial)) == count for trial, count in reached.items())
+
+    # The rest is long: a shorter end of the same run is what the test can afford.
+    shorten(directory, timesteps=max(row.timestep for row in stopped) + 160)
+    assert main(["resume", str(directory), *ray_address]) == 0
+    with Ledger(directory, writer=False) as ledger:
+        for trial, count in reached.items():
+            indices = [stored.record.index for stored in ledger.records(trial)]
+            assert indices == list(range(len(indices)))
+            assert len(indices) > count
+        assert {row.state for row in ledger.trials()} == {"finished"}
+    assert len(json.loads((directory / "plan.json").read_text())["revisions"]) == 2
+    assert main(["resume", str(directory), *ray_address]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "more"
+    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "2"]
+    assert main([str(config), "--seeds", "2", *constant, "--out", str(tmp_path), "--name", "more", *ray_address]) == 0
+    capsys.readouterr()
+    more = ["--seeds", "3", "--set", "trainer.timesteps=512", "--workers", "2"]
+    assert main(["resume", str(directory), *more, *ray_address]) == 0
+    shown = capsys.readouterr().out
+    assert "3 trials in 2 packs on 2 CPU workers, one core each; 8,192 env steps in all" in shown
+    with Ledger(directory, writer=False) as ledger:
+        rows = ledger.trials()
+        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
+        for row in rows:
+            assert [stored.record.timestep for stored in ledger.records(row.trial)] == list(range(32, 513, 32))
+        begun = sorted(member.timestep for member in ledger.members())
+    assert begun == [0, 0, 0, 256, 256]
+
+
+def shorten(directory: Path, timesteps: int) -> None:
+    """Change the length in every trial's stored configuration."""
+    for path in directory.glob("trials/*/config.yaml"):
+        data = yaml.safe_load(path.read_text())
+        data["trainer"]["timesteps"] = timesteps
+        path.write_text(yaml.safe_dump(data))
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(PPO), "--env", "Pendulum-v1", "--num-envs", "64", "--seeds", "8", "--workers", "2", "--dry-run"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "8 trials in 2 packs on 2 CPU workers" in shown
+    assert "819,200 env steps" in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_logical_gpus_are_said_loudly(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    assert main([str(config), "--seeds", "4", "--gpus", "4", "--logical-gpus", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 logical GPUs" in shown
+    assert "nothing about GPUs" in shown.replace("\n", " ")
+
+
+def test_help_is_short_and_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert len(lines) <= 50
+    assert sum(line.strip().startswith("launch ") for line in lines[-6:]) == 3

@@ -1,0 +1,209 @@
+"""What is tried again, in which packs, how often and after which wait: the policy as a pure function."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.plan.experiment import Trial
+from launcher.run.retries import Ending, Retries, Verdict
+from tests.runner.builders import make_config
+
+CONFIG = make_config()
+CRASH, NODE = Ending("crash", "segmentation fault"), Ending("node", "machine lost")
+
+
+def trials(names: Iterable[str]) -> list[Trial]:
+    return [Trial(name, "a", CONFIG) for name in names]
+
+
+def ids(verdict: Verdict) -> tuple[list[str], list[str]]:
+    """The packs to try again and the trials given up, a letter for each trial."""
+    packs = ["".join(trial.id for trial in pack) for pack in verdict.packs]
+    return packs, [trial.id for trial in verdict.failed]
+
+
+def ended(retries: Retries, pack: str, ending: Ending = CRASH, at: int = 0, left: str | None = None) -> Verdict:
+    """An attempt at `pack`, from timestep `at` on, ends so with `left` unfinished (None: all)."""
+    retries.opened(dict.fromkeys(pack, at))
+    return retries.after(trials(pack if left is None else left), ending)
+
+
+def test_a_pack_is_tried_again_then_halved_then_its_members_fail_alone() -> None:
+    retries = Retries()
+    assert ids(ended(retries, "abc")) == (["abc"], [])
+    assert ids(ended(retries, "abc")) == (["ab", "c"], [])
+    assert ids(ended(retries, "ab")) == (["a", "b"], [])
+    assert ids(ended(retries, "a")) == ([], ["a"])
+    assert ids(ended(retries, "c")) == (["c"], [])
+    assert ids(ended(retries, "c")) == ([], ["c"])
+
+
+def test_a_trial_alone_fails_at_its_fourth_death() -> None:
+    retries = Retries()
+    verdicts = [ended(retries, "a") for _ in range(4)]
+    assert [ids(verdict) for verdict in verdicts] == [(["a"], [])] * 3 + [([], ["a"])]
+
+
+def test_deaths_are_waited_for_longer_and_longer() -> None:
+    retries = Retries()
+    assert [ended(retries, pack).wait for pack in ("abcdefgh", "abcdefgh", "abcd", "ab")] == [1.0, 4.0, 15.0, 15.0]
+    assert ended(retries, "z").wait == 1.0, "the deaths of others do not count"
+
+
+def test_a_halved_pack_keeps_its_order_and_all_its_members() -> None:
+    for size in range(2, 33):
+        retries, pack = Retries(), trials(f"t{i}" for i in range(size))
+        retries.opened({trial.id: 0 for trial in pack})
+        retries.after(pack, CRASH)
+        packs = retries.after(pack, CRASH).packs
+        assert [*packs[0], *packs[1]] == pack and 0 <= len(packs[0]) - len(packs[1]) <= 1
+
+
+def test_members_that_are_over_are_not_tried_again() -> None:
+    retries = Retries()
+    assert ids(ended(retries, "abcd", left="bd")) == (["bd"], [])
+    assert ids(ended(retries, "bd", left="d")) == (["d"], []), "alone, a second death is no reason to give up"
+    assert ids(ended(retries, "d", left="")) == ([], [])
+
+
+def test_the_mates_of_a_trial_that_kills_its_pack_are_tried_without_it() -> None:
+    retries = Retries()
+    ended(retries, "ab")
+    assert ids(ended(retries, "ab")) == (["a", "b"], [])
+    assert ids(ended(retries, "a", left="")) == ([], [])
+    assert ids(ended(retries, "b")) == (["b"], []), "its first death alone"
+    assert ids(ended(retries, "b")) == ([], ["b"])
+
+
+def test_progress_resets_the_count() -> None:
+    retries = Retries()
+    for at in range(10):
+        assert ids(ended(retries, "ab", at=at)) == (["ab"], []), "one death at each checkpoint"
+    assert ids(ended(retries, "ab", at=9)) == (["a", "b"], [])
+    assert ids(ended(retries, "a", at=10)) == (["a"], []), "alone, and further than before"
+    assert not ended(retries, "b", at=9).failed
+    assert ended(retries, "b", at=9).failed
+
+
+def test_an_earlier_checkpoint_is_no_progress() -> None:
+    retries = Retries()
+    ended(retries, "a", at=20)
+    ended(retries, "a", at=10)
+    assert not ended(retries, "a", at=10).failed
+    assert ended(retries, "a", at=10).failed
+
+
+def test_a_lost_machine_never_counts() -> None:
+    retries = Retries()
+    for _ in range(20):
+        verdict = ended(retries, "ab", NODE)
+        assert ids(verdict) == (["ab"], [])
+    assert ids(ended(retries, "ab")) == (["ab"], [])
+    ended(retries, "ab", NODE)
+    assert ids(ended(retries, "ab")) == (["a", "b"], [])
+
+
+def test_what_is_refused_fails_at_once() -> None:
+    retries = Retries()
+    assert ids(ended(retries, "abc", Ending("refused", "no GPU"), left="ac")) == ([], ["a", "c"])
+
+
+def test_the_same_exception_twice_at_one_place_fails() -> None:
+    retries, error = Retries(), Ending("error", "ValueError: boo")
+    assert ids(ended(retries, "ab", error)) == (["ab"], [])
+    assert ids(ended(retries, "ab", error)) == ([], ["a", "b"])
+
+
+def test_the_same_exception_after_progress_is_tried_again() -> None:
+    retries, error = Retries(), Ending("error", "ValueError: boo")
+    ended(retries, "a", error)
+    assert ids(ended(retries, "a", error, at=10)) == (["a"], [])
+    assert ids(ended(retries, "a", error, at=10)) == ([], ["a"])
+
+
+def test_different_exceptions_count_as_deaths() -> None:
+    retries = Retries()
+    errors = [Ending("error", f"ValueError: {i}") for i in range(4)]
+    assert [ids(ended(retries, "ab", error))[0] for error in errors[:2]] == [["ab"], ["a", "b"]]
+    assert ids(ended(retries, "a", errors[2])) == (["a"], [])
+    assert ids(ended(retries, "a", errors[3])) == ([], ["a"])
+
+
+def test_the_words_of_a_crash_are_no_exception() -> None:
+    retries = Retries()
+    ended(retries, "ab", Ending("crash", "the same words"))
+    assert ids(ended(retries, "ab", Ending("crash", "the same words"))) == (["a", "b"], [])
+
+
+def test_an_exception_that_only_some_have_seen_before_is_no_repetition() -> None:
+    retries, error = Retries(), Ending("error", "ValueError: boo")
+    ended(retries, "a", error)
+    assert ids(ended(retries, "ab", error)) == (["a", "b"], [])
+
+
+# Whole launches
+
+
+def launch(names: list[str], deadly: Mapping[str, Ending]) -> tuple[set[str], set[str], int, Counter[str]]:
+    """Train a pack whose `deadly` members end every attempt; who finished, who failed, attempts, attempts of each."""
+    retries, waiting = Retries(), [trials(names)]
+    finished: set[str] = set()
+    failed: set[str] = set()
+    count, of_each = 0, Counter[str]()
+    while waiting:
+        pack = waiting.pop(0)
+        count += 1
+        assert count <= 1000
+        of_each.update(trial.id for trial in pack)
+        retries.opened({trial.id: 0 for trial in pack})
+        culprit = next((trial.id for trial in pack if trial.id in deadly), None)
+        if culprit is None:
+            finished |= {trial.id for trial in pack}
+            continue
+        verdict = retries.after(pack, deadly[culprit])
+        kept = [trial for part in verdict.packs for trial in part]
+        assert sorted(t.id for t in (*kept, *verdict.failed)) == sorted(t.id for t in pack)
+        waiting += verdict.packs
+        failed |= {trial.id for trial in verdict.failed}
+    return finished, failed, count, of_each
+
+
+@st.composite
+def packs(draw: st.DrawFn) -> tuple[list[str], list[str]]:
+    names = [f"t{i}" for i in range(draw(st.integers(1, 32)))]
+    return names, draw(st.lists(st.sampled_from(names), unique=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(packs())
+def test_all_healthy_trials_finish_and_all_deadly_ones_fail_after_few_attempts(
+    pack: tuple[list[str], list[str]],
+) -> None:
+    names, deadly = pack
+    finished, failed, count, of_each = launch(names, dict.fromkeys(deadly, CRASH))
+    assert finished == set(names) - set(deadly) and failed == set(deadly)
+    assert count <= 4 + 2 * len(deadly) * (math.log2(len(names)) + 2)
+    assert max(of_each.values()) <= 4 + math.ceil(math.log2(len(names)))
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_every_choice_of_deadly_members(size: int) -> None:
+    names = [f"t{i}" for i in range(size)]
+    for chosen in itertools.product([False, True], repeat=size):
+        deadly = {name for name, bad in zip(names, chosen, strict=True) if bad}
+        finished, failed, _, of_each = launch(names, dict.fromkeys(deadly, CRASH))
+        assert (finished, failed) == (set(names) - deadly, deadly)
+        assert all(of_each[name] >= 4 for name in deadly), "nobody is given up before it died four times"
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 32])
+def test_a_healthy_pack_has_one_attempt(size: int) -> None:
+    names = [f"t{i}" for i in range(size)]
+    assert launch(names, {})[:3] == (set(names), set(), 1)
