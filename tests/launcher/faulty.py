@@ -70,7 +70,7 @@ def aggregator_pid(directory: Path) -> int | None:
         try:
             if process.name.isdigit() and b"BesideDriver" in (process / "cmdline").read_bytes():
                 opened = {os.readlink(fd) for fd in (process / "fd").iterdir()}
-                if str(directory.resolve() / "lock") in opened:
+                if str(directory.resolve() / "ledger.lock") in opened:
                     return int(process.name)
         except OSError:
             continue
