@@ -31,8 +31,9 @@ class Account:
             threads: that step environments.
         """
         self._job, self._runner, self._device, self._threads = job, runner, device, threads
-        self._network = Network.of(runner.config, runner.env.layout, runner.env.actions)
-        self._envs = runner.config.env.num_envs or 0
+        self._config = runner.configs[0]  # what all members share is printed
+        self._network = Network.of(self._config, runner.env.layout, runner.env.actions)
+        self._envs = self._config.env.num_envs or 0
         first = job.checkpoints and checkpoint.from_bytes(job.checkpoints[0], self._network)
         self._start = first.counters.timestep if first else 0
         self._began = time.monotonic()
@@ -41,7 +42,7 @@ class Account:
 
     def begin(self) -> None:
         """Print attempt, backend and device, environments, network, members, and where they go on."""
-        config, members = self._runner.config, len(self._job.trials)
+        config, members = self._config, len(self._job.trials)
         backend, rollouts = self._runner.backend, config.agent.rollouts
         version = importlib.metadata.version(backend)
         arguments = "".join(f", {key}: {value}" for key, value in config.env.arguments.items())
