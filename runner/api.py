@@ -20,7 +20,8 @@ from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
 from runner.config.schema import too_many_mini_batches
-from runner.envs.base import VectorEnv, environment_seeds, wrap_env
+from runner.envs.base import VectorEnv, environment_seeds
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.files import expanded
 from runner.training.evaluate import Episode, play

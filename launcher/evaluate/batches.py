@@ -19,8 +19,8 @@ from launcher.ledger.storage import disk_refuses
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
+from launcher.run.job import Exam
 from launcher.run.pool import Process, Processes, first_ended
-from launcher.run.worker import Exam
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.errors import UserError

@@ -7,15 +7,13 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from launcher.run.job import Job
 from launcher.watch.tables import count
 from runner.checkpoints import checkpoint
 from runner.networks.parameters import Network, Role, Step
 from runner.training.tracking import Report
-
-if TYPE_CHECKING:
-    from launcher.run.worker import Job
 
 
 class Account:

@@ -23,9 +23,9 @@ from launcher.ledger.aggregator import Pulse, start_aggregator
 from launcher.ledger.rows import BUSY, Attempt
 from launcher.plan.experiment import Placement, Trial
 from launcher.run.failures import end_process, ending_of, fetch_log
+from launcher.run.job import Job, Place
 from launcher.run.pool import Processes
 from launcher.run.retries import Ending, Retries
-from launcher.run.worker import Job, Place
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0

@@ -9,9 +9,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from launcher.run.job import Place
 from launcher.run.process import log_here
 from launcher.run.retries import Ending
-from launcher.run.worker import Place
 from launcher.watch.tail import tail
 from runner.errors import UserError
 

@@ -13,12 +13,12 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Published
 from launcher.run.account import Account, failure
+from launcher.run.job import Exam, Job, Place
 from launcher.run.process import claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
 from runner.errors import UserError
@@ -37,59 +37,6 @@ BACKLOG = 20_000
 """Records that wait for the aggregator before training waits too."""
 CALL_BYTES, CALLS = 64_000_000, 3
 """Of checkpoints in one call, which Ray's object store must hold; and calls that wait before training waits too."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is to train.
-
-    Attributes:
-        attempt: its number in the ledger.
-        trials: ids, one per member.
-        configs: resolved configurations as plain data, one per member.
-        checkpoints: bytes to go on from, one per member, or None to begin.
-        log: file for everything that the process prints; see `process.log_here`.
-        threads: to step environments with, if there are so many cores.
-    """
-
-    attempt: int
-    trials: tuple[str, ...]
-    configs: tuple[dict[str, Any], ...]
-    checkpoints: tuple[bytes, ...] | None
-    log: Path
-    threads: int
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What a worker is to evaluate.
-
-    Attributes:
-        config: of one of the checkpoints, as plain data; all have its policy.
-        files: the checkpoints.
-        episodes: that each plays.
-        at_once: environments of one checkpoint that are stepped together.
-        seed: of the episodes.
-        deterministic: the most probable actions, not samples.
-        threads: to step environments with at most.
-    """
-
-    config: dict[str, Any]
-    files: tuple[bytes, ...]
-    episodes: int
-    at_once: int
-    seed: int
-    deterministic: bool
-    threads: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
-
-    node: str
-    host: str
-    pid: int
 
 
 class Worker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from runner import api as base
-from runner.envs.base import wrap_env
+from runner.envs.wrap import wrap_env
 from runner.jax.accelerate import device_name, sees_gpu
 from runner.jax.train import Learning
 

@@ -70,12 +70,7 @@ class Learning:
     examine: Callable[[], list[Episode]] | None = None
 
     def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
-        """Initialise every member from its own seed.
-
-        Args:
-            pack: what to train.
-            observations, actions: of the environment.
-        """
+        """Initialise every member of `pack` from its own seed, for an environment's observations and actions."""
         config = pack.static
         self.pack = pack
         self.actions = actions

@@ -179,7 +179,8 @@ def reporting(rounds: int, timesteps: int) -> None:
     from launcher.ledger.aggregator import start_aggregator
     from launcher.plan import directory as folder
     from launcher.plan.experiment import Trial, read_experiment
-    from launcher.run.worker import Job, Worker
+    from launcher.run.job import Job
+    from launcher.run.worker import Worker
 
     class Both(Worker):
         def alone(self, job: Job) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner.envs.base import VectorEnv, environment_seeds, wrap_env
+from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.training.evaluate import EVALUATION_RESET, Episode, play
 from runner.training.tracking import TensorBoard

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runner.api import Runner
-from runner.envs.base import wrap_env
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.training import tracking
 from tests.probe_envs import Truncation, make_vector

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.api import Runner
-from runner.envs.base import wrap_env
+from runner.envs.wrap import wrap_env
 from tests.probe_envs import PROBES, PoisonReset, make_vector, truncation_value
 from tests.runner.builders import both, plain_config, runner_class
 from tests.runner.builders import values as values_of

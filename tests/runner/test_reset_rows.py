@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.envs.base import Step, VectorEnv, wrap_env
+from runner.envs.base import Step, VectorEnv
+from runner.envs.wrap import wrap_env
 from runner.training.tracking import LENGTH_MAX, RETURN_MAX, REWARD_MAX, REWARD_MEAN
 from tests import probe_envs
 from tests.probe_envs import PoisonReset

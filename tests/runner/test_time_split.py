@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from runner.envs.base import Step, VectorEnv, wrap_env
+from runner.envs.base import Step, VectorEnv
+from runner.envs.wrap import wrap_env
 from runner.training import tracking
 from runner.training.tracking import (
     ACT_TIME,

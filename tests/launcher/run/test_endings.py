@@ -21,8 +21,8 @@ from ray.exceptions import (
 )
 
 from launcher.run.failures import LAST_WORDS, LONGEST, ending_of
+from launcher.run.job import Place
 from launcher.run.retries import Ending
-from launcher.run.worker import Place
 from runner.errors import UserError
 
 PLACE = Place("node-1", "spruce", 4711)

@@ -21,8 +21,9 @@ import pytest
 from launcher.ledger.aggregator import Aggregator, PushReply
 from launcher.ledger.rows import BUSY, GAP, LOST
 from launcher.run import worker as worker_module
+from launcher.run.job import Exam
 from launcher.run.process import redirected
-from launcher.run.worker import Exam, Link, Worker
+from launcher.run.worker import Link, Worker
 from runner.errors import UserError
 from runner.training.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored

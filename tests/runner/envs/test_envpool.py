@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from runner.cores import usable_cores
-from runner.envs.base import VectorEnv, wrap_env
+from runner.envs.base import VectorEnv
 from runner.envs.envpool import EnvPoolTask, check_arguments
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from tests.runner.builders import make_env
 

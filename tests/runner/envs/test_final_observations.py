@@ -16,7 +16,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import TransformAction, TransformObservation, vector
 
-from runner.envs.base import VectorEnv, wrap_env
+from runner.envs.base import VectorEnv
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 
 SPACES: dict[str, gymnasium.Space[Any]] = {

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import OrderEnforcing
 
-from runner.envs.base import wrap_env
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.torch import Runner
 from tests.probe_envs import PoisonReset, Truncation, TwoSteps, make_vector

@@ -11,7 +11,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from runner.api import Runner as AnyRunner
-from runner.envs.base import VectorEnv, wrap_env
+from runner.envs.base import VectorEnv
+from runner.envs.wrap import wrap_env
 from runner.jax import Runner
 from runner.jax import train as train_module
 from runner.jax import update as update_module

@@ -10,7 +10,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from runner.envs.base import VectorEnv, wrap_env
+from runner.envs.base import VectorEnv
+from runner.envs.wrap import wrap_env
 from runner.torch import Runner, accelerate
 from runner.torch import train as train_module
 from runner.torch import update as update_module
