@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.ledger.rows import State, TrialRow
-from launcher.settings import read_settings
+from launcher.report.settings import read_settings
 from runner.training import tracking
 
 if TYPE_CHECKING:

@@ -126,17 +126,17 @@ def _set_times(path: Path) -> None:
         db.execute(f"UPDATE attempts SET opened_at = {begin}, closed_at = {closed}")
 
 
-def evaluate(path: Path, trials: Sequence[Trial], episodes: int = 20) -> None:
-    """Evaluate the last checkpoint of each trial."""
+def evaluate(path: Path, trials: Sequence[Trial], episodes: int = 20, timestep: int = 1000) -> None:
+    """Evaluate a checkpoint of each trial."""
     rng = np.random.default_rng(0)
     evaluations.add(
         path,
         [
             Evaluation(
-                f"digest {trial.id}",
+                f"digest {trial.id} {timestep}",
                 SETTINGS,
                 trial.id,
-                1000,
+                timestep,
                 tuple(rng.normal(300, 40, episodes).tolist()),
                 tuple(range(1, episodes + 1)),
                 tuple(range(episodes)),

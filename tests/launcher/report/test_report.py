@@ -1,4 +1,4 @@
-"""What a report tells, and what is beside it. `test_report_page.py` looks at it in a browser."""
+"""What a report tells, and what is beside it. `test_page.py` looks at it in a browser."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher import report, report_data, report_evaluations, report_figures, report_sweeps, stats
+from launcher import report, stats
 from launcher.ledger.records import grid_of, read_records
 from launcher.plan import directory as folder
 from launcher.plan.experiment import read_experiment
-from launcher.report_data import Report
+from launcher.report import data, draw, figures
+from launcher.report.data import Report
+from launcher.report.panels import comparison, evaluations, failures, panels, summary, sweep, throughput
+from launcher.report.parts import Table, Words, distinct, interval, short
 from launcher.watch import status
 from runner.errors import UserError
 from runner.training.tracking import SCORE
@@ -45,7 +48,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(launched: Path) -> Report:
-    return report_data.read([launched])
+    return data.read([launched])
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +93,9 @@ def test_configurations_are_sorted_and_only_finished_trials_count(told: Report) 
 
 def test_labels_leave_out_what_all_names_begin_with(told: Report) -> None:
     assert told.configurations[0].label == "learning_rate=0.01, entropy_loss_scale=0.01"
-    assert report_data._labels(["a", "ab"], []) == ["a", "ab"]
-    assert report_data._labels(["x_lr=1", "y_lr=2"], ["agent.lr"]) == ["x, lr=1", "y, lr=2"]
-    assert report_data._labels(["cartpole"], []) == ["cartpole"]
+    assert data._labels(["a", "ab"], []) == ["a", "ab"]
+    assert data._labels(["x_lr=1", "y_lr=2"], ["agent.lr"]) == ["x, lr=1", "y, lr=2"]
+    assert data._labels(["cartpole"], []) == ["cartpole"]
 
 
 def test_curves_hold_lost_trials_until_their_end(told: Report) -> None:
@@ -132,14 +135,47 @@ def test_page_and_csv_say_the_same(page: Path, told: Report) -> None:
     assert float(last["iqm"]) == best.curve.iqm[-1] and last["seeds"] == str(best.curve.seeds[-1])
     evaluated = rows(page.with_suffix("") / "evaluations.csv")
     assert len(evaluated) == 60 and {row["launch"] for row in evaluated} == {"sweep"}
+    seeds = {seed.row.trial.trial: (c.name, c.task, seed.row.trial) for c in told.configurations for seed in c.seeds}
+    for row in evaluated:
+        name, task, trial = seeds[row["trial"]]
+        assert (row["configuration"], row["task"], row["seed"]) == (name, task, str(trial.seed))
+        assert int(row["env_steps"]) == 1000 * trial.num_envs
     assert not list(page.with_suffix("").glob(".*"))
 
 
-def test_figures_for_papers(page: Path) -> None:
+def test_every_figure_is_a_picture_and_a_table(page: Path, told: Report) -> None:
+    plots = [plot for panel in panels(told) for plot in panel.plots]
+    assert {plot.name for plot in plots} == set(data_of(page)["figures"])
+    for plot in plots:
+        numbers = rows(page.with_suffix("") / f"{plot.name}.csv")
+        assert len(numbers) == sum(len(one.x) for one in plot.figure.series) > 0
+        if plot.main:
+            assert (page.with_suffix("") / f"{plot.name}.png").read_bytes().startswith(b"\x89PNG")
+            assert "<svg" in (page.with_suffix("") / f"{plot.name}.svg").read_text()
+            assert f'href="report/{plot.name}.svg"' in page.read_text()
     for name in ("learning_curves", "final_returns"):
-        assert (page.with_suffix("") / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        drawing = (page.with_suffix("") / f"{name}.svg").read_text()
-        assert "<svg" in drawing and "learning_rate=0.01, entropy_loss_scale=0.01" in drawing
+        assert "learning_rate=0.01, entropy_loss_scale=0.01" in (page.with_suffix("") / f"{name}.svg").read_text()
+
+
+def test_a_figures_csv_has_names_for_places_and_nothing_for_what_is_unknown(told: Report, page: Path) -> None:
+    found = rows(page.with_suffix("") / "final_returns.csv")
+    assert len(found) == 6 + 20
+    best, *_ = found
+    assert best["configuration"] == f"1. {told.configurations[0].label} (3 of 4)"
+    assert (float(best["low"]), float(best["high"])) == told.configurations[0].interval
+    curve = rows(page.with_suffix("") / "learning_curves.csv")
+    assert curve[0]["return (mean of the last 100 episodes)"] == "" and "nan" not in str(curve)
+
+
+def test_the_legend_of_a_picture_is_whole(tmp_path: Path) -> None:
+    names = [f"a rather long name of the configuration of number {i}" for i in range(12)]
+    looks = figures.styles(12)
+    series = [figures.Series(name, [0, 1], [0, i], looks[i]) for i, name in enumerate(names)]
+    draw.write(figures.Figure(series, figures.Axis("x"), figures.Axis("y")), tmp_path / "some")
+    drawing = (tmp_path / "some.svg").read_text()
+    height = float(re.search(r'height="([\d.]+)pt"', drawing)[1])  # type: ignore[index]
+    places = re.findall(r'y="([\d.]+)" transform="[^"]*">(a rather long[^<]*)', drawing)
+    assert {text for _, text in places} == set(names) and all(0 < float(y) < height for y, _ in places)
 
 
 # Texts
@@ -166,8 +202,8 @@ def test_nothing_from_outside_becomes_part_of_the_page(page: Path) -> None:
 def test_configurations_that_differ(page: Path) -> None:
     text = page.read_text()
     assert "<th>agent.learning_rate</th><th>agent.entropy_loss_scale</th>" in text
-    assert "<del>-  learning_rate: 0.01</del><ins>+  learning_rate: 0.003</ins>" in text
-    assert "YAML, against learning_rate=0.01, entropy_loss_scale=0.01" in text
+    assert '<td>0.01</td><td class="differs">0</td>' in text
+    assert text.count("<details><summary>cartpole_<wbr>learning_") == 6 and "  learning_rate: 0.003\n" in text
 
 
 def test_what_was_run(page: Path, launched: Path) -> None:
@@ -180,37 +216,44 @@ def test_what_was_run(page: Path, launched: Path) -> None:
 # Figures
 
 
-def test_probability_of_improvement_and_intervals(told: Report) -> None:
-    figure = report_figures.improvement(told.configurations)
-    assert figure is not None
-    (trace,) = figure["data"]
-    first, second = told.configurations[:2]
+def test_probability_of_improvement_and_its_interval(told: Report) -> None:
+    table = next(part for part in summary.panel(told).parts if isinstance(part, Table))
+    cells = [row[table.headings.index("P(best > this):")] for row in table.rows]
+    first, second, *_ = told.configurations
     expected = stats.probability_of_improvement(first.scores, second.scores)
-    assert trace["z"][0][1] == pytest.approx(expected) and trace["z"][1][0] == pytest.approx(1 - expected)
-    assert trace["z"][0][0] is None and "95% interval" in trace["customdata"][0][1]
-    assert "fewer than 3 seeds: no interval" in str(trace["customdata"])
+    low, high = stats.improvement_interval(first.scores, second.scores, np.random.default_rng(0))  # type: ignore[misc]
+    assert cells[0].text == "-" and cells[1].value == pytest.approx(expected)
+    assert cells[1].text == f"{expected:.2f} ({low:.2f} to {high:.2f})"
+    assert cells[-1].text == "1.00"  # two seeds: no interval
 
 
 def test_few_seeds_have_no_error_bars(told: Report) -> None:
-    look = report_figures.styles(len(told.configurations))
-    figure = report_figures.final_returns(told.configurations, look)
-    diamonds = [trace for trace in figure["data"] if "error_x" in trace]
-    assert [trace["error_x"].get("visible", True) for trace in diamonds] == [
-        c.interval is not None for c in told.configurations
-    ]
-    assert sum(len(trace["x"]) for trace in figure["data"] if "error_x" not in trace) == 20
-    assert "(2 of 4)" in str(figure["layout"]["annotations"])
+    figure = comparison.returns(told.configurations)
+    diamonds = [one for one in figure.series if one.kind == "points"]
+    assert [one.low is not None for one in diamonds] == [c.interval is not None for c in told.configurations]
+    assert sum(len(one.x) for one in figure.series if one.kind == "dots") == 20
+    assert "(2 of 4)" in str(figure.y.labels)
+
+
+def test_the_interval_of_three_or_four_seeds_is_said_to_be_their_range(told: Report, tmp_path: Path) -> None:
+    assert [(len(c.scores), c.interval == (c.scores.min(), c.scores.max())) for c in told.configurations if c.interval]
+    assert "With 3 or 4 seeds it is their range, from the worst to the best." in interval(told)
+    report_launches.build(tmp_path / "five", seeds=5, points=4)
+    assert "range" not in interval(data.read([tmp_path / "five"]))
+    report_launches.build(tmp_path / "three", seeds=3, points=4)
+    text = report.write([tmp_path / "three"]).read_text()
+    assert text.count("With 3 seeds it is their range, from the worst to the best.") == 2
 
 
 def test_sweep_over_two_axes(told: Report, page: Path) -> None:
-    ((title, figure),) = report_sweeps.heat_maps(told.configurations)
-    assert title == "learning rate \u00d7 entropy loss scale"
-    (trace,) = figure["data"]
-    assert (trace["x"], trace["y"]) == (["0.001", "0.003", "0.01"], ["0", "0.01"])
-    assert trace["z"][1][2] == pytest.approx(told.configurations[0].iqm, rel=1e-4)
-    assert report_sweeps.one_axis(told.configurations, report_figures.styles(6)) is None
-    lines = report_sweeps.parallel(told.configurations, report_figures.styles(6))
-    assert lines is not None and len(lines["data"]) == 6 and lines["data"][-1]["y"] == [1.0, 1.0, 1.0]
+    found = sweep.by_setting(told.configurations)
+    assert list(found) == ["agent.learning_rate", "agent.entropy_loss_scale"]
+    figure = found["agent.entropy_loss_scale"]
+    (line,) = [one for one in figure.series if one.kind == "line"]
+    points = [one for one in figure.series if one.kind == "points"]
+    assert list(line.x) == [0.0, 0.01] and len(points) == 6
+    of_none = [c.iqm for c in told.configurations if c.settings["agent.entropy_loss_scale"] == 0]
+    assert line.y[0] == pytest.approx(np.mean(of_none))
     assert tabs(page) == [
         "summary",
         "curves",
@@ -227,64 +270,108 @@ def test_sweep_over_two_axes(told: Report, page: Path) -> None:
 def test_settings_that_go_together_are_one_axis(tmp_path: Path) -> None:
     zips = [["agent.learning_rate=0.001,0.01,0.1", "agent.entropy_loss_scale=0.0,0.01,0.02"]]
     report_launches.build(tmp_path / "a", seeds=3, points=4, zips=zips)
-    told = report_data.read([tmp_path / "a"])
-    assert list(report_sweeps.swept(told.configurations)) == ["agent.learning_rate"]
-    assert report_sweeps.heat_maps(told.configurations) == []
-    look = report_figures.styles(3)
-    assert report_sweeps.parallel(told.configurations, look) is None
-    figure = report_sweeps.one_axis(told.configurations, look)
-    assert figure is not None and figure["layout"]["xaxis"]["type"] == "log"
-    (trace,) = figure["data"]
-    assert trace["x"] == [0.001, 0.01, 0.1] and len(trace["error_y"]["array"]) == 3
+    told = data.read([tmp_path / "a"])
+    assert list(sweep.swept(told.configurations)) == ["agent.learning_rate"]
+    ((_, figure),) = sweep.by_setting(told.configurations).items()
+    assert figure.x.kind == "log"
+    (line,) = [one for one in figure.series if one.kind == "line"]
+    assert list(line.x) == [0.001, 0.01, 0.1]
+    assert all(one.low is not None for one in figure.series if one.kind == "points")
     by_rate = {c.settings["agent.learning_rate"]: c for c in told.configurations}
-    assert trace["y"] == pytest.approx([by_rate[x].iqm for x in trace["x"]], rel=1e-4)
+    assert line.y == pytest.approx([by_rate[x].iqm for x in line.x])
 
 
 def test_time_of_attempts(told: Report) -> None:
-    parts = report_sweeps.attempt_parts(told, 0)
+    parts = throughput.spent(told, 0)
     assert list(parts) == [1, 2, 3, 4, 5, 6]
     start_up, training, closing, steps = parts[3]
     assert (start_up, training, closing) == pytest.approx((START_UP, 0.05 * POINTS, 1.0), abs=1e-5)
     assert steps == 4 * told.seeds[0].row.env_steps
-    figure = report_sweeps.throughput(told)
+    figure = throughput.throughput(told)
     assert figure is not None
-    (line,) = figure["data"]
-    width = line["x"][1] - line["x"][0]
-    assert sum(line["y"]) * width == pytest.approx(sum(seed.row.env_steps for seed in told.seeds), rel=1e-3)
+    (line,) = figure.series
+    width = line.x[1] - line.x[0]
+    assert sum(line.y) * width == pytest.approx(sum(seed.row.env_steps for seed in told.seeds), rel=1e-3)
 
 
 def test_rows_of_equal_names_stay_apart() -> None:
-    assert report_sweeps.distinct(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
+    assert distinct(["a", "b", "a", "a"]) == ["a", "b", "a (2)", "a (3)"]
 
 
-def test_time_split_is_told_where_records_tell_it(told: Report) -> None:
-    figure = report_sweeps.time_split(told)
-    assert figure is not None
-    assert [trace["name"] for trace in figure["data"]] == ["Environment", "Update"]
-    assert all(len(set(trace["y"])) == 6 for trace in figure["data"])
-    for shares in zip(*(trace["x"] for trace in figure["data"]), strict=True):
-        assert sum(shares) == pytest.approx(1, abs=1e-3)
+def test_time_split_is_told_where_records_tell_it(told: Report, tmp_path: Path) -> None:
+    table = throughput.speeds(told)
+    assert list(table.headings[-2:]) == ["Environment, %:", "Update, %:"] and len(table.rows) == 6
+    assert all(sum(cell.value or 0.0 for cell in row[-2:]) == pytest.approx(100) for row in table.rows)
     seed = told.configurations[0].seeds[0]
     records = read_records(told.launches[0].standing.directory / "ledger.sqlite", seed.row.trial.trial)
     assert seed.split["Update"] == pytest.approx(records.values["Time / Update"].sum())
+    report_launches.build(tmp_path / "a", seeds=1, points=4)
+    assert throughput.speeds(data.read([tmp_path / "a"])).headings[-1] == "steps/s of a trial, median:"
 
 
 def test_evaluations(page: Path, told: Report) -> None:
-    first = report_evaluations.last(told)[0]
-    assert first.returns.tolist() == [value for one in first.evaluations for value in one.returns]
-    assert first.means.tolist() == [np.mean(one.returns) for one in first.evaluations]
+    first = next(evaluations.evaluated(told))
+    assert first.returns.tolist() == [value for one in first.last for value in one.returns]
+    assert first.means.tolist() == [np.mean(one.returns) for one in first.last]
     words = "CartPole-v1, 20 episodes, most probable actions, seed 0"
-    assert report_evaluations.terms(SETTINGS) == words and page.read_text().count(words) == 2 + 3
-    assert report_evaluations.terms("odd") == "odd"
-    (figure,) = report_evaluations.figures(told).values()
-    assert [sum(trace["y"]) for trace in figure["data"]] == pytest.approx([1, 1], abs=1e-3)
+    assert evaluations.terms(SETTINGS) == words and page.read_text().count(words) == 2 + 3 + 1
+    assert evaluations.terms("odd") == "odd"
+    figure = evaluations.spread(list(evaluations.evaluated(told)))
+    assert [one.y[0] for one in figure.series] == [1, 1] and [one.y[-1] for one in figure.series] == [0, 0]
+
+
+def test_evaluations_of_every_checkpoint_are_a_curve(tmp_path: Path) -> None:
+    trials = report_launches.build(tmp_path / "a", ["agent.learning_rate=0.001,0.002"], 5, 4)
+    for timestep in (100, 200, 300):
+        report_launches.evaluate(tmp_path / "a", trials[:5] if timestep > 200 else trials, timestep=timestep)
+    told = data.read([tmp_path / "a"])
+    panel = evaluations.panel(told)
+    assert panel is not None
+    plot = next(plot for plot in panel.plots if plot.name == "evaluated_checkpoints")
+    by_name = {one.name: one for one in plot.figure.series}
+    envs = trials[0].config.env.num_envs or 0
+    short_one, whole = (by_name[f"learning_rate={rate}"] for rate in (0.002, 0.001))
+    assert list(whole.x) == [100 * envs, 200 * envs, 300 * envs] and list(short_one.x) == list(whole.x)[:2]
+    (found,) = [one for one in evaluations.evaluated(told) if one.configuration.label == "learning_rate=0.001"]
+    means = [np.mean(one.returns) for _, steps, one in found.checkpoints if steps == 100 * envs]
+    assert len(means) == 5 and whole.y[0] == pytest.approx(stats.interquartile_mean(means))
+    assert whole.low is not None and whole.low[0] < whole.y[0] < whole.high[0]  # type: ignore[index]
+
+
+def test_films_are_shown_beside_what_they_show(tmp_path: Path) -> None:
+    report_launches.build(tmp_path / "a b", ["agent.learning_rate=0.001,0.002"], 1, 4)
+    folder = tmp_path / "a b" / "videos"
+    folder.mkdir()
+    for name in ("cartpole_learning_rate=0.002_1000.mp4", "other_64-128.gif", "note.txt"):
+        (folder / name).touch()
+    text = report.write([tmp_path / "a b"]).read_text()
+    assert 'src="videos/cartpole_learning_rate%3D0.002_1000.mp4"></video>' in text
+    assert "<figcaption>learning_rate=0.002, checkpoint of timestep 1000</figcaption>" in text
+    assert 'alt="other_64-128" src="videos/other_64-128.gif"' in text and "note.txt" not in text
+    away = report.write([tmp_path / "a b"], tmp_path / "pages" / "page.html").read_text()
+    assert 'src="../a%20b/videos/other_64-128.gif"' in away
+
+
+def test_values_are_written_as_people_write_them() -> None:
+    assert short({"a": 1, "b": {"c": [64, "elu"]}, "d": []}) == "a: 1, b: (c: (64, elu)), d: none"
+    assert [short(value) for value in (True, None, 0.001, "x", [64, 64])] == ["true", "null", "0.001", "x", "64, 64"]
+    settings = {"deterministic": False, "env": {"id": "A", "noop": [1]}, "episodes": 2, "seed": 0, "at_once": 2}
+    assert evaluations.terms(json.dumps(settings)) == "A, 2 episodes, sampled actions, seed 0, noop: (1), at_once: 2"
+
+
+def test_the_words_of_the_page_hold_no_json(tmp_path: Path) -> None:
+    layers = 'agent.learning_rate_scheduler_kwargs={"kl_threshold": 0.008},{"kl_threshold": 0.02}'
+    report_launches.build(tmp_path / "a", [layers, "agent.learning_rate_scheduler=KLAdaptiveLR"], 1, 4)
+    text = report.write([tmp_path / "a"]).read_text()
+    shown = re.sub(r"<(script|style|pre)\b.*?</\1>", "", text, flags=re.DOTALL)
+    assert "kl_threshold" in shown and not re.search(r"[{}]|&#34;|\[[^\]]*,", shown)
 
 
 def test_colours_of_few_and_of_many() -> None:
-    twelve = report_figures.styles(12)
-    assert len(set(twelve)) == 12 and report_figures.OTHERS not in dict(twelve)
-    many = report_figures.styles(64)
-    assert [colour for colour, _ in many].count(report_figures.OTHERS) == 64 - len(report_figures.PALETTE)
+    twelve = figures.styles(12)
+    assert len(set(twelve)) == 12 and all(style.front for style in twelve)
+    many = figures.styles(64)
+    assert [style.front for style in many].count(False) == 64 - len(figures.PALETTE)
     assert many[:6] == twelve[:6]
 
 
@@ -297,8 +384,8 @@ def test_one_configuration_is_compared_with_nothing(tmp_path: Path) -> None:
     assert page == tmp_path / "other" / "page.html" and (tmp_path / "other" / "page" / "scores.csv").is_file()
     assert tabs(page) == ["summary", "curves", "throughput", "trials", "configurations"]
     assert "All configurations have fewer than 3 finished seeds" in page.read_text()
-    (c,) = data_of(page)["curves"]["configurations"]
-    assert len(c["trials"]) == 1
+    traces = data_of(page)["figures"]["learning_curves"]["data"]
+    assert [trace.get("thin", False) for trace in traces].count(True) == 1
 
 
 def test_several_launches_make_one_comparison(tmp_path: Path) -> None:
@@ -308,7 +395,7 @@ def test_several_launches_make_one_comparison(tmp_path: Path) -> None:
     paths = [tmp_path / "x" / name for name in ("a", "b", "c")]
     page = report.write(paths)
     assert page == tmp_path / "x" / "report.html"
-    told = report_data.read(paths)
+    told = data.read(paths)
     names = {c.name for c in told.configurations}
     assert len(names) == 5 and {"a: cartpole_learning_rate=0.001", "b: cartpole_learning_rate=0.001"} <= names
     assert [launch.name for launch in told.launches] == ["a", "b", "c"]
@@ -319,7 +406,7 @@ def test_several_launches_make_one_comparison(tmp_path: Path) -> None:
 
 def test_launches_of_one_name_are_told_apart() -> None:
     folders = [Path("/runs/x/a"), Path("/runs/y/a"), Path("/runs/y/b")]
-    assert report_data._launch_names(folders) == ["x/a", "y/a", "y/b"]
+    assert data._launch_names(folders) == ["x/a", "y/a", "y/b"]
 
 
 def test_tasks_are_not_compared_with_each_other(told: Report) -> None:
@@ -327,10 +414,12 @@ def test_tasks_are_not_compared_with_each_other(told: Report) -> None:
     other = dataclasses.replace(first, settings={**first.settings, "env.id": "Acrobot-v1"})
     both = dataclasses.replace(told, configurations=[other, *rest])
     assert both.tasks == ["Acrobot-v1", "CartPole-v1"]
-    panel = report._comparison(both)
-    assert "returns-1" in panel.figures and "improvement-0" not in panel.figures
-    assert len(panel.figures["improvement-1"]["data"][0]["z"]) == 5
-    assert "Final returns: Acrobot-v1" in panel.markup
+    panel = comparison.panel(both)
+    assert panel is not None
+    found = {plot.name: plot.figure for plot in panel.plots}
+    assert list(found["final_returns_acrobot_v1"].y.labels) == [0]
+    assert list(found["final_returns_cartpole_v1"].y.labels) == [0, 1, 2, 3, 4]
+    assert Words("heading", "Final returns: Acrobot-v1") in panel.parts
 
 
 def test_launch_that_has_not_begun(tmp_path: Path) -> None:
@@ -375,7 +464,7 @@ def test_configuration_file_that_is_gone(tmp_path: Path) -> None:
     trials = report_launches.build(tmp_path / "a", ["agent.learning_rate=0.001,0.002"], 3, 4)
     (tmp_path / "a" / "trials" / trials[0].id / "config.yaml").write_text("a: [")
     (tmp_path / "a" / "trials" / trials[3].id / "config.yaml").unlink()
-    told = report_data.read([tmp_path / "a"])
+    told = data.read([tmp_path / "a"])
     assert [c.text for c in told.configurations] == ["", ""]
     assert len(tabs(report.write([tmp_path / "a"]))) >= 5
 
@@ -383,7 +472,8 @@ def test_configuration_file_that_is_gone(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, launcher.report; "
-        "found = {'plotly', 'matplotlib', 'ray', 'torch', 'jax', 'envpool', 'pandas'} & set(sys.modules);"
+        "heavy = {'plotly', 'matplotlib', 'jinja2', 'scipy', 'numpy', 'ray', 'torch', 'jax', 'envpool', 'pandas'};"
+        "found = heavy & set(sys.modules);"
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -393,6 +483,6 @@ def test_logs_that_are_elsewhere(launched: Path) -> None:
     standing = status.read(launched)
     lost = next(row for row in standing.rows if row.trial.state == "failed")
     away = {number: dataclasses.replace(row, log="logs/away.log") for number, row in standing.attempts.items()}
-    failures = report_data._failures(dataclasses.replace(standing, attempts=away))
-    assert failures[0].trials[0] == lost.trial.trial and failures[0].lines == []
-    assert "is not on this machine" in failures[0].log
+    found = failures.failures(dataclasses.replace(standing, attempts=away))
+    assert found[0].trials[0] == lost.trial.trial and found[0].lines == []
+    assert "is not on this machine" in found[0].log

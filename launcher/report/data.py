@@ -11,7 +11,7 @@ import os
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from launcher import stats
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
-from launcher.ledger.rows import AttemptRow, Progress
-from launcher.settings import read_settings
+from launcher.ledger.rows import Progress
+from launcher.report.figures import PLAIN, Style, styles
+from launcher.report.settings import read_settings
 from launcher.watch import status
 from launcher.watch.layout import LOST_STATES
 from runner.errors import UserError
@@ -36,12 +37,6 @@ OTHER_POINTS = 80
 """Points of a curve of any other metric."""
 CURVE_NUMBERS = 400_000
 """Numbers of all curves of seeds together, at most: 2 MB of the page."""
-FAILURES = 30
-"""Excerpts of logs at most."""
-LAST_WORDS = 40
-"""Lines of each."""
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
-
 
 Each = Callable[[str, Progress, Records], None]
 
@@ -89,6 +84,7 @@ class Configuration:
         curve: interquartile mean of the returns; its grid is that of the seeds' curves, too.
         others: metric → interquartile mean over seeds, on `thin`.
         interval: of the IQM of the final returns; None for fewer than 3.
+        style: in all figures and tables.
     """
 
     name: str
@@ -102,6 +98,7 @@ class Configuration:
     others: Mapping[str, NDArray[np.float64]]
     iqm: float | None
     interval: stats.Interval | None
+    style: Style = PLAIN
 
     @property
     def task(self) -> str:
@@ -125,23 +122,11 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Trials that failed or diverged together: why, and how their log ends."""
-
-    trials: Sequence[str]
-    state: str
-    reason: str
-    log: str
-    lines: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Launch:
     """One launch directory."""
 
     name: str
     standing: status.Standing
-    failures: Sequence[Failure]
     evaluations: Sequence[Evaluation]
 
     @property
@@ -173,11 +158,17 @@ class Report:
         """All trials."""
         return [seed for c in self.configurations for seed in c.seeds]
 
-    def attempts(self) -> Iterator[tuple[Launch, AttemptRow]]:
-        """All attempts of all launches, in order."""
-        for launch in self.launches:
-            for attempt in launch.standing.attempts.values():
-                yield launch, attempt
+    def of_task(self, task: str) -> list[Configuration]:
+        """Configurations that can be compared with each other, best first."""
+        return [c for c in self.configurations if c.task == task]
+
+    def of_launch(self, index: int) -> list[Seed]:
+        """The trials of a launch."""
+        return [seed for seed in self.seeds if seed.launch == index]
+
+    def suffix(self, task: str) -> str:
+        """Of a heading: names the task where there are several."""
+        return f": {task}" if len(self.tasks) > 1 else ""
 
 
 def axes(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
@@ -217,9 +208,11 @@ def read(directories: Sequence[Path], each: Each | None = None) -> Report:
     configurations = [replace(c, label=label) for c, label in zip(configurations, labels, strict=True)]
     tasks = list(dict.fromkeys(c.task for c in configurations))
     configurations.sort(key=lambda c: (tasks.index(c.task), *_rank(c)))
+    looks = styles(len(configurations))
+    configurations = [replace(c, style=look) for c, look in zip(configurations, looks, strict=True)]
     tags = dict.fromkeys(tag for c in configurations for seed in c.seeds for tag in seed.curves)
     launches = [
-        Launch(name, standing, _failures(standing), _evaluations(folder))
+        Launch(name, standing, _evaluations(folder))
         for name, standing, folder in zip(names, standings, folders, strict=True)
     ]
     return Report(launches, configurations, sorted(tags, key=lambda tag: (tag != SCORE, tag)))
@@ -303,33 +296,6 @@ def _labels(names: Sequence[str], keys: Iterable[str]) -> list[str]:
     found = re.search(f"_(?=(?:{swept})=)", names[0]) if swept and names else None
     cut = found.end() if found and found.end() <= len(common) else 0
     return [re.sub(f"_(?=(?:{swept})=)", ", ", name[cut:]) if swept else name for name in names]
-
-
-def _failures(standing: status.Standing) -> list[Failure]:
-    """Why trials failed or diverged, once for all that did so together; excerpts of the first logs only."""
-    groups: dict[tuple[int | None, str, str | None], list[str]] = {}
-    for row in standing.rows:
-        trial = row.trial
-        if trial.state in LOST_STATES:
-            groups.setdefault((trial.attempt, trial.state, trial.error), []).append(trial.trial)
-    failures = []
-    for number, ((attempt, state, error), trials) in enumerate(groups.items()):
-        reason = error or "A loss or parameter stopped being a finite number; the last finite state is saved."
-        log, lines = _excerpt(standing, attempt) if number < FAILURES else ("", [])
-        failures.append(Failure(trials, state, reason, log, lines))
-    return failures
-
-
-def _excerpt(standing: status.Standing, attempt: int | None) -> tuple[str, list[str]]:
-    """Name and last lines of the log of an attempt; or why it is not shown, and nothing."""
-    try:
-        path = status.log_path(standing, standing.attempts[attempt or 0])
-        lines = status.tail(path, LAST_WORDS)
-    except KeyError:
-        return "It has had no attempt, so there is no log.", []
-    except UserError as error:
-        return str(error), []
-    return str(path), [_CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2])[: status.LONGEST_LINE] for line in lines]
 
 
 def _evaluations(folder: Path) -> list[Evaluation]:

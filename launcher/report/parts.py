@@ -1,0 +1,142 @@
+"""What the tabs of the page are made of: figures, tables, notes; `page.html` says how each looks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from launcher import stats
+from launcher.report.data import Configuration, Report
+from launcher.report.figures import Figure, written
+
+FEW = f"with fewer than {stats.FEWEST_RUNS} seeds there is none"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, the number to sort by if there is one, and the configuration whose swatch it has."""
+
+    text: str
+    value: float | None = None
+    kind: str = ""
+    configuration: Configuration | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; headings that end in a colon are of numbers. `sorts` where a click sorts it."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    sorts: bool = True
+    part: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with its caption; `name` is that of its files.
+
+    Attributes:
+        main: False for one that the reader has to choose, which is no picture and stands nowhere by itself.
+    """
+
+    name: str
+    figure: Figure
+    caption: str = ""
+    main: bool = True
+    part: ClassVar[str] = "plot"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A macro of `parts.html` and what it shows."""
+
+    part: str
+    data: Any
+
+
+Part = Table | Plot | Words
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One tab; `alarm` is a number beside the title."""
+
+    id: str
+    title: str
+    parts: Sequence[Part]
+    alarm: int = 0
+
+    @property
+    def plots(self) -> list[Plot]:
+        """Its figures."""
+        return [part for part in self.parts if isinstance(part, Plot)]
+
+
+def slug(*words: str) -> str:
+    """Words as the name of a file."""
+    return "_".join(re.sub(r"\W+", "_", word).strip("_").lower() for word in words if word)
+
+
+def distinct(texts: Iterable[str], form: str = "{} ({})") -> list[str]:
+    """Texts that are all different: equal ones, such as names cut to the same, are numbered."""
+    seen: Counter[str] = Counter()
+    names = []
+    for text in texts:
+        seen[text] += 1
+        names.append(text if seen[text] == 1 else form.format(text, seen[text]))
+    return names
+
+
+def num(value: float | None, spec: str = "") -> Cell:
+    """A number, aligned right; a dash for none. Without a `spec`, as a return is written."""
+    if value is None or not np.isfinite(value):
+        return Cell("-", None, "n")
+    return Cell(format(value, spec) if spec else written(value), value, "n")
+
+
+def span(ends: stats.Interval | None, seeds: int) -> Cell:
+    """An interval, or why there is none."""
+    if ends is None or not np.isfinite(ends).all():
+        return Cell(f"{seeds} seed{'' if seeds == 1 else 's'}: none" if seeds else "-", None, "n")
+    return Cell(f"{written(ends[0])} to {written(ends[1])}", None, "n")
+
+
+def of(c: Configuration) -> Cell:
+    """The name of a configuration."""
+    return Cell(c.label, None, "c", c)
+
+
+def interval(report: Report) -> str:
+    """What the intervals of the report are."""
+    ranges = sorted({len(c.scores) for c in report.configurations if is_range(c)})
+    words = (
+        f" With {' or '.join(map(str, ranges))} seeds it is their range, from the worst to the best." if ranges else ""
+    )
+    return f"95% bootstrap interval of the IQM ({stats.RESAMPLES:,} resamples of the seeds); {FEW}.{words}"
+
+
+def is_range(c: Configuration) -> bool:
+    """Whether an interval says no more than the least and the greatest of its seeds."""
+    return c.interval is not None and np.allclose(c.interval, (c.scores.min(), c.scores.max()))
+
+
+def short(value: object) -> str:
+    """A setting's value as a person writes it: `a: 1, b: (2, 3)`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_inner(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_inner, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _inner(value: object) -> str:
+    return f"({short(value)})" if isinstance(value, dict | list | tuple) and value else short(value)

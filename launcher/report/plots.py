@@ -1,0 +1,152 @@
+"""Figures as plotly.js draws them on the page: traces, layouts and a template for each theme."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.report.figures import THEMES, Axis, Figure, Kind, Series, Values, said
+
+Trace = dict[str, Any]
+_WIDTHS: dict[Kind, float] = {"line": 2.4, "thin": 1.0}
+_MARKERS: dict[Kind, Trace] = {
+    "dots": {"size": 7, "opacity": 0.45},
+    "points": {"size": 11, "symbol": "diamond"},
+    "crosses": {"size": 9, "symbol": "x"},
+}
+
+
+def template(theme: str) -> dict[str, Any]:
+    """What all figures have in common in `light` or `dark`."""
+    ink = THEMES[theme]
+    axis = {
+        "gridcolor": ink["line"],
+        "linecolor": ink["line"],
+        "tickcolor": ink["line"],
+        "tickfont": {"color": ink["soft"], "size": 12},
+        "title": {"font": {"size": 13, "color": ink["ink"]}, "standoff": 8},
+        "zeroline": False,
+    }
+    layout = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": ink["ink"]},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink["soft"], "activecolor": ink["ink"]},
+        "hoverlabel": {"bgcolor": ink["paper"], "bordercolor": ink["line"], "font": {"color": ink["ink"]}}
+        | {"align": "left", "namelength": -1},
+        "xaxis": axis,
+        "yaxis": axis,
+        "hovermode": "closest",
+        "margin": {"l": 62, "r": 16, "t": 12, "b": 52},
+    }
+    return {"layout": layout}
+
+
+class Arrays:
+    """Numbers of all figures, each array once; traces have the place of theirs."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    def __call__(self, values: Values, kind: str = "f4") -> Any:
+        """The place of an array; texts stay as they are."""
+        if not isinstance(values, np.ndarray) and any(isinstance(value, str) for value in values):
+            return list(values)
+        data = base64.b64encode(np.asarray(values, dtype=f"<{kind}").tobytes()).decode()
+        return self._places.setdefault(f"{kind}:{data}", len(self._places))
+
+    def all(self) -> list[dict[str, str]]:
+        """All of them as plotly.js reads them, by place."""
+        return [{"dtype": kind, "bdata": data} for kind, _, data in (key.partition(":") for key in self._places)]
+
+
+def plot(figure: Figure, arrays: Arrays) -> dict[str, Any]:
+    """Traces and layout of a figure."""
+    # Later traces lie on top: the best configuration, which is the first, is drawn last.
+    traces = [trace for one in reversed(figure.series) for trace in _traces(figure, one, arrays)]
+    layout = {"height": figure.height, "showlegend": False, "xaxis": _axis(figure.x), "yaxis": _axis(figure.y)}
+    if figure.lying:
+        layout["yaxis"] = {"visible": False, "range": [len(figure.y.labels) - 0.5, -0.75], "fixedrange": True}
+        layout["margin"] = {"l": 12}
+        # Beside the rows there is no room for names on a phone, so each stands above its own.
+        place = {"x": 0, "xref": "paper", "xanchor": "left", "yshift": 14, "showarrow": False, "font": {"size": 12}}
+        layout["annotations"] = [{"y": y, "text": said(text, 50), **place} for y, text in figure.y.labels.items()]
+    return {"data": traces, "layout": layout}
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    found: dict[str, Any] = {"title": {"text": axis.title}, "type": axis.kind}
+    if axis.percent:
+        found["tickformat"] = ".0%"
+    if axis.limits is not None:
+        found["range"] = list(axis.limits)
+    if axis.labels:
+        found |= {"tickvals": list(axis.labels), "ticktext": [said(text) for text in axis.labels.values()]}
+    if axis.kind == "category":
+        found |= {"automargin": True, "showgrid": False}
+    return found
+
+
+def _traces(figure: Figure, one: Series, arrays: Arrays) -> Iterator[Trace]:
+    colour = one.style.colour
+    trace: Trace = {"name": said(one.name), "x": arrays(one.x, "f8"), "y": arrays(one.y), "meta": one.place}
+    trace["hovertemplate"] = _hover(figure, one)
+    if len(one.notes):
+        trace["text"] = list(one.notes)
+    trace |= {"type": "scatter", "zorder": (2 if one.style.front else 1) + (one.kind == "line")}
+    if one.kind in _MARKERS:
+        marker = {"color": colour, **_MARKERS[one.kind]}
+        if one.kind == "points" and one.style.dash != "solid":
+            marker["symbol"] = "diamond-open"
+        trace |= {"mode": "markers", "marker": marker}
+        if one.low is not None and one.high is not None:
+            trace["error_x" if figure.lying else "error_y"] = _bars(one, figure.lying)
+        yield trace
+        return
+    if one.low is not None and one.high is not None:
+        x, y = _band(one)
+        fill = {"fill": "toself", "fillcolor": faint(colour), "line": {"width": 0}, "hoverinfo": "skip"}
+        yield {"type": "scatter", "mode": "lines", "x": arrays(x, "f8"), "y": arrays(y), "meta": one.place} | fill
+    width = _WIDTHS[one.kind] if one.style.front or one.kind == "thin" else 1.2
+    line = {"color": colour, "width": width, "dash": one.style.dash}
+    shown = {"mode": "lines" if len(one.x) > 1 else "markers", "line": line}
+    yield trace | shown | ({"opacity": 0.55, "thin": True} if one.kind == "thin" else {})
+
+
+def _hover(figure: Figure, one: Series) -> str:
+    numbers = ",.5~g"
+    x, y = ("%" if axis.percent else numbers for axis in (figure.x, figure.y))
+    value = f"{figure.x.title} %{{x:{x}}}"
+    if not figure.lying:
+        value += f"<br>{figure.y.title} %{{y:{y}}}"
+    return f"<b>{said(one.name)}</b><br>{value}{'<br>%{text}' if len(one.notes) else ''}<extra></extra>"
+
+
+def _bars(one: Series, lying: bool) -> Trace:
+    """Intervals around points."""
+    middle, low, high = (np.asarray(part, dtype=float) for part in (one.x if lying else one.y, one.low, one.high))
+    ends = {"array": (high - middle).tolist(), "arrayminus": (middle - low).tolist()}
+    return {"type": "data", "symmetric": False, "color": one.style.colour, "thickness": 2.5, "width": 6, **ends}
+
+
+def _band(one: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A closed line around each stretch of points that have an interval."""
+    x, low, high = (np.asarray(part, dtype=float) for part in (one.x, one.low, one.high))
+    (known,) = np.nonzero(~np.isnan(low))
+    xs: list[NDArray[np.float64]] = []
+    ys: list[NDArray[np.float64]] = []
+    gap = np.array([np.nan])
+    for stretch in np.split(known, np.nonzero(np.diff(known) > 1)[0] + 1):
+        xs += [x[stretch], x[stretch][::-1], gap]
+        ys += [low[stretch], high[stretch][::-1], gap]
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def faint(colour: str, alpha: float = 0.18) -> str:
+    """A colour as a band has it."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
