@@ -155,12 +155,10 @@ def _states(rows: Group) -> Text:
     return Text(text, STYLES.get(order[0], "dim"))
 
 
-def _first(states: str, width: int) -> str:
+def _first(states: Sequence[str], width: int) -> list[str]:
     """The first of `1 failed, 7 running`, where there is no room for all."""
-    if len(states) <= width:
-        return states
-    first = states.partition(",")[0]
-    return cut(f"{first}…" if len(first) < width else first, width)
+    firsts = [text if len(text) <= width else text.partition(",")[0] + "…" for text in states]
+    return [cut(first, width) if len(first) - 1 > width else first[:width] for first in firsts]
 
 
 def _finished(rows: Group) -> int:

@@ -39,17 +39,17 @@ def _equal(lists: Sequence[Sequence[str]], most: int) -> int:
     return most
 
 
-def abbreviated(name: str, width: int) -> str:
-    """A name in `width` characters, cut where even `briefest` is longer.
+def abbreviated(names: Sequence[str], width: int) -> list[str]:
+    """Names in `width` characters each, cut where even `briefest` is longer.
 
-    Keys are cut as far as that takes, `learn…=0.001`; values are kept.
+    Keys are cut as far as that takes, `learn…=0.001`, in all names alike; values are kept.
     """
-    keys = [part.partition("=")[0] for part in _parts(name) if "=" in part]
+    keys = [part.partition("=")[0] for name in names for part in _parts(name) if "=" in part]
     for length in range(max(map(len, keys), default=0), SHORTEST_KEY - 1, -1):
-        shorter = _with_keys(name, functools.partial(cut, width=length))
-        if len(shorter) <= width:
-            return shorter
-    return cut(briefest(name), width)
+        shorter = [_with_keys(name, functools.partial(cut, width=length)) for name in names]
+        if all(len(name) <= width for name in shorter if "=" in name):
+            return [cut(name, width) for name in shorter]
+    return [cut(briefest(name), width) for name in names]
 
 
 def briefest(name: str) -> str:

@@ -23,13 +23,13 @@ class Column:
         heading: its title; a colon at the end makes the column numbers, aligned right.
         rank: where the table is too wide, the column of the highest rank leaves first; those of rank 0 stay.
         least: width down to which its texts are narrowed before columns leave.
-        shorten: makes of a text one line of at most so many characters; None breaks it into several lines.
+        shorten: makes of the texts lines of at most so many characters; None breaks each into several lines.
     """
 
     heading: str
     rank: int = 0
     least: int = LEAST_TEXT
-    shorten: Callable[[str, int], str] | None = None
+    shorten: Callable[[Sequence[str], int], list[str]] | None = None
 
     @property
     def number(self) -> bool:
@@ -49,15 +49,16 @@ def table(
     all_columns = [Column(column) if isinstance(column, str) else column for column in columns]
     texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     widths = _fit(all_columns, [[c.title, *(row[i].plain for row in texts)] for i, c in enumerate(all_columns)], width)
+    shorter: dict[int, Sequence[str]] = {}
     shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=headings)
     for i, taken in widths.items():
         column = all_columns[i]
         one_line = column.number or column.shorten is not None
-        title = column.shorten(column.title, taken) if column.shorten else column.title
+        title, *shorter[i] = _shortened([column.title, *(row[i].plain for row in texts)], column, taken)
         justify, overflow = ("right" if column.number else "left"), ("ellipsis" if one_line else "fold")
         shown.add_column(title, justify=justify, width=taken, no_wrap=one_line, overflow=overflow)  # type: ignore[arg-type]
-    for row in texts:
-        shown.add_row(*(_shortened(row[i], all_columns[i], taken) for i, taken in widths.items()))
+    for place, row in enumerate(texts):
+        shown.add_row(*(Text(shorter[i][place], row[i].style) if all_columns[i].shorten else row[i] for i in widths))
     return shown
 
 
@@ -78,7 +79,7 @@ def _fit(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) 
         alike = sum(columns[other].rank == columns[i].rank for other in giving[place:])
         needed[i] = max(min(wanted[i], needed[i] + spare() // alike), 1)
         if shorten := columns[i].shorten:
-            needed[i] = _longest([shorten(text, needed[i]) for text in texts[i]])
+            needed[i] = _longest(shorten(texts[i], needed[i]))
     return {i: needed[i] for i in kept}
 
 
@@ -86,8 +87,8 @@ def _longest(texts: Sequence[str]) -> int:
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _shortened(text: Text, column: Column, width: int) -> Text:
-    return Text(column.shorten(text.plain, width), text.style) if column.shorten else text
+def _shortened(texts: Sequence[str], column: Column, width: int) -> Sequence[str]:
+    return column.shorten(texts, width) if column.shorten else texts
 
 
 def cut(text: str, width: int) -> str:

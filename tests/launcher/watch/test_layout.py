@@ -194,16 +194,23 @@ def test_what_names_share(names: list[str], shared: str, rest: list[str]) -> Non
 
 def test_names_shorten_step_by_step() -> None:
     name = "learning_rate=0.001_ratio_clip=0.2"
-    assert abbreviated(name, 40) == name
-    assert abbreviated(name, 32) == "learning_r…=0.001_ratio_clip=0.2"
-    assert abbreviated(name, 20) == briefest(name) == "lr=0.001_rc=0.2"
-    assert abbreviated(name, 12) == "lr=0.001_rc…" and abbreviated("cartpole", 5) == "cart…"
+    assert abbreviated([name], 40) == [name]
+    assert abbreviated([name], 32) == ["learning_r…=0.001_ratio_clip=0.2"]
+    assert abbreviated([name], 20) == [briefest(name)] == ["lr=0.001_rc=0.2"]
+    assert abbreviated([name, "cartpole"], 12) == ["lr=0.001_rc…", "cartpole"]
+    assert abbreviated(["cartpole"], 5) == ["cart…"]
+
+
+def test_names_of_one_table_are_shortened_alike() -> None:
+    names = ["learning_rate=0.0003_gae_lambda=0.9", "learning_rate=0.0003_gae_lambda=0.95", "8 trials"]
+    assert abbreviated(names, 27) == ["learni…=0.0003_gae_la…=0.9", "learni…=0.0003_gae_la…=0.95", "8 trials"]
+    assert abbreviated(names, 24) == ["lr=0.0003_gl=0.9", "lr=0.0003_gl=0.95", "8 trials"]
 
 
 @settings(max_examples=200, deadline=None)
 @given(configs, st.integers(1, 90))
 def test_short_names_are_short(name: str, width: int) -> None:
-    assert len(abbreviated(name, width)) <= width
+    assert len(abbreviated([name], width)[0]) <= width
 
 
 # Tables
