@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from operator import index
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from runner.config.load import read_yaml
 from runner.config.schema import too_many_mini_batches
 from runner.envs.base import VectorEnv, environment_seeds
 from runner.envs.wrap import wrap_env
-from runner.errors import UserError
+from runner.errors import UserError, shown
 from runner.files import expanded
 from runner.training.evaluate import Episode, play
 from runner.training.learning import Learning
@@ -73,12 +74,8 @@ class Runner:
         if configs is not None:
             members = [self._with_environment(c) for c in configs]
         else:
-            chosen = [config.seed if config.seed is not None else _fresh_seed()] if seeds is None else list(seeds)
-            members = [config.model_copy(update={"seed": int(seed)}) for seed in chosen]
-        if not members or any((c.seed or 0) < 0 for c in members):
-            raise UserError(f"seeds: found {seeds!r}; allowed: one or more numbers, each 0 or greater")
-        if seeds is not None and len(set(seeds)) < len(seeds):
-            raise UserError(f"seeds: found {list(seeds)!r}: a seed is given twice and would train the same run twice")
+            own = config.seed if config.seed is not None else _fresh_seed()
+            members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
         pack = Pack.of(members)
         _note_single_rows(pack.static)
         self.configs = pack.configs
@@ -248,6 +245,20 @@ class Runner:
         total = self._static.updates * self._static.agent.rollouts
         progress = Progress(lambda: self._learning.timestep, total, not trainer.disable_progressbar)
         write(self, self._learning.pack, self.agent.experiment_dir, progress)
+
+
+def _whole(seeds: Sequence[int]) -> list[int]:
+    """Seeds as Python's integers, of whatever library they are."""
+    try:
+        given = list(seeds)
+        whole = [index(seed) for seed in given if not isinstance(seed, bool)]
+    except TypeError:
+        given, whole = [], []
+    if not given or len(whole) < len(given) or not all(0 <= seed < 2**63 for seed in whole):
+        raise UserError(f"seeds: found {shown(given or seeds)}; allowed: one or more whole numbers from 0 below 2**63")
+    if len(set(whole)) < len(whole):
+        raise UserError(f"seeds: found {shown(whole)}: a seed is given twice and would train the same run twice")
+    return whole
 
 
 def _refuse_fixed(env: VectorEnv, members: int) -> None:

@@ -166,7 +166,8 @@ def _finished(rows: Group) -> int:
 
 
 def _rate(rows: Group) -> float:
-    return sum(row.steps_per_second or 0 for row in rows if row.trial.state == "running")
+    """Env steps per second of those that train now: what is said of others is of an attempt before."""
+    return sum(row.steps_per_second or 0 for row in rows if _doing(row) == "running")
 
 
 def _trained(rows: Group) -> int:

@@ -97,10 +97,15 @@ def test_contradictions_between_configuration_and_environment_are_refused() -> N
         Runner(3, plain_config())
 
 
-@pytest.mark.parametrize("seeds", [[], [-1], [3, -4]])
-def test_bad_seeds_are_refused(seeds: list[int]) -> None:
-    with pytest.raises(UserError, match="allowed: one or more numbers, each 0 or greater"):
+@pytest.mark.parametrize("seeds", [[], [-1], [3, -4], [1.5], [1.0], "12", ["1"], 3, [True], [None], [2**63]])
+def test_bad_seeds_are_refused(seeds: Any) -> None:
+    with pytest.raises(UserError, match="allowed: one or more whole numbers from 0 below"):
         make_runner(seeds=seeds)
+
+
+@pytest.mark.parametrize("seeds", [np.arange(1, 3, dtype=np.uint8), (s for s in (1, 2)), torch.tensor([1, 2])])
+def test_seeds_may_be_whole_numbers_of_any_library(seeds: Any) -> None:
+    assert [config.seed for config in make_runner(seeds=seeds).configs] == [1, 2]
 
 
 def test_a_seed_that_is_given_twice_is_refused_since_it_would_write_one_folder_twice() -> None:

@@ -28,6 +28,14 @@ SHAPES = {"STATES": "OBSERVATIONS", "OBSERVATIONS": "OBSERVATIONS", "ACTIONS": "
 SCHEDULER_RENAMES = {MISSPELT_SCHEDULER: "KLAdaptiveLR"}
 EVALUATED = ("learning_rate_scheduler", "observation_preprocessor", "state_preprocessor", "value_preprocessor")
 """skrl evaluates these as Python, so that the word None in them is null."""
+UNSET: Mapping[Key, Mapping[str, Any]] = {
+    ("agent",): {
+        "clip_predicted_values": False, "entropy_loss_scale": 0.0, "kl_threshold": 0.0, "time_limit_bootstrap": False
+    },
+    ("agent", "experiment"): {"directory": "", "experiment_name": "", "store_separately": False, "wandb": False},
+    ("trainer",): {"close_environment_at_exit": False, "headless": False},
+}  # fmt: skip
+"""What null means where skrl only asks whether a key is set."""
 _STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
 
 
@@ -77,6 +85,7 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     out, era = plain_copy(data), era_of(data)
     notes = _Notes(frozenset(dotted(key) for key in source.overridden))
     models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
+    _unset(out)
     if era.before_2:
         for name, block in (("agent", agent), ("trainer", trainer)):
             _true(block, (name,), notes)
@@ -121,6 +130,15 @@ def canonical_override(key: Key, value: Any, era: Era) -> tuple[Key, Any]:
 
 
 # ---------------------------------------------------------------------------------------------- agent
+
+
+def _unset(out: Mapping[str, Any]) -> None:
+    for path, meanings in UNSET.items():
+        block: Any = out
+        for name in path:
+            block = block.get(name) if isinstance(block, dict) else None
+        if isinstance(block, dict):
+            block.update({name: value for name, value in meanings.items() if name in block and block[name] is None})
 
 
 def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _Notes) -> None:
@@ -173,6 +191,9 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
     if given:
         notes.translated["clip_predicted_values → value_clip"] = None
     if is_a2c(agent):
+        if era.before_2 and agent.get("learning_epochs", 1) != 1 and "agent.learning_epochs" not in notes.overridden:
+            del agent["learning_epochs"]
+            notes.ignored["agent.learning_epochs (A2C of skrl 1.x learns once from each rollout)"] = None
         return
     if era.before_2 and "value_loss_scale" not in agent:
         agent["value_loss_scale"] = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import math
@@ -228,3 +229,9 @@ def test_columns_leave_by_rank() -> None:
 @given(st.lists(st.lists(st.text("ab \n", max_size=40), min_size=3, max_size=3), max_size=4), st.integers(12, 90))
 def test_no_table_is_too_wide(rows: list[list[str]], width: int) -> None:
     assert max(map(len, lines(table(["first", "second", "third:"], rows, width), width))) <= width
+
+
+def test_who_does_not_train_yet_has_no_speed_though_an_attempt_before_had_one() -> None:
+    compiling = dataclasses.replace(row("cartpole", 0), note="compiling")
+    assert totals([compiling]).endswith("0 steps/s, mean return -150.25, time left -")
+    assert "1,600 steps/s" in totals([compiling, row("cartpole", 1)])

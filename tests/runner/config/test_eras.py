@@ -203,7 +203,7 @@ def test_models_that_no_skrl_could_build_are_refused_with_their_line(tmp_path: P
         ({"lambda": 0.9, "gae_lambda": 0.9}, "agent.lambda: 'lambda' and 'gae_lambda' are two names of one setting"),
         ({"class": "IPPO", "lambda": 0.9}, "agent.class: class IPPO of skrl is not supported; allowed: PPO, RPO, A2C"),
         ({"rewards_shaper": "lambda r: r"}, "agent.rewards_shaper: unknown key. Did you mean 'rewards_shaper_scale'"),
-        ({"clip_predicted_values": None}, "agent.clip_predicted_values: found None; allowed: True or False"),
+        ({"clip_predicted_values": 1}, "agent.clip_predicted_values: found 1; allowed: True or False"),
         ({"gae_lambda": 0.9, "checkpoint_max": 3}, "agent.checkpoint_max: unknown key."),
         (
             {"gae_lambda": 0.9, "state_preprocessor": None, "shared_state_preprocessor": SCALER,
@@ -223,3 +223,23 @@ def test_a_model_of_hiddens_has_one_preprocessor() -> None:
     data["agent"]["observation_preprocessor"] = None
     with pytest.raises(UserError, match="'state_preprocessor' and 'observation_preprocessor' are two names of one"):
         resolve(data)
+
+
+@pytest.mark.parametrize("era", [{"lambda": 0.9}, {"gae_lambda": 0.9}])
+def test_null_is_what_it_is_to_skrl_where_that_only_asks_whether_a_key_is_set(era: dict[str, Any]) -> None:
+    agent = {**era, "kl_threshold": None, "entropy_loss_scale": None, "time_limit_bootstrap": None}
+    experiment = {"directory": None, "experiment_name": None, "wandb": None, "store_separately": None}
+    config, _ = resolve(
+        {**network(), "agent": {**agent, "experiment": experiment}, "trainer": {"headless": None, "timesteps": 16}}
+    )
+    assert config.agent.kl_threshold == config.agent.entropy_loss_scale == 0.0
+    assert config.agent.time_limit_bootstrap is config.agent.experiment.wandb is config.trainer.headless is False
+    assert config.agent.experiment.directory == config.agent.experiment.experiment_name == ""
+
+
+def test_a2c_of_1x_does_not_read_learning_epochs() -> None:
+    agent = {"class": "A2C", "rollouts": 8, "learning_epochs": 8}
+    config, (note,) = resolve({**network(), "agent": {**agent, "lambda": 0.9}})
+    assert config.agent.learning_epochs == 1 and "agent.learning_epochs (A2C of skrl 1.x learns once" in note
+    with pytest.raises(UserError, match="A2C learns once from each rollout"):
+        resolve({**network(), "agent": {**agent, "gae_lambda": 0.9}})
