@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from runner.training.wandb import end
+
 BLOCK = 32768
 
 
@@ -31,7 +33,7 @@ class Offline:
     exit_code: int | None = None
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
-        return [(row["env_steps"], float(row[tag])) for row in self.rows if tag in row]
+        return [(row["global_step"], float(row[tag])) for row in self.rows if tag in row]
 
     @property
     def steps(self) -> list[int]:
@@ -84,9 +86,7 @@ def read_runs(directory: Path) -> list[Offline]:
     wandb's process writes the last block of a file (32 KiB, for short runs all of it) after `finish` has returned, so
     it is brought to its end first.
     """
-    import wandb
-
-    wandb.teardown()
+    end()
     found = [read_run(path) for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"))]
     return sorted(found, key=lambda run: (run.name, run.steps))
 
@@ -103,6 +103,4 @@ def alone(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        import wandb
-
-        wandb.teardown()
+        end()

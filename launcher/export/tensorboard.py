@@ -24,6 +24,7 @@ import numpy as np
 
 from launcher.export import hparams
 from launcher.export.hparams import HParams
+from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Progress, StoredRecord, TrialRow
 from launcher.stats import interquartile_mean
@@ -48,9 +49,10 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 class TensorBoardExport:
     """Keeps `DIR/tensorboard` up to date with the ledger of `DIR`. Errors are logged, never raised."""
 
-    def __init__(self, ledger_directory: Path) -> None:
-        """Nothing is opened before the first `poll`."""
+    def __init__(self, ledger_directory: Path, wandb: WandbExport | None = None) -> None:
+        """Nothing is opened before the first `poll`; `wandb` is told which folders are opened, and which complete."""
         self._directory = ledger_directory
+        self._wandb = wandb
         self._tail: _Tail | None = None
         self._failing = False
         self._due = 0.0
@@ -66,7 +68,7 @@ class TensorBoardExport:
             return
         try:
             if self._tail is None:
-                self._tail = _Tail(self._directory)
+                self._tail = _Tail(self._directory, self._wandb)
             self._tail.follow(began + longest)
             self._failing = False
             spent = time.monotonic() - began
@@ -117,7 +119,8 @@ class _Run:
 class _Tail:
     """Open files, and how far in the ledger they are."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wandb: WandbExport | None) -> None:
+        self._wandb = wandb
         self._root = directory / "tensorboard"
         self._root.mkdir(exist_ok=True)
         self._ledger = Ledger(directory, writer=False)
@@ -225,6 +228,8 @@ class _Tail:
             hparams.forget_end(self._root / folder)
             self._ended.pop(folder, None)
             self._run(folder).board.add_summary(self._hparams.start(row, folder, wall_time), wall_time)
+            if self._wandb is not None:
+                self._wandb.opened(row, self._root / folder)
         return self._runs[folder]
 
     def _end(self, progress: Progress) -> None:
@@ -240,6 +245,8 @@ class _Tail:
         if folder in self._runs:
             self._runs.pop(folder).board.close()  # a process may have a thousand files open, and there may be more
         hparams.end(self._root / folder, row.state, ended_at)
+        if self._wandb is not None:
+            self._wandb.completed(row, self._root / folder)
         self._ended[folder] = row.state
 
     def _run(self, folder: str) -> _Run:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -63,7 +63,7 @@ def conduct(
     # All seeds of a configuration have its name.
     configurations = list({trial.name: trial for trial, _ in trials}.values())
     check_names(configurations)
-    _check_wandb(configurations)
+    _check_wandb(console, configurations, dry_run)
     programs = _check_environments(configurations) if dry_run or "envpool" in sys.modules else None
     began = time.monotonic()
     begin = dict(_begins(trials))
@@ -188,9 +188,9 @@ def _train(
     from launcher.export.wandb import WandbExport
     from launcher.run import dispatch
 
-    export = TensorBoardExport(directory)
-    wanted = any(trial.config.agent.experiment.wandb for pack in packs for trial in pack)
-    wandb = WandbExport(directory) if wanted else None
+    shown = {trial.id: trial.config for pack in packs for trial in pack if trial.config.agent.experiment.wandb}
+    wandb = WandbExport(directory, shown) if shown else None
+    export = TensorBoardExport(directory, wandb)
     with progress.View(console, directory) as view:
 
         def watch(refusing: float) -> None:
@@ -299,20 +299,24 @@ def _check_environments(trials: Sequence[Trial], measured: bool = False) -> Prog
     return programs
 
 
-def _check_wandb(trials: Sequence[Trial]) -> None:
-    """Refuse what would keep wandb, where it is asked for, from starting.
+def _check_wandb(console: Console, trials: Sequence[Trial], dry_run: bool) -> None:
+    """Refuse what would keep wandb, where it is asked for, from starting; a dry run needs no login.
 
     Raises:
         UserError: naming the trial's configuration.
     """
     from runner.training import wandb as weights_and_biases
 
-    seen: list[dict[str, Any]] = []
-    for trial in trials:
-        experiment = trial.config.agent.experiment
-        if experiment.wandb and experiment.wandb_kwargs not in seen:
-            seen.append(experiment.wandb_kwargs)
+    asked = {repr(e.wandb_kwargs): t for t in trials if (e := t.config.agent.experiment).wandb}
+    for trial in asked.values():
+        kwargs = trial.config.agent.experiment.wandb_kwargs
+        try:
+            weights_and_biases.check(kwargs, several=True)
             try:
-                weights_and_biases.check(experiment.wandb_kwargs, several=True)
+                weights_and_biases.check_login(kwargs)
             except UserError as error:
-                raise UserError(f"{trial.name}: {error}") from None
+                if not dry_run:
+                    raise
+                console.print(f"{trial.name}: {error}", style="yellow", highlight=False, soft_wrap=True)
+        except UserError as error:
+            raise UserError(f"{trial.name}: {error}") from None

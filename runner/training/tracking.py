@@ -141,3 +141,5 @@ class TensorBoard:
 
     def _add(self, event: Event) -> None:
         self._writer.write(event.SerializeToString())
+        # At once: a kill must not leave half an event, at which wandb's reader of the folder would stop for good.
+        self._writer.flush()

@@ -47,24 +47,24 @@ def write(training: Training, pack: Pack, directory: Path, progress: Progress) -
     folders = _member_folders(directory, pack.seeds)
     if experiment.wandb:
         weights_and_biases.check(experiment.wandb_kwargs, several=pack.size > 1)
+        weights_and_biases.check_login(experiment.wandb_kwargs)
     keeps = pack.static.interval("checkpoint_interval") > 0
     with contextlib.ExitStack() as stack:
+        failed: set[int] = set()
+        if experiment.wandb:
+            failed = stack.enter_context(weights_and_biases.member_runs(directory, folders, pack.configs))
         try:
             boards = [stack.enter_context(contextlib.closing(TensorBoard(folder))) for folder in folders]
             for folder, config in zip(folders, pack.configs, strict=True):
                 write_whole(folder / "config.yaml", dump(config.dump()).encode())
         except OSError as error:
             raise UserError(f"{directory}: cannot be written: {error.strerror}") from None
-        runs = None
-        if experiment.wandb:
-            runs = stack.enter_context(weights_and_biases.PackRuns(directory, folders, pack.configs))
         stack.enter_context(progress)
         for report in training.reports(progress.advance):
             for board, record in zip(boards, report.records, strict=True):
                 if record is not None:
                     board.write(record.env_steps, record.values, time.time())
-            if runs is not None:
-                runs.write(report.records, report.diverged)
+            failed.update(report.diverged)
             if keeps and (report.checkpoint or report.best):
                 _save(training, folders, report)
             progress.report(report.records)
