@@ -78,7 +78,7 @@ def _dress(axes: Axes, figure: Figure, inches: float) -> None:
     for axis, name in ((figure.x, "x"), (figure.y, "y")):
         _set_axis(axes, axis, name)
     if figure.lying:
-        axes.invert_yaxis()
+        axes.set_ylim(len(figure.y.labels) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from launcher import stats
-from launcher.report.data import Configuration, Report
+from launcher.report.data import Configuration
 from launcher.report.figures import Figure, written
 
+RANGE = 4
+"""Of so many seeds or fewer the interval of the IQM reaches from the least to the greatest."""
 FEW = f"with fewer than {stats.FEWEST_RUNS} seeds there is none"
 
 
@@ -113,18 +115,11 @@ def of(c: Configuration) -> Cell:
     return Cell(c.label, None, "c", c)
 
 
-def interval(report: Report) -> str:
-    """What the intervals of the report are."""
-    ranges = sorted({len(c.scores) for c in report.configurations if is_range(c)})
-    words = (
-        f" With {' or '.join(map(str, ranges))} seeds it is their range, from the worst to the best." if ranges else ""
-    )
+def interval(seeds: Iterable[int]) -> str:
+    """What the intervals of figures and tables are that stand on so many seeds."""
+    ranges = [str(number) for number in sorted(set(seeds)) if stats.FEWEST_RUNS <= number <= RANGE]
+    words = f" With {' or '.join(ranges)} seeds it is their range, from the worst to the best." if ranges else ""
     return f"95% bootstrap interval of the IQM ({stats.RESAMPLES:,} resamples of the seeds); {FEW}.{words}"
-
-
-def is_range(c: Configuration) -> bool:
-    """Whether an interval says no more than the least and the greatest of its seeds."""
-    return c.interval is not None and np.allclose(c.interval, (c.scores.min(), c.scores.max()))
 
 
 def short(value: object) -> str:

@@ -79,7 +79,7 @@ def plot(figure: Figure, arrays: Arrays) -> dict[str, Any]:
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": {"text": axis.title}, "type": axis.kind}
+    found: dict[str, Any] = {"title": {"text": said(axis.title)}, "type": axis.kind}
     if axis.percent:
         found["tickformat"] = ".0%"
     if axis.limits is not None:
@@ -120,9 +120,9 @@ def _traces(figure: Figure, one: Series, arrays: Arrays) -> Iterator[Trace]:
 def _hover(figure: Figure, one: Series) -> str:
     numbers = ",.5~g"
     x, y = ("%" if axis.percent else numbers for axis in (figure.x, figure.y))
-    value = f"{figure.x.title} %{{x:{x}}}"
+    value = f"{said(figure.x.title)} %{{x:{x}}}"
     if not figure.lying:
-        value += f"<br>{figure.y.title} %{{y:{y}}}"
+        value += f"<br>{said(figure.y.title)} %{{y:{y}}}"
     return f"<b>{said(one.name)}</b><br>{value}{'<br>%{text}' if len(one.notes) else ''}<extra></extra>"
 
 

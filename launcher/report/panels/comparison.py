@@ -22,8 +22,9 @@ def panel(report: Report) -> Panel | None:
     parts: list[Part] = []
     for task in report.tasks:
         group, suffix, name = report.of_task(task), report.suffix(task), task if len(report.tasks) > 1 else ""
+        known = interval(len(c.scores) for c in group)
         caption = (
-            f"Diamonds: IQM of the final returns (mean of the last 100 episodes); bars: {interval(report)} Dots: "
+            f"Diamonds: IQM of the final returns (mean of the last 100 episodes); bars: {known} Dots: "
             "seeds. Best first. Trials that did not finish are left out and counted."
         )
         parts += [

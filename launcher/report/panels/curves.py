@@ -39,12 +39,13 @@ def panel(report: Report) -> Panel | None:
 def _caption(report: Report) -> str:
     numbers = sorted({len(c.seeds) for c in report.configurations})
     seeds = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    standing = {int(number) for c in report.configurations for number in c.curve.seeds}
     lost = sum(c.lost for c in report.configurations)
     ends = f" \u00d7 marks where {count(lost, 'trial')} failed or diverged; points after it stand on the others."
     return (
         f"Thick lines: interquartile mean (IQM) over the seeds of a configuration ({seeds} each). Bands, of the return "
-        f"only and at each point on its own: {interval(report)} Thin lines: seeds. All trials are shown as far as they "
-        f"got, finished or not.{ends if lost else ''}"
+        f"only and at each point on its own: {interval(standing)} Thin lines: seeds. All trials are shown as far as "
+        f"they got, finished or not.{ends if lost else ''}"
     )
 
 

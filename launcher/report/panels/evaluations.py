@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from launcher import stats
 from launcher.ledger.evaluations import Evaluation
 from launcher.report.data import Configuration, Report
-from launcher.report.figures import Axis, Figure, Series, said
+from launcher.report.figures import Axis, Figure, Series
 from launcher.report.panels.comparison import above
 from launcher.report.parts import Cell, Panel, Part, Plot, Table, Words, distinct, interval, num, of, short, slug, span
 
@@ -77,15 +77,16 @@ def panel(report: Report) -> Panel | None:
     groups: dict[tuple[str, str], list[Evaluated]] = {}
     for one in found:
         groups.setdefault((one.configuration.task, one.settings), []).append(one)
-    parts: list[Part] = [Words("heading", "Last evaluated checkpoints"), _scores(report, found)] if found else []
+    parts: list[Part] = [Words("heading", "Last evaluated checkpoints"), _scores(found)] if found else []
     names = distinct((slug(task) for task, _ in groups), "{}_{}")
     for name, ((task, settings), group) in zip(names, groups.items(), strict=True):
         only = name if len(groups) > 1 else ""
         if any(len(one.curve.env_steps) > 1 for one in group):
             parts.append(Words("heading", f"Score while training: {task}"))
+            standing = {int(number) for one in group for number in one.curve.seeds}
             words = (
                 f"IQM over seeds of the mean return of each checkpoint's episodes. {terms(settings)}. Bands: "
-                f"{interval(report)}"
+                f"{interval(standing)}"
             )
             parts.append(Plot(slug("evaluated_checkpoints", only), curves(report, group), words))
         episodes = sum(len(one.returns) for one in group)
@@ -146,7 +147,7 @@ def spread(group: Sequence[Evaluated]) -> Figure:
     return Figure(series, Axis("return of an episode τ"), axis, legend=len(series) > 1)
 
 
-def _scores(report: Report, found: Sequence[Evaluated]) -> Table:
+def _scores(found: Sequence[Evaluated]) -> Table:
     rows = []
     for one in found:
         means = one.means
@@ -154,7 +155,8 @@ def _scores(report: Report, found: Sequence[Evaluated]) -> Table:
         numbers = [num(float(stats.interquartile_mean(means))), span(ends, len(means)), num(float(means.mean()))]
         counts = [num(len(means), "d"), num(len(one.returns), ",d")]
         rows.append([of(one.configuration), *numbers, *counts, Cell(terms(one.settings), None, "wrap")])
-    return Table(SCORES, rows, f"Over seeds, of the mean return of each seed's episodes. Interval: {interval(report)}")
+    seeds = interval(len(one.means) for one in found)
+    return Table(SCORES, rows, f"Over seeds, of the mean return of each seed's episodes. Interval: {seeds}")
 
 
 def _all(found: Sequence[Evaluated]) -> list[Part]:
@@ -177,4 +179,4 @@ def _films(report: Report) -> Iterator[tuple[Path, str]]:
             if path.suffix in FILMS:
                 name, _, timestep = path.stem.rpartition("_")
                 label = known[name].label if name in known else path.stem
-                yield path, f"{said(label)}, checkpoint of timestep {timestep}" if name in known else label
+                yield path, f"{label}, checkpoint of timestep {timestep}" if name in known else label

@@ -36,10 +36,11 @@ def panel(report: Report) -> Panel:
     parts: list[Part] = [Words("banners", list(_banners(report))), Words("tiles", list(_tiles(report)))]
     for task in report.tasks:
         parts += [Words("heading", f"Final returns: {task}"), _ranking(report.of_task(task))]
+    known = interval(len(c.scores) for c in report.configurations)
     note = (
         "Return: mean of a trial's last 100 episodes at its end. IQM: mean of the middle half of the seeds. Interval: "
-        f"{interval(report)} P(best > this): probability that a run of the first configuration scores higher than one "
-        "of this, equal ones counting half, and its 95% interval. Seeds: finished trials, the only ones that count."
+        f"{known} P(best > this): probability that a run of the first configuration scores higher than one of this, "
+        "equal ones counting half, and its 95% interval. Seeds: finished trials, the only ones that count."
     )
     parts.append(Words("note", note))
     for launch in report.launches:

@@ -23,10 +23,9 @@ def panel(report: Report) -> Panel | None:
         group, suffix, name = report.of_task(task), report.suffix(task), task if len(report.tasks) > 1 else ""
         none = sum(c.iqm is None for c in group)
         left = f" {count(none, 'configuration')} without a finished trial {'is' if none == 1 else 'are'} left out."
+        known = interval(len(c.scores) for c in group)
         for key, found in by_setting(group).items():
-            words = (
-                f"Diamonds: final IQM of each configuration. Line: their mean for each value. Bars: {interval(report)}"
-            )
+            words = f"Diamonds: final IQM of each configuration. Line: their mean for each value. Bars: {known}"
             parts.append(Words("heading", f"Final return by {leaf(key)}{suffix}"))
             parts.append(Plot(slug("by", leaf(key), name), found, words + (left if none else "")))
     return Panel("sweep", "Sweep", parts) if parts else None
