@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 all is well; 1 something failed after the start, or diverged; 2 bad input; 129, 130 and 143 interrupted.
     """
     if arguments is None:
-        import_path.forget_folder()
         output.guard()
         faulthandler.enable()  # native code that ends the process says where
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -39,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handled = [number for number in ENDING if ours and signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _terminate) for number in handled}
     try:
+        if arguments is None:
+            import_path.forget_folder()
         return _delivered(_run(tokens))
     except KeyboardInterrupt:
         _say("interrupted")

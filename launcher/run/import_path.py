@@ -20,7 +20,12 @@ def forget_folder() -> None:
 
     It is there through `python -m`, or an empty part of PYTHONPATH (`export PYTHONPATH=$PYTHONPATH:/lib`).
     """
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        from runner.errors import UserError  # above, it might be the folder's own `runner`
+
+        raise UserError("the folder in which this was started has been deleted; cd to one that is there") from None
     if _same(here, ROOT):
         return
     sys.path[:] = without(sys.path, here)

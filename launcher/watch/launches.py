@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ FOLDER = Path("runs")
 def find(folder: Path) -> list[Path]:
     """Directories of launches directly in a folder, the latest first: the one that was started or resumed last."""
     try:
-        found = [path for path in folder.iterdir() if (path / "plan.json").is_file()]
+        found = [path for path in folder.iterdir() if os.path.isfile(path / "plan.json")]  # not of others' folders
     except FileNotFoundError:
         return []
     except OSError as error:

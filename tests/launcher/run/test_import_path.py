@@ -44,6 +44,16 @@ def test_the_folder_of_the_start_is_on_no_path(tmp_path: Path, given: str, kept:
     assert {str(other)} & set(path) == ({str(other)} if "{other}" in given else set())
 
 
+def test_a_folder_that_has_been_deleted_is_told(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    start = f"import os; os.rmdir({str(there)!r}); import sys; sys.argv[1:] = ['list']; "
+    command = [sys.executable, "-c", f"{start}from launcher.cli.main import main; sys.exit(main())"]
+    done = subprocess.run(command, cwd=there, env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True)
+    assert done.stderr == "error: the folder in which this was started has been deleted; cd to one that is there\n"
+    assert done.returncode == 2
+
+
 def test_packages_that_are_started_where_they_are_stay_on_the_path() -> None:
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", SHOW], cwd=ROOT, env=variables, capture_output=True, text=True)
