@@ -126,7 +126,7 @@ def eager_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[T
     with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
         total, parts = loss(leaf)
         (gradient,) = torch.autograd.grad(total, leaf)
-    return gradient, parts
+    return gradient, tuple(part.detach() for part in parts)
 
 
 def functional_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

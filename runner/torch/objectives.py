@@ -1,4 +1,4 @@
-"""The policy's loss of every row, by `agent.class`, and its slope, since what follows the networks has no tape.
+"""The policy's loss of every row, by `agent.class`.
 
 Axes: `[P, B]`, or `[P, B, K]` where every action dimension has a ratio ρ of its own. `weighted` is the advantage A
 times the row's weight.
@@ -10,18 +10,14 @@ import torch
 from torch import Tensor
 
 
-def clipped_surrogate(log_prob: Tensor, ratio: Tensor, clipped: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor]:
-    """PPO's policy loss of every row, and −∂L/∂log π.
-
-    L = −min(ρ A, clip(ρ, 1 ± ε) A)         −∂L/∂log π = ρ A where the unclipped term is the smaller, else 0
-    """
-    gain, clipped_gain = ratio * weighted, clipped * weighted
-    return -torch.minimum(gain, clipped_gain), gain * (gain <= clipped_gain)
+def clipped_surrogate(log_prob: Tensor, ratio: Tensor, clipped: Tensor, weighted: Tensor) -> Tensor:
+    """PPO's policy loss of every row, −min(ρ A, clip(ρ, 1 ± ε) A)."""
+    return -torch.minimum(ratio * weighted, clipped * weighted)
 
 
-def policy_gradient(log_prob: Tensor, ratio: Tensor, clipped: Tensor, weighted: Tensor) -> tuple[Tensor, Tensor]:
-    """A2C's policy loss of every row (Mnih et al. 2016), L = −A log π, and −∂L/∂log π."""
-    return -log_prob * weighted, weighted.expand_as(log_prob)
+def policy_gradient(log_prob: Tensor, ratio: Tensor, clipped: Tensor, weighted: Tensor) -> Tensor:
+    """A2C's policy loss of every row (Mnih et al. 2016), −A log π."""
+    return -log_prob * weighted
 
 
 OBJECTIVES = {"PPO": clipped_surrogate, "RPO": clipped_surrogate, "A2C": policy_gradient}

@@ -108,20 +108,17 @@ MinibatchStep = Callable[[Optimizer, Batch, Hyper, Tensor], tuple[Optimizer, Met
 
 def loss(
     parameters: Float[Tensor, "P n"], batch: Batch, hyper: Hyper, rules: Rules
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A scalar with the gradient of PPO's loss, summed over members (they share no parameter), and the loss's parts.
+) -> tuple[Float[Tensor, ""], tuple[Tensor, ...]]:
+    """PPO's loss, summed over members (they share no parameter), and its parts.
 
         ρ = π(a|s) / π_old(a|s)
         L = mean(policy loss, see `objectives`) + c_v·mean((R − V′)²) − c_e·mean(H)
         V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
 
-    Every mean is over valid rows: `batch.weight` must sum to 1 over each member's rows. What follows the networks is
-    differentiated by hand, which spares the tape a third of its operations; for the value
-
-        ∂L/∂V = 2 c_v (V′ − R) where the value clip does not hold, else 0
+    Every mean is over valid rows: `batch.weight` must sum to 1 over each member's rows.
 
     Returns:
-        The scalar; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
+        The loss; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
     """
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
@@ -134,44 +131,33 @@ def loss(
         # Where every action dimension has a ratio of its own, the mean is over these too.
         return (x / distribution.chosen).unsqueeze(-1) if distribution.split else x
 
-    log_ratio = log_prob.detach() - batch.log_prob
+    log_ratio = log_prob - batch.log_prob
     ratio = log_ratio.exp()
-    low, high = 1 - hyper.ratio_clip, 1 + hyper.ratio_clip
-    clipped = ratio.clamp(low.unsqueeze(-1), high.unsqueeze(-1)) if distribution.split else ratio.clamp(low, high)
+    clip = hyper.ratio_clip.unsqueeze(-1) if distribution.split else hyper.ratio_clip
+    clipped = ratio.clamp(1 - clip, 1 + clip)
     weight = per_ratio(batch.weight)
     objective = OBJECTIVES[rules.config.agent.cls]
-    policy_losses, policy_slope = objective(
-        log_prob.detach(), ratio, clipped, per_ratio(batch.weight * batch.advantages)
-    )
-    policy_loss = _total(policy_losses)
+    policy_loss = _total(objective(log_prob, ratio, clipped, per_ratio(batch.weight * batch.advantages)))
 
-    change = values.detach() - batch.values
-    held = change.clamp(-hyper.value_clip, hyper.value_clip)
-    error = batch.values + held - batch.returns
-    squared, value_slope = error.square(), error * (held == change)
+    held = batch.values + (values - batch.values).clamp(-hyper.value_clip, hyper.value_clip)
+    squared = (held - batch.returns).square()
     if rules.config.agent.value_loss == "max":
-        free = values.detach() - batch.returns
-        worse = free.square() >= squared
-        squared = torch.where(worse, free.square(), squared)
-        value_slope = torch.where(worse, free, value_slope)
-    scale = hyper.value_loss_scale * batch.weight
-    value_loss = (scale * squared).sum(1, keepdim=True)
+        squared = torch.maximum(squared, (values - batch.returns).square())
+    value_loss = hyper.value_loss_scale * _total(batch.weight * squared)
 
-    policy_term = policy_slope * log_prob
-    policy_term = policy_term.sum(2) if distribution.split else policy_term
-    scalar = (2 * scale * value_slope * values - policy_term).sum()
     entropy_loss = torch.zeros_like(policy_loss)
     if rules.entropy:
         entropies = distributions.entropy(distribution, outputs, log_std)
-        entropy_loss = -hyper.entropy_loss_scale * (batch.weight * entropies).sum(1, keepdim=True)
-        scalar = scalar + entropy_loss.sum()
-    if batch.shift is not None:
-        # What RPO adds is not a change of the policy, which is what stops an epoch and adapts the learning rate.
-        log_ratio = distributions.log_prob(distribution, outputs, log_std, batch.actions).detach() - batch.log_prob
-    own_ratio = ratio if batch.shift is None else log_ratio.exp()
-    kl = _total(weight * (own_ratio - 1 - log_ratio))
-    clip_fraction = _total(weight * (clipped != ratio))
-    return scalar, (policy_loss, value_loss, entropy_loss.detach(), kl, clip_fraction)
+        entropy_loss = -hyper.entropy_loss_scale * _total(batch.weight * entropies)
+    total = (policy_loss + value_loss + entropy_loss).sum()
+    with torch.no_grad():
+        if batch.shift is not None:
+            # What RPO adds is not a change of the policy, which is what stops an epoch and adapts the learning rate.
+            log_ratio = distributions.log_prob(distribution, outputs, log_std, batch.actions) - batch.log_prob
+        own_ratio = ratio if batch.shift is None else log_ratio.exp()
+        kl = _total(weight * (own_ratio - 1 - log_ratio))
+        clip_fraction = _total(weight * (clipped != ratio))
+    return total, (policy_loss, value_loss, entropy_loss, kl, clip_fraction)
 
 
 def minibatch_step(
