@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from launcher.export import hparams
-from launcher.export.hparams import METRICS, HParams
+from launcher.export.hparams import HParams
 from launcher.export.tensorboard import TensorBoardExport
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import TrialRow
@@ -32,7 +32,6 @@ def content(folder: Path, tag: str) -> Any:
     if tag not in run.Tags()["tensors"]:
         return None
     read = {
-        metadata.EXPERIMENT_TAG: metadata.parse_experiment_plugin_data,
         metadata.SESSION_START_INFO_TAG: metadata.parse_session_start_info_plugin_data,
         metadata.SESSION_END_INFO_TAG: metadata.parse_session_end_info_plugin_data,
     }[tag]
@@ -81,25 +80,6 @@ def test_columns_are_the_settings_that_differ(ledger: Ledger, tmp_path: Path) ->
     assert content(boards / "a/seed_1", metadata.SESSION_START_INFO_TAG).group_name == "a/seed_1"
 
 
-def test_the_first_trial_says_which_columns_there_are(ledger: Ledger, tmp_path: Path) -> None:
-    write_settings(tmp_path, {"a-0": {"rate": 1e-3, "kind": "x"}, "b-0": {"rate": 1e-2, "kind": "y"}})
-    attempt = opened(ledger, "a-0", "a-1")
-    push(ledger, attempt, "a-1", 0, [1.0])
-    push(ledger, attempt, "a-0", 0, [1.0])
-    export(tmp_path)
-    assert content(tmp_path / "tensorboard/a/seed_1", metadata.EXPERIMENT_TAG) is None
-    experiment = content(tmp_path / "tensorboard/a/seed_0", metadata.EXPERIMENT_TAG)
-    columns = {info.name: info for info in experiment.hparam_infos}
-    assert list(columns) == ["configuration", "kind", "rate", "seed"]
-    assert {name: info.differs for name, info in columns.items()} == dict.fromkeys(columns, True) | {
-        "configuration": False  # says the same as rate and kind
-    }
-    assert (columns["rate"].domain_interval.min_value, columns["rate"].domain_interval.max_value) == (1e-3, 1e-2)
-    assert columns["seed"].domain_interval.max_value == 3
-    assert list(columns["kind"].domain_discrete) == ["x", "y"]
-    assert [info.name.tag for info in experiment.metric_infos] == list(METRICS)
-
-
 def test_without_readable_settings_there_are_names_and_seeds(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,11 +88,11 @@ def test_without_readable_settings_there_are_names_and_seeds(
     (tmp_path / "trials/a-0/config.yaml").write_text("rate: [")
     damaged = HParams(tmp_path, rows)
     (tmp_path / "trials/a-0/config.yaml").write_text("rate: 1")
-    assert HParams(tmp_path, rows)._columns == {"rate": {"a": 1, "b": 2}}
+    assert HParams(tmp_path, rows)._settings == {"a": {"rate": 1}, "b": {"rate": 2}}
     monkeypatch.setattr(hparams, "MOST_READ", 1)
     for found in (damaged, HParams(tmp_path, rows)):
-        assert found._values(rows[-1]) == {"configuration": "b", "seed": 0}
-        assert found.start(rows[0], "a/seed_0", 1.0).value[1].tag == metadata.EXPERIMENT_TAG
+        started = found.start(rows[-1], "b/seed_0", 1.0).value[0].metadata.plugin_data.content
+        assert set(metadata.parse_session_start_info_plugin_data(started).hparams) == {"configuration", "seed"}
 
 
 # ---------------------------------------------------------------------------------------------- ends
