@@ -19,6 +19,7 @@ from launcher.ledger.records import grid_of, read_records
 from launcher.plan import directory as folder
 from launcher.plan.experiment import read_experiment
 from launcher.report import data, draw, figures
+from launcher.report import page as page_of
 from launcher.report.data import Report
 from launcher.report.panels import comparison, evaluations, failures, panels, summary, sweep, throughput
 from launcher.report.parts import Table, Words, distinct, interval, short
@@ -65,6 +66,12 @@ def data_of(page: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found
     return json.loads(found[1], parse_constant=lambda word: pytest.fail(word))
+
+
+def text_of(launch: Path, path: Path | None = None) -> str:
+    """The page of a launch, without the pictures beside it."""
+    told = data.read([launch])
+    return page_of.render(told, panels(told), path or launch / "report.html")
 
 
 def tabs(page: Path) -> list[str]:
@@ -244,7 +251,7 @@ def test_the_interval_of_three_or_four_seeds_is_said_to_be_their_range(tmp_path:
     words = "With 3 or 4 seeds it is their range, from the worst to the best."
     assert words in interval([5, 4, 3, 2]) and "range" not in interval([2, 5])
     report_launches.build(tmp_path / "three", seeds=3, points=4)
-    text = report.write([tmp_path / "three"]).read_text()
+    text = text_of(tmp_path / "three")
     assert text.count("With 3 seeds it is their range, from the worst to the best.") == 2
 
 
@@ -347,11 +354,11 @@ def test_films_are_shown_beside_what_they_show(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("cartpole_learning_rate=0.002_1000.mp4", "other_64-128.gif", "note.txt"):
         (folder / name).touch()
-    text = report.write([tmp_path / "a b"]).read_text()
+    text = text_of(tmp_path / "a b")
     assert 'src="videos/cartpole_learning_rate%3D0.002_1000.mp4"></video>' in text
     assert "<figcaption>learning_rate=0.002, checkpoint of timestep 1000</figcaption>" in text
     assert 'alt="other_64-128" src="videos/other_64-128.gif"' in text and "note.txt" not in text
-    away = report.write([tmp_path / "a b"], tmp_path / "pages" / "page.html").read_text()
+    away = text_of(tmp_path / "a b", tmp_path / "pages" / "page.html")
     assert 'src="../a%20b/videos/other_64-128.gif"' in away
 
 
@@ -365,7 +372,7 @@ def test_values_are_written_as_people_write_them() -> None:
 def test_the_words_of_the_page_hold_no_json(tmp_path: Path) -> None:
     layers = 'agent.learning_rate_scheduler_kwargs={"kl_threshold": 0.008},{"kl_threshold": 0.02}'
     report_launches.build(tmp_path / "a", [layers, "agent.learning_rate_scheduler=KLAdaptiveLR"], 1, 4)
-    text = report.write([tmp_path / "a"]).read_text()
+    text = text_of(tmp_path / "a")
     shown = re.sub(r"<(script|style|pre)\b.*?</\1>", "", text, flags=re.DOTALL)
     assert "kl_threshold" in shown and not re.search(r"[{}]|&#34;|\[[^\]]*,", shown)
 
