@@ -31,12 +31,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; headings that end in a colon are of numbers. `sorts` where a click sorts it."""
+    """A table that a click sorts; headings that end in a colon are of numbers."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
-    sorts: bool = True
     part: ClassVar[str] = "table"
 
 

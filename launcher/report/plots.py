@@ -146,7 +146,7 @@ def _band(one: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.concatenate(xs), np.concatenate(ys)
 
 
-def faint(colour: str, alpha: float = 0.18) -> str:
+def faint(colour: str) -> str:
     """A colour as a band has it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
+    return f"rgba({red},{green},{blue},0.18)"
