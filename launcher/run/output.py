@@ -49,9 +49,10 @@ def guard() -> None:
 def harmless(number: int, like: TextIO | None = None) -> TextIO:
     """A stream that writes to the descriptor `number` as `like` does, but raises nothing."""
     encoding = getattr(like, "encoding", None) or "utf-8"
-    lines, at_once = getattr(like, "line_buffering", True), getattr(like, "write_through", False)
+    # With PYTHONUNBUFFERED it is one that writes at once; ours has a buffer below, which a line empties.
+    lines = getattr(like, "line_buffering", True) or getattr(like, "write_through", False)
     raw = io.BufferedWriter(_Harmless(number, "w", closefd=False))
-    return io.TextIOWrapper(raw, encoding, "replace", line_buffering=lines, write_through=at_once)
+    return io.TextIOWrapper(raw, encoding, "replace", line_buffering=lines)
 
 
 def lost() -> OSError | None:
