@@ -21,6 +21,7 @@ def without_effect(config: Config) -> dict[Key, str]:
         **dict.fromkeys(_of_skrl(), _FOR_SKRL),
         **dict(_of_launch(config)),
         **dict(_of_agent(config)),
+        **dict(_of_schedule(config.agent.learning_rate_scheduler)),
         **dict(_of_policy(config.models.policy)),
     }
 
@@ -48,22 +49,17 @@ def _of_launch(config: Config) -> Iterator[tuple[Key, str]]:
 
 def _of_agent(config: Config) -> Iterator[tuple[Key, str]]:
     agent = config.agent
-    scheduler = agent.learning_rate_scheduler
     if agent.cls != "RPO":
         yield ("agent", "alpha"), f"it is RPO's, and agent.class is {agent.cls}"
     if agent.cls == "A2C":
         yield ("agent", "ratio_clip"), "A2C's policy loss has no ratio"
-    if scheduler is None:
-        yield ("agent", "learning_rate_scheduler_kwargs"), "there is no agent.learning_rate_scheduler"
-    elif scheduler != "KLAdaptiveLR":
-        for name in ("kl_threshold", "min_lr", "max_lr", "kl_factor", "lr_factor"):
-            why = f"it is KLAdaptiveLR's, and agent.learning_rate_scheduler is {scheduler}"
-            yield ("agent", "learning_rate_scheduler_kwargs", name), why
     for name in ("observation_preprocessor", "state_preprocessor", "value_preprocessor"):
         if getattr(agent, name) is None:
             yield ("agent", f"{name}_kwargs"), f"there is no agent.{name}"
     if agent.observation_preprocessor is None and agent.state_preprocessor is None:
         yield ("agent", "observation_statistics"), "there is no agent.observation_preprocessor"
+    if agent.rollouts == 1:
+        yield ("agent", "gae_lambda"), "agent.rollouts is 1, and λ weighs later timesteps"
     if agent.value_clip <= 0:
         yield ("agent", "value_loss"), "agent.value_clip is off"
         yield ("agent", "value_clip"), "0 and less switch it off"
@@ -71,6 +67,15 @@ def _of_agent(config: Config) -> Iterator[tuple[Key, str]]:
         yield ("agent", "grad_norm_clip"), "0 and less switch it off"
     if agent.learning_starts <= agent.random_timesteps:
         yield ("agent", "learning_starts"), f"agent.random_timesteps {agent.random_timesteps} already last as long"
+
+
+def _of_schedule(scheduler: str | None) -> Iterator[tuple[Key, str]]:
+    if scheduler is None:
+        yield ("agent", "learning_rate_scheduler_kwargs"), "there is no agent.learning_rate_scheduler"
+    elif scheduler != "KLAdaptiveLR":
+        for name in ("kl_threshold", "min_lr", "max_lr", "kl_factor", "lr_factor"):
+            why = f"it is KLAdaptiveLR's, and agent.learning_rate_scheduler is {scheduler}"
+            yield ("agent", "learning_rate_scheduler_kwargs", name), why
 
 
 def _of_policy(policy: PolicyModel) -> Iterator[tuple[Key, str]]:

@@ -14,6 +14,7 @@ from tests.runner.builders import plain_config
 RULES = [
     # setting with two values, where it has no effect, where it has
     ("agent.alpha=0.1,0.2", ["agent.class=PPO"], ["agent.class=RPO"]),
+    ("agent.gae_lambda=0.9,0.95", ["agent.rollouts=1"], ["agent.rollouts=2"]),
     ("agent.ratio_clip=0.1,0.2", ["agent.class=A2C", "agent.learning_epochs=1"], ["agent.class=PPO"]),
     ("agent.value_loss=skrl,max", ["agent.value_clip=0"], ["agent.value_clip=0.2"]),
     (
