@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 
 from launcher.cli import reading
 from launcher.cli.flags import Debug, Directory, Launches, Written, console, examples
+from launcher.ledger.storage import is_launch
 from launcher.plan.experiment import Experiment, read_experiment
 from launcher.plan.resources import Resources
 from launcher.plan.sweep import FLAGS, group_by_flag
@@ -177,7 +178,7 @@ def resume(
     directory = launches.chosen(directory, out)
     folder.refuse_running(directory)
     # What is no launch is not written to; `continuing.read` says so.
-    write = not dry_run and (directory / "plan.json").is_file()
+    write = not dry_run and is_launch(directory)
     with folder.working(directory) if write else contextlib.nullcontext():
         more = continuing.read(directory, seeds, set_ or [], retry_failed)
         for line in more.notes:
@@ -349,7 +350,7 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
                 f"command line: {word!r} is no file; each setting has its own flag: --set {shlex.quote(word)}"
             )
     first = cfgs[0]
-    if (first / "plan.json").is_file():
+    if is_launch(first):
         raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
     if first.exists() or first.suffix or "/" in str(first):
         return

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
-from launcher.ledger.ledger import Ledger
-from launcher.ledger.storage import disk_refuses
+from launcher.ledger.ledger import reading
+from launcher.ledger.storage import disk_refuses, is_launch
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
@@ -105,15 +105,14 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         trials = next((up for up in path.absolute().parents if up.name == "trials"), None)
-        launch = trials.parent if trials is not None and (trials.parent / "plan.json").is_file() else None
+        launch = trials.parent if trials is not None and is_launch(trials.parent) else None
         trial = path.absolute().relative_to(launch / "trials").parts[0] if launch is not None else str(path)
         name = trial.rsplit("_s", 1)[0] if launch is not None else trial
         yield Candidate(launch, trial, name, timestep, path, hashlib.sha256(data).hexdigest(), config)
         return
     path = path.absolute()
-    launched = folder.read_trials(path)
-    with Ledger(path, writer=False) as ledger:
-        for each in launched:
+    with reading(path) as ledger:
+        for each in folder.trials_of(ledger):
             files = ledger.checkpoints(each.id)
             chosen = [file for file in files if file.kind == ("best" if which == "best" else "agent")]
             for file in chosen if which == "every" else chosen[-1:]:

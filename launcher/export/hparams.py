@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 STATUS: dict[State, str] = {"finished": "SUCCESS", "diverged": "FAILURE", "failed": "FAILURE"}
 """States in which a trial is over → the plugin's word."""
 MOST_READ = 1_000
-"""Configurations whose files are read, 2 ms each; of more than that only the names are shown."""
+"""Configurations whose settings are read; of more than that only the names are shown."""
 
 
 class HParams:
-    """Settings that differ between the configurations of a launch, from one file each."""
+    """Settings that differ between the configurations of a launch, from one trial each."""
 
     def __init__(self, directory: Path, trials: Sequence[TrialRow]) -> None:
         """Of all `trials` of the launch in `directory`."""
@@ -35,7 +35,6 @@ class HParams:
         if len(one_each) > MOST_READ:
             one_each = {}
         read = {config: read_settings(directory, trial)[0] for config, trial in one_each.items()}
-        read = {config: settings for config, settings in read.items() if settings}
         shared = set.intersection(*map(set, read.values())) if read else set()
         differing = {key for key in shared if len({_shown(settings[key]) for settings in read.values()}) > 1}
         self._settings = {

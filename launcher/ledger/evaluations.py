@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.ledger.storage import open_tables, trials_in_order
-from runner.errors import UserError
+from launcher.ledger.ledger import Ledger
+from launcher.ledger.storage import LEDGER, open_tables
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,11 @@ def read(directory: Path) -> list[Evaluation]:
         UserError: not the directory of a launch.
         sqlite3.Error: its ledger is damaged.
     """
-    path = directory.resolve() / "ledger.sqlite"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
+    with Ledger(directory, writer=False) as ledger:
+        places = {row.trial: place for place, row in enumerate(ledger.trials())}
     columns = "sha256, settings, trial, timestep, returns, lengths, seeds, made_at"
-    with contextlib.closing(open_tables(path, writer=False)) as db:
+    with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=False)) as db:
         rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()
-        places = {trial: place for place, (trial,) in enumerate(db.execute(f"SELECT trial {trials_in_order(db)}"))}
     rows.sort(key=lambda row: (places.get(row[2], len(places)), row[2]))
     return [
         Evaluation(
@@ -75,7 +73,7 @@ def read(directory: Path) -> list[Evaluation]:
 
 def can_keep(directory: Path) -> bool:
     """Whether evaluations may be stored in a launch."""
-    return all(os.access(path, os.W_OK) for path in (directory, directory / "ledger.sqlite"))
+    return all(os.access(path, os.W_OK) for path in (directory, directory / LEDGER))
 
 
 def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:
@@ -86,7 +84,7 @@ def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:
     Raises:
         sqlite3.OperationalError: the disk is full, or was busy for half a minute.
     """
-    with contextlib.closing(open_tables(directory.resolve() / "ledger.sqlite", writer=True)) as db:
+    with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=True)) as db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(evaluations))
         db.execute("COMMIT")

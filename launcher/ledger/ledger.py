@@ -17,8 +17,10 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
+from launcher.ledger import layout2
 from launcher.ledger.rows import (
     BUSY,
     GAP,
@@ -34,10 +36,20 @@ from launcher.ledger.rows import (
     StoredRecord,
     TrialRow,
 )
-from launcher.ledger.storage import disk_refuses, fold, is_whole, keep_log, lock, open_tables, trials_in_order
+from launcher.ledger.storage import LEDGER, disk_refuses, fold, is_whole, keep_log, lock, open_tables, plan_known
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
+
+
+@contextlib.contextmanager
+def reading(directory: Path) -> Iterator[Ledger]:
+    """The ledger of a launch directory, to read; a damaged one is a `UserError`."""
+    try:
+        with Ledger(directory, writer=False) as ledger:
+            yield ledger
+    except sqlite3.Error as error:
+        raise UserError(f"{directory / LEDGER}: cannot be read: {error}") from None
 
 
 class Ledger:
@@ -54,15 +66,21 @@ class Ledger:
             sqlite3.Error: the file is damaged, or the disk is full.
         """
         self.directory = directory.resolve()
-        path = self.directory / "ledger.sqlite"
+        path = self.directory / LEDGER
         if not writer and not path.is_file():
-            raise UserError(f"{path} does not exist: {directory} is not the directory of a launch.")
+            missing = f"it has no {LEDGER}" if directory.is_dir() else "there is no such folder"
+            raise UserError(f"{directory}: not a launch directory: {missing}")
         self._lock = lock(self.directory, "ledger.lock") if writer else None
         self._warned = False
         try:
             self._db = open_tables(path, writer)
-            if writer:
-                keep_log(self._db, self.directory)
+            try:
+                if writer:
+                    keep_log(self._db, self.directory)
+                self._knows_texts = plan_known(self._db, self.directory, writer)
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
             if self._lock:
                 self._lock.close()
@@ -90,17 +108,18 @@ class Ledger:
 
     # Written by the launcher
 
-    def add_trials(self, rows: Iterable[TrialRow]) -> None:
+    def add_trials(self, rows: Iterable[TrialRow], texts: Mapping[str, str] = MappingProxyType({})) -> None:
         """Add trials, all `pending`; those already there with the same values stay as they are.
 
-        New configurations come last in the order of `trials()`, as they are given.
+        Args:
+            rows: of the trials; new configurations come last in the order of `trials()`, as they are given.
+            texts: trial → its resolved configuration, as `text_of` has it.
 
         Raises:
             UserError: a trial is there with other values, or its config and seed are another trial's.
         """
         names = "trial, config, seed, num_envs, timesteps"
         with self._transaction():
-            placed = {config for (config,) in self._db.execute("SELECT config FROM configurations")}
             for row in rows:
                 new = (row.trial, row.config, row.seed, row.num_envs, row.timesteps)
                 same = f"SELECT {names} FROM trials WHERE trial = ? OR (config = ? AND seed = ?)"
@@ -110,18 +129,24 @@ class Ledger:
                             f"{self.directory} holds the trial ({names}) {stored}, which differs from {new}. "
                             "Resume with the settings it was started with, or start a launch of another name."
                         )
-                insert = f"INSERT OR IGNORE INTO trials ({names}, state) VALUES (?, ?, ?, ?, ?, 'pending')"
-                self._db.execute(insert, new)
-                if row.config not in placed:
-                    self._db.execute("INSERT INTO configurations VALUES (?, ?)", (row.config, len(placed)))
-                    placed.add(row.config)
+                number = self._configuration(row.config, texts.get(row.trial, "{}"))
+                insert = f"INSERT OR IGNORE INTO trials ({names}, state, configuration) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                self._db.execute(insert, (*new, "pending", number))
 
-    def extend(self, lengths: Mapping[str, int]) -> None:
-        """Let trials train to a greater length in timesteps; those that are finished go on."""
+    def extend(self, lengths: Mapping[str, int], texts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Let trials train to a greater length in timesteps; those that are finished go on. `texts` as above."""
         with self._transaction():
             state = "CASE state WHEN 'finished' THEN 'pending' ELSE state END"
             update = f"UPDATE trials SET timesteps = ?1, state = {state} WHERE trial = ?2 AND timesteps < ?1"
             self._db.executemany(update, [(length, trial) for trial, length in lengths.items()])
+            names = dict(self._db.execute("SELECT trial, config FROM trials"))
+            update = "UPDATE trials SET configuration = ? WHERE trial = ?"
+            self._db.executemany(update, [(self._configuration(names[t], text), t) for t, text in texts.items()])
+
+    def add_revision(self, revision: Mapping[str, Any]) -> None:
+        """Note what a launch or resume was: a mapping that JSON takes."""
+        with self._transaction():
+            self._db.execute("INSERT INTO revisions (text) VALUES (?)", (json.dumps(revision),))
 
     def open(self, trials: Sequence[str], token: str) -> Attempt:
         """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
@@ -247,7 +272,30 @@ class Ledger:
 
     def trials(self) -> list[TrialRow]:
         """All trials: configurations as they were asked for, seeds by number."""
-        return [TrialRow(*row) for row in self._db.execute(f"SELECT trials.* {trials_in_order(self._db)}")]
+        query = """SELECT trial, config, seed, num_envs, timesteps, state, attempt, error FROM trials
+            LEFT JOIN (SELECT name AS config, MIN(number) AS place FROM configurations GROUP BY name) USING (config)
+            ORDER BY place IS NULL, place, config, seed"""
+        return [TrialRow(*row) for row in self._db.execute(query)]
+
+    def configurations(self, trials: Sequence[str] | None = None) -> dict[str, str]:
+        """Trial → its resolved configuration, as `text_of` has it; of all trials, or of these.
+
+        Raises:
+            UserError: in a directory of version 0.1.0, a file of a configuration is gone or damaged.
+        """
+        if not self._knows_texts:
+            names = [row.trial for row in self.trials()] if trials is None else trials
+            return layout2.configurations(self.directory, names)
+        if trials is None:
+            texts = dict(self._db.execute("SELECT number, text FROM configurations"))
+            numbers = self._db.execute("SELECT trial, configuration FROM trials")
+            return {trial: texts[number] for trial, number in numbers}
+        query = "SELECT text FROM trials JOIN configurations ON configuration = number WHERE trial = ?"
+        return {trial: self._db.execute(query, (trial,)).fetchone()[0] for trial in trials}
+
+    def revisions(self) -> list[dict[str, Any]]:
+        """What the launch and each resume was, in order."""
+        return [json.loads(text) for (text,) in self._db.execute("SELECT text FROM revisions ORDER BY number")]
 
     def attempts(self) -> list[AttemptRow]:
         """All attempts, in order."""
@@ -325,6 +373,12 @@ class Ledger:
             if self._db.in_transaction:  # after some storage errors SQLite has rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
+
+    def _configuration(self, name: str, text: str) -> int:
+        """The number of a configuration, which is added if it is not there."""
+        self._db.execute("INSERT OR IGNORE INTO configurations (name, text) VALUES (?, ?)", (name, text))
+        query = "SELECT number FROM configurations WHERE name = ? AND text = ?"
+        return int(self._db.execute(query, (name, text)).fetchone()[0])
 
     def _owned(self, attempt: int) -> set[str]:
         query = "SELECT trial FROM trials JOIN attempts ON attempt = number"

@@ -6,15 +6,24 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import IO
 
+from launcher.ledger import layout2
 from runner.errors import UserError
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the tables, kept in the file: one of another version is not misread."""
+LEDGER = "ledger.sqlite"
+_PLANNED = """
+CREATE TABLE configurations (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (name, text)
+);
+CREATE TABLE revisions (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
+"""
 _SCHEMA = """
 CREATE TABLE attempts (
     number INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL,
@@ -29,7 +38,8 @@ CREATE TABLE trials (
     num_envs INTEGER NOT NULL, timesteps INTEGER NOT NULL,
     state TEXT NOT NULL
         CHECK (state IN ('pending', 'running', 'finished', 'diverged', 'failed', 'interrupted')),
-    attempt INTEGER REFERENCES attempts, error TEXT, UNIQUE (config, seed)
+    attempt INTEGER REFERENCES attempts, error TEXT, configuration INTEGER REFERENCES configurations,
+    UNIQUE (config, seed)
 ) WITHOUT ROWID;
 CREATE TABLE tag_sets (id INTEGER PRIMARY KEY, tags TEXT NOT NULL UNIQUE);
 CREATE TABLE records (
@@ -54,11 +64,6 @@ CREATE TABLE evaluations (
 CREATE TABLE stop (requested INTEGER NOT NULL);
 INSERT INTO stop VALUES (0);
 """
-_PLACES = """
-CREATE TABLE IF NOT EXISTS configurations (config TEXT PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
-"""
-"""Not there in the ledgers of older versions, until they are written to."""
-
 # BUSY: a reader has held the lock of a network file system for longer than the timeout.
 _SQLITE_STORAGE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
 _MAY_NOT_WRITE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -98,7 +103,7 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
         partial = path.with_name("ledger.partial")
         partial.unlink(missing_ok=True)
         with contextlib.closing(_connect(partial, writer)) as db:
-            db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_PLACES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+            db.executescript(f"BEGIN IMMEDIATE; {_PLANNED} {_SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;")
         partial.replace(path)
     db = _connect(path, writer)
     try:
@@ -110,28 +115,32 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
             db.close()
             db = _connect_unwritable(path)
             (layout,) = db.execute("PRAGMA user_version").fetchone()
-        if layout != LAYOUT:
+        if layout not in (layout2.LAYOUT, LAYOUT):
             raise UserError(
                 f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "
                 "that made it (plan.json names it)"
             )
-        if writer:
-            db.execute(_PLACES)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def trials_in_order(db: sqlite3.Connection) -> str:
-    """What follows the columns of a query of trials in the one order of all listings.
+def is_launch(directory: Path) -> bool:
+    """Whether a folder is the directory of a launch: one with a ledger."""
+    return os.path.isfile(directory / LEDGER)  # False in a folder that others keep to themselves
 
-    Configurations come as they were asked for, seeds by number. Launches of older versions, which did not note the
-    first, have their configurations by name.
-    """
-    noted = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'configurations'").fetchone()
-    table = "configurations" if noted else "(SELECT NULL AS config, NULL AS place)"
-    return f"FROM trials LEFT JOIN {table} USING (config) ORDER BY place IS NULL, place, config, seed"
+
+def plan_known(db: sqlite3.Connection, directory: Path, writer: bool) -> bool:
+    """Have tables of configurations and launches in an open ledger; whether the configurations' texts are there too."""
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if layout == LAYOUT:
+        return True
+    if writer:
+        layout2.upgrade(db, directory, _PLANNED, LAYOUT)
+    else:
+        layout2.attach(db, directory)
+    return writer
 
 
 def _connect(path: Path, writer: bool) -> sqlite3.Connection:

@@ -1,7 +1,9 @@
 """The launch directory: made once, never overwritten, complete enough to reproduce what ran.
 
-OUT/NAME/  plan.json  ledger.sqlite  tensorboard/  logs/attempt-<n>.log
+OUT/NAME/  ledger.sqlite  plan.json  tensorboard/  logs/attempt-<n>.log
            trials/<trial>/ config.yaml  checkpoints/agent_<timestep>.safetensors  best_agent.safetensors
+
+What there is to train is in the ledger; plan.json and config.yaml are copies for people, and are not read.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -23,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger.aggregator import writer
-from launcher.ledger.ledger import Ledger
+from launcher.ledger.configurations import config_of, text_of
+from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import TrialRow
-from launcher.ledger.storage import at_work, in_use, lock
+from launcher.ledger.storage import at_work, in_use, is_launch, lock
 from launcher.plan.experiment import Placement, Trial, slug
 from runner.checkpoints.checkpoint import versions
-from runner.config import Config, load_config
+from runner.config import Config
 from runner.config.load import dump
 from runner.cores import usable_cores
 from runner.errors import UserError
@@ -139,9 +141,9 @@ def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> tupl
     try:
         with _writing(directory):
             _write_configs(directory, trials)
-            _write_plan(directory, {"trials": [_row(trial) for trial in trials], "revisions": []})
             with Ledger(directory) as ledger:
-                ledger.add_trials(map(_ledger_row, trials))
+                ledger.add_trials(map(_ledger_row, trials), _texts(trials))
+                _write_plan(directory, ledger)
     except BaseException:
         _remove(made)
         raise
@@ -166,34 +168,21 @@ def _make(directory: Path, named: bool) -> Path:
 
 
 def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
-    write_all((directory / "trials" / trial.id / "config.yaml", text.encode()) for trial, text in _texts(trials))
+    write_all((directory / "trials" / trial.id / "config.yaml", copy.encode()) for trial, copy in _copies(trials))
 
 
-def _texts(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
-    """Each trial's configuration as YAML, its seed in the first line; the rest is written once for all seeds."""
-    rests: dict[str, tuple[Config, str]] = {}
+def _copies(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
+    """Each trial's configuration as YAML; the text of all seeds is made once."""
+    known: dict[str, str] = {}
     for trial in trials:
-        seedless = trial.config.model_copy(update={"seed": None})
-        if trial.name not in rests or rests[trial.name][0] != seedless:
-            data = seedless.dump()
-            del data["seed"]
-            rests[trial.name] = seedless, dump(data)
-        yield trial, f"seed: {trial.config.seed}\n{rests[trial.name][1]}"
+        text = text_of(trial.config)
+        if text not in known:
+            known[text] = dump(json.loads(text))
+        yield trial, f"seed: {trial.config.seed}\n{known[text]}"
 
 
-def _config(path: Path, known: dict[str, Config]) -> Config:
-    """A trial's configuration; what follows the seed is read once for all seeds, and kept in `known`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return load_config(path)[0]  # which says what is wrong with it
-    first, _, rest = text.partition("\n")
-    seed = re.fullmatch(r"seed: (\d{1,18})", first)
-    if seed is None:
-        return load_config(path)[0]
-    if rest not in known:
-        known[rest] = load_config(path)[0]
-    return known[rest].model_copy(update={"seed": int(seed[1])})
+def _texts(trials: Sequence[Trial]) -> dict[str, str]:
+    return {trial.id: text_of(trial.config) for trial in trials}
 
 
 def _ledger_row(trial: Trial) -> TrialRow:
@@ -215,7 +204,7 @@ def _remove(made: Sequence[Path]) -> None:
 def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial]) -> None:
     """Let an existing launch have more trials, and some greater lengths.
 
-    The ledger comes last: what a crash leaves behind before it is written again by the same command.
+    The ledger comes after the copies for people: those of a crash in between are written again by the same command.
 
     Raises:
         UserError: another launch is at work there, or it cannot be written.
@@ -224,12 +213,9 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
         if not added and not longer:
             return
         _write_configs(directory, [*added, *longer])
-        plan = json.loads((directory / "plan.json").read_text())
-        known = {row["id"] for row in plan["trials"]}
-        plan["trials"] += [_row(trial) for trial in added if trial.id not in known]
-        _write_plan(directory, plan)
-        ledger.add_trials(map(_ledger_row, added))
-        ledger.extend({trial.id: _timesteps(trial) for trial in longer})
+        ledger.add_trials(map(_ledger_row, added), _texts(added))
+        ledger.extend({trial.id: _timesteps(trial) for trial in longer}, _texts(longer))
+        _write_plan(directory, ledger)
 
 
 def fold(directory: Path) -> None:
@@ -239,7 +225,7 @@ def fold(directory: Path) -> None:
 
 
 def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
-    """Append a revision to plan.json.
+    """Note in the ledger what a launch or resume is.
 
     Returns:
         A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
@@ -247,11 +233,10 @@ def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
     Raises:
         UserError: it cannot be written.
     """
-    with _writing(directory / "plan.json"):
-        plan = json.loads((directory / "plan.json").read_text())
-        before = plan["revisions"][-1:]
-        plan["revisions"].append(revision)
-        _write_plan(directory, plan)
+    with _writing(directory), writer(directory) as ledger:
+        before = ledger.revisions()[-1:]
+        ledger.add_revision(revision)
+        _write_plan(directory, ledger)
     changed = [change for last in before for change in _changes(last, revision)]
     what = "; what is trained now may differ from what an uninterrupted launch had trained"
     return [f"Changed since the last time: {', '.join(changed)}{what}"] if changed else []
@@ -273,12 +258,11 @@ def _short_commit(revision: Mapping[str, Any]) -> str:
     return commit[:12] + "+" * commit.endswith("+")
 
 
-def _write_plan(directory: Path, plan: dict[str, Any]) -> None:
+def _write_plan(directory: Path, ledger: Ledger) -> None:
+    """Write plan.json for people: which trials there are, and what each launch and resume was."""
+    trials = [{"id": row.trial, "name": row.config, "seed": row.seed} for row in ledger.trials()]
+    plan = {"trials": trials, "revisions": ledger.revisions()}
     write_whole(directory / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
-
-
-def _row(trial: Trial) -> dict[str, Any]:
-    return {"id": trial.id, "name": trial.name, "seed": trial.config.seed}
 
 
 def read_trials(directory: Path) -> list[Trial]:
@@ -287,32 +271,27 @@ def read_trials(directory: Path) -> list[Trial]:
     Raises:
         UserError: not a launch directory, or damaged.
     """
-    path = directory / "plan.json"
-    try:
-        plan = json.loads(path.read_text())
-        if not isinstance(plan["revisions"], list):
-            raise TypeError("revisions must be a list")
-        places = {name: place for place, name in enumerate(dict.fromkeys(row["name"] for row in plan["trials"]))}
-        known: dict[str, Config] = {}
-        return [
-            Trial(row["id"], row["name"], _config(directory / "trials" / row["id"] / "config.yaml", known))
-            for row in sorted(plan["trials"], key=lambda row: (places[row["name"]], row["seed"]))
-        ]
-    except (FileNotFoundError, NotADirectoryError):
-        missing = "it has no plan.json" if directory.is_dir() else "there is no such folder"
-        raise UserError(f"{directory}: not a launch directory: {missing}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: damaged: it has no {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged: {error}") from None
+    with reading(directory) as ledger:
+        return trials_of(ledger)
+
+
+def trials_of(ledger: Ledger) -> list[Trial]:
+    """The same of an open ledger."""
+    texts, known, trials = ledger.configurations(), dict[str, Config](), []
+    for row in ledger.trials():
+        text = texts[row.trial]
+        if text not in known:
+            known[text] = config_of(text, row.seed)
+        trials.append(Trial(row.trial, row.config, known[text].model_copy(update={"seed": row.seed})))
+    return trials
 
 
 def arithmetic_threads(directory: Path) -> int | None:
     """Threads that the arithmetic of CPU workers has in this launch; None before it has begun on CPUs."""
-    path = directory / "plan.json"
-    revisions = json.loads(path.read_text())["revisions"] if path.exists() else []
+    if not is_launch(directory):
+        return None
+    with reading(directory) as ledger:
+        revisions = ledger.revisions()
     placement = revisions[-1].get("placement", {}) if revisions else {"gpus": 1}
     return None if placement.get("gpus") else placement.get("threads", 1)
 

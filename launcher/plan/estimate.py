@@ -17,11 +17,13 @@ from pathlib import Path
 from statistics import fmean, harmonic_mean, median
 from typing import Any
 
+from launcher.ledger.configurations import config_of
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Member
+from launcher.ledger.storage import LEDGER
 from launcher.plan.directory import hardware
 from launcher.plan.experiment import Placement, Trial
-from runner.config import Config, load_config
+from runner.config import Config
 from runner.training.pack import static_key
 from runner.training.tracking import STEPS_PER_SECOND
 
@@ -35,7 +37,8 @@ RECORDS = 200
 """Records of an attempt that are read."""
 RATES = 5
 """Rates whose median counts, the newest ones: no launch that shared its cores with other work decides alone."""
-_UNREADABLE = (sqlite3.Error, OSError, ValueError, KeyError)  # no launch, or a damaged one; UserErrors are ValueErrors
+_UNREADABLE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError)
+"""No launch, or a damaged one; UserErrors are ValueErrors."""
 
 
 @dataclass(frozen=True)
@@ -140,32 +143,34 @@ def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -
     rates = []
     for attempt in attempts[:CONFIGURATIONS]:
         with contextlib.suppress(*_UNREADABLE):
-            config, _ = load_config(attempt.directory / "trials" / attempt.one.trial / "config.yaml")
-            program = _program(config, placement)
+            program = _program(_config(attempt), placement)
             if program in programs:
                 rates.append(_rate(attempt, program))
     return [rate for rate in rates if rate is not None]
 
 
+def _config(attempt: _Attempt) -> Config:
+    trial = attempt.one.trial
+    with Ledger(attempt.directory, writer=False) as ledger:
+        return config_of(ledger.configurations([trial])[trial], 0)
+
+
 def _launches(folder: Path) -> list[Path]:
-    """The folders in `folder` that hold a plan, the last written first."""
-    written = {}
-    for plan in folder.glob("*/plan.json"):
-        with contextlib.suppress(OSError):  # removed just now
-            written[plan.parent] = plan.stat().st_mtime
-    return sorted(written, key=lambda directory: -written[directory])[:LAUNCHES]
+    """The launches in `folder`, the last one first."""
+    started: dict[Path, float] = {}
+    for path in folder.glob(f"*/{LEDGER}"):
+        with contextlib.suppress(*_UNREADABLE), Ledger(path.parent, writer=False) as ledger:
+            started[path.parent] = float(ledger.revisions()[-1]["time"])
+    return sorted(started, key=lambda directory: -started[directory])[:LAUNCHES]
 
 
 def _attempts(directory: Path, here: tuple[object, ...]) -> list[_Attempt]:
     """The last attempts, one of each configuration and size, since its last revision; none if that is not as `here`."""
-    plan = json.loads((directory / "plan.json").read_text())
-    try:
-        last = plan["revisions"][-1]
-        kind = _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"])
-        host, since = last["hardware"]["host"], float(last["time"])
-        names = {row["id"]: row["name"] for row in plan["trials"]}
-    except (LookupError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"{directory / 'plan.json'}: damaged: {error}") from None
+    with Ledger(directory, writer=False) as ledger:
+        last = ledger.revisions()[-1]
+        names = {row.trial: row.config for row in ledger.trials()}
+    kind = _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"])
+    host, since = last["hardware"]["host"], float(last["time"])
     if kind != here:
         return []
     with Ledger(directory, writer=False) as ledger:

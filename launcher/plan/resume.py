@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.ledger.ledger import Ledger
+from launcher.ledger.ledger import reading
 from launcher.ledger.rows import State, TrialRow
+from launcher.ledger.storage import LEDGER
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, parse_seeds, trial_of
 from runner.config import Config, resolve
@@ -50,18 +50,11 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     Raises:
         UserError: not a launch directory, or damaged; a setting that cannot change; a training that cannot be extended.
     """
-    trials = {trial.id: trial for trial in folder.read_trials(directory)}
-    try:
-        with Ledger(directory, writer=False) as ledger:
-            rows, begin = {row.trial: row for row in ledger.trials()}, ledger.last_agents()
-    except sqlite3.Error as error:
-        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: {error}") from None
+    with reading(directory) as ledger:
+        trials = {trial.id: trial for trial in folder.trials_of(ledger)}
+        rows, begin = {row.trial: row for row in ledger.trials()}, ledger.last_agents()
     if not rows:
-        raise UserError(f"{directory / 'ledger.sqlite'}: damaged: it has no trials")
-    missing = rows.keys() - trials.keys()
-    if missing:
-        raise UserError(f"{directory / 'plan.json'}: damaged: the ledger's trial {min(missing)!r} is not in it")
-    rows = {name: rows[name] for name in trials if name in rows}  # in the order in which they were asked for
+        raise UserError(f"{directory / LEDGER}: damaged: it has no trials")
     length = _length(settings)
     longer = {}
     if length is not None:

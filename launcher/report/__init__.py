@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.ledger.storage import is_launch
 from runner.errors import UserError
 
 
@@ -58,7 +59,7 @@ def page_path(directories: Sequence[Path], out: Path | None) -> Path:
     if out is not None:
         if out.suffix not in (".html", ".htm") or out.is_dir():
             raise UserError(f"command line: --out {out}: allowed: a file whose name ends in .html, such as report.html")
-        if (out.with_suffix("") / "plan.json").exists():
+        if is_launch(out.with_suffix("")):
             raise UserError(
                 f"command line: --out {out}: its CSV files would go to {out.with_suffix('')}, which is a launch; "
                 "choose another name"

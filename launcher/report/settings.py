@@ -1,26 +1,24 @@
-"""What tells configurations apart: the settings in a trial's config.yaml, by dotted key."""
+"""What tells configurations apart: the settings of a trial's configuration, by dotted key."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from launcher.ledger.ledger import reading
+from runner.config.load import dump
 
-NOT_TRAINED_BY = ("seed", "agent.experiment.")
+NOT_TRAINED_BY = ("agent.experiment.",)
 """Settings that make no other configuration."""
 
 
 def read_settings(directory: Path, trial: str) -> tuple[dict[str, Any], str]:
-    """Of a trial of the launch in `directory`: dotted keys, and the file's text; empty if it is gone or damaged."""
-    with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        text = (directory / "trials" / trial / "config.yaml").read_text()
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if isinstance(data, dict):
-            return {key: value for key, value in flatten(data) if not key.startswith(NOT_TRAINED_BY)}, text
-    return {}, ""
+    """Settings of a trial of the launch in `directory`, by dotted key, and its configuration as YAML."""
+    with reading(directory) as ledger:
+        data = json.loads(ledger.configurations([trial])[trial])
+    return {key: value for key, value in flatten(data) if not key.startswith(NOT_TRAINED_BY)}, dump(data)
 
 
 def flatten(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections import Counter
@@ -14,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from launcher.ledger.ledger import reading
+from launcher.ledger.storage import LEDGER, is_launch
 from runner.errors import UserError
 
 FOLDER = Path("runs")
@@ -23,7 +23,7 @@ FOLDER = Path("runs")
 def find(folder: Path) -> list[Path]:
     """Directories of launches directly in a folder, the latest first: the one that was started or resumed last."""
     try:
-        found = [path for path in folder.iterdir() if os.path.isfile(path / "plan.json")]  # not of others' folders
+        found = [path for path in folder.iterdir() if is_launch(path)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -32,12 +32,12 @@ def find(folder: Path) -> list[Path]:
 
 
 def _started(directory: Path) -> float:
-    """When a launch was started or resumed last, in Unix seconds; before it trains, when its plan was written."""
-    path = directory / "plan.json"
+    """When a launch was started or resumed last, in Unix seconds; before it trains, when it was planned."""
     try:
-        return float(json.loads(path.read_text())["revisions"][-1]["time"])
-    except (OSError, ValueError, TypeError, LookupError):
-        return path.stat().st_mtime
+        with reading(directory) as ledger:
+            return float(ledger.revisions()[-1]["time"])
+    except (UserError, ValueError, TypeError, LookupError):
+        return (directory / LEDGER).stat().st_mtime
 
 
 def latest(folder: Path | None = None) -> Path:

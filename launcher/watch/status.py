@@ -6,10 +6,8 @@ Nothing is written, and neither Ray nor a framework is imported.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import socket
-import sqlite3
 import sys
 import time
 from collections import Counter
@@ -19,7 +17,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from launcher.ledger.ledger import Ledger
+from launcher.ledger.ledger import reading
 from launcher.ledger.rows import AttemptRow, Progress, State
 from launcher.ledger.storage import at_work
 from launcher.watch import progress
@@ -44,7 +42,7 @@ class Standing:
 
     Attributes:
         running: whether a launch is at work there; None where the file system does not tell.
-        revisions: of plan.json, one for the launch and one for each resume.
+        revisions: one for the launch and one for each resume.
         rows: the trials. Those that were running when their launch died are `interrupted`.
         attempts: by number.
         members: trial → numbers of the attempts that had it.
@@ -75,35 +73,18 @@ def read(directory: Path) -> Standing:
     Raises:
         UserError: not a launch directory, damaged, or not to be read from here.
     """
-    revisions = _revisions(directory)
     # First: a launch that ends in between is shown as running and finished, not as interrupted.
     running = at_work(directory)
-    try:
-        with Ledger(directory, writer=False) as ledger:
-            rows = ledger.progress(SCORE, saved=running is False)
-            attempts, agents = ledger.attempts(), ledger.last_agents()
-            members: dict[str, list[int]] = {}
-            for member in ledger.members():
-                members.setdefault(member.trial, []).append(member.attempt)
-    except sqlite3.Error as error:
-        raise UserError(f"{directory / 'ledger.sqlite'}: cannot be read: {error}") from None
+    with reading(directory) as ledger:
+        revisions = ledger.revisions()
+        rows = ledger.progress(SCORE, saved=running is False)
+        attempts, agents = ledger.attempts(), ledger.last_agents()
+        members: dict[str, list[int]] = {}
+        for member in ledger.members():
+            members.setdefault(member.trial, []).append(member.attempt)
     if running is False:
         rows = [_ended(row) for row in rows]
     return Standing(directory, running, revisions, rows, {row.number: row for row in attempts}, members, agents)
-
-
-def _revisions(directory: Path) -> list[dict[str, Any]]:
-    path = directory / "plan.json"
-    try:
-        revisions = json.loads(path.read_text())["revisions"]
-    except (FileNotFoundError, NotADirectoryError):
-        missing = "it has no plan.json" if directory.is_dir() else "there is no such folder"
-        raise UserError(f"{directory}: not a launch directory: {missing}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: damaged: {error}") from None
-    if not isinstance(revisions, list) or not all(isinstance(revision, dict) for revision in revisions):
-        raise UserError(f"{path}: damaged: revisions must be a list of blocks")
-    return revisions
 
 
 def _ended(row: Progress) -> Progress:

@@ -184,7 +184,7 @@ def test_the_kubernetes_job_launches_once_and_resumes_after(
     assert shlex.split(subprocess.list2cmdline(words)) == words
     shell, flag, script = words
     assert (shell, flag) == ("sh", "-c")
-    found = re.fullmatch(r"if \[ -e (\S+)/plan.json \]; then launch (.*); else launch (.*); fi", script)
+    found = re.fullmatch(r"if \[ -e (\S+)/ledger.sqlite \]; then launch (.*); else launch (.*); fi", script)
     assert found is not None
     directory, resume, train = found[1], shlex.split(found[2]), shlex.split(found[3])
     accept(resume)

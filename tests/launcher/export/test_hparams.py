@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -19,11 +19,8 @@ from tests.launcher.boards import TAG, TRIALS, checkpoint, opened, push, read_sc
 from tests.launcher.builders import give_up
 
 
-def write_settings(directory: Path, settings: dict[str, dict[str, Any]]) -> None:
-    for trial, data in settings.items():
-        folder = directory / "trials" / trial
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(data))
+def write_settings(ledger: Ledger, settings: dict[str, dict[str, Any]]) -> None:
+    ledger.extend({}, {trial: json.dumps(data) for trial, data in settings.items()})
 
 
 def content(folder: Path, tag: str) -> Any:
@@ -67,7 +64,7 @@ def test_columns_are_the_settings_that_differ(ledger: Ledger, tmp_path: Path) ->
     of_a = {"rate": 1e-3, "clip": True, "layers": [32], "scheduler": None, **common}
     of_b = {"rate": 2, "clip": False, "layers": [8, 8], "scheduler": "linear", "kwargs": {"power": 1}, **common}
     of_b["experiment"] = {"directory": "y"}
-    write_settings(tmp_path, {"a-0": {"seed": 0, "agent": of_a}, "b-0": {"seed": 0, "agent": of_b}})
+    write_settings(ledger, {"a-0": {"agent": of_a}, "b-0": {"agent": of_b}})
     attempt = opened(ledger, "a-0", "a-1", "b-0")
     for trial in ("a-0", "a-1", "b-0"):
         push(ledger, attempt, trial, 0, [1.0])
@@ -80,19 +77,15 @@ def test_columns_are_the_settings_that_differ(ledger: Ledger, tmp_path: Path) ->
     assert content(boards / "a/seed_1", metadata.SESSION_START_INFO_TAG).group_name == "a/seed_1"
 
 
-def test_without_readable_settings_there_are_names_and_seeds(
+def test_of_too_many_configurations_there_are_names_and_seeds(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_settings(tmp_path, {"a-0": {"rate": 1}, "b-0": {"rate": 2}})
+    write_settings(ledger, {"a-0": {"rate": 1}, "b-0": {"rate": 2}})
     rows = ledger.trials()
-    (tmp_path / "trials/a-0/config.yaml").write_text("rate: [")
-    damaged = HParams(tmp_path, rows)
-    (tmp_path / "trials/a-0/config.yaml").write_text("rate: 1")
     assert HParams(tmp_path, rows)._settings == {"a": {"rate": 1}, "b": {"rate": 2}}
     monkeypatch.setattr(hparams, "MOST_READ", 1)
-    for found in (damaged, HParams(tmp_path, rows)):
-        started = found.start(rows[-1], "b/seed_0", 1.0).value[0].metadata.plugin_data.content
-        assert set(metadata.parse_session_start_info_plugin_data(started).hparams) == {"configuration", "seed"}
+    started = HParams(tmp_path, rows).start(rows[-1], "b/seed_0", 1.0).value[0].metadata.plugin_data.content
+    assert set(metadata.parse_session_start_info_plugin_data(started).hparams) == {"configuration", "seed"}
 
 
 # ---------------------------------------------------------------------------------------------- ends

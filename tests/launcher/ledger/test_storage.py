@@ -188,7 +188,7 @@ def test_reader_does_not_write(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not the directory of a launch"):
+    with pytest.raises(UserError, match="not a launch directory"):
         Ledger(tmp_path, writer=False)
     assert os.listdir(tmp_path) == []
 
@@ -209,7 +209,7 @@ def test_file_appears_with_its_tables(tmp_path: Path) -> None:
     """
     process = subprocess.run([sys.executable, "-c", textwrap.dedent(crash), str(tmp_path)], check=False)
     assert process.returncode == -signal.SIGKILL
-    with pytest.raises(UserError, match="is not the directory of a launch"):
+    with pytest.raises(UserError, match="not a launch directory"):
         Ledger(tmp_path, writer=False)
     with Ledger(tmp_path) as ledger, Ledger(tmp_path, writer=False) as reader:
         ledger.add_trials([A])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher.ledger.ledger import Ledger
 from launcher.plan import cores, directory
 from launcher.plan.cores import Programs, settle, share, spread
 from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
@@ -159,12 +159,14 @@ def test_evaluations_have_the_cores_that_would_stand_idle(machine: Any) -> None:
 def test_the_plan_of_a_launch_keeps_the_threads_of_its_arithmetic(tmp_path: Path) -> None:
     assert directory.arithmetic_threads(tmp_path) is None
 
-    def written(*placements: dict[str, Any]) -> int | None:
-        plan = {"revisions": [{"placement": placement} for placement in placements]}
-        (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with Ledger(tmp_path):
+        pass
+    assert directory.arithmetic_threads(tmp_path) is None
+
+    def written(placement: dict[str, Any]) -> int | None:
+        directory.add_revision(tmp_path, {"placement": placement})
         return directory.arithmetic_threads(tmp_path)
 
-    assert written() is None
     assert written(asdict(Placement(1, 0, 4, threads=4))) == 4
     assert written({"workers": 1, "gpus": 0, "cpus": 1, "logical": False}) == 1, "of a version that had one"
     assert written(asdict(Placement(1, 1, 4, threads=4))) is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +17,6 @@ from launcher.plan import directory as folder
 from launcher.plan import estimate as estimates
 from launcher.plan.estimate import Estimate, estimate
 from launcher.plan.experiment import Placement, Trial, read_experiment
-from runner.config import load_config
 from runner.training.tracking import STEPS_PER_SECOND, Record
 from tests.launcher.refusals import CARTPOLE
 
@@ -73,8 +70,7 @@ class Launches:
         folder.create(path, [trial for pack in packs for trial in pack])
         revision = folder.revision("launch", placement, packs)
         revision["hardware"] |= hardware
-        folder.add_revision(path, revision)
-        os.utime(path / "plan.json", (self._made, self._made))
+        folder.add_revision(path, revision | {"time": float(self._made)})
         for pack in packs:
             with Ledger(path) as ledger:
                 self.train(ledger, pack, revision["hardware"]["host"], speeds, start_up)
@@ -253,26 +249,23 @@ def test_without_records(launches: Launches) -> None:
     assert seconds(launches, [trials(1)]) is None
 
 
-DAMAGED_PLANS = ["", "{", "[]", "{}", '{"revisions": [], "trials": []}', '{"revisions": [3], "trials": []}', "\xff"]
 DAMAGED_REVISIONS = [{"placement": {"nodes": 3}}, {"hardware": {"host": "here"}}, {"hardware": None}, {"time": "now"}]
 
 
 def test_damaged_launches(launches: Launches) -> None:
     pack = trials(1)
     fine = launches.add([pack], [1024.0], start_up=0.0)
-    plan = json.loads((fine / "plan.json").read_text())
-    texts = [json.dumps(plan | {"revisions": [plan["revisions"][0] | change]}) for change in DAMAGED_REVISIONS]
-    for text in (*DAMAGED_PLANS, *texts):
-        (launches.add([pack], [1.0]) / "plan.json").write_text(text, "latin-1")
+    with Ledger(fine, writer=False) as ledger:
+        (revision,) = ledger.revisions()
+    for damage in DAMAGED_REVISIONS:
+        with Ledger(launches.add([pack], [1.0])) as ledger:
+            ledger.add_revision(revision | {"time": 9.0} | damage)
     (launches.add([pack], [1.0]) / "ledger.sqlite").unlink()
     for file in launches.add([pack], [1.0]).glob("ledger.sqlite*"):
         file.write_bytes(b"no database, but long enough to be looked at" * 100)
-    (launches.add([pack], [1.0]) / "trials" / pack[0].id / "config.yaml").write_text("agent: {}")
-    (launches.path / "folder" / "plan.json").mkdir(parents=True)
+    (launches.path / "folder" / "ledger.sqlite").mkdir(parents=True)
     (launches.path / "file").write_text("mine")
     assert seconds(launches, [pack]) == 10.0
-    (fine / "trials" / pack[0].id / "config.yaml").unlink()
-    assert seconds(launches, [pack]) is None
 
 
 def test_reads_little(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,11 +273,12 @@ def test_reads_little(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(estimates, "LAUNCHES", 3)
     read: list[str] = []
 
-    def load(path: Path) -> Any:
-        read.append(path.parts[-4])
-        return load_config(path)
+    def texts(ledger: Ledger, *arguments: Any) -> dict[str, str]:
+        read.append(ledger.directory.name)
+        return configurations(ledger, *arguments)
 
-    monkeypatch.setattr(estimates, "load_config", load)
+    configurations = Ledger.configurations
+    monkeypatch.setattr(Ledger, "configurations", texts)
     launches.add([trials(1)], [1.0])
     swept = trials(2, "agent.learning_rate=0.1,0.2")
     launches.add([swept], [1.0])  # one attempt at trials of two names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from launcher import report
+from launcher.ledger.ledger import Ledger
 from tests.launcher import report_launches
 from tests.launcher.report_launches import EVIL, MORE
 
@@ -44,9 +46,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fates = {(0, 1): "failed", (1, 0): "diverged", (5, 2): "running"}
     trials = report_launches.build(path, [RATES, LOSSES], 4, 12, fates, MORE[:2], f"MemoryError {EVIL}\n" * 60)
     report_launches.evaluate(path, trials[:8])
-    for trial in trials[:4]:
-        with (path / "trials" / trial.id / "config.yaml").open("a") as file:
-            file.write(f'note: "{EVIL}"\n')
+    with Ledger(path) as ledger:
+        texts = {trial: json.loads(text) for trial, text in ledger.configurations().items()}
+        ledger.extend({}, {trial.id: json.dumps(texts[trial.id] | {"note": EVIL}) for trial in trials[:4]})
     return report.write([path])
 
 

@@ -453,7 +453,7 @@ def test_launch_at_work_is_not_disturbed(launched: Path, tmp_path: Path) -> None
     [
         ([], None, "no launch directory"),
         (["nothing"], None, "nothing: not a launch directory: there is no such folder"),
-        (["empty"], None, "empty: not a launch directory: it has no plan.json"),
+        (["empty"], None, "empty: not a launch directory: it has no ledger.sqlite"),
         (["launch", "launch"], None, "launch: given twice"),
         (["launch"], "page.txt", "allowed: a file whose name ends in .html"),
         (["launch"], "empty", "allowed: a file whose name ends in .html"),
@@ -468,15 +468,6 @@ def test_refusals(launched: Path, tmp_path: Path, directories: list[str], out: s
     with pytest.raises(UserError, match=re.escape(expected).replace("launch:", "(launch|sweep):")):
         report.write([tmp_path / name for name in directories], None if out is None else tmp_path / out)
     assert not (tmp_path / "empty" / "report").exists()
-
-
-def test_configuration_file_that_is_gone(tmp_path: Path) -> None:
-    trials = report_launches.build(tmp_path / "a", ["agent.learning_rate=0.001,0.002"], 3, 4)
-    (tmp_path / "a" / "trials" / trials[0].id / "config.yaml").write_text("a: [")
-    (tmp_path / "a" / "trials" / trials[3].id / "config.yaml").unlink()
-    told = data.read([tmp_path / "a"])
-    assert [c.text for c in told.configurations] == ["", ""]
-    assert len(tabs(report.write([tmp_path / "a"]))) >= 5
 
 
 def test_import_is_light() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -278,12 +279,54 @@ def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
     assert begun == [0, 0, 0, 256, 256]
 
 
+def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
+    ray_address: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(REPOSITORY / "tests" / "fixtures" / "launches" / "0.1.0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    directory = tmp_path / "layout_1"
+    with Ledger(directory, writer=False) as ledger:
+        before = {row.trial: [stored.record for stored in ledger.records(row.trial)] for row in ledger.trials()}
+
+    assert main(["status", str(directory), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["counts"]["finished"], told["revisions"], told["started"]) == (4, 1, 1795897644.296685)
+    assert [row["trial"] for row in told["trials"]] == [
+        "tiny_learning_rate=0.001_s0_57e4d008",
+        "tiny_learning_rate=0.001_s1_ed33f98e",
+        "tiny_learning_rate=0.0003_s0_a3e3095d",
+        "tiny_learning_rate=0.0003_s1_15e094da",
+    ]
+    assert main(["list", "--out", str(tmp_path)]) == 0
+    assert re.search(r"layout_1 +finished .* 4 +2,048 +100%", capsys.readouterr().out)
+    page = tmp_path / "page.html"
+    assert main(["report", str(directory), "--out", str(page)]) == 0
+    assert "learning_rate=0.0003" in page.read_text()
+    capsys.readouterr()
+
+    more = ["--set", "trainer.timesteps=256", "--seeds", "3", "--workers", "1"]
+    assert main(["resume", str(directory), *more, *ray_address]) == 0
+    assert "Changed since the last time: code 444574338" in capsys.readouterr().out
+    with Ledger(directory, writer=False) as ledger:
+        rows = ledger.trials()
+        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 256) for s in (0, 1, 2)] * 2
+        begun = {(member.trial, member.timestep) for member in ledger.members() if member.attempt > 2}
+        assert begun == {(row.trial, 128 if row.trial in before else 0) for row in rows}
+        for trial, records in before.items():
+            after = [stored.record for stored in ledger.records(trial)]
+            assert after[: len(records)] == records and after[-1].timestep == 256
+    assert main(["report", str(directory), "--out", str(page)]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
+    assert "6 of 6 trials are finished; nothing to do" in capsys.readouterr().out
+
+
 def shorten(directory: Path, timesteps: int) -> None:
     """Change the length in every trial's stored configuration."""
-    for path in directory.glob("trials/*/config.yaml"):
-        data = yaml.safe_load(path.read_text())
-        data["trainer"]["timesteps"] = timesteps
-        path.write_text(yaml.safe_dump(data))
+    with Ledger(directory) as ledger:
+        texts = {trial: json.loads(text) for trial, text in ledger.configurations().items()}
+        for data in texts.values():
+            data["trainer"]["timesteps"] = timesteps
+        ledger.extend({}, {trial: json.dumps(data) for trial, data in texts.items()})
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(

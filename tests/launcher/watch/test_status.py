@@ -252,7 +252,6 @@ def test_many_trials_make_a_short_page(tmp_path: Path, capsys: pytest.CaptureFix
             give_up(ledger, opened(ledger, f"t{i}"), [f"t{i}"], f"boo {i}")
         together = [f"t{i}" for i in range(20, 30)]
         give_up(ledger, opened(ledger, *together), together, "together")
-    (tmp_path / "plan.json").write_text('{"trials": [], "revisions": []}')
     lines = shown(capsys, "status", tmp_path).splitlines()
     assert len(lines) < 100
     assert "… 261 more; --json has all" in [line.strip() for line in lines]
@@ -267,30 +266,13 @@ def test_trials_that_failed_together_are_told_once(tmp_path: Path, capsys: pytes
         names = [f"t{i}" for i in range(3)]
         ledger.add_trials(TrialRow(name, "a", seed, 8, 1000) for seed, name in enumerate(names))
         give_up(ledger, opened(ledger, *names), names, "boo")
-    (tmp_path / "plan.json").write_text('{"trials": [], "revisions": []}')
     assert "t0 and 2 more failed: boo" in shown(capsys, "status", tmp_path).splitlines()
 
 
 # What cannot be read
 
 
-@pytest.mark.parametrize(
-    ("plan", "expected"),
-    [
-        ("{", "plan.json: damaged: Expecting property name"),
-        ("{}", "plan.json: damaged: 'revisions'"),
-        ("[]", "plan.json: damaged: list indices"),
-        ('{"revisions": {}}', "plan.json: damaged: revisions must be a list of blocks"),
-        ('{"revisions": []}', "ledger.sqlite does not exist"),
-    ],
-)
-def test_damaged_plan(refused: Refused, tmp_path: Path, plan: str, expected: str) -> None:
-    (tmp_path / "plan.json").write_text(plan)
-    assert expected in refused("status", tmp_path)
-
-
 def test_damaged_ledger(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text('{"revisions": []}')
     (tmp_path / "ledger.sqlite").write_text("boo" * 1000)
     assert refused("status", tmp_path).endswith("ledger.sqlite: cannot be read: file is not a database")
 
