@@ -11,21 +11,19 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from launcher.cluster.connect import START_SECONDS, not_started
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import BUSY, STORED, Attempt, Batch, Published
+from launcher.ledger.rows import BUSY, LOST, STORED, Batch, Order
 from launcher.ledger.storage import disk_refuses
 from runner.errors import UserError
 
 if TYPE_CHECKING:
     import ray.actor
-
-T = TypeVar("T")
 
 RELEASE_SECONDS = 3.0
 """How long the lock of a launch that has just ended may linger: Ray kills actors without waiting for them."""
@@ -36,14 +34,14 @@ class PushReply:
     """What a worker hears on each beat.
 
     Attributes:
-        high_water: trial → the index of the record to send next, or LOST; empty when busy.
+        high_water: trial → the index of the record to send next; of trials that are lost, and when busy, none.
         busy: nothing was stored, the disk does not take it: keep the records and send them again.
-        stop: save, publish and leave.
+        orders: what to do with each trial that was asked about.
     """
 
     high_water: dict[str, int]
     busy: bool
-    stop: bool
+    orders: dict[str, Order]
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,10 @@ class Pulse:
 
 
 class Aggregator:
-    """A ledger with a clock: when each attempt was last heard of, and whether all are to stop.
+    """A ledger with a clock: when each attempt was last heard of, and whether all are to stop."""
 
-    `open`, `close`, `fail` and `describe_attempt` answer BUSY, and have done nothing, where the disk takes nothing.
-    """
-
+    CALLS = frozenset({"open", "describe_attempt", "publish", "close", "fail"})
+    """Methods of the ledger that others may call."""
     STALL_SECONDS = 5.0
     """Without any call for so long it was itself not running: the launcher asks every second."""
 
@@ -83,16 +80,27 @@ class Aggregator:
         self._beats = dict.fromkeys(open_ones, self._heard)
         self._open = set(open_ones)
 
-    def open(self, trials: Sequence[str], token: str) -> Attempt | Literal["busy"]:
-        """See `Ledger.open`."""
-        attempt = self._stored(lambda: self._ledger.open(trials, token))
-        if attempt != BUSY:
-            self._open.add(attempt.number)
-        return attempt
-
-    def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> Literal["busy"] | None:
-        """See `Ledger.describe_attempt`."""
-        return self._stored(lambda: self._ledger.describe_attempt(attempt, log, host, pid))
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What one of `CALLS` returns; or BUSY, with nothing done, where the disk takes nothing."""
+        if name not in self.CALLS:
+            raise ValueError(f"{name}: not one of {sorted(self.CALLS)}")
+        try:
+            result = getattr(self._ledger, name)(*arguments)
+        except (sqlite3.OperationalError, OSError) as error:
+            if not disk_refuses(error):
+                raise
+            result = BUSY
+        if result == BUSY:
+            self._takes(False)
+            return BUSY
+        if name != "publish" or STORED in result.values():  # else nothing was written
+            self._takes(True)
+        if name == "open":
+            self._open.add(result.number)
+        elif name == "close":  # the lease ends
+            self._open.discard(arguments[0])
+            self._beats.pop(arguments[0], None)
+        return result
 
     def push(self, attempt: int, batches: Mapping[str, Batch], note: str | None = None) -> PushReply:
         """See `Ledger.push`; begins or renews the lease, also when the disk is full."""
@@ -100,39 +108,14 @@ class Aggregator:
         if attempt in self._open:
             self._beats[attempt] = now
         answer = self._ledger.push(attempt, batches, note)
+        wanted: Order = "stop" if self._stop else "go"
         if answer == BUSY:
             self._takes(False)
-            return PushReply({}, busy=True, stop=self._stop)
+            return PushReply({}, busy=True, orders=dict.fromkeys(batches, wanted))
         if any(batch.records for batch in batches.values()):  # a beat alone writes nothing
             self._takes(True)
-        return PushReply(answer, busy=False, stop=self._stop)
-
-    def publish(
-        self, attempt: int, published: Mapping[str, Published]
-    ) -> dict[str, Literal["stored", "gap", -1]] | Literal["busy"]:
-        """See `Ledger.publish`."""
-        answer = self._ledger.publish(attempt, published)
-        if answer == BUSY or STORED in answer.values():
-            self._takes(answer != BUSY)
-        return answer
-
-    def close(
-        self,
-        attempt: int,
-        outcome: str,
-        error: str | None = None,
-        state: Literal["pending", "interrupted"] = "pending",
-    ) -> list[str] | Literal["busy"]:
-        """See `Ledger.close`; the lease ends."""
-        unfinished = self._stored(lambda: self._ledger.close(attempt, outcome, error, state))
-        if unfinished != BUSY:
-            self._open.discard(attempt)
-            self._beats.pop(attempt, None)
-        return unfinished
-
-    def fail(self, trials: Iterable[str], error: str) -> Literal["busy"] | None:
-        """See `Ledger.fail`."""
-        return self._stored(lambda: self._ledger.fail(trials, error))
+        orders: dict[str, Order] = {trial: "lost" if count == LOST else wanted for trial, count in answer.items()}
+        return PushReply({t: count for t, count in answer.items() if count != LOST}, busy=False, orders=orders)
 
     def pulse(self) -> Pulse:
         """How long each attempt has been silent, and the disk has taken nothing."""
@@ -148,17 +131,6 @@ class Aggregator:
             self._beats = {attempt: beat + stalled for attempt, beat in self._beats.items()}
         self._heard = now
         return now
-
-    def _stored(self, write: Callable[[], T]) -> T | Literal["busy"]:
-        try:
-            result = write()
-        except (sqlite3.OperationalError, OSError) as error:
-            if not disk_refuses(error):
-                raise
-            self._takes(False)
-            return BUSY
-        self._takes(True)
-        return result
 
     def _takes(self, all_is_well: bool) -> None:
         if all_is_well:

@@ -13,6 +13,8 @@ from runner.training.tracking import Record
 
 State = Literal["pending", "running", "finished", "diverged", "failed", "interrupted"]
 Kind = Literal["agent", "best"]
+Order = Literal["go", "stop", "lost"]
+"""What a worker is to do with a trial: go on; save, publish and leave; drop it, since another attempt has it."""
 
 LOST: Final = -1
 """The trial belongs to another attempt by now: stop working on it."""

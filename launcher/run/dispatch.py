@@ -24,6 +24,7 @@ from launcher.ledger.rows import BUSY, Attempt
 from launcher.plan.experiment import Placement, Trial
 from launcher.run.failures import end_process, ending_of, fetch_log
 from launcher.run.job import Job, Place
+from launcher.run.orders import together
 from launcher.run.pool import Processes
 from launcher.run.retries import Ending, Retries
 
@@ -237,13 +238,10 @@ class _Dispatch:
             attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
             self.waiting.remove(item)
             begins = {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
-            groups: dict[int, list[Trial]] = {}
-            for trial in item.pack:
-                groups.setdefault(begins[trial.id], []).append(trial)
+            groups = together(item.pack, begins)
             if len(groups) > 1:
-                # A damaged checkpoint fell back to an earlier one: the members are no longer at the same timestep.
                 self._ask("close", attempt.number, "regrouped")
-                self.waiting[:0] = [Waiting(pack) for pack in groups.values()]
+                self.waiting[:0] = map(Waiting, groups)
                 continue
             self.retries.opened(begins)
             self.running.append(self._train(attempt, item.pack))
@@ -357,7 +355,7 @@ class _Dispatch:
         return asked > 1 or (self.told is not None and time.monotonic() - self.told > STOP_SECONDS)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the aggregator until it has done what it is asked for.
+        """Let the aggregator call the ledger, until it has done what it is asked for.
 
         Raises:
             _DiskRefusesError: the disk does not take it.
@@ -365,7 +363,7 @@ class _Dispatch:
         import ray
 
         while True:
-            future = getattr(self.aggregator, method).remote(*arguments)
+            future = self.aggregator.call.remote(method, *arguments)
             while not ray.wait([future], timeout=POLL_SECONDS)[0]:
                 self._hear()
             answer = ray.get(future)

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Published
+from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Order, Published
 from launcher.run.account import Account, failure
 from launcher.run.job import Exam, Job, Place
+from launcher.run.orders import leaves, obeyed
 from launcher.run.process import claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
 from runner.errors import UserError
@@ -152,7 +153,7 @@ class Worker:
             runner = self._backend.Runner(task, configs[0], configs=configs, threads=threads)
             if job.checkpoints is not None:
                 runner.restore(job.checkpoints)
-            if link.stop:
+            if "stop" in link.orders.values():
                 # Told so before anything was trained: the checkpoint to go on from is the one that came along.
                 link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))
                 link.flush()
@@ -180,7 +181,7 @@ class Worker:
             link.publish({trials[m]: agents[m] for m in members})
 
         def leave() -> bool:
-            return link.stop or link.lost >= {trial for m, trial in enumerate(trials) if m not in over}
+            return leaves(link.orders, {trials[m] for m in over})
 
         link.note = "compiling" if runner.compiles else "starting"
         for report in account.follow(runner.reports(leave)):
@@ -205,14 +206,12 @@ class Link:
 
     Attributes:
         note: what the attempt is doing, for people.
-        stop: the launcher asked everyone to save and leave.
-        lost: trials that belong to another attempt by now.
+        orders: what to do with each trial.
     """
 
     def __init__(self, aggregator: ray.actor.ActorHandle, attempt: int, trials: Sequence[str]) -> None:
         self.note = "starting"
-        self.stop = False
-        self.lost: set[str] = set()
+        self.orders: dict[str, Order] = dict.fromkeys(trials, "go")
         self._aggregator = aggregator
         self._attempt = attempt
         self._records: dict[str, deque[Record]] = {trial: deque() for trial in trials}
@@ -224,6 +223,11 @@ class Link:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._carry, name="link", daemon=True)
         self._thread.start()
+
+    @property
+    def lost(self) -> set[str]:
+        """Trials that belong to another attempt by now."""
+        return {trial for trial, order in self.orders.items() if order == "lost"}
 
     def record(self, records: Mapping[str, Record]) -> None:
         """Queue records; waits while too many are queued, as they are when the disk is full."""
@@ -299,19 +303,21 @@ class Link:
                 if trial not in self.lost
             }
         reply = ray.get(self._aggregator.push.remote(self._attempt, batches, self.note))
-        self.stop = self.stop or reply.stop
         with self._change:
+            for trial, order in reply.orders.items():
+                self._obey(trial, order)
             for trial, expected in reply.high_water.items():
                 queue = self._records[trial]
-                if expected == LOST:
-                    self.lost.add(trial)
-                    queue.clear()
-                    continue
                 # An actor that was started again may answer calls in another order: the highest counts.
                 self._next[trial] = max(self._next[trial], expected)
                 while queue and queue[0].index < self._next[trial]:
                     queue.popleft()
         return not reply.busy
+
+    def _obey(self, trial: str, order: Order) -> None:
+        self.orders[trial] = obeyed(self.orders[trial], order)
+        if order == "lost":
+            self._records[trial].clear()
 
     def _publish(self) -> bool:
         """Send queued checkpoints in order; True once the queue is empty."""
@@ -325,11 +331,13 @@ class Link:
                 missing = any(r.index < new.records for trial, new in call.items() for r in self._records[trial])
             if missing and not self._push():
                 return False
-            answers = ray.get(self._aggregator.publish.remote(self._attempt, call))
+            answers = ray.get(self._aggregator.call.remote("publish", self._attempt, call))
             if answers == BUSY or GAP in answers.values():
                 return False
             with self._change:
-                self.lost.update(trial for trial, answer in answers.items() if answer == LOST)
+                for trial, answer in answers.items():
+                    if answer == LOST:
+                        self._obey(trial, "lost")
                 self._published.popleft()
                 self._change.notify_all()
 

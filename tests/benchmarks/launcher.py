@@ -215,7 +215,7 @@ def reporting(rounds: int, timesteps: int) -> None:
             directory = Path(parent) / "launch"
             folder.create(directory, trials)
             aggregator = start_aggregator(directory)
-            attempt = ray.get(aggregator.open.remote([trial.id for trial in trials], "token")).number
+            attempt = ray.get(aggregator.call.remote("open", [trial.id for trial in trials], "token")).number
             ray.get(actor.train.remote(job(trials, attempt, directory), aggregator))
             ray.kill(aggregator)
             return {"steps_per_second": read_ledger(directory)["steps_per_second"]}

@@ -16,7 +16,7 @@ import pytest
 from launcher.ledger import aggregator as aggregator_module
 from launcher.ledger.aggregator import Aggregator, Pulse, PushReply, start_aggregator
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import BUSY, LOST, STORED, Batch, Published, TrialRow
+from launcher.ledger.rows import BUSY, STORED, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.training.tracking import Record
 from tests.launcher.local_ray import local_ray
@@ -70,34 +70,35 @@ def rows(aggregator: Aggregator) -> tuple[object, ...]:
 
 
 def test_push_reply(aggregator: Aggregator) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
+    attempt = aggregator.call("open", ["a-1"], "t").number
     batches = {"a-1": Batch(0, [record(0)]), "a-2": Batch(0)}
-    assert aggregator.push(attempt, batches) == PushReply({"a-1": 1, "a-2": LOST}, busy=False, stop=False)
+    assert aggregator.push(attempt, batches) == PushReply({"a-1": 1}, busy=False, orders={"a-1": "go", "a-2": "lost"})
 
 
 def test_stop_reaches_all_and_survives_a_restart(aggregator: Aggregator) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
+    attempt = aggregator.call("open", ["a-1"], "t").number
     aggregator.stop()
-    assert aggregator.push(attempt, {}).stop
+    told = PushReply({"a-1": 0}, busy=False, orders={"a-1": "stop", "a-2": "lost"})
+    assert aggregator.push(attempt, {"a-1": Batch(0), "a-2": Batch(0)}) == told
     restart(aggregator)
-    assert aggregator.push(attempt, {"a-1": Batch(0)}) == PushReply({"a-1": 0}, busy=False, stop=True)
+    assert aggregator.push(attempt, {"a-1": Batch(0), "a-2": Batch(0)}) == told
 
 
 def test_full_disk_keeps_the_lease_and_carries_the_stop(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
+    attempt = aggregator.call("open", ["a-1"], "t").number
     aggregator._ledger._db.execute("PRAGMA query_only = ON")
     clock.now += 5
     batches = {"a-1": Batch(0, [record(0)])}
-    assert aggregator.push(attempt, batches) == PushReply({}, busy=True, stop=False)
+    assert aggregator.push(attempt, batches) == PushReply({}, busy=True, orders={"a-1": "go"})
     assert aggregator.pulse().silent == {attempt: 0.0}
     aggregator.stop()
-    assert aggregator.push(attempt, batches) == PushReply({}, busy=True, stop=True)
+    assert aggregator.push(attempt, batches) == PushReply({}, busy=True, orders={"a-1": "stop"})
 
 
 def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
     aggregator: Aggregator, clock: SimpleNamespace
 ) -> None:
-    first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
     clock.now += 3
     assert aggregator.pulse() == Pulse({}, 0.0)
     aggregator.push(second, {})
@@ -105,25 +106,25 @@ def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
     aggregator.push(first, {"a-1": Batch(0)})
     clock.now += 2
     assert aggregator.pulse().silent == {first: 2.0, second: 3.0}
-    aggregator.close(first, "killed")
+    aggregator.call("close", first, "killed")
     aggregator.push(first, {})
     aggregator.push(99, {})  # of no attempt that it knows
     assert aggregator.pulse().silent == {second: 3.0}
 
 
 def test_every_open_attempt_gets_a_full_lease_after_a_restart(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
     aggregator.push(first, {})
     clock.now += 3
     restart(aggregator)
     assert aggregator.pulse().silent == {first: 0.0, second: 0.0}
     clock.now += 2
-    aggregator.close(first, "killed")
+    aggregator.call("close", first, "killed")
     assert aggregator.pulse().silent == {second: 2.0}
 
 
 def test_no_lease_runs_while_the_aggregator_does_not(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    first, second = (aggregator.open([trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
     aggregator.push(first, {})
     aggregator.push(second, {})
     clock.now += 2
@@ -140,53 +141,61 @@ def test_no_lease_runs_while_the_aggregator_does_not(aggregator: Aggregator, clo
 
 
 def test_full_disk_answers_busy_and_nothing_is_done(aggregator: Aggregator) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
-    aggregator.close(aggregator.open(["a-2"], "t2").number, "crash")
+    attempt = aggregator.call("open", ["a-1"], "t").number
+    aggregator.call("close", aggregator.call("open", ["a-2"], "t2").number, "crash")
     before = rows(aggregator)
     refuse(aggregator, True)
-    assert aggregator.open(["a-2"], "t3") == BUSY
-    assert aggregator.describe_attempt(attempt, "log", "here", 1) == BUSY
-    assert aggregator.fail(["a-2"], "boo") == BUSY
-    assert aggregator.close(attempt, "crash", "boo") == BUSY
+    assert aggregator.call("open", ["a-2"], "t3") == BUSY
+    assert aggregator.call("describe_attempt", attempt, "log", "here", 1) == BUSY
+    assert aggregator.call("fail", ["a-2"], "boo") == BUSY
+    assert aggregator.call("close", attempt, "crash", "boo") == BUSY
     assert rows(aggregator) == before
     refuse(aggregator, False)
     assert aggregator.push(attempt, {"a-1": Batch(0)}).high_water == {"a-1": 0}, "it is not closed"
-    assert aggregator.fail(["a-2"], "boo") is None
-    assert aggregator.close(attempt, "crash", "boo") == ["a-1"]
+    assert aggregator.call("fail", ["a-2"], "boo") is None
+    assert aggregator.call("close", attempt, "crash", "boo") == ["a-1"]
     assert [row.state for row in aggregator._ledger.trials()] == ["pending", "failed"]
 
 
 def test_an_attempt_that_could_not_be_closed_keeps_its_lease(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
+    attempt = aggregator.call("open", ["a-1"], "t").number
     aggregator.push(attempt, {})
     refuse(aggregator, True)
     clock.now += 2
-    aggregator.close(attempt, "crash")
+    aggregator.call("close", attempt, "crash")
     assert aggregator.pulse().silent == {attempt: 2.0}
+
+
+def test_only_what_is_meant_to_be_called_is(aggregator: Aggregator) -> None:
+    for name in ("disconnect", "add_trials", "_rewind"):
+        with pytest.raises(ValueError, match=f"^{name}: not one of "):
+            aggregator.call(name)
 
 
 def test_errors_that_are_not_the_disks_are_raised(aggregator: Aggregator) -> None:
     aggregator._ledger._db.execute("DROP TABLE members")
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        aggregator.open(["a-1"], "t")
+        aggregator.call("open", ["a-1"], "t")
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        aggregator.close(1, "crash")
+        aggregator.call("close", 1, "crash")
     assert aggregator.pulse().refusing == 0.0
 
 
 CALLS: dict[str, Callable[[Aggregator], object]] = {
-    "open": lambda aggregator: aggregator.open(["a-2"], "another"),
-    "close": lambda aggregator: aggregator.close(1, "crash"),
-    "fail": lambda aggregator: aggregator.fail(["a-2"], "boo"),
-    "describe_attempt": lambda aggregator: aggregator.describe_attempt(1, "log", "here", 1),
+    "open": lambda aggregator: aggregator.call("open", ["a-2"], "another"),
+    "close": lambda aggregator: aggregator.call("close", 1, "crash"),
+    "fail": lambda aggregator: aggregator.call("fail", ["a-2"], "boo"),
+    "describe_attempt": lambda aggregator: aggregator.call("describe_attempt", 1, "log", "here", 1),
     "push": lambda aggregator: aggregator.push(1, {"a-1": Batch(0, [record(0)])}),
-    "publish": lambda aggregator: aggregator.publish(1, {"a-1": Published(1, b"weights", "agent", 0, "running")}),
+    "publish": lambda aggregator: aggregator.call(
+        "publish", 1, {"a-1": Published(1, b"weights", "agent", 0, "running")}
+    ),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_write_tells_whether_the_disk_takes_it(aggregator: Aggregator, clock: SimpleNamespace, call: str) -> None:
-    assert aggregator.open(["a-1"], "t").number == 1
+    assert aggregator.call("open", ["a-1"], "t").number == 1
     refuse(aggregator, True)
     CALLS[call](aggregator)
     clock.now += 3
@@ -199,7 +208,7 @@ def test_every_write_tells_whether_the_disk_takes_it(aggregator: Aggregator, clo
 
 
 def test_a_beat_alone_does_not_tell_that_the_disk_has_room(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    attempt = aggregator.open(["a-1"], "t").number
+    attempt = aggregator.call("open", ["a-1"], "t").number
     refuse(aggregator, True)
     aggregator.push(attempt, {"a-1": Batch(0, [record(0)])})
     refuse(aggregator, False)
@@ -242,16 +251,16 @@ def inside(actor: object, function: object) -> object:
 def test_actor_serves_a_launch(actor: object, directory: Path) -> None:
     import ray
 
-    attempt = ray.get(actor.open.remote(["a-1", "a-2"], "t"))
-    assert ray.get(actor.open.remote(["a-1", "a-2"], "t")) == attempt
-    ray.get(actor.describe_attempt.remote(attempt.number, "logs/attempt-1.log", "here", 1))
+    attempt = ray.get(actor.call.remote("open", ["a-1", "a-2"], "t"))
+    assert ray.get(actor.call.remote("open", ["a-1", "a-2"], "t")) == attempt
+    ray.get(actor.call.remote("describe_attempt", attempt.number, "logs/attempt-1.log", "here", 1))
     reply = ray.get(actor.push.remote(attempt.number, {"a-1": Batch(0, [record(0)])}, "hello"))
-    assert reply == PushReply({"a-1": 1}, busy=False, stop=False)
+    assert reply == PushReply({"a-1": 1}, busy=False, orders={"a-1": "go"})
     published = {"a-1": Published(1, b"weights", "agent", 1, "finished")}
-    assert ray.get(actor.publish.remote(attempt.number, published)) == {"a-1": STORED}
+    assert ray.get(actor.call.remote("publish", attempt.number, published)) == {"a-1": STORED}
     assert list(ray.get(actor.pulse.remote()).silent) == [attempt.number]
-    assert ray.get(actor.close.remote(attempt.number, "crash", "killed")) == ["a-2"]
-    ray.get(actor.fail.remote(["a-1", "a-2"], "killed"))
+    assert ray.get(actor.call.remote("close", attempt.number, "crash", "killed")) == ["a-2"]
+    ray.get(actor.call.remote("fail", ["a-1", "a-2"], "killed"))
     assert ray.get(actor.pulse.remote()) == Pulse({}, 0.0)
     with Ledger(directory, writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["finished", "failed"]
@@ -263,7 +272,7 @@ def test_user_error_comes_through(actor: object) -> None:
     import ray
 
     with pytest.raises(UserError, match="'nobody' cannot be trained"):
-        ray.get(actor.open.remote(["nobody"], "t"))
+        ray.get(actor.call.remote("open", ["nobody"], "t"))
 
 
 def test_second_launch_on_the_directory_is_refused(
@@ -312,7 +321,8 @@ def test_new_launch_forgets_the_stop_of_the_one_before(ray_local: None, director
     with Ledger(directory) as ledger:
         ledger.request_stop(True)
     actor = start_aggregator(directory)
-    assert not ray.get(actor.push.remote(1, {})).stop
+    attempt = ray.get(actor.call.remote("open", ["a-1"], "t")).number
+    assert ray.get(actor.push.remote(attempt, {"a-1": Batch(0)})).orders == {"a-1": "go"}
     ray.kill(actor)
 
 
@@ -329,10 +339,10 @@ def test_every_record_once_though_the_actor_is_killed(actor: object, directory: 
             replies = ray.get([one, two])
             # A restarted actor may have got them in the other order, so the last answer is not the highest.
             high = max(reply.high_water[trial] for reply in replies)
-            stop = any(reply.stop for reply in replies)
+            stop = any(reply.orders[trial] == "stop" for reply in replies)
         return high
 
-    attempt = ray.get(actor.open.remote(["a-1", "a-2"], "t")).number
+    attempt = ray.get(actor.call.remote("open", ["a-1", "a-2"], "t")).number
     push = ray.remote(num_cpus=1, max_retries=0)(push_until_stopped)
     workers = {trial.trial: push.remote(actor, attempt, trial.trial) for trial in TRIALS}
     processes = set()

@@ -45,7 +45,7 @@ class Handle:
         self.hold = threading.Event()
         self.hold.set()
         self.push = SimpleNamespace(remote=lambda attempt, what, note: self._call("push", attempt, what, note))
-        self.publish = SimpleNamespace(remote=lambda attempt, what: self._call("publish", attempt, what))
+        self.call = SimpleNamespace(remote=self._call)
 
     def _call(self, name: str, attempt: int, what: Any, *note: str) -> Any:
         assert self.hold.wait(20)
@@ -55,7 +55,9 @@ class Handle:
             if isinstance(answer, Exception):
                 raise answer
             return answer
-        return getattr(self.aggregator, name)(attempt, what, *note)
+        if name == "push":
+            return self.aggregator.push(attempt, what, *note)
+        return self.aggregator.call(name, attempt, what)
 
     def sent(self, trial: str = "a-1") -> list[tuple[str, Any]]:
         """Calls about a trial: ("push", indices of its records) if there were any, ("publish", timestep)."""
@@ -82,7 +84,7 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
 
 @pytest.fixture
 def link(handle: Handle) -> Iterator[Link]:
-    attempt = handle.aggregator.open(["a-1", "b-1"], "t").number
+    attempt = handle.aggregator.call("open", ["a-1", "b-1"], "t").number
     link = Link(handle, attempt, ["a-1", "b-1"])
     yield link
     handle.hold.set()
@@ -140,7 +142,7 @@ def test_beats_ask_for_the_next_record(handle: Handle, link: Link) -> None:
 def test_a_lower_answer_out_of_order_sends_nothing_again(handle: Handle, link: Link) -> None:
     record_all(link, records(0, 4))
     link.flush()
-    handle.answers["push"].append(PushReply({"a-1": 2, "b-1": 0}, busy=False, stop=False))
+    handle.answers["push"].append(PushReply({"a-1": 2, "b-1": 0}, busy=False, orders={"a-1": "go", "b-1": "go"}))
     until(lambda: not handle.answers["push"])
     record_all(link, records(4, 6))
     link.flush()
@@ -185,7 +187,7 @@ def test_gap_is_pushed_and_published_again(handle: Handle, link: Link) -> None:
 
 def test_records_missing_in_between_are_sent_again(handle: Handle, link: Link) -> None:
     # The answer of an aggregator that died before it stored them, as Ray may replay it.
-    handle.answers["push"] += [PushReply({"a-1": 0, "b-1": 0}, busy=False, stop=False)] * 3
+    handle.answers["push"] += [PushReply({"a-1": 0, "b-1": 0}, busy=False, orders={"a-1": "go", "b-1": "go"})] * 3
     record_all(link, records(0, 5))
     link.flush()
     assert stored(handle.aggregator._ledger) == records(0, 5)
@@ -194,7 +196,7 @@ def test_records_missing_in_between_are_sent_again(handle: Handle, link: Link) -
 def test_lost_trial_is_dropped_and_its_mate_goes_on(handle: Handle, link: Link) -> None:
     record_all(link, records(0, 2))
     link.flush()
-    other = handle.aggregator.open(["a-1"], "another").number
+    other = handle.aggregator.call("open", ["a-1"], "another").number
     record_all(link, records(2, 4))
     record_all(link, records(0, 3), "b-1")
     link.publish({"a-1": agent(40, 4)})
@@ -238,9 +240,14 @@ def test_checkpoint_of_a_lost_trial(handle: Handle, link: Link) -> None:
 
 def test_stop_is_seen(handle: Handle, link: Link) -> None:
     until(lambda: len(handle.calls) > 2)
-    assert not link.stop
+    assert set(link.orders.values()) == {"go"}
+    handle.aggregator.call("open", ["b-1"], "another")
     handle.aggregator.stop()
-    until(lambda: link.stop)
+    until(lambda: link.orders == {"a-1": "stop", "b-1": "lost"})
+    handle.aggregator._stop = False  # as one that was started again on a full disk
+    beats = len(handle.calls)
+    until(lambda: len(handle.calls) > beats + 2)
+    assert link.orders == {"a-1": "stop", "b-1": "lost"}
 
 
 def test_training_waits_while_too_much_is_queued(handle: Handle, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +298,7 @@ def test_dead_aggregator_ends_the_training(handle: Handle, link: Link) -> None:
 
 def test_close_sends_what_is_queued(handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "BEAT_SECONDS", 60.0)
-    link = Link(handle, handle.aggregator.open(["a-1"], "t").number, ["a-1"])
+    link = Link(handle, handle.aggregator.call("open", ["a-1"], "t").number, ["a-1"])
     until(lambda: handle.calls)
     record_all(link, records(0, 5))
     began = time.monotonic()
