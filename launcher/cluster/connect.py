@@ -132,6 +132,9 @@ def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
         )
     except Exception as error:  # of any type, and it waits for nothing longer than a minute
         raise RuntimeError(f"Ray did not start: {error}; its logs are in {folder / LOGS}") from error
+    for processes in ray._private.worker._global_node.all_processes.values():
+        for one in processes:
+            one.process.terminate = one.process.kill  # Ray would wait a second for each to hear SIGTERM
 
 
 def is_own() -> bool:
@@ -153,11 +156,11 @@ def not_started(what: str) -> str:
 
 @contextlib.contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes that are started here do not get SIGHUP: a terminal that closes tells its whole group.
+    """Processes that are started here, and theirs, do not hear what is meant for this one, which saves first.
 
-    They end with this process, which saves before.
+    A terminal that closes tells its whole group, and so do `timeout`, systemd and Slurm when time is over.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -41,6 +42,8 @@ GIVE_UP_SECONDS = 600.0
 """A disk that has taken nothing for so long ends the launch."""
 STOP_SECONDS = 60.0
 """How long workers may take to save after a stop, before they are ended."""
+ONE_REQUEST_SECONDS = 1.0
+"""Signals this close together are one request: `timeout` tells its child and then its group, `uv run` passes all on."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals at which workers save and leave."""
 
@@ -443,9 +446,13 @@ def _signals() -> Iterator[list[int]]:
     `nohup`, under which the signal stays ignored.
     """
     noted: list[int] = []
+    requested = -math.inf
 
     def note(number: int, _frame: FrameType | None) -> None:
-        noted.append(number)
+        nonlocal requested
+        if time.monotonic() - requested > ONE_REQUEST_SECONDS:
+            noted.append(number)
+            requested = time.monotonic()
 
     if threading.current_thread() is not threading.main_thread():
         # Somebody else's program, which handles its signals.

@@ -138,7 +138,13 @@ def test_a_hangup_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, capsys: py
         signal.signal(signal.SIGHUP, before)
     with dispatch._signals() as noted:
         os.kill(os.getpid(), signal.SIGHUP)
-        assert noted == [signal.SIGHUP]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGHUP]  # one request
+    monkeypatch.setattr(dispatch, "ONE_REQUEST_SECONDS", -1.0)
+    with dispatch._signals() as noted:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGHUP, signal.SIGTERM]
 
 
 @pytest.mark.parametrize(
