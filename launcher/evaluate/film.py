@@ -134,18 +134,20 @@ def film(
         try:
             made.append(record(_job(cast, terms, episodes)))
         except (UserError, OSError) as error:
-            failures.append(f"{cast.path}: {error}")
+            failures.append(f"{cast.path}: {getattr(error, 'strerror', None) or error}")
     return made, failures
 
 
-def check(episodes: int) -> None:
-    """Check the number of episodes, before anything is evaluated.
-
-    Raises:
-        UserError: too many, or none.
-    """
+def check(episodes: int, candidates: Iterable[Candidate] = ()) -> None:
+    """Refuse, before anything is evaluated, a number of episodes that is none, and folders that take no film."""
     if not 1 <= episodes <= MOST_EPISODES:
         raise UserError(f"command line: --video: found {episodes}; allowed: 1 to {MOST_EPISODES} episodes of each seed")
+    for folder in dict.fromkeys(map(_folder, candidates)):
+        if not os.access(folder, os.W_OK):
+            raise UserError(
+                f"command line: --video: films go to {folder / 'videos'}, and nothing may be written there; leave "
+                "--video out, or copy the launch to where you may write"
+            )
 
 
 def _job(cast: Cast, terms: Terms, episodes: int) -> Job:

@@ -43,9 +43,9 @@ def conduct(
             f"command line: --address {wanted.address}: launch eval runs here (without --address and RAY_ADDRESS), or "
             "on a cluster that this machine has joined (auto, HOST:PORT); launch pull brings a launch here"
         )
-    if video:
-        filming.check(video)
     candidates = evaluating.find(paths, which, terms)
+    if video:
+        filming.check(video, candidates)
     scores = evaluating.known(candidates, terms)
     missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
     kept = f", {len(candidates) - len(missing):,} of them known" if len(missing) < len(candidates) else ""
