@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import pytest
 
 from launcher.ledger.ledger import Ledger
-from tests.launcher.faulty import CHECKPOINT, assert_whole, counts, wait_until, worker_pids, write_config
+from tests.launcher.commands import launch, session_of, wait_for_records
+from tests.launcher.faulty import CHECKPOINT, assert_whole, wait_until, worker_pids, write_config
 
 pytestmark = pytest.mark.cluster
-
-
-def launch(*arguments: object) -> subprocess.Popen[str]:
-    """`launch` in a session of its own, as a terminal makes one."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "launcher.cli.main", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def start(tmp_path: Path, timesteps: int) -> tuple[subprocess.Popen[str], Path]:
@@ -33,25 +22,10 @@ def start(tmp_path: Path, timesteps: int) -> tuple[subprocess.Popen[str], Path]:
     return launch(write_config(tmp_path, timesteps), "--seeds", 2, "--out", tmp_path, "--name", "run"), tmp_path / "run"
 
 
-def wait_for_records(process: subprocess.Popen[str], directory: Path, least: int) -> None:
-    """Until every trial has `least` records; fails when the launch ends before."""
-    trained: Callable[[], bool] = lambda: bool(found := counts(directory)) and min(found.values()) >= least  # noqa: E731
-    ended: Callable[[], str] = lambda: process.poll() is not None and process.communicate()[0]  # noqa: E731
-    wait_until(trained, f"{least} records", failed=ended)
-
-
-def session_of(number: int) -> list[int]:
-    """Processes that the process of this number started, at any depth, and itself."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdigit():
-                fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
-                if int(fields[3]) == number and fields[0] != "Z":
-                    found.append(int(process.name))
-        except OSError:
-            continue
-    return found
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """When each file was changed last, and its bytes."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def test_a_killed_launcher_leaves_no_process_and_a_resume_goes_on(tmp_path: Path) -> None:
@@ -80,25 +54,41 @@ def test_a_killed_launcher_leaves_no_process_and_a_resume_goes_on(tmp_path: Path
 
 
 def test_a_launch_at_work_lets_no_other_in(tmp_path: Path) -> None:
+    """It stands still meanwhile, so whatever changed in its directory would be the others' work."""
     process, directory = start(tmp_path, 1_000_000)
+    wait_for_records(process, directory, 3)
+    whole = session_of(process.pid)
+    for one in whole:
+        os.kill(one, signal.SIGSTOP)
     try:
-        wait_for_records(process, directory, 3)
-        for second in (launch("resume", directory), start(tmp_path, 320)[0]):
-            output, _ = second.communicate(timeout=60)
-            assert second.returncode == 2, output
-            assert "in use by another launch" in output or "never overwritten" in output
-        assert process.poll() is None
+        before = contents(directory)
+        seconds = []
+        for words in ([], ["--dry-run"], ["--seeds", 8], ["--set", "trainer.timesteps=2_000_000"], ["--retry-failed"]):
+            began = time.monotonic()
+            resume = launch("resume", directory, *words)
+            output, _ = resume.communicate(timeout=60)
+            seconds.append(time.monotonic() - began)
+            assert (resume.returncode, output.count("\n")) == (2, 1)
+            assert output.startswith(f"error: {directory} is in use by another launch. Wait until it ends")
+        other = start(tmp_path, 320)[0]
+        assert "never overwritten" in other.communicate(timeout=60)[0] and other.returncode == 2
+        assert contents(directory) == before
+        print("refused in", *(f"{one:.1f}" for one in seconds), "s")
     finally:
+        for one in whole:
+            os.kill(one, signal.SIGCONT)
         os.kill(process.pid, signal.SIGTERM)
-        process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_the_launcher_stops_in_good_order(tmp_path: Path, number: int, status: int) -> None:
     process, directory = start(tmp_path, 1_000_000)
     wait_for_records(process, directory, 3)
-    # As a terminal does: to every process of the foreground group.
-    os.killpg(process.pid, number)
+    # A terminal tells the foreground group, Slurm and systemd all processes, `timeout` its child twice.
+    for told in [process.pid, *session_of(process.pid)]:
+        os.kill(told, number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == status, output
     assert "return (last 100 episodes)" in output
