@@ -6,6 +6,7 @@ folder here, the launcher's ledger through a callback.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -109,7 +110,12 @@ class TensorBoard:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         number = sum(file.name.startswith(name) for file in directory.iterdir())
         self._writer = RecordWriter((directory / f"{name}.{number}").open("xb"))
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        try:
+            self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        except OSError:
+            with contextlib.suppress(OSError):  # it flushes once more, and closes whatever comes of that
+                self._writer.close()
+            raise
 
     def write(self, env_steps: int, values: Mapping[str, float], wall_time: float) -> None:
         """Append one event with every value of `values` at x = `env_steps`; `wall_time` is Unix seconds."""

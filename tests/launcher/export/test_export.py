@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -392,3 +393,17 @@ def test_folder_of_a_trial_that_ended_is_closed(ledger: Ledger, export: TensorBo
     checkpoint(ledger, attempt, "b-0", 1, state="finished")
     export.poll()
     assert list(export._tail._runs) == ["a/seed_0"]
+
+
+def test_a_file_that_cannot_be_begun_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[IO[bytes]] = []
+
+    def full(*_: object) -> IO[bytes]:
+        opened.append(open("/dev/full", "wb"))  # noqa: SIM115 - whoever asked for it has to close it
+        return opened[-1]
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="No space left"):
+            TensorBoard(tmp_path / "board")
+    assert [file.closed for file in opened] == [True]
