@@ -8,13 +8,13 @@ from typing import Any
 
 from runner.checkpoints import checkpoint
 from runner.checkpoints import skrl as skrl_checkpoint
-from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.envs.base import VectorEnv
 from runner.envs.observations import flatten_batch, like, tensor_in
 from runner.errors import UserError
 from runner.files import expanded, write_whole
-from runner.training.learning import Learning
+from runner.training.members import Members
+from runner.training.state import MemberState
 
 
 class Agent:
@@ -24,10 +24,11 @@ class Agent:
         experiment_dir: where `run("train")` writes, each member of a pack into a folder of its own; made only then.
     """
 
-    def __init__(self, learning: Learning, env: VectorEnv, experiment_dir: Path) -> None:
-        self._learning = learning
+    def __init__(self, members: Members, env: VectorEnv, experiment_dir: Path) -> None:
+        self._members = members
         self._env = env
         self._draws = 0
+        self._carry: Any = None
         self.experiment_dir = experiment_dir
 
     def act(self, observations: Any, deterministic: bool = False) -> Any:
@@ -40,13 +41,10 @@ class Agent:
 
         Returns:
             `[N, …]` actions in the shape and dtype of the action space; tensors for tensors.
-
-        Raises:
-            UserError: observations that do not fit the environment's space, or a runner of several members.
         """
-        if self._learning.pack.size != 1:
+        if self._members.pack.size != 1:
             raise UserError(
-                f"agent.act: this runner trains {self._learning.pack.size} members; act with a runner of one seed"
+                f"agent.act: this runner trains {self._members.pack.size} members; act with a runner of one seed"
             )
         try:
             flat = flatten_batch(self._env.observation_space, self._env.layout, observations)
@@ -56,7 +54,8 @@ class Agent:
                 f"({self._env.observation_space}): {error}"
             ) from None
         self._draws += 1
-        actions = self._learning.choose(flat, deterministic, self._draws).astype(self._env.actions.dtype)
+        self._carry, actions = self._members.choose(self._carry, flat, deterministic, self._draws)
+        actions = actions.astype(self._env.actions.dtype)
         tensor = tensor_in(observations)
         return actions if tensor is None else like(tensor, actions)
 
@@ -66,12 +65,8 @@ class Agent:
         Args:
             path: of a safetensors file; with the ending `.pt`, of a file that skrl 2.x loads.
             member: of a pack, to write it alone.
-
-        Raises:
-            UserError: not one path per member, no such member, a network that skrl cannot have, or a file cannot be
-                written.
         """
-        pack, paths = self._learning.pack, list(map(expanded, [path] if isinstance(path, str | Path) else path))
+        pack, paths = self._members.pack, list(map(expanded, [path] if isinstance(path, str | Path) else path))
         if member is not None and not 0 <= member < pack.size:
             raise UserError(f"agent.save: no member {member}; allowed: 0 to {pack.size - 1}")
         members = range(pack.size) if member is None else [member]
@@ -85,10 +80,10 @@ class Agent:
                 raise UserError(
                     f"{file}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl"
                 )
-        states = self._learning.states()
+        states = self._members.states()
         for file, one in zip(paths, members, strict=True):
             to_bytes = skrl_checkpoint.write if file.suffix == ".pt" else checkpoint.to_bytes
-            data = to_bytes(states[one], self._learning.network, pack.configs[one])
+            data = to_bytes(states[one], self._members.network, pack.configs[one])
             try:
                 write_whole(file, data)
             except OSError as error:
@@ -100,40 +95,29 @@ class Agent:
         Args:
             path: of this program's files, or of skrl's (`.pt`, or `.pickle` of its JAX). skrl's say nothing of the
                 timestep: training from them begins at 0, with their parameters, statistics and moments.
-
-        Raises:
-            UserError: missing, corrupted, foreign, of another network, or of unequal progress.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
-        if len(paths) != self._learning.pack.size:
+        if len(paths) != self._members.pack.size:
             raise UserError(
-                f"agent.load: {len(paths)} checkpoints for {self._learning.pack.size} members; give one per member"
+                f"agent.load: {len(paths)} checkpoints for {self._members.pack.size} members; give one per member"
             )
-        self.restore([self._read(p, config) for p, config in zip(paths, self._learning.pack.configs, strict=True)])
+        self.restore([self._read(p, config) for p, config in zip(paths, self._members.pack.configs, strict=True)])
 
     def _read(self, path: str | Path, config: Config) -> MemberState:
-        data, network = checkpoint.read_file(path), self._learning.network
+        data, network = checkpoint.read_file(path), self._members.network
         if skrl_checkpoint.recognizes(data):
             return skrl_checkpoint.read(data, network, config, str(path))
         return checkpoint.from_bytes(data, network, str(path))
 
     def restore(self, states: Sequence[MemberState]) -> None:
-        """Continue from states that are already in memory.
-
-        Raises:
-            UserError: of unequal progress, or with other statistics than the configuration asks for.
-        """
+        """Continue from states that are already in memory."""
         if len({state.counters.update for state in states}) != 1:
             raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
         self.adopt(states)
 
     def adopt(self, states: Sequence[MemberState]) -> None:
-        """Act as these states do, whatever their timesteps; training goes on from them only if these are equal.
-
-        Raises:
-            UserError: with other statistics than the configuration asks for.
-        """
-        agent, network = self._learning.pack.static.agent, self._learning.network
+        """Act as these states do, whatever their timesteps; training goes on from them only if these are equal."""
+        agent, network = self._members.pack.static.agent, self._members.network
         for state in states:
             for name, moments, wanted in (
                 ("observation_preprocessor", state.observation_statistics, bool(network.scalings)),
@@ -144,4 +128,4 @@ class Agent:
                     raise UserError(
                         f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
                     )
-        self._learning.restore(states)
+        self._members.restore(states)

@@ -17,18 +17,20 @@ import numpy as np
 
 from runner.agent import Agent
 from runner.checkpoints import checkpoint
-from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
 from runner.config.schema import too_many_mini_batches
-from runner.envs.base import VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError, shown
 from runner.files import expanded
 from runner.training.evaluate import Episode, play
-from runner.training.learning import Learning
+from runner.training.loop import train
+from runner.training.members import Backend, Members
 from runner.training.pack import Pack
 from runner.training.progress import Progress
+from runner.training.state import MemberState
 from runner.training.tracking import Report
 from runner.training.writing import write
 
@@ -44,7 +46,7 @@ class Runner:
     """
 
     backend: ClassVar[Literal["torch", "jax"]]
-    learning: ClassVar[type[Learning]]
+    numerics: ClassVar[Backend]
 
     def __init__(
         self,
@@ -64,9 +66,6 @@ class Runner:
             seeds: train one member per seed as one batched program; default the configuration's own seed.
             threads: EnvPool threads; default the cores this process may use.
             configs: one configuration per member, instead of `seeds`, where members differ in Hyper numbers.
-
-        Raises:
-            UserError: configuration and environment do not fit, or a pack over an environment that cannot be rebuilt.
         """
         self.env = wrap_env(env)
         config = cfg if isinstance(cfg, Config) else resolve(cfg)[0]
@@ -82,16 +81,12 @@ class Runner:
         if pack.size > 1:
             _refuse_fixed(self.env, pack.size)
         self._threads = threads
-        self._learning = self.learning(pack, self.env.layout, self.env.actions)
-        self.agent = Agent(self._learning, self.env, _experiment_directory(config))
+        self._members = Members(self.numerics, pack, self.env.layout, self.env.actions)
+        self.agent = Agent(self._members, self.env, _experiment_directory(config))
 
     @property
     def config(self) -> Config:
-        """The resolved configuration.
-
-        Raises:
-            UserError: a pack has several.
-        """
+        """The resolved configuration."""
         if len(self.configs) != 1:
             raise UserError(
                 f"runner.config: this runner trains {len(self.configs)} members; runner.configs has them all"
@@ -134,12 +129,12 @@ class Runner:
     @property
     def compiles(self) -> bool:
         """Training begins with compiling its programs, which takes seconds."""
-        return self._learning.compiles
+        return self._members.compiles
 
     @property
     def finished(self) -> bool:
         """Trained to the configured length."""
-        return self._learning.updates >= self._static.updates
+        return self._members.finished
 
     def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train, yielding what is due; for callers that keep records and checkpoints themselves.
@@ -147,12 +142,12 @@ class Runner:
         Args:
             stop: asked after every update; True ends training there, with a last report and checkpoint.
         """
-        evaluation = self._static.evaluation
+        evaluation, evaluate = self._static.evaluation, None
         if evaluation.interval:
             if not self.env.rebuilds:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
-            self._learning.examine = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
-        yield from self._learning.train(self._seeded(self._learning.timestep), stop)
+            evaluate = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
+        yield from train(self._members, self._seeded(self._members.timestep), stop, evaluate)
 
     def evaluate(
         self,
@@ -168,23 +163,20 @@ class Runner:
             episodes: of each member; default one for each of its environments.
             seed: of the episodes, the same for all members; default each member's own.
             at_once: environments of a member that are stepped together; default its environments.
-
-        Raises:
-            UserError: an environment that cannot be rebuilt with so many, or an episode that does not end.
         """
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
         envs = self._static.env.num_envs or 0
         return play(
             lambda seeds: self.env.seeded(seeds, self._threads),
-            lambda observations, draw: self._learning.choose(observations, bool(deterministic), draw),
-            self._learning.pack.seeds if seed is None else [seed] * self._learning.pack.size,
+            lambda carry, observations, draw: self._members.choose(carry, observations, bool(deterministic), draw),
+            self._members.pack.seeds if seed is None else [seed] * self._members.pack.size,
             episodes or envs,
             at_once or envs,
         )
 
     def _print(self, episodes: Sequence[Episode]) -> None:
-        for member, seed in enumerate(self._learning.pack.seeds):
+        for member, seed in enumerate(self._members.pack.seeds):
             returns = np.array([e.ret for e in episodes if e.member == member])
             spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
             number, more = len(returns), spread if len(returns) > 1 else ""
@@ -192,30 +184,26 @@ class Runner:
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""
-        return self._learning.states()
+        return self._members.states()
 
     def checkpoint(self, member: int, state: MemberState) -> bytes:
         """One member's state as the bytes of a checkpoint file."""
-        return checkpoint.to_bytes(state, self._learning.network, self._learning.pack.configs[member])
+        return checkpoint.to_bytes(state, self._members.network, self._members.pack.configs[member])
 
     def restore(self, data: Sequence[bytes], only_act: bool = False) -> None:
-        """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps.
-
-        Raises:
-            UserError: see `Agent.load`.
-        """
-        states = [checkpoint.from_bytes(d, self._learning.network) for d in data]
+        """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps."""
+        states = [checkpoint.from_bytes(d, self._members.network) for d in data]
         (self.agent.adopt if only_act else self.agent.restore)(states)
 
     @property
     def _static(self) -> Config:
         """What the members' configurations share."""
-        return self._learning.pack.static
+        return self._members.pack.static
 
     def _seeded(self, timestep: int) -> VectorEnv:
         """The environments of all members, reset at `timestep`."""
         envs = self._static.env.num_envs or 0
-        seeds = [s for seed in self._learning.pack.seeds for s in environment_seeds(seed, envs, timestep)]
+        seeds = [s for seed in self._members.pack.seeds for s in environment_seeds(seed, envs, timestep)]
         return self.env.seeded(seeds, self._threads)
 
     def _with_environment(self, config: Config) -> Config:
@@ -232,8 +220,8 @@ class Runner:
 
     def _train(self) -> None:
         """Train with skrl's files, and say so where there is nothing left to train."""
-        now, trainer = self._learning.timestep, self._static.trainer
-        if self._learning.over:
+        now, trainer = self._members.timestep, self._static.trainer
+        if self._members.over:
             why = (
                 f"timestep {now} is the end of trainer.timesteps {trainer.timesteps}; to go on, make a Runner with a "
                 "greater trainer.timesteps and agent.load what agent.save of this one writes"
@@ -243,8 +231,8 @@ class Runner:
             log.warning("run('train'): nothing is left to train, and nothing was written: %s", why)
             return
         total = self._static.updates * self._static.agent.rollouts
-        progress = Progress(lambda: self._learning.timestep, total, not trainer.disable_progressbar)
-        write(self, self._learning.pack, self.agent.experiment_dir, progress)
+        progress = Progress(lambda: self._members.timestep, total, not trainer.disable_progressbar)
+        write(self, self._members.pack, self.agent.experiment_dir, progress)
 
 
 def _whole(seeds: Sequence[int]) -> list[int]:

@@ -24,12 +24,12 @@ import numpy as np
 
 from runner.api import Runner
 from runner.checkpoints import checkpoint as files
-from runner.checkpoints.checkpoint import Moments
 from runner.config import Config, resolve
 from runner.envs.spaces import Layout
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.networks.parameters import Network
+from runner.training.state import Moments
 
 if TYPE_CHECKING:
     from runner.envs.envpool import EnvPoolTask
@@ -54,10 +54,6 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
 
     Returns:
         The file.
-
-    Raises:
-        UserError: no checkpoint of ours, or of an environment that its configuration does not name; no packages for
-            ONNX; actions that differ by more than rounding; or the file cannot be written.
     """
     if to not in SUFFIXES:
         raise UserError(f"--to: found {to!r}; allowed: {' or '.join(SUFFIXES)}")
@@ -143,9 +139,6 @@ def compare(act: Act, policy: Policy, runner: Runner, rows: np.ndarray) -> float
         policy: that is in it.
         runner: of the same member, on torch.
         rows: observations `[B, …]`.
-
-    Raises:
-        UserError: it is more than rounding.
     """
     from runner.torch import export as programs
 

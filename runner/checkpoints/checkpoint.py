@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,60 +21,11 @@ from runner.config import Config
 from runner.errors import UserError
 from runner.files import expanded
 from runner.networks.parameters import Network
+from runner.training.state import Counters, MemberState, Moments
 
 FORMAT = "sunflower-checkpoint-1"
 LARGEST_HEADER = 10_000_000
 PACKAGES = ("sunflower", "torch", "jax", "envpool", "gymnasium", "numpy", "ray")
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Running statistics of one member: `[K]`, `[K]` and the number of rows, float64."""
-
-    mean: np.ndarray
-    variance: np.ndarray
-    count: float
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Where a member stands.
-
-    Attributes:
-        update: updates done.
-        timestep: steps of every environment.
-        env_steps: timestep × num_envs.
-        records: metric records emitted.
-        seconds: training time.
-        optimizer_steps: gradient steps taken.
-        learning_rate: as the schedule left it.
-        score: mean return of the last episodes; NaN before the first ends.
-        best: best score so far; −inf before the first.
-        diverged: numbers stopped being finite; the state is the last finite one.
-    """
-
-    update: int
-    timestep: int
-    env_steps: int
-    records: int
-    seconds: float
-    optimizer_steps: float
-    learning_rate: float
-    score: float
-    best: float
-    diverged: bool
-
-
-@dataclass(frozen=True)
-class MemberState:
-    """Everything that a member's further training depends on. Random numbers are functions of seed and update."""
-
-    parameters: np.ndarray
-    first_moment: np.ndarray
-    second_moment: np.ndarray
-    observation_statistics: Moments | None
-    value_statistics: Moments | None
-    counters: Counters
 
 
 def versions() -> dict[str, str]:
@@ -121,11 +72,7 @@ def _in_order(data: bytes) -> bytes:
 
 
 def read_metadata(data: bytes, name: str) -> dict[str, str]:
-    """The header of a checkpoint of ours.
-
-    Raises:
-        UserError: not a safetensors file, or not written by this program.
-    """
+    """The header of a checkpoint of ours."""
     # The length of a header may begin with the same bytes as a pickle; its text always begins with a brace.
     if data[:2] in (b"PK", b"\x80\x04", b"\x80\x02") and data[8:9] != b"{":
         raise UserError(
@@ -147,11 +94,7 @@ def read_metadata(data: bytes, name: str) -> dict[str, str]:
 
 
 def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> MemberState:
-    """Read one member for a given network.
-
-    Raises:
-        UserError: corrupted, cut short, foreign, or of another network (naming the first difference).
-    """
+    """Read one member for a given network."""
     metadata = read_metadata(data, name)
     try:
         tensors = load(data)
@@ -206,11 +149,7 @@ def _digest(tensors: dict[str, np.ndarray]) -> str:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a checkpoint file.
-
-    Raises:
-        UserError: missing or unreadable.
-    """
+    """The bytes of a checkpoint file."""
     try:
         return expanded(path).read_bytes()
     except OSError as error:

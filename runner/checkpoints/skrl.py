@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from runner.checkpoints.checkpoint import Counters, MemberState, Moments
 from runner.checkpoints.skrl_files import ROLES, File, Tensors, opened, torch_bytes
 from runner.config import Config
 from runner.config.network import expressions
@@ -22,6 +21,7 @@ from runner.config.network.expressions import Call
 from runner.config.network.layers import Conv2d, Flatten
 from runner.errors import UserError
 from runner.networks.parameters import LOG_STD, Block, Entry, Network, leaf
+from runner.training.state import Counters, MemberState, Moments
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,6 @@ def read(data: bytes, network: Network, config: Config, name: str) -> MemberStat
         network: of the configuration.
         config: what the file was trained with.
         name: of the file, for errors.
-
-    Raises:
-        UserError: cut short, not of a skrl PPO agent, with code in it, of another network or other preprocessors, or
-            with numbers that are not finite.
     """
     file = opened(data, network.separate, name)
     layers = _layers(network, any(key.startswith("net.") for key in file.parameters["policy"]), file.flax, f"{name}: ")
@@ -107,11 +103,7 @@ def read(data: bytes, network: Network, config: Config, name: str) -> MemberStat
 
 
 def write(state: MemberState, network: Network, config: Config) -> bytes:
-    """One member as the `.pt` file that skrl 2.x's torch agent loads.
-
-    Raises:
-        UserError: a network that skrl cannot have.
-    """
+    """One member as the `.pt` file that skrl 2.x's torch agent loads."""
     layers = _layers(network, False, False, "agent.save: ")
     rows = ((state.parameters, 1), (state.first_moment, -1), (state.second_moment, -2))
     parameters, first, second = (_theirs(network, layers, row, power) for row, power in rows)
@@ -150,9 +142,6 @@ def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:
         legacy: with the names of skrl 1.0 to 1.2.
         flax: for a JAX agent's file.
         where: what errors begin with.
-
-    Raises:
-        UserError: a network that skrl cannot have.
     """
     found: Layers = {}
     for name, role in zip(ROLES, (network.policy, network.value), strict=True):
@@ -258,9 +247,6 @@ def _row(network: Network, layers: Layers, roles: Mapping[str, Tensors], power: 
         roles: arrays by role and skrl's name.
         power: 1 for parameters; −1 and −2 for first and second moments, which scale as gradients do.
         name: of the file, for errors.
-
-    Raises:
-        UserError: other shapes, or numbers that are not finite.
     """
     named = {entry.name: np.zeros(entry.shape) for entry in network.entries}
     for role, some in layers.items():
@@ -309,11 +295,7 @@ def _preprocessors(network: Network, config: Config) -> dict[str, slice]:
 def _statistics(
     found: Mapping[str, Tensors], network: Network, config: Config, name: str
 ) -> tuple[Moments | None, Moments | None]:
-    """Of observations and of values.
-
-    Raises:
-        UserError: other preprocessors than the configuration's, or statistics of another size.
-    """
+    """Of observations and of values."""
     wanted = _preprocessors(network, config)
     # skrl 2.x keeps a preprocessor of no columns where the environment has no states.
     found = {key: tensors for key, tensors in found.items() if np.size(tensors.get("running_mean", 0)) > 0}

@@ -25,14 +25,6 @@ from runner.envs.spaces import ActionSpace, layout
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-def environment_seeds(seed: int, num_envs: int, timestep: int = 0) -> list[int]:
-    """Seeds of one member's environments: functions of its seed, the environment's index and the reset's timestep.
-
-    Nothing about a pack enters, so a member meets the same environments alone and in any company.
-    """
-    return [int(np.random.SeedSequence((seed, index, timestep)).generate_state(1)[0] >> 1) for index in range(num_envs)]
-
-
 class VectorEnv:
     """Base of the adapters; see the module's contract.
 
@@ -75,9 +67,6 @@ class VectorEnv:
 
         Returns:
             observations `[N, O]`, rewards `[N]` float32, terminated `[N]`, truncated `[N]`, info.
-
-        Raises:
-            UserError: actions of the wrong shape, type or range.
         """
         raise NotImplementedError
 
@@ -90,9 +79,6 @@ class VectorEnv:
 
         Returns:
             What `step` returns, of these environments: K rows in their order.
-
-        Raises:
-            UserError: see `step`.
         """
         observations, rewards, terminated, truncated, info = self.step(actions)
         score: dict[str, Any] = {name: info[name][indices] for name in info if name.startswith("episode_")}
@@ -104,9 +90,6 @@ class VectorEnv:
         Args:
             seeds: one per environment, 0 to 2³¹ − 1.
             threads: stepping threads, None for the adapter's own choice.
-
-        Raises:
-            UserError: this kind of environment cannot be rebuilt with that many environments.
         """
         raise NotImplementedError
 

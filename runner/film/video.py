@@ -21,7 +21,8 @@ import numpy as np
 
 from runner.checkpoints import checkpoint
 from runner.config import resolve
-from runner.envs.base import Step, VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import Step, VectorEnv
 from runner.errors import UserError
 from runner.film.reel import Format, Reel, best_format
 from runner.training.evaluate import EVALUATION_RESET, Episode, stacked

@@ -11,6 +11,9 @@ from typing import Any
 
 import jax
 
+from runner.config import Config
+from runner.training.pack import Rules
+
 _settings: Any = jax.config  # whose attributes a type checker does not know
 CACHE_BYTES = 1_000_000_000
 """Size at which the oldest compiled programs are dropped from the disk."""
@@ -19,6 +22,16 @@ CACHE_BYTES = 1_000_000_000
 def sees_gpu() -> bool:
     """Whether training would run on a GPU."""
     return jax.default_backend() == "gpu"
+
+
+def multiplies_bfloat16() -> bool:
+    """The device multiplies bfloat16 matrices faster than float32 ones."""
+    return sees_gpu()
+
+
+def compiles(config: Config) -> bool:
+    """Whether this configuration's update is compiled: always."""
+    return True
 
 
 def _threads() -> int:
@@ -65,6 +78,11 @@ def programs_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def settings(rules: Rules, rows: int) -> contextlib.AbstractContextManager[None]:
+    """Those of `own_settings`, whatever the rules and the number of rows in a rollout."""
+    return own_settings()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from runner.config.network.layers import Conv2d, Flatten, Linear
 from runner.envs.spaces import Layout
 from runner.jax import distributions
 from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
+from runner.training.pack import Rules
 
 Parameters: TypeAlias = dict[str, Array]
 """Name → `[outputs, inputs, …]` for weights, as the checkpoint has them, `[outputs]` for biases and log_std."""
@@ -90,12 +91,14 @@ def policy_and_value(
     return distributions.finished(network.distribution, outputs, observations), found[:, 0]
 
 
-def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Array, " A"] | None:
-    """The Gaussian's log standard deviation, None for a categorical policy."""
+def log_std(rules: Rules, parameters: Parameters) -> Float[Array, " A"] | None:
+    """The Gaussian's log standard deviation, without gradient if it is fixed; None for a categorical policy."""
     raw = parameters.get(LOG_STD)
     if raw is None:
         return None
-    return distributions.clamped(raw, low, high) if clip else raw
+    policy = rules.config.models.policy
+    clipped = distributions.clamped(raw, policy.min_log_std, policy.max_log_std) if policy.clip_log_std else raw
+    return jax.lax.stop_gradient(clipped) if policy.fixed_log_std else clipped
 
 
 def _blocks(network: Network, role: Role, parameters: Parameters, observations: Array) -> dict[str, Array]:

@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float64, Num
 
+from runner.training.pack import Rules
+
 
 class Statistics(NamedTuple):
     """Mean, variance and number of rows seen: `[K]`, `[K]`, `[]`, all float64."""
@@ -78,3 +80,14 @@ def scaler(
     if untouched is not None:
         mean, std = jnp.where(untouched, 0, mean), jnp.where(untouched, 1, std)
     return Scaler(mean, std, epsilon, clip)
+
+
+def observation_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
+    """How observations are normalised, None for not at all."""
+    return statistics and scaler(statistics, *rules.network.scaling)
+
+
+def value_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
+    """How values are normalised, None for not at all."""
+    arguments = rules.config.agent.value_preprocessor_kwargs
+    return statistics and scaler(statistics, arguments.epsilon, arguments.clip_threshold)

@@ -5,26 +5,23 @@ Axes: P member · T rollout step · N environment · O observation · A action.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Bool, Float, Num
 
-from runner.envs.base import VectorEnv, episode_info
-from runner.envs.spaces import ActionSpace, Layout
+from runner.envs.base import VectorEnv
+from runner.envs.spaces import ActionSpace
+from runner.jax.stepping import stepper
 from runner.networks.policies import Distribution
 from runner.training.episodes import Episodes
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
-
-log = logging.getLogger(__name__)
 
 
 class Rollout(NamedTuple):
@@ -52,71 +49,59 @@ class Rollout(NamedTuple):
     final_observations: Num[Array, "*TPN O"] | None
 
 
-class Step(NamedTuple):
-    """What one step of all P·N environments gives; the score's own rewards and ends where they differ."""
-
-    observations: Num[Array, "PN O"]
-    rewards: Float[Array, " PN"]
-    terminated: Bool[Array, " PN"]
-    truncated: Bool[Array, " PN"]
-    final_observations: Num[Array, "PN O"] | None
-    score: dict[str, Array]
-
-
-class Standing(NamedTuple):
+class _Standing(NamedTuple):
     """Where the environments stand between rollouts."""
 
     token: Array
+    carry: Any
     observations: Num[Array, "P N O"]
     ended: Bool[Array, "P N"]
 
 
-Stepper = Callable[[Array, Array], tuple[Array, Step]]
-"""(token, actions `[P·N, …]` int32 or float32) → (token, Step). Steps happen in the order in which tokens pass on."""
-Act = Callable[[Any, Array, Array, Array | None], tuple[Array, Array]]
-"""(one member's policy, raw observations `[N, O]`, noise `[N, W]`, whether at random) → (policy outputs `[N, W]`,
-actions `[N, K]`)."""
+Act = Callable[[Any, Any, Array, Array, Array | None], tuple[Any, Array, Array]]
+"""(one member's policy, carry, raw observations `[N, O]`, noise `[N, W]`, whether at random) → (carry, policy outputs
+`[N, W]`, actions `[N, K]`)."""
 EnvActions = Callable[[Array], Array]
 """Actions `[P, N, K]` → what the environment takes, `[P·N, …]`."""
 
 
 class Collector:
-    """Compiled stepping of one environment; remembers, between rollouts, where each of its copies stands."""
+    """Steps the environments in a compiled program and remembers, between rollouts, where each of them stands.
 
-    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act) -> None:
-        """Reset `env` (P·N environments, member-major) and start counting episodes.
+    Attributes:
+        episodes: that it counts.
+        spent: metric → seconds that its parts took since somebody took note of them.
+    """
 
-        Args:
-            env: kept as long as this lives: the compiled program holds its address.
-            members: P.
-            env_actions: what the environment gets of the members' actions.
-            act: how a member acts.
-        """
-        self.env = env
+    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = ()) -> None:
+        """Reset `env` (P·N environments, member-major) and count episodes; networks begin with `carry`."""
+        self.env = env  # whose address the compiled program holds
         self.episodes = Episodes(members, env.num_envs // members)
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions = act, env_actions
         # The first reset and every later step must come from one side only: the pool has no lock.
         observations, _ = env.reset()
-        token, self._step, self._host = _stepper(env)
+        token, self._step, self._host = stepper(env)
         shape = (members, self.episodes.envs)
-        self._standing = Standing(*jax.device_put((token, observations.reshape(*shape, -1), np.zeros(shape, bool))))
+        self._standing = _Standing(
+            *jax.device_put((token, carry, observations.reshape(*shape, -1), np.zeros(shape, bool)))
+        )
         self._program: Any = jax.jit(self._collect, donate_argnums=0)
 
     def compile(
-        self, policies: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
+        self, policy: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
     ) -> Rollout:
         """Compile for arguments of these shapes, without a step.
 
         Returns:
             The shapes of a rollout.
         """
-        lowered = self._program.lower(self._standing, policies, noise, random)
+        lowered = self._program.lower(self._standing, policy, noise, random)
         self._program = lowered.compile()
         return lowered.out_info[1]
 
     def collect(
-        self, policies: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
+        self, policy: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
     ) -> Rollout:
         """T steps of every environment, one per row of `noise`, those in `random` by no policy; done when this returns.
 
@@ -125,7 +110,7 @@ class Collector:
         """
         began = time.perf_counter()
         with self._host.errors():
-            self._standing, rollout, score = self._program(self._standing, policies, noise, random)
+            self._standing, rollout, score = self._program(self._standing, policy, noise, random)
             jax.block_until_ready((self._standing, rollout, score))
         self._count(time.perf_counter() - began)
         rewards, ended, valid = (
@@ -146,19 +131,20 @@ class Collector:
             self.spent[ROLLOUT_TIME] += seconds
 
     def _collect(
-        self, standing: Standing, policies: Any, noise: Float[Array, "T P N W"], random: Bool[Array, " T"] | None
-    ) -> tuple[Standing, Rollout, dict[str, Array]]:
+        self, standing: _Standing, policy: Any, noise: Float[Array, "T P N W"], random: Bool[Array, " T"] | None
+    ) -> tuple[_Standing, Rollout, dict[str, Array]]:
         shape = standing.ended.shape
 
-        def one_step(standing: Standing, now: tuple[Array, Array | None]) -> tuple[Standing, Any]:
+        def one_step(standing: _Standing, now: tuple[Array, Array | None]) -> tuple[_Standing, Any]:
             noise, random = now
-            act = jax.vmap(self._act, (0, 0, 0, None))
-            outputs, actions = act(policies, standing.observations, noise, random)
+            act = jax.vmap(self._act, (0, 0, 0, 0, None))
+            carry, outputs, actions = act(policy, standing.carry, standing.observations, noise, random)
             token, step = self._step(standing.token, self._env_actions(actions))
             rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
             ended = terminated | truncated
-            after = Standing(
+            after = _Standing(
                 token,
+                carry,
                 step.observations.reshape(standing.observations.shape),
                 jnp.zeros_like(ended) if self.env.resets_at_once else ended,
             )
@@ -180,139 +166,28 @@ class Collector:
         return standing, rows._replace(observations=observations), score
 
 
-def env_actions(actions: Num[Array, "P N K"], distribution: Distribution, space: ActionSpace, clip: bool) -> Array:
-    """Policy actions → what the environment takes, `[P·N, …]` of 32-bit numbers: clipped to its bounds if asked."""
-    flat = actions.reshape(-1, actions.shape[2])
-    if space.discrete:
-        if distribution.joint:
-            flat = jnp.stack(jnp.unravel_index(flat[:, 0], distribution.factors), 1)
-        return (flat + space.low.astype(np.int32)).reshape(-1, *space.shape)
-    if clip:
-        flat = jnp.clip(flat, space.low, space.high)
-    # A diverged member's numbers must not reach the pool that it shares with its pack.
-    return jnp.where(jnp.isfinite(flat), flat, space.rest).reshape(-1, *space.shape)
+def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:
+    """Policy actions → what the environment takes, of 32-bit numbers: clipped to its bounds if asked."""
+
+    # Outside a compiled program, each of its operations would take as long as a small policy.
+    @jax.jit
+    def taken(actions: Num[Array, "P N K"]) -> Array:
+        flat = actions.reshape(-1, actions.shape[2])
+        if space.discrete:
+            if distribution.joint:
+                flat = jnp.stack(jnp.unravel_index(flat[:, 0], distribution.factors), 1)
+            return (flat + space.low.astype(np.int32)).reshape(-1, *space.shape)
+        if clip:
+            flat = jnp.clip(flat, space.low, space.high)
+        # A diverged member's numbers must not reach the pool that it shares with its pack.
+        return jnp.where(jnp.isfinite(flat), flat, space.rest).reshape(-1, *space.shape)
+
+    return taken
 
 
-class _Host:
-    """Steps a Python environment for the compiled program, and remembers what it raised.
-
-    Nothing is raised through XLA, which would make another error of it and fail every later program of the process:
-    after an error the rest of a rollout is zeros, and `errors` raises what was remembered.
-
-    Attributes:
-        seconds: that steps have taken; whoever reads them begins again at 0.
-    """
-
-    def __init__(self, env: VectorEnv) -> None:
-        self._env = env
-        self.seconds = 0.0
-        self._error: BaseException | None = None
-
-    def shapes(self) -> Step:
-        """Of what `step` returns."""
-        rows = self._env.num_envs
-        observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), self._env.layout.dtype)
-        numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
-        final = observations if self._env.resets_at_once else None
-        score = {"episode_rewards": numbers, "episode_ends": flags}
-        return Step(observations, numbers, flags, flags, final, score)  # type: ignore[arg-type]
-
-    def step(self, actions: Any) -> Step:
-        """One step of every environment; zeros after an error."""
-        if self._error is None:
-            began = time.perf_counter()
-            try:
-                return self._stepped(np.asarray(actions))
-            except BaseException as error:
-                self._error = error
-            finally:
-                self.seconds += time.perf_counter() - began
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.shapes())
-
-    def _stepped(self, actions: np.ndarray) -> Step:
-        observations, rewards, terminated, truncated, info = self._env.step(actions)
-        final = None
-        if self._env.resets_at_once:
-            final = np.zeros_like(observations)
-            if "final_observations" in info:
-                which, rows = info["final_observations"]
-                final[which] = rows
-        rewards = np.asarray(rewards, np.float32)
-        terminated, truncated = (np.asarray(flags, bool) for flags in (terminated, truncated))
-        score = {
-            "episode_rewards": np.asarray(info.get("episode_rewards", rewards), np.float32),
-            "episode_ends": np.asarray(info.get("episode_ends", terminated | truncated), bool),
-        }
-        return Step(observations, rewards, terminated, truncated, final, score)  # type: ignore[arg-type]
-
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Raise afterwards what the environment raised meanwhile."""
-        yield
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-
-def _stepper(env: VectorEnv) -> tuple[Any, Stepper, _Host]:
-    """How compiled code steps this environment: EnvPool's own XLA functions where there are any, else Python."""
-    host = _Host(env)
-    pool = getattr(env, "pool", None)
-    if pool is not None:
-        try:
-            return *_xla(env, pool), host
-        except RuntimeError as error:
-            log.warning("environments are stepped through Python, which is slower: %s", error)
-    return *_callback(host), host
-
-
-def _callback(host: _Host) -> tuple[Any, Stepper]:
-    """Step in Python, in order, from inside the compiled program."""
-    shapes = host.shapes()
-
-    def step(token: Array, actions: Array) -> tuple[Array, Step]:
-        return token, jax.experimental.io_callback(host.step, shapes, actions, ordered=True)
-
-    return np.zeros(1, np.uint8), step
-
-
-def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
-    """EnvPool's XLA functions, made safe.
-
-    With 64-bit numbers off, EnvPool would declare its float64 arrays as float32 and write past their ends; so they are
-    on around each call, and off for the rest of the program. It also checks actions only once in a pool's life, never
-    their number; so they are checked here, each time a program is traced.
-
-    Raises:
-        RuntimeError: there are none on this operating system.
-    """
-    specs = pool.spec.action_array_spec
-    spec = specs[list(specs)[-1]]
-    shape = (env.num_envs, *(size for size in spec.shape if size != -1))
-    with jax.enable_x64(True):
-        handle, _, _, native = pool.xla()
-
-    def step(token: Array, actions: Array) -> tuple[Array, Step]:
-        if actions.size != np.prod(shape) or actions.shape[0] != env.num_envs:
-            raise ValueError(f"actions of shape {actions.shape}; this pool takes {shape}")
-        with jax.enable_x64(True):
-            token, out = native(token, actions.reshape(shape).astype(np.dtype(spec.dtype)))
-            observations, rewards, terminated, truncated, info = out
-            flat = _flatten(env.layout, env.seen(observations, info), env.num_envs).astype(env.layout.dtype)
-            score = episode_info(info, truncated)
-            rewards = rewards.astype(jnp.float32)
-            score = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in score.items()}
-        return token, Step(flat, rewards, terminated, truncated, None, score)
-
-    return handle, step
-
-
-def _flatten(parts: Layout, observations: Any, rows: int) -> Shaped[Array, "PN O"]:
-    """`runner.envs.observations.flatten_observations` for arrays of a compiled program."""
-    if not parts.children:
-        return observations.reshape(rows, -1)
-    columns = [
-        _flatten(part, observations[key] if isinstance(observations, Mapping) else observations[int(key)], rows)
-        for key, part in parts.children
-    ]
-    return jnp.concatenate([column.astype(jnp.result_type(*columns)) for column in columns], 1)
+def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A member's rewards, which of them are experience, and its observations, `[T, N, …]`."""
+    rewards, valid, observations = (
+        np.asarray(x)[:, member] for x in (rollout.rewards, rollout.valid, rollout.observations)
+    )
+    return rewards, valid, observations

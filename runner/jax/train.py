@@ -1,11 +1,12 @@
-"""The training loop of one pack on JAX: collect → update, each one compiled program.
+"""What training one pack takes on JAX: to begin, to act, to learn. The loop is `runner.training.loop`.
 
-Axes: P member · T rollout step · N environment · A action.
+Axes: P member · T rollout step · N environment · K number of an action · W mean or logit · C number of an update ·
+E epoch · A action. Functions of one member are compiled for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,120 +16,17 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from runner.draws import Draws
 from runner.envs.base import VectorEnv
-from runner.envs.spaces import ActionSpace, Layout
 from runner.jax import accelerate, distributions, models
-from runner.jax.preprocessors import Scaler, Statistics
-from runner.jax.rollout import Collector, Rollout, env_actions
-from runner.jax.update import Learner, Optimizer, Rules, update
-from runner.training import learning
-from runner.training.pack import Hyper, Pack, program_key
-from runner.training.snapshots import Snapshot, StackedMoments
-from runner.training.tracking import Report
+from runner.jax.accelerate import compiles, multiplies_bfloat16, settings
+from runner.jax.preprocessors import Scaler, Statistics, observation_scaler
+from runner.jax.rollout import Collector, EnvActions, Rollout, env_actions, experience_of
+from runner.jax.update import Learner, Optimizer, update
+from runner.training.pack import Hyper, Rules
+from runner.training.state import Counters, MemberState, Moments
 
-
-class Learning(learning.Learning):
-    """P members in training on JAX."""
-
-    _learner: Learner
-
-    @accelerate.own_settings()
-    def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
-        """Initialise every member from its own seed."""
-        accelerate.keep_programs()
-        super().__init__(pack, observations, actions)
-        two_rates = self._of_value is not None
-        self._rules = Rules(self.network, self._entropy, two_rates, program_key(pack.static), pack.static)
-        self._hyper = jax.device_put(pack.hyper.effective())
-        # Outside a compiled program, each of its operations would take as long as a small policy.
-        self._compiled_env_actions = jax.jit(self._env_actions)
-
-    @property
-    def compiles(self) -> bool:
-        """See the base class."""
-        return True
-
-    @accelerate.own_settings()
-    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
-        """Actions for the environment; see the base class."""
-        rows = observations.reshape(self.pack.size, -1, observations.shape[1])
-        policies = _policies(self._rules, self._learner)
-        if deterministic:
-            chosen = _modes(self._rules, policies, rows)
-        else:
-            noise, _ = self._noise("act", draw, 1, rows.shape[1])
-            _, chosen = _samples(self._rules, policies, rows, noise[0])
-        return np.asarray(self._compiled_env_actions(chosen))
-
-    def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train from where it stands to the configured length; see the base class."""
-        config = self.pack.static
-        envs = env.num_envs // self.pack.size
-        steps = config.agent.rollouts
-        with accelerate.own_settings():
-            collector = Collector(env, self.pack.size, self._env_actions, partial(act, self._rules))
-            self._compile(collector, steps, envs)
-
-        @accelerate.own_settings()
-        def iteration() -> tuple[np.ndarray, np.ndarray, Rollout] | None:
-            noise, generators = self._noise("update", self.updates, steps, envs)
-            rollout = collector.collect(_policies(self._rules, self._learner), noise, self._random(steps))
-            if not self._learns:
-                return None
-            arguments = self._learn_arguments(rollout, generators)
-            self._learner, numbers, finite = _learn(self._rules, *arguments)
-            return np.asarray(numbers), np.asarray(finite), rollout
-
-        yield self._ready()
-        yield from self._follow(iteration, collector, stop)
-
-    def _compile(self, collector: Collector, steps: int, envs: int) -> None:
-        """Compile everything that training runs, and run the update once on nothing."""
-        noise, generators = self._noise("update", 0, steps, envs)
-        policies = _policies(self._rules, self._learner)
-        with accelerate.not_kept():
-            shapes = collector.compile(policies, noise, self._random(steps))
-        rollout = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-        before = self._get()
-        arguments = self._learn_arguments(rollout, generators)
-        jax.block_until_ready(_learn(self._rules, *arguments))
-        # The program has taken over the learner's memory.
-        self._put(before)
-
-    def _learn_arguments(self, rollout: Rollout, generators: list[np.random.Generator]) -> tuple[Any, ...]:
-        steps, _, envs = rollout.rewards.shape
-        # Drawn in this order by both backends.
-        orders, shifts = self._orders(steps * envs, generators), self._shifts(steps * envs, generators)
-        return self._learner, rollout, orders, self._hyper, np.array(self.alive), self._rates(), shifts
-
-    def _env_actions(self, actions: Array) -> Array:
-        """What the environment takes of actions `[P, N, K]`."""
-        return env_actions(actions, self.network.distribution, self.actions, self.pack.static.models.policy.clips)
-
-    def _multiplies_bfloat16(self) -> bool:
-        return accelerate.sees_gpu()
-
-    def _of(self, member: int, experience: Array) -> np.ndarray:
-        return np.asarray(experience)[:, member]
-
-    @accelerate.own_settings()
-    def _put(self, snapshot: Snapshot) -> None:
-        self._learner = Learner(
-            Optimizer(
-                *jax.device_put(snapshot[:3]),
-                *jax.device_put((snapshot.steps.astype(np.int32), snapshot.learning_rate)),
-            ),
-            _statistics(snapshot.observation_statistics),
-            _statistics(snapshot.value_statistics),
-        )
-
-    @accelerate.own_settings()
-    def _get(self) -> Snapshot:
-        parameters, first, second, steps, rate = (np.array(x) for x in self._learner.optimizer)
-        observation, value = self._learner.observation_statistics, self._learner.value_statistics
-        return Snapshot(
-            parameters, first, second, steps.astype(np.float32), rate, _fetched(observation), _fetched(value)
-        )
+__all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "settings"]
 
 
 class Policy(NamedTuple):
@@ -139,14 +37,113 @@ class Policy(NamedTuple):
     scaler: tuple[Array, Array] | None
 
 
-def policy_of(rules: Rules, learner: Learner) -> Policy:
-    """One member's policy as it is now."""
+def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, draws: Draws) -> Collector:
+    """Reset the environments (P·N, member-major), and compile what training runs, the update by one on nothing."""
+    members = len(learner.optimizer.parameters)
+    carry = rules.network.carry(members, env.num_envs // members)
+    collector = Collector(env, members, actions, partial(act, rules), carry)
+    with accelerate.not_kept():
+        shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
+    rollout = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    # The program takes over a learner's memory.
+    learn(rules, jax.tree.map(jnp.copy, learner), rollout, draws, np.ones(members, bool))
+    return collector
+
+
+def _policy(rules: Rules, learner: Learner) -> Policy:
+    """The members' policies as they are now."""
     named = models.cut(rules.network, learner.optimizer.parameters)
-    scaler = rules.observation_scaler(learner.observation_statistics)
-    return Policy(named, rules.log_std(named), scaler and (scaler.mean, scaler.std))
+    scaler = observation_scaler(rules, learner.observation_statistics)
+    return Policy(named, models.log_std(rules, named), scaler and (scaler.mean, scaler.std))
 
 
-def outputs_of(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N W"]:
+def act(
+    rules: Rules,
+    policy: Policy,
+    carry: Any,
+    observations: Num[Array, "N O"],
+    noise: Float[Array, "N W"],
+    random: Bool[Array, ""] | None = None,
+) -> tuple[Any, Float[Array, "N W"], Num[Array, "N K"]]:
+    """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
+    outputs, distribution = _outputs(rules, policy, observations), rules.network.distribution
+    actions = distributions.sample(distribution, outputs, policy.log_std, noise)
+    if random is not None:
+        actions = jnp.where(random, distributions.uniform(distribution, outputs, noise), actions)
+    return carry, outputs, actions
+
+
+def mode(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O"]) -> tuple[Any, Num[Array, "N K"]]:
+    """The most probable actions for raw observations."""
+    outputs = _outputs(rules, policy, observations)
+    return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
+
+
+@accelerate.own_settings()
+def choose(
+    rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
+) -> tuple[Any, np.ndarray]:
+    """What environments outside training get for raw observations `[P, N, O]`: drawn with `noise`, or most probable."""
+    now = policy(rules, learner)
+    if noise is None:
+        carry, chosen = _modes(rules, now, carry, observations)
+    else:
+        carry, _, chosen = _samples(rules, now, carry, observations, noise)
+    return carry, np.asarray(actions(chosen))
+
+
+def learn(
+    rules: Rules, learner: Learner, rollout: Rollout, draws: Draws, alive: Bool[np.ndarray, " P"]
+) -> tuple[Learner, np.ndarray, np.ndarray]:
+    """One update of every member, unless a number in it is not finite, now or before; see torch's."""
+    after, numbers, finite = _learned(rules, learner, rollout, draws.orders, alive, draws.rates, draws.shifts)
+    return after, np.asarray(numbers), np.asarray(finite)
+
+
+@accelerate.own_settings()
+def put(state: MemberState) -> Learner:
+    """Numbers of stacked members on the device."""
+
+    def statistics(moments: Moments | None) -> Statistics | None:
+        if moments is None:
+            return None
+        with jax.enable_x64(True):
+            arrays = (np.asarray(x, np.float64) for x in (moments.mean, moments.variance, moments.count))
+            return Statistics(*jax.device_put(tuple(arrays)))
+
+    counters = state.counters
+    accelerate.keep_programs()
+    rows = (state.parameters, state.first_moment, state.second_moment, counters.learning_rate)
+    parameters, first, second, rate = jax.device_put(tuple(np.asarray(x, np.float32) for x in rows))
+    assert state.hyper is not None
+    return Learner(
+        Optimizer(parameters, first, second, jax.device_put(np.asarray(counters.optimizer_steps, np.int32)), rate),
+        statistics(state.observation_statistics),
+        statistics(state.value_statistics),
+        jax.device_put(state.hyper.effective()),
+    )
+
+
+@accelerate.own_settings()
+def get(learner: Learner, counters: Counters, hyper: Hyper) -> MemberState:
+    """The inverse of `put`, with what is counted and configured on the host."""
+
+    def moments(statistics: Statistics | None) -> Moments | None:
+        return None if statistics is None else Moments(*map(np.array, statistics))
+
+    parameters, first, second, steps, rate = map(np.array, learner.optimizer)
+    return MemberState(
+        parameters,
+        first,
+        second,
+        moments(learner.observation_statistics),
+        moments(learner.value_statistics),
+        replace(counters, optimizer_steps=steps.astype(np.float32), learning_rate=rate),
+        hyper,
+    )
+
+
+def _outputs(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N W"]:
     """Means or logits for raw observations."""
     if policy.scaler is not None:
         epsilon, clip, _ = rules.network.scaling
@@ -154,74 +151,28 @@ def outputs_of(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) ->
     return models.policy(rules.network, policy.named, observations)
 
 
-def act(
-    rules: Rules,
-    policy: Policy,
-    observations: Num[Array, "N O"],
-    noise: Float[Array, "N W"],
-    random: Bool[Array, ""] | None = None,
-) -> tuple[Float[Array, "N W"], Num[Array, "N K"]]:
-    """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
-    outputs, distribution = outputs_of(rules, policy, observations), rules.network.distribution
-    actions = distributions.sample(distribution, outputs, policy.log_std, noise)
-    if random is not None:
-        actions = jnp.where(random, distributions.uniform(distribution, outputs, noise), actions)
-    return outputs, actions
-
-
-def mode(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Num[Array, "N K"]:
-    """The most probable actions for raw observations."""
-    return distributions.mode(rules.network.distribution, outputs_of(rules, policy, observations), policy.log_std)
-
-
-def learn(
+def _learn(
     rules: Rules,
     learner: Learner,
     rollout: Rollout,
     orders: Int[Array, "E B"] | None,
-    hyper: Hyper,
     alive: Bool[Array, ""],
     rates: Float[Array, " E"] | None,
     shifts: Float[Array, "E B A"] | None,
 ) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
-    """One update of one member, unless a number in it is not finite, now or before.
-
-    Args:
-        rules: the program's.
-        learner: before.
-        rollout: T steps of every environment.
-        orders: see `update`.
-        hyper: the member's numbers.
-        alive: whether the member learns.
-        rates: see `update`.
-        shifts: see `update`.
-
-    Returns:
-        The learner after, its numbers in the order of `runner.training.learning.COLUMNS`, and whether they are finite.
-    """
-    after, metrics, explained = update(learner, rollout, orders, hyper, alive, rules, rates, shifts)
+    """`learn` of one member."""
+    after, metrics, explained = update(learner, rollout, orders, alive, rules, rates, shifts)
     # Of a rollout without experience there are no numbers.
     defined = jnp.isfinite(jnp.stack(metrics)).all() | ~rollout.valid.any()
     finite = jnp.isfinite(after.optimizer.parameters).all() & defined
-    log_std = rules.log_std(models.cut(rules.network, after.optimizer.parameters))
+    log_std = models.log_std(rules, models.cut(rules.network, after.optimizer.parameters))
     spread = jnp.zeros_like(explained) if log_std is None else jnp.exp(log_std).mean()
     numbers = jnp.stack([*metrics, explained, after.optimizer.learning_rate, spread])
     accepted = finite & alive
     return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), after, learner), numbers, finite
 
 
-_policies = accelerate.over_members(policy_of, [0])
-_samples = accelerate.over_members(act, [0, 0, 0])
-_modes = accelerate.over_members(mode, [0, 0])
-_learn = accelerate.over_members(learn, [0, 1, 1, 0, 0, 0, 1], donate=[0])
-
-
-def _statistics(moments: StackedMoments | None) -> Statistics | None:
-    if moments is None:
-        return None
-    with jax.enable_x64(True):
-        return Statistics(*jax.device_put(tuple(moments)))
-
-
-def _fetched(statistics: Statistics | None) -> StackedMoments | None:
-    return None if statistics is None else StackedMoments(*map(np.array, statistics))
+policy = accelerate.over_members(_policy, [0])
+_samples = accelerate.over_members(act, [0, 0, 0, 0])
+_modes = accelerate.over_members(mode, [0, 0, 0])
+_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0])

@@ -6,8 +6,8 @@ Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; do
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,15 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
-from runner.config import Config
 from runner.jax import advantages as gae
 from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.objectives import OBJECTIVES
-from runner.jax.preprocessors import Scaler, Statistics
+from runner.jax.preprocessors import Statistics, observation_scaler, value_scaler
 from runner.jax.rollout import Rollout
-from runner.networks.parameters import Network
-from runner.training.pack import Hyper
+from runner.training.pack import Hyper, Rules
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+State = TypeVar("State")
 
 
 class Batch(NamedTuple):
@@ -57,11 +56,12 @@ class Optimizer(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Everything that learning changes."""
+    """Everything that learning changes, and the member's numbers."""
 
     optimizer: Optimizer
     observation_statistics: Statistics | None
     value_statistics: Statistics | None
+    hyper: Hyper
 
 
 class Metrics(NamedTuple):
@@ -73,40 +73,6 @@ class Metrics(NamedTuple):
     kl: Array
     clip_fraction: Array
     gradient_norm: Array
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The Static side of an update; equal rules make equal programs, so it keys them.
-
-    Attributes:
-        network: the parameters' layout.
-        entropy: any member has an entropy bonus.
-        two_rates: any member's value parameters have a learning rate of their own.
-        program: text of everything in the configuration that the update reads, see `runner.training.pack.program_key`.
-        config: where to read it.
-    """
-
-    network: Network
-    entropy: bool
-    two_rates: bool
-    program: str
-    config: Config = field(compare=False)
-
-    def log_std(self, parameters: models.Parameters) -> Array | None:
-        """The clipped log standard deviation; without gradient if it is fixed."""
-        policy = self.config.models.policy
-        log_std = models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
-        return jax.lax.stop_gradient(log_std) if policy.fixed_log_std else log_std
-
-    def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
-        """How observations are normalised, None for not at all."""
-        return statistics and preprocessors.scaler(statistics, *self.network.scaling)
-
-    def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
-        """How values are normalised, None for not at all."""
-        arguments = self.config.agent.value_preprocessor_kwargs
-        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
 
 
 def loss(
@@ -125,7 +91,7 @@ def loss(
     """
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
-    log_std = rules.log_std(named)
+    log_std = models.log_std(rules, named)
     distribution = rules.network.distribution
     shifted = outputs if batch.shift is None else outputs + batch.shift
     log_prob = distributions.log_prob(distribution, shifted, log_std, batch.actions)
@@ -192,17 +158,18 @@ def minibatch_step(
     return jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, optimizer), metrics, active
 
 
-def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> tuple[Learner, Batch, Array]:
+def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, Batch, Array]:
     """Values, advantages and returns of a rollout; value statistics absorb the returns once, before use.
 
     Returns:
         The learner with new value statistics, the rows `[T·N]` in time order with raw observations, and the explained
         variance of the returns by the values.
     """
-    agent, (steps, envs) = rules.config.agent, rollout.rewards.shape
+    agent, hyper = rules.config.agent, learner.hyper
+    steps, envs = rollout.rewards.shape
     named = models.cut(rules.network, learner.optimizer.parameters)
-    observe = rules.observation_scaler(learner.observation_statistics)
-    judge = rules.value_scaler(learner.value_statistics)
+    observe = observation_scaler(rules, learner.observation_statistics)
+    judge = value_scaler(rules, learner.value_statistics)
 
     def judged(rows: Num[Array, "B O"]) -> Float[Array, " B"]:
         return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
@@ -233,11 +200,11 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     statistics = learner.value_statistics
     if statistics is not None:
         statistics = preprocessors.absorb(statistics, returns[:, None], valid)
-        judge = rules.value_scaler(statistics)
+        judge = value_scaler(rules, statistics)
         assert judge is not None
         returns = judge.normalize(returns[:, None])[:, 0]
     log_prob = distributions.log_prob(
-        rules.network.distribution, _flat(rollout.outputs), rules.log_std(named), _flat(rollout.actions)
+        rules.network.distribution, _flat(rollout.outputs), models.log_std(rules, named), _flat(rollout.actions)
     )
     rows = Batch(
         _flat(experience(rollout.observations[:-1])),
@@ -270,7 +237,6 @@ def update(
     learner: Learner,
     rollout: Rollout,
     orders: Int[Array, "E B"] | None,
-    hyper: Hyper,
     alive: Bool[Array, ""],
     rules: Rules,
     rates: Float[Array, " E"] | None = None,
@@ -282,7 +248,6 @@ def update(
         learner: before.
         rollout: T steps of every environment.
         orders: per epoch a permutation of the rows; None, for time order, with a single minibatch.
-        hyper: the member's numbers.
         alive: whether the member learns.
         rules: what is equal for all members.
         rates: learning rate of each epoch, for schedules that are counted.
@@ -292,8 +257,8 @@ def update(
         The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
         there are none), and the explained variance.
     """
-    agent = rules.config.agent
-    learner, data, explained = prepare(learner, rollout, hyper, rules)
+    agent, hyper = rules.config.agent, learner.hyper
+    learner, data, explained = prepare(learner, rollout, rules)
     raw_observations, valid = data.observations, data.weight
     statistics = learner.observation_statistics
     absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
@@ -333,25 +298,11 @@ def update(
         rows = data._replace(shift=shift)
         zero = jnp.zeros_like(sums.kl)
         state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
-        if order is None:
-            state = minibatch(state, rows, epoch)
-        else:
-            state, _ = jax.lax.scan(
-                lambda s, part: (minibatch(s, _take(rows, *part), epoch), None),
-                state,
-                _minibatches(order, agent.mini_batches),
-            )
-        optimizer, statistics, active, sums = state
+        optimizer, statistics, active, sums = minibatches(
+            lambda state, batch: minibatch(state, batch, epoch), state, rows, order, agent.mini_batches
+        )
         if agent.learning_rate_scheduler == "KLAdaptiveLR":
-            rate = schedulers.kl_adaptive(
-                optimizer.learning_rate,
-                sums.kl / sums.epoch_counted,
-                hyper.scheduler_kl_threshold,
-                hyper.scheduler_kl_factor,
-                hyper.scheduler_lr_factor,
-                hyper.scheduler_min_lr,
-                hyper.scheduler_max_lr,
-            )
+            rate = schedulers.kl_adaptive(optimizer.learning_rate, sums.kl / sums.epoch_counted, hyper)
             optimizer = optimizer._replace(learning_rate=rate)
         return (optimizer, statistics, active, sums), None
 
@@ -368,6 +319,29 @@ def update(
     return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
 
 
+def minibatches(
+    function: Callable[[State, Batch], State],
+    state: State,
+    data: Batch,
+    order: Int[Array, " B"] | None,
+    count: int,
+) -> State:
+    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once."""
+    if order is None:
+        return function(state, data)
+    # Sizes differ by one where they must: a filled place has weight 0.
+    parts = np.array_split(np.arange(order.shape[0]), count)
+    size = len(parts[0])
+    places = np.stack([np.resize(part, size) for part in parts])
+    real = np.stack([np.arange(size) < len(part) for part in parts])
+    state, _ = jax.lax.scan(
+        lambda state, part: (function(state, _take(data, *part)), None),
+        state,
+        (order[places], jnp.asarray(real, jnp.float32)),
+    )
+    return state
+
+
 def _flat(x: Array) -> Array:
     """`[T, N, …]` → `[T·N, …]`."""
     return x.reshape(-1, *x.shape[2:])
@@ -375,17 +349,8 @@ def _flat(x: Array) -> Array:
 
 def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:
     """The batch with normalised observations."""
-    scaler = rules.observation_scaler(statistics)
+    scaler = observation_scaler(rules, statistics)
     return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
-
-
-def _minibatches(order: Int[Array, " B"], count: int) -> tuple[Int[Array, "M S"], Float[Array, "M S"]]:
-    """Rows of every minibatch, and 1 for each: sizes differ by one where they must, and 0 then marks a filled place."""
-    parts = np.array_split(np.arange(order.shape[0]), count)
-    size = len(parts[0])
-    places = np.stack([np.resize(part, size) for part in parts])
-    real = np.stack([np.arange(size) < len(part) for part in parts])
-    return order[places], jnp.asarray(real, jnp.float32)
 
 
 def _take(data: Batch, rows: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:

@@ -18,6 +18,7 @@ from runner.config.network import expressions
 from runner.config.network.expressions import Binary, Expression, Name
 from runner.config.network.layers import Container, Conv2d, Flatten, Linear, Plan
 from runner.config.schema import Config
+from runner.draws import for_parameters
 from runner.envs.spaces import ActionSpace, Layout
 from runner.errors import UserError
 from runner.networks.policies import Distribution
@@ -44,6 +45,11 @@ class Entry:
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+    @property
+    def of_value(self) -> bool:
+        """It is the value's alone."""
+        return self.name.startswith("value.")
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,6 @@ class Network:
             config: models and preprocessors.
             observations: of the environment.
             actions: of the environment.
-
-        Raises:
-            UserError: a policy that cannot act here, or layers that do not fit the observations or each other, naming
-                the first.
         """
         models = config.models
         distribution = Distribution.of(models.policy, actions, observations)
@@ -165,6 +167,10 @@ class Network:
         """Number of parameters of one member (n)."""
         return sum(entry.size for entry in self.entries)
 
+    def carry(self, members: int, envs: int) -> tuple[np.ndarray, ...]:
+        """What the networks remember when episodes begin, `[P, N, …]` each: nothing, as no layer is recurrent."""
+        return ()
+
     def split(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Cut one member's flat row `[n]` into named arrays."""
         pieces = np.split(row, np.cumsum([entry.size for entry in self.entries])[:-1])
@@ -176,7 +182,7 @@ class Network:
 
     def of_value(self) -> np.ndarray:
         """Which parameters are the value's alone, `[n]` bool."""
-        return np.concatenate([np.full(entry.size, entry.name.startswith("value.")) for entry in self.entries])
+        return np.concatenate([np.full(entry.size, entry.of_value) for entry in self.entries])
 
     def initial(self, seed: int) -> np.ndarray:
         """Initial parameters `[n]` of one member, from its own stream.
@@ -185,7 +191,7 @@ class Network:
         biases; or orthogonal weights (Saxe et al. 2014, gains as in "The 37 Implementation Details of PPO") and zero
         biases.
         """
-        rng = np.random.default_rng(np.random.SeedSequence((seed, 0x1217)))
+        rng = for_parameters(seed)
         parts: list[np.ndarray] = []
         inputs = 1
         for entry in self.entries:

@@ -49,11 +49,7 @@ class Distribution:
 
     @classmethod
     def of(cls, policy: PolicyModel, actions: ActionSpace, observations: Layout) -> Distribution:
-        """What a policy model means in an environment.
-
-        Raises:
-            UserError: a policy that cannot act here, or an option that has no meaning here.
-        """
+        """What a policy model means in an environment."""
         if policy.cls not in actions.policies:
             raise UserError(
                 f"models.policy.class: {policy.cls} cannot act in an action space {actions.kind}; allowed here: "

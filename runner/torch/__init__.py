@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from runner import api as base
 from runner.envs.wrap import wrap_env
+from runner.torch import train
 from runner.torch.accelerate import device_name, sees_gpu
-from runner.torch.train import Learning
+from runner.training.members import Backend
 
 __all__ = ["Runner", "device_name", "sees_gpu", "wrap_env"]
 
@@ -16,4 +17,4 @@ class Runner(base.Runner):
     """`runner.api.Runner` on torch."""
 
     backend: ClassVar[Literal["torch", "jax"]] = "torch"
-    learning: ClassVar[type[Learning]] = Learning
+    numerics: ClassVar[Backend] = cast(Backend, train)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from runner.config import Config
 from runner.cores import worth_splitting
-from runner.torch.update import Batch, Learner, MinibatchStep, Rules, minibatch_step
-from runner.training.pack import Hyper
+from runner.training.pack import Rules
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +36,14 @@ def device_name() -> str:
     return f"gpu {torch.cuda.get_device_name()}" if sees_gpu() else "cpu"
 
 
+def multiplies_bfloat16() -> bool:
+    """The device multiplies bfloat16 matrices faster than float32 ones."""
+    return sees_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @contextlib.contextmanager
-def few_threads(rules: Rules, rows: int) -> Iterator[None]:
-    """Use one torch thread while the arithmetic of a minibatch is small.
+def settings(rules: Rules, rows: int) -> Iterator[None]:
+    """Run our programs under the settings that they are written for: no tape, and one thread for little arithmetic.
 
     Splitting it costs more than it gives then, and where another process wants the core, torch's waiting threads make
     a run more than 20 times slower.
@@ -52,7 +55,8 @@ def few_threads(rules: Rules, rows: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)
     try:
-        yield
+        with torch.inference_mode(False), torch.no_grad():
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -74,49 +78,9 @@ def compiles(config: Config) -> bool:
     return True
 
 
-def minibatch_stepper(rules: Rules) -> MinibatchStep:
-    """`minibatch_step` for these rules, compiled or not."""
-    if not compiles(rules.config):
-        return functools.partial(minibatch_step, rules=rules, gradient=eager_gradient)
-    step = functools.partial(minibatch_step, rules=rules, gradient=functional_gradient)
-    return torch.compile(step, dynamic=False, fullgraph=True)
-
-
-def warm_up(
-    step: MinibatchStep,
-    learner: Learner,
-    hyper: Hyper,
-    shape: tuple[int, int],
-    rules: Rules,
-) -> None:
-    """Compile `step` for every shape that training will use, on rows of zeros.
-
-    Args:
-        step: a compiled `minibatch_step`.
-        learner: gives the number of members and the device.
-        hyper: the pack's.
-        shape: (T, N) of a rollout.
-        rules: the step's.
-    """
-    optimizer, distribution = learner.optimizer, rules.network.distribution
-    members, device = optimizer.parameters.shape[0], optimizer.parameters.device
-    raw = rules.network.observations.byte and learner.observation_statistics is None
-    dtype = torch.uint8 if raw else torch.float32
-    rows = torch.empty(shape[0] * shape[1])
-    for size in {part.numel() for part in rows.tensor_split(rules.config.agent.mini_batches)}:
-        zeros = functools.partial(torch.zeros, members, size, device=device)
-        log_prob = zeros(distribution.chosen) if distribution.split else zeros()
-        batch = Batch(
-            zeros(rules.network.observation_size, dtype=dtype),
-            zeros(distribution.chosen, dtype=torch.float32 if distribution.gaussian else torch.int64),
-            log_prob,
-            zeros(),
-            zeros(),
-            zeros(),
-            zeros(),
-            zeros(distribution.units) if rules.config.agent.cls == "RPO" else None,
-        )
-        step(optimizer, batch, hyper, torch.ones(members, 1, dtype=torch.bool, device=device))
+def gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Gradient of a loss of flat parameters, which also gives parts, and those parts."""
+    return (functional_gradient if torch.compiler.is_compiling() else eager_gradient)(loss, parameters)
 
 
 def eager_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.envs.spaces import ActionSpace
 from runner.errors import UserError
 from runner.networks.parameters import LOG_STD, Network
 from runner.torch import distributions, models, preprocessors
 from runner.torch.preprocessors import Scaler, Statistics
+from runner.training.state import MemberState
 
 Act = Callable[[np.ndarray], np.ndarray]
 """Observations `[B, …]` → actions `[B, …]`."""
@@ -86,11 +86,7 @@ def to_torch(policy: Policy, observations: np.ndarray) -> bytes:
 
 
 def to_onnx(policy: Policy, observations: np.ndarray) -> bytes:
-    """A file for ONNX runtimes, input `observations` and output `actions`, for any number of rows.
-
-    Raises:
-        UserError: ONNX has no such operation.
-    """
+    """A file for ONNX runtimes, input `observations` and output `actions`, for any number of rows."""
     # It warns of torchvision, which has nothing to do here, and of its own deprecated calls.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:

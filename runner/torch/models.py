@@ -21,6 +21,7 @@ from runner.config.network.layers import Conv2d, Flatten, Linear
 from runner.envs.spaces import Layout
 from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
 from runner.torch import distributions
+from runner.training.pack import Rules
 
 Parameters: TypeAlias = dict[str, Tensor]
 """Name → `[P, outputs, inputs, …]` for weights, `[P, outputs, 1]` for biases and log_std."""
@@ -106,12 +107,14 @@ def policy_and_value(
     return distributions.finished(network.distribution, outputs, observations), found.squeeze(2)
 
 
-def log_std(parameters: Parameters, low: float, high: float, clip: bool) -> Float[Tensor, "P 1 A"] | None:
-    """The Gaussian's log standard deviation, None for a categorical policy."""
+def log_std(rules: Rules, parameters: Parameters) -> Float[Tensor, "P 1 A"] | None:
+    """The Gaussian's log standard deviation, without gradient if it is fixed; None for a categorical policy."""
     raw = parameters.get(LOG_STD)
     if raw is None:
         return None
-    return (raw.clamp(low, high) if clip else raw).transpose(1, 2)
+    policy = rules.config.models.policy
+    clipped = raw.clamp(policy.min_log_std, policy.max_log_std) if policy.clip_log_std else raw
+    return (clipped.detach() if policy.fixed_log_std else clipped).transpose(1, 2)
 
 
 def _blocks(network: Network, role: Role, parameters: Parameters, observations: Tensor) -> dict[str, Tensor]:

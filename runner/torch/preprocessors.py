@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from runner.training.pack import Rules
+
 
 class Statistics(NamedTuple):
     """Mean, variance and number of rows seen: `[P, K]`, `[P, K]`, `[P, 1]`, all float64."""
@@ -77,3 +79,14 @@ def scaler(
         return Scaler(mean, std, epsilon, clip)
     same, *numbers = (torch.as_tensor(columns, device=mean.device) for columns in (untouched, epsilon, clip))
     return Scaler(mean.masked_fill(same, 0.0), std.masked_fill(same, 1.0), *numbers)
+
+
+def observation_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
+    """How observations are normalised, None for not at all."""
+    return statistics and scaler(statistics, *rules.network.scaling)
+
+
+def value_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
+    """How values are normalised, None for not at all."""
+    arguments = rules.config.agent.value_preprocessor_kwargs
+    return statistics and scaler(statistics, arguments.epsilon, arguments.clip_threshold)

@@ -18,6 +18,7 @@ from torch import Tensor
 from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace
 from runner.networks.policies import Distribution
+from runner.torch import accelerate
 from runner.training.episodes import Episodes
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME
 
@@ -48,36 +49,44 @@ class Rollout(NamedTuple):
     final_observations: Tensor
 
 
-Act = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]]
-"""(raw observations `[P, N, O]`, noise `[P, N, W]`, at random) → (policy outputs `[P, N, W]`, actions `[P, N, K]`)."""
+Act = Callable[[Any, Any, Tensor, Tensor, bool | None], tuple[Any, Tensor, Tensor]]
+"""(policy, carry, raw observations `[P, N, O]`, noise `[P, N, W]`, whether at random) → (carry, policy outputs
+`[P, N, W]`, actions `[P, N, K]`)."""
 EnvActions = Callable[[Tensor], np.ndarray]
 """Actions `[P, N, K]` → what the environment takes, `[P·N, …]`."""
 
 
 class Collector:
-    """Steps the environments and remembers, between rollouts, where each of them stands."""
+    """Steps the environments and remembers, between rollouts, where each of them stands.
 
-    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, device: torch.device) -> None:
-        """Reset `env` (P·N environments, member-major) and start counting episodes."""
+    Attributes:
+        episodes: that it counts.
+        spent: metric → seconds that its parts took since somebody took note of them.
+    """
+
+    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = ()) -> None:
+        """Reset `env` (P·N environments, member-major) and count episodes; networks begin with `carry`."""
         self.env = env
         self.members = members
         self.envs = env.num_envs // members
-        self.device = device
+        self.device = accelerate.device()
         self.episodes = Episodes(members, self.envs)
         self.spent: dict[str, float] = defaultdict(float)
-        self._env_actions = env_actions
+        self._env_actions, self._act, self._carry = env_actions, act, carry
         observations, _ = env.reset()
         self._observations = self._to_device(observations)
         self._ended = np.zeros(env.num_envs, bool)
 
-    def collect(self, act: Act, noise: Float[Tensor, "T P N W"], random: np.ndarray | None = None) -> Rollout:
-        """T steps of every environment, one per row of `noise`; those in `random` `[T]` by no policy."""
+    def collect(self, policy: Any, noise: np.ndarray, random: np.ndarray | None = None) -> Rollout:
+        """T steps of every environment, one per row of `noise` `[T, P, N, W]`, those in `random` `[T]` by no policy."""
+        drawn = torch.from_numpy(noise).to(self.device)
         observations, actions, outputs = [self._observations], [], []
         rewards, terminated, ended, valid = [], [], [], []
         final_rows, final_observations = [], []
-        for t in range(noise.shape[0]):
+        for t in range(len(noise)):
             began = time.perf_counter()
-            output, action = act(observations[-1], noise[t], random is not None and bool(random[t]))
+            at_random = None if random is None else bool(random[t])
+            self._carry, output, action = self._act(policy, self._carry, observations[-1], drawn[t], at_random)
             chosen = self._env_actions(action)
             acted = time.perf_counter()
             after, reward, terminal, truncated, info = self.env.step(chosen)
@@ -123,17 +132,27 @@ class Collector:
         return torch.from_numpy(np.concatenate(observations)).to(self.device).unsqueeze(0)
 
 
-def env_actions(
-    actions: Num[Tensor, "P N K"], distribution: Distribution, space: ActionSpace, clip: bool
-) -> np.ndarray:
-    """Policy actions → what the environment takes, `[P·N, …]`: clipped to its bounds if asked."""
-    array = actions.flatten(0, 1).cpu().numpy()
-    if space.discrete:
-        if distribution.joint:
-            array = np.stack(np.unravel_index(array[:, 0], distribution.factors), 1)
-        return (array + space.low).reshape(-1, *space.shape)
-    if clip:
-        array = np.clip(array, space.low, space.high)
-    # A diverged member's numbers must not reach the pool that it shares with its pack.
-    finite = np.isfinite(array)
-    return (array if finite.all() else np.where(finite, array, space.rest)).reshape(-1, *space.shape)
+def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:
+    """Policy actions → what the environment takes: clipped to its bounds if asked."""
+
+    def taken(actions: Num[Tensor, "P N K"]) -> np.ndarray:
+        array = actions.flatten(0, 1).cpu().numpy()
+        if space.discrete:
+            if distribution.joint:
+                array = np.stack(np.unravel_index(array[:, 0], distribution.factors), 1)
+            return (array + space.low).reshape(-1, *space.shape)
+        if clip:
+            array = np.clip(array, space.low, space.high)
+        # A diverged member's numbers must not reach the pool that it shares with its pack.
+        finite = np.isfinite(array)
+        return (array if finite.all() else np.where(finite, array, space.rest)).reshape(-1, *space.shape)
+
+    return taken
+
+
+def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A member's rewards, which of them are experience, and its observations, `[T, N, …]`."""
+    rewards, valid, observations = (
+        x[member].cpu().numpy() for x in (rollout.rewards, rollout.valid, rollout.observations)
+    )
+    return rewards, valid, observations

@@ -6,18 +6,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from runner.training.pack import Hyper
+
 
 def kl_adaptive(
     learning_rate: Float[Tensor, "P 1"],
     kl: Float[Tensor, "P 1"],
-    kl_threshold: Float[Tensor, "P 1"],
-    kl_factor: Float[Tensor, "P 1"],
-    lr_factor: Float[Tensor, "P 1"],
-    min_lr: Float[Tensor, "P 1"],
-    max_lr: Float[Tensor, "P 1"],
+    hyper: Hyper,
 ) -> Float[Tensor, "P 1"]:
     """skrl's KLAdaptiveLR, once per epoch with that epoch's mean KL; a KL that is not a number changes nothing."""
-    lower = torch.maximum(learning_rate / lr_factor, min_lr)
-    higher = torch.minimum(learning_rate * lr_factor, max_lr)
-    raised = torch.where(kl < kl_threshold / kl_factor, higher, learning_rate)
-    return torch.where(kl > kl_threshold * kl_factor, lower, raised)
+    lower = torch.maximum(learning_rate / hyper.scheduler_lr_factor, hyper.scheduler_min_lr)
+    higher = torch.minimum(learning_rate * hyper.scheduler_lr_factor, hyper.scheduler_max_lr)
+    raised = torch.where(kl < hyper.scheduler_kl_threshold / hyper.scheduler_kl_factor, higher, learning_rate)
+    return torch.where(kl > hyper.scheduler_kl_threshold * hyper.scheduler_kl_factor, lower, raised)

@@ -1,187 +1,209 @@
-"""The training loop of one pack on torch: collect → advantages → update.
+"""What training one pack takes on torch: to begin, to act, to learn. The loop is `runner.training.loop`.
 
-Axes: P member · T rollout step · N environment.
+Axes: P member · T rollout step · N environment · K number of an action · W mean or logit · C number of an update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from runner.draws import Draws
 from runner.envs.base import VectorEnv
-from runner.envs.spaces import ActionSpace, Layout
 from runner.networks.parameters import LOG_STD
 from runner.torch import accelerate, distributions, models
-from runner.torch.preprocessors import Statistics
-from runner.torch.rollout import Act, Collector, Rollout, env_actions
-from runner.torch.update import Learner, Optimizer, Rules, update
-from runner.training import learning
-from runner.training.pack import Hyper, Pack
-from runner.training.snapshots import Snapshot, StackedMoments
-from runner.training.tracking import Report
+from runner.torch.accelerate import compiles, multiplies_bfloat16, settings
+from runner.torch.preprocessors import Scaler, Statistics, observation_scaler
+from runner.torch.rollout import Collector, EnvActions, Rollout, env_actions, experience_of
+from runner.torch.update import Learner, Optimizer, update
+from runner.training.pack import Hyper, Rules
+from runner.training.state import Counters, MemberState, Moments
+
+__all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "settings"]
 
 
-class Learning(learning.Learning):
-    """P members in training on torch."""
+class Policy(NamedTuple):
+    """What acting needs of a learner, made ready once per rollout."""
 
-    @torch.inference_mode(False)
-    def __init__(self, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
-        """Initialise every member from its own seed."""
-        self.device = accelerate.device()
-        super().__init__(pack, observations, actions)
-        of_value = self._of_value
-        columns = None if of_value is None else torch.from_numpy(of_value).to(self.device)
-        self._rules = Rules(self.network, pack.static, self._entropy, columns)
-        self._hyper = Hyper(*map(self._column, pack.hyper.effective()))
+    named: models.Parameters
+    log_std: Tensor | None
+    scaler: Scaler | None
 
-    @property
-    def compiles(self) -> bool:
-        """See the base class."""
-        return accelerate.compiles(self.pack.static)
 
-    @torch.no_grad()
-    def choose(self, observations: np.ndarray, deterministic: bool, draw: int) -> np.ndarray:
-        """Actions for the environment; see the base class."""
-        rows = torch.from_numpy(observations).to(self.device).unflatten(0, (self.pack.size, -1))
-        noise = np.empty(0, np.float32) if deterministic else self._noise("act", draw, 1, rows.shape[1])[0][0]
-        _, chosen = self._act(deterministic)(rows, torch.from_numpy(noise).to(self.device), False)
-        return self._env_actions(chosen)
+def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, draws: Draws) -> Collector:
+    """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
+    members, steps = len(learner.optimizer.parameters), len(draws.noise)
+    carry = rules.network.carry(members, env.num_envs // members)
+    collector = Collector(env, members, actions, partial(act, rules), carry)
+    if rules.compiled:
+        learn(rules, learner, _nothing(rules, collector, steps), draws, np.ones(members, bool))
+    return collector
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def train(self, env: VectorEnv, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train from where it stands to the configured length; see the base class."""
-        config = self.pack.static
-        steps = config.agent.rollouts
-        envs = env.num_envs // self.pack.size
-        with accelerate.few_threads(self._rules, self.pack.size * steps * envs):
-            collector = Collector(env, self.pack.size, self._env_actions, self.device)
-            step = accelerate.minibatch_stepper(self._rules)
-            if self.compiles:
-                accelerate.warm_up(step, self._learner, self._hyper, (steps, envs), self._rules)
 
-            def iteration() -> tuple[np.ndarray, np.ndarray, Rollout] | None:
-                noise, generators = self._noise("update", self.updates, steps, envs)
-                rollout = collector.collect(self._act(), torch.from_numpy(noise).to(self.device), self._random(steps))
-                if not self._learns:
-                    return None
-                orders = self._orders(steps * envs, generators)
-                return *self._update(rollout, orders, self._shifts(steps * envs, generators), step), rollout
+def policy(rules: Rules, learner: Learner) -> Policy:
+    """The members' policies as they are now."""
+    named = models.cut(rules.network, learner.optimizer.parameters)
+    return Policy(named, models.log_std(rules, named), observation_scaler(rules, learner.observation_statistics))
 
-            yield self._ready()
-            yield from self._follow(iteration, collector, stop)
 
-    def _multiplies_bfloat16(self) -> bool:
-        return self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+def act(
+    rules: Rules,
+    policy: Policy,
+    carry: Any,
+    observations: Num[Tensor, "P N O"],
+    noise: Float[Tensor, "P N W"],
+    random: bool | None = None,
+) -> tuple[Any, Float[Tensor, "P N W"], Num[Tensor, "P N K"]]:
+    """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
+    outputs, distribution = _outputs(rules, policy, observations), rules.network.distribution
+    if random:
+        return carry, outputs, distributions.uniform(distribution, outputs, noise)
+    return carry, outputs, distributions.sample(distribution, outputs, policy.log_std, noise)
 
-    def _of(self, member: int, experience: Tensor) -> np.ndarray:
-        return experience[member].cpu().numpy()
 
-    @torch.inference_mode(False)
-    def _put(self, snapshot: Snapshot) -> None:
-        parameters, first, second = (torch.from_numpy(row).to(self.device, copy=True) for row in snapshot[:3])
-        self._learner = Learner(
-            Optimizer(parameters, first, second, self._column(snapshot.steps), self._column(snapshot.learning_rate)),
-            self._statistics(snapshot.observation_statistics),
-            self._statistics(snapshot.value_statistics),
-        )
+def mode(
+    rules: Rules, policy: Policy, carry: Any, observations: Num[Tensor, "P N O"]
+) -> tuple[Any, Num[Tensor, "P N K"]]:
+    """The most probable actions for raw observations."""
+    outputs = _outputs(rules, policy, observations)
+    return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
 
-    def _get(self) -> Snapshot:
-        parameters, first, second, steps, rate = (tensor.cpu().numpy() for tensor in self._learner.optimizer)
-        observation, value = self._learner.observation_statistics, self._learner.value_statistics
-        return Snapshot(parameters, first, second, steps[:, 0], rate[:, 0], _fetched(observation), _fetched(value))
 
-    def _update(
-        self,
-        rollout: Rollout,
-        orders: np.ndarray | None,
-        shifts: np.ndarray | None,
-        step: accelerate.MinibatchStep,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One update of every member; its numbers `[P, len(COLUMNS)]` and which members' are finite `[P]`."""
-        alive = torch.tensor(self.alive, device=self.device).unsqueeze(1)
-        epochs: list[Tensor] | list[None] = [None] * self.pack.static.agent.learning_epochs
-        if orders is not None:
-            epochs = list(torch.from_numpy(orders).to(self.device))
-        rates, moved = (None if x is None else torch.from_numpy(x).to(self.device) for x in (self._rates(), shifts))
-        learner, metrics, explained = update(
-            self._learner, rollout, epochs, self._hyper, self._rules, alive, step, rates, moved
-        )
-        spread = self._deviation(learner)
-        finite = learner.optimizer.parameters.isfinite().all(1)
-        # Of a rollout without experience there are no numbers.
-        finite &= torch.cat(metrics, 1).isfinite().all(1) | ~rollout.valid.flatten(1).any(1)
-        self._accept(learner, finite & alive.squeeze(1))
-        numbers = torch.cat([*metrics, explained, learner.optimizer.learning_rate, spread], 1)
-        return numbers.cpu().numpy(), finite.cpu().numpy()
+@torch.no_grad()
+def choose(
+    rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
+) -> tuple[Any, np.ndarray]:
+    """What environments outside training get for raw observations `[P, N, O]`: drawn with `noise`, or most probable."""
+    rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
+    if noise is None:
+        carry, chosen = mode(rules, now, carry, rows)
+    else:
+        carry, _, chosen = act(rules, now, carry, rows, torch.from_numpy(noise).to(rows.device))
+    return carry, actions(chosen)
 
-    def _accept(self, learner: Learner, accepted: Bool[Tensor, " P"]) -> None:
-        """Take over the learner, but for members with a number that is not finite, now or before: they stay."""
-        if bool(accepted.all()):
-            self._learner = learner
-            return
 
-        def keep(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(accepted.unsqueeze(1), new, old)
+def learn(
+    rules: Rules, learner: Learner, rollout: Rollout, draws: Draws, alive: Bool[np.ndarray, " P"]
+) -> tuple[Learner, np.ndarray, np.ndarray]:
+    """One update of every member, unless a number in it is not finite, now or before.
 
-        def keep_statistics(new: Statistics | None, old: Statistics | None) -> Statistics | None:
-            return Statistics(*map(keep, new, old)) if new is not None and old is not None else None
+    Returns:
+        The learner after, its numbers `[P, C]` in the order of `runner.training.reporting.COLUMNS`, and which members'
+        are finite `[P]`.
+    """
+    orders, rates, shifts = (
+        None if x is None else torch.from_numpy(x).to(learner.optimizer.steps.device)
+        for x in (draws.orders, draws.rates, draws.shifts)
+    )
+    living = torch.from_numpy(alive).to(learner.optimizer.steps.device).unsqueeze(1)
+    after, metrics, explained = update(learner, rollout, orders, living, rules, rates, shifts)
+    finite = after.optimizer.parameters.isfinite().all(1)
+    # Of a rollout without experience there are no numbers.
+    finite &= torch.cat(metrics, 1).isfinite().all(1) | ~rollout.valid.flatten(1).any(1)
+    numbers = torch.cat([*metrics, explained, after.optimizer.learning_rate, _deviation(rules, after)], 1)
+    return _accepted(after, learner, finite & living.squeeze(1)), numbers.cpu().numpy(), finite.cpu().numpy()
 
-        before = self._learner
-        self._learner = Learner(
-            Optimizer(*map(keep, learner.optimizer, before.optimizer)),
-            keep_statistics(learner.observation_statistics, before.observation_statistics),
-            keep_statistics(learner.value_statistics, before.value_statistics),
-        )
 
-    def _act(self, deterministic: bool = False) -> Act:
-        """The policies as they are now."""
-        distribution = self.network.distribution
-        scaler = self._rules.observation_scaler(self._learner.observation_statistics)
-        named = models.cut(self.network, self._learner.optimizer.parameters)
-        log_std = self._rules.log_std(named)
+@torch.inference_mode(False)
+def put(state: MemberState) -> Learner:
+    """Numbers of stacked members on the device."""
+    device = accelerate.device()
 
-        def act(observations: Tensor, noise: Tensor, random: bool) -> tuple[Tensor, Tensor]:
-            rows = scaler.normalize(observations) if scaler else observations
-            outputs = models.policy(self.network, named, rows)
-            if random:
-                return outputs, distributions.uniform(distribution, outputs, noise)
-            if deterministic:
-                return outputs, distributions.mode(distribution, outputs, log_std)
-            return outputs, distributions.sample(distribution, outputs, log_std, noise)
+    def column(row: Any) -> Float[Tensor, "P 1"]:
+        return torch.tensor(np.asarray(row), dtype=torch.float32, device=device).unsqueeze(1)
 
-        return act
-
-    def _env_actions(self, actions: Tensor) -> np.ndarray:
-        """What the environment takes of actions `[P, N, K]`."""
-        return env_actions(actions, self.network.distribution, self.actions, self.pack.static.models.policy.clips)
-
-    def _deviation(self, learner: Learner) -> Float[Tensor, "P 1"]:
-        """Mean standard deviation of the Gaussian; zero for a categorical policy, which reports none."""
-        parameters = learner.optimizer.parameters
-        if not self.network.distribution.gaussian:
-            return torch.zeros_like(parameters[:, :1])
-        log_std = self._rules.log_std({LOG_STD: models.cut(self.network, parameters)[LOG_STD]})
-        assert log_std is not None
-        return log_std.exp().mean(-1)
-
-    def _statistics(self, moments: StackedMoments | None) -> Statistics | None:
+    def statistics(moments: Moments | None) -> Statistics | None:
         if moments is None:
             return None
-        mean, variance, seen = (torch.from_numpy(row).to(self.device, copy=True) for row in moments)
+        mean, variance, seen = (
+            torch.tensor(x, dtype=torch.float64, device=device) for x in (moments.mean, moments.variance, moments.count)
+        )
         return Statistics(mean, variance, seen.unsqueeze(1))
 
-    def _column(self, row: np.ndarray) -> Float[Tensor, "P 1"]:
-        """`[P]` → `[P, 1]` float32 on the device."""
-        return torch.tensor(row, dtype=torch.float32, device=self.device).unsqueeze(1)
+    parameters, first, second = (
+        torch.tensor(x, dtype=torch.float32, device=device)
+        for x in (state.parameters, state.first_moment, state.second_moment)
+    )
+    counters = state.counters
+    assert state.hyper is not None
+    return Learner(
+        Optimizer(parameters, first, second, column(counters.optimizer_steps), column(counters.learning_rate)),
+        statistics(state.observation_statistics),
+        statistics(state.value_statistics),
+        Hyper(*map(column, state.hyper.effective())),
+    )
 
 
-def _fetched(statistics: Statistics | None) -> StackedMoments | None:
-    if statistics is None:
-        return None
-    mean, variance, seen = (tensor.cpu().numpy() for tensor in statistics)
-    return StackedMoments(mean, variance, seen[:, 0])
+def get(learner: Learner, counters: Counters, hyper: Hyper) -> MemberState:
+    """The inverse of `put`, with what is counted and configured on the host."""
+
+    def moments(statistics: Statistics | None) -> Moments | None:
+        if statistics is None:
+            return None
+        mean, variance, seen = (tensor.cpu().numpy() for tensor in statistics)
+        return Moments(mean, variance, seen[:, 0])
+
+    parameters, first, second, steps, rate = (tensor.cpu().numpy() for tensor in learner.optimizer)
+    return MemberState(
+        parameters,
+        first,
+        second,
+        moments(learner.observation_statistics),
+        moments(learner.value_statistics),
+        replace(counters, optimizer_steps=steps[:, 0], learning_rate=rate[:, 0]),
+        hyper,
+    )
+
+
+def _outputs(rules: Rules, policy: Policy, observations: Num[Tensor, "P N O"]) -> Float[Tensor, "P N W"]:
+    """Means or logits for raw observations."""
+    rows = policy.scaler.normalize(observations) if policy.scaler else observations
+    return models.policy(rules.network, policy.named, rows)
+
+
+def _deviation(rules: Rules, learner: Learner) -> Float[Tensor, "P 1"]:
+    """Mean standard deviation of the Gaussian; zero for a categorical policy, which reports none."""
+    parameters = learner.optimizer.parameters
+    if not rules.network.distribution.gaussian:
+        return torch.zeros_like(parameters[:, :1])
+    log_std = models.log_std(rules, {LOG_STD: models.cut(rules.network, parameters)[LOG_STD]})
+    assert log_std is not None
+    return log_std.exp().mean(-1)
+
+
+def _accepted(after: Learner, before: Learner, accepted: Bool[Tensor, " P"]) -> Learner:
+    """The learner after, but for members with a number that is not finite, now or before: they stay as they were."""
+    if bool(accepted.all()):
+        return after
+
+    def keep(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(accepted.unsqueeze(1), new, old)
+
+    def keep_statistics(new: Statistics | None, old: Statistics | None) -> Statistics | None:
+        return Statistics(*map(keep, new, old)) if new is not None and old is not None else None
+
+    return Learner(
+        Optimizer(*map(keep, after.optimizer, before.optimizer)),
+        keep_statistics(after.observation_statistics, before.observation_statistics),
+        keep_statistics(after.value_statistics, before.value_statistics),
+        after.hyper,
+    )
+
+
+def _nothing(rules: Rules, collector: Collector, steps: int) -> Rollout:
+    """A rollout of zeros, of which no row is experience."""
+    rows, size = (collector.members, steps, collector.envs), collector.env.observation_size
+    distribution = rules.network.distribution
+    observations = np.zeros((rows[0], steps + 1, rows[2], size), collector.env.layout.dtype)
+    actions = np.zeros((*rows, distribution.chosen), np.float32 if distribution.gaussian else np.int64)
+    outputs = np.zeros((*rows, distribution.width), np.float32)
+    numbers, flags = np.zeros(rows, np.float32), np.zeros(rows, bool)
+    columns = (observations, actions, outputs, numbers, flags, flags, numbers)
+    final = torch.empty(rows[0], 0, size, dtype=torch.float32, device=collector.device)
+    return Rollout._make([*(torch.from_numpy(x).to(collector.device) for x in columns), None, final])

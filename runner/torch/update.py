@@ -6,24 +6,23 @@ Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from runner.config import Config
-from runner.networks.parameters import Network
+from runner.torch import accelerate, distributions, models, preprocessors, schedulers
 from runner.torch import advantages as gae
-from runner.torch import distributions, models, preprocessors, schedulers
 from runner.torch.objectives import OBJECTIVES
-from runner.torch.preprocessors import Scaler, Statistics
+from runner.torch.preprocessors import Statistics, observation_scaler, value_scaler
 from runner.torch.rollout import Rollout
-from runner.training.pack import Hyper
+from runner.training.pack import Hyper, Rules
 
 BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+State = TypeVar("State")
 
 
 class Batch(NamedTuple):
@@ -54,13 +53,13 @@ class Optimizer(NamedTuple):
     learning_rate: Float[Tensor, "P 1"]
 
 
-@dataclass(frozen=True)
-class Learner:
-    """Everything that learning changes."""
+class Learner(NamedTuple):
+    """Everything that learning changes, and the members' numbers `[P, 1]`."""
 
     optimizer: Optimizer
     observation_statistics: Statistics | None
     value_statistics: Statistics | None
+    hyper: Hyper
 
 
 class Metrics(NamedTuple):
@@ -72,38 +71,6 @@ class Metrics(NamedTuple):
     kl: Tensor
     clip_fraction: Tensor
     gradient_norm: Tensor
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The Static side of an update."""
-
-    network: Network
-    config: Config
-    entropy: bool
-    """Any member has an entropy bonus."""
-    of_value: Bool[Tensor, " n"] | None = None
-    """Parameters with the value's learning rate, where any member has one of its own."""
-
-    def log_std(self, parameters: models.Parameters) -> Tensor | None:
-        """The clipped log standard deviation; without gradient if it is fixed."""
-        policy = self.config.models.policy
-        log_std = models.log_std(parameters, policy.min_log_std, policy.max_log_std, policy.clip_log_std)
-        return log_std.detach() if policy.fixed_log_std and log_std is not None else log_std
-
-    def observation_scaler(self, statistics: Statistics | None) -> Scaler | None:
-        """How observations are normalised, None for not at all."""
-        return statistics and preprocessors.scaler(statistics, *self.network.scaling)
-
-    def value_scaler(self, statistics: Statistics | None) -> Scaler | None:
-        """How values are normalised, None for not at all."""
-        arguments = self.config.agent.value_preprocessor_kwargs
-        return statistics and preprocessors.scaler(statistics, arguments.epsilon, arguments.clip_threshold)
-
-
-Gradient = Callable[[Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]], Tensor], tuple[Tensor, tuple[Tensor, ...]]]
-"""(loss of flat parameters → (total, parts), flat parameters) → (gradient, parts)."""
-MinibatchStep = Callable[[Optimizer, Batch, Hyper, Tensor], tuple[Optimizer, Metrics, Tensor]]
 
 
 def loss(
@@ -122,7 +89,7 @@ def loss(
     """
     named = models.cut(rules.network, parameters)
     outputs, values = models.policy_and_value(rules.network, named, batch.observations)
-    log_std = rules.log_std(named)
+    log_std = models.log_std(rules, named)
     distribution = rules.network.distribution
     shifted = outputs if batch.shift is None else outputs + batch.shift
     log_prob = distributions.log_prob(distribution, shifted, log_std, batch.actions)
@@ -161,13 +128,7 @@ def loss(
 
 
 def minibatch_step(
-    optimizer: Optimizer,
-    batch: Batch,
-    hyper: Hyper,
-    active: Bool[Tensor, "P 1"],
-    *,
-    rules: Rules,
-    gradient: Gradient,
+    optimizer: Optimizer, batch: Batch, hyper: Hyper, active: Bool[Tensor, "P 1"], rules: Rules
 ) -> tuple[Optimizer, Metrics, Bool[Tensor, "P 1"]]:
     """One gradient step of every member that is active: loss, joint gradient clip, Adam (Kingma and Ba 2015).
 
@@ -175,7 +136,7 @@ def minibatch_step(
         The optimizer after the step, the metrics, and who is still active: a member whose KL is above
         `kl_threshold` does not take this step.
     """
-    raw, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = gradient(
+    raw, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = accelerate.gradient(
         lambda flat: loss(flat, batch, hyper, rules), optimizer.parameters
     )
     norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
@@ -190,25 +151,28 @@ def minibatch_step(
     steps = optimizer.steps + moving
     at_least_one = steps.clamp_min(1)
     rate = optimizer.learning_rate * moving / (1 - BETA_1**at_least_one)
-    if rules.of_value is not None:
-        rate = rate * torch.where(rules.of_value, hyper.value_learning_rate / hyper.learning_rate, 1.0)
+    if rules.two_rates:
+        of_value = hyper.value_learning_rate / hyper.learning_rate
+        factors = [of_value if entry.of_value else torch.ones_like(rate) for entry in rules.network.entries]
+        sizes = [entry.size for entry in rules.network.entries]
+        rate = rate * torch.cat([x.expand(-1, size) for x, size in zip(factors, sizes, strict=True)], 1)
     root = (1 - BETA_2**at_least_one).rsqrt()
     change = rate * first / (second.sqrt() * root + ADAM_EPSILON)
     return Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate), metrics, active
 
 
-def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> tuple[Learner, Batch, Tensor]:
+def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, Batch, Tensor]:
     """Values, advantages and returns of a rollout; value statistics absorb the returns once, before use.
 
     Returns:
         The learner with new value statistics, the rows `[P, T·N]` in time order with raw observations, and the
         explained variance `[P, 1]` of the returns by the values.
     """
-    agent = rules.config.agent
+    agent, hyper = rules.config.agent, learner.hyper
     members, steps, envs = rollout.rewards.shape
     named = models.cut(rules.network, learner.optimizer.parameters)
-    observe = rules.observation_scaler(learner.observation_statistics)
-    judge = rules.value_scaler(learner.value_statistics)
+    observe = observation_scaler(rules, learner.observation_statistics)
+    judge = value_scaler(rules, learner.value_statistics)
 
     def judged(rows: Num[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
         return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
@@ -241,11 +205,14 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
     statistics = learner.value_statistics
     if statistics is not None:
         statistics = preprocessors.absorb(statistics, returns.unsqueeze(-1), valid)
-        judge = rules.value_scaler(statistics)
+        judge = value_scaler(rules, statistics)
         assert judge is not None
         returns = judge.normalize(returns.unsqueeze(-1)).squeeze(-1)
     log_prob = distributions.log_prob(
-        rules.network.distribution, rollout.outputs.flatten(1, 2), rules.log_std(named), rollout.actions.flatten(1, 2)
+        rules.network.distribution,
+        rollout.outputs.flatten(1, 2),
+        models.log_std(rules, named),
+        rollout.actions.flatten(1, 2),
     )
     rows = Batch(
         experience(rollout.observations[:, :-1]).flatten(1, 2),
@@ -258,17 +225,28 @@ def prepare(learner: Learner, rollout: Rollout, hyper: Hyper, rules: Rules) -> t
         experience(outputs.unflatten(1, (steps + 1, envs))[:, :-1]).flatten(1, 2),
         valid,
     )
-    return replace(learner, value_statistics=statistics), rows, explained
+    return learner._replace(value_statistics=statistics), rows, explained
+
+
+class _Sums(NamedTuple):
+    """What the minibatches of an update add up to, metrics `[P, M]`; `counted` is their number, of an epoch or all."""
+
+    metrics: Tensor
+    counted: Tensor
+    kl: Tensor
+    epoch_counted: Tensor
+
+
+_State = tuple[Optimizer, Statistics | None, Tensor, _Sums]
+"""What minibatches pass on: optimizer, observation statistics, which members are active, sums."""
 
 
 def update(
     learner: Learner,
     rollout: Rollout,
-    orders: Iterable[Tensor | None],
-    hyper: Hyper,
-    rules: Rules,
+    orders: Int[Tensor, "E P B"] | None,
     alive: Bool[Tensor, "P 1"],
-    step: MinibatchStep,
+    rules: Rules,
     rates: Float[Tensor, "P E"] | None = None,
     shifts: Float[Tensor, "E P B A"] | None = None,
 ) -> tuple[Learner, Metrics, Tensor]:
@@ -277,11 +255,9 @@ def update(
     Args:
         learner: before.
         rollout: T steps of every environment.
-        orders: per epoch a permutation of the rows of every member `[P, T·N]`, or None for time order.
-        hyper: per-member numbers.
-        rules: what is equal for all.
+        orders: per epoch a permutation of every member's rows; None, for time order, with a single minibatch.
         alive: members that learn.
-        step: `minibatch_step`, as it is or compiled.
+        rules: what is equal for all.
         rates: learning rate of each epoch, for schedules that are counted.
         shifts: what RPO adds to the means of every row in each epoch.
 
@@ -289,72 +265,86 @@ def update(
         The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
         there are none), and the explained variance `[P, 1]`.
     """
-    agent = rules.config.agent
-    learner, data, explained = prepare(learner, rollout, hyper, rules)
+    agent, hyper, step = rules.config.agent, learner.hyper, _stepper(rules)
+    learner, data, explained = prepare(learner, rollout, rules)
     raw_observations, valid = data.observations, data.weight
-    statistics, optimizer = learner.observation_statistics, learner.optimizer
+    statistics = learner.observation_statistics
     absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
-    if not absorbs:
+    whole = orders is None
+    if absorbs and whole:
+        assert statistics is not None
+        statistics = preprocessors.absorb(statistics, raw_observations, valid * alive)
+    observed = whole or not absorbs
+    if observed:
         data = _observed(data, rules, statistics)
-    sums: Metrics | None = None
-    counted = torch.zeros_like(optimizer.steps)
-    for epoch, order in enumerate(orders):
-        active = alive
+    if whole:
+        data = _weighted(data, valid.sum(1, keepdim=True), agent.advantage_normalization)
+
+    def minibatch(state: _State, batch: Batch) -> _State:
+        optimizer, statistics, active, sums = state
+        count = batch.weight.sum(1, keepdim=True)
+        entering = active & (count > 0)
+        entered = entering.float()
+        if not observed:  # the first epoch, in which each minibatch is absorbed before it is used
+            assert statistics is not None
+            statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
+            batch = _observed(batch, rules, statistics)
+        if not whole:
+            batch = _weighted(batch, count, agent.advantage_normalization)
+        optimizer, metrics, stays = step(optimizer, batch, hyper, entering)
+        active = torch.where(entering, stays, active)
+        # One operation for all metrics: outside a compiler each costs as much as a small network's layer.
+        total = sums.metrics + torch.cat(metrics, 1) * entered
+        counts = sums.counted + entered, sums.kl + metrics.kl * entered, sums.epoch_counted + entered
+        return optimizer, statistics, active, _Sums(total, *counts)
+
+    optimizer, zero = learner.optimizer, torch.zeros_like(learner.optimizer.steps)
+    sums = _Sums(zero.repeat(1, len(Metrics._fields)), zero, zero, zero)
+    for epoch in range(agent.learning_epochs):
         if rates is not None:
             optimizer = optimizer._replace(learning_rate=rates[:, epoch : epoch + 1])
-        if shifts is not None:
-            data = data._replace(shift=shifts[epoch])
-        kl_sum, kl_count = torch.zeros_like(counted), torch.zeros_like(counted)
-        for rows in [None] if order is None else order.tensor_split(agent.mini_batches, 1):
-            batch = data if rows is None else _take(data, rows)
-            count = batch.weight.sum(1, keepdim=True)
-            entering = active & (count > 0)
-            entered = entering.float()
-            if absorbs and epoch == 0:
-                assert statistics is not None
-                statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
-                batch = _observed(batch, rules, statistics)
-                if rows is None:
-                    data = batch
-            batch = _weighted(batch, count, agent.advantage_normalization)
-            optimizer, metrics, stays = step(optimizer, batch, hyper, entering)
-            active = torch.where(entering, stays, active)
-            kl_sum, kl_count = kl_sum + metrics.kl * entered, kl_count + entered
-            counted = counted + entered
-            counting = Metrics(*(m * entered for m in metrics))
-            sums = counting if sums is None else Metrics(*(a + b for a, b in zip(sums, counting, strict=True)))
+        rows = data if shifts is None else data._replace(shift=shifts[epoch])
+        state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
+        order = None if orders is None else orders[epoch]
+        optimizer, statistics, _, sums = minibatches(minibatch, state, rows, order, agent.mini_batches)
         if agent.learning_rate_scheduler == "KLAdaptiveLR":
-            optimizer = optimizer._replace(
-                learning_rate=schedulers.kl_adaptive(
-                    optimizer.learning_rate,
-                    kl_sum / kl_count,
-                    hyper.scheduler_kl_threshold,
-                    hyper.scheduler_kl_factor,
-                    hyper.scheduler_lr_factor,
-                    hyper.scheduler_min_lr,
-                    hyper.scheduler_max_lr,
-                )
-            )
-        if absorbs and epoch == 0 and order is not None:
-            data = _observed(data, rules, statistics)
+            rate = schedulers.kl_adaptive(optimizer.learning_rate, sums.kl / sums.epoch_counted, hyper)
+            optimizer = optimizer._replace(learning_rate=rate)
+        if not observed:
+            data, observed = _observed(data, rules, statistics), True
     if statistics is not None and not absorbs:
         statistics = preprocessors.absorb(statistics, raw_observations, valid)
-    assert sums is not None
-    mean = Metrics(*(m / counted for m in sums))
-    return replace(learner, optimizer=optimizer, observation_statistics=statistics), mean, explained
+    mean = Metrics(*(sums.metrics / sums.counted).split(1, 1))
+    return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
+
+
+@functools.lru_cache(maxsize=16)
+def _stepper(rules: Rules) -> Callable[[Optimizer, Batch, Hyper, Tensor], tuple[Optimizer, Metrics, Tensor]]:
+    """`minibatch_step` under these rules, compiled where they say so."""
+    step = functools.partial(minibatch_step, rules=rules)
+    return torch.compile(step, dynamic=False, fullgraph=True) if rules.compiled else step
+
+
+def minibatches(
+    function: Callable[[State, Batch], State],
+    state: State,
+    data: Batch,
+    order: Int[Tensor, "P B"] | None,
+    count: int,
+) -> State:
+    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once."""
+    if order is None:
+        return function(state, data)
+    member = torch.arange(order.shape[0], device=order.device).unsqueeze(1)
+    for rows in order.tensor_split(count, 1):
+        state = function(state, Batch._make(None if x is None else x[member, rows] for x in data))
+    return state
 
 
 def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:
     """The batch with normalised observations."""
-    scaler = rules.observation_scaler(statistics)
+    scaler = observation_scaler(rules, statistics)
     return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
-
-
-def _take(data: Batch, rows: Tensor) -> Batch:
-    """Row `rows[p, b]` of member p."""
-    member = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
-    taken = (None if x is None else x[member, rows] for x in data)
-    return Batch._make(taken)
 
 
 def _total(x: Tensor) -> Float[Tensor, "P 1"]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runner.envs.base import VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import VectorEnv
 from runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,9 +53,6 @@ def stacked(
         files: the checkpoints, P of them.
         threads: cores to use.
         seed: of what stochastic actions are drawn from, the same for all: no score depends on a place in the batch.
-
-    Raises:
-        UserError: a checkpoint of another policy, or a damaged one.
     """
     members = [config.model_copy(update={"seed": seed})] * len(files)
     runner: Runner = framework.Runner(task, members[0], configs=members, threads=threads)
@@ -64,7 +62,7 @@ def stacked(
 
 def play(
     seeded: Callable[[Sequence[int]], VectorEnv],
-    choose: Callable[[np.ndarray, int], np.ndarray],
+    choose: Callable[[Any, np.ndarray, int], tuple[Any, np.ndarray]],
     seeds: Sequence[int],
     episodes: int,
     at_once: int,
@@ -77,7 +75,7 @@ def play(
 
     Args:
         seeded: makes environments of these seeds, P·N of them, member-major.
-        choose: (observations `[P·N, O]`, number of the draw) → actions.
+        choose: (carry, observations `[P·N, O]`, number of the draw) → (carry, actions); no carry when episodes begin.
         seeds: of the members' episodes, P of them.
         episodes: of each member.
         at_once: N, environments of a member that are stepped together; the last round plays some for nothing.
@@ -85,9 +83,6 @@ def play(
 
     Returns:
         P · `episodes` of them, ordered by member and number.
-
-    Raises:
-        UserError: an episode did not end.
     """
     rounds = -(-episodes // at_once)
     numbered = [environment_seeds(seed, rounds * at_once, EVALUATION_RESET) for seed in seeds]
@@ -104,16 +99,19 @@ def play(
 
 
 def _round(
-    env: VectorEnv, choose: Callable[[np.ndarray, int], np.ndarray], draw: int, longest: int
+    env: VectorEnv,
+    choose: Callable[[Any, np.ndarray, int], tuple[Any, np.ndarray]],
+    draw: int,
+    longest: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
     observations = np.array(env.reset()[0])
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
     begins = np.zeros(env.num_envs, bool)
-    playing = np.arange(env.num_envs)
+    playing, carry = np.arange(env.num_envs), None
     for step in range(longest):
-        actions = choose(observations, draw + step)
+        carry, actions = choose(carry, observations, draw + step)
         # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
         observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from runner.config import Config
 from runner.config.marks import Mark, dump_without, marked, text
 from runner.config.schedules import KLAdaptiveLR
+from runner.networks.parameters import Network
 
 
 class Hyper(NamedTuple):
@@ -119,6 +120,39 @@ class Pack:
         return len(self.configs)
 
     @property
+    def members_hyper(self) -> list[Hyper]:
+        """Hyper numbers of every member."""
+        return [Hyper(*row) for row in zip(*self.hyper, strict=True)]
+
+    @property
     def seeds(self) -> list[int]:
         """Seed of every member."""
         return [config.seed or 0 for config in self.configs]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The Static side of an update; equal rules make equal programs, so they key them.
+
+    Attributes:
+        network: the parameters' layout.
+        entropy: any member has an entropy bonus.
+        two_rates: any member's value parameters have a learning rate of their own.
+        compiled: the update is.
+        program: text of everything in the configuration that the update reads, see `program_key`.
+        config: where to read it.
+    """
+
+    network: Network
+    entropy: bool
+    two_rates: bool
+    compiled: bool
+    program: str
+    config: Config = field(compare=False)
+
+    @classmethod
+    def of(cls, network: Network, config: Config, hyper: Hyper, compiled: bool) -> Rules:
+        """Those of a pack with these Hyper numbers `[P]`."""
+        entropy = bool(np.any(hyper.entropy_loss_scale))
+        two_rates = bool(np.any(hyper.value_learning_rate != hyper.learning_rate))
+        return cls(network, entropy, two_rates, compiled, program_key(config), config)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.config.load import dump
 from runner.errors import UserError
 from runner.files import write_whole
 from runner.training import wandb as weights_and_biases
 from runner.training.pack import Pack
 from runner.training.progress import Progress
+from runner.training.state import MemberState
 from runner.training.tracking import Report, TensorBoard
 
 
@@ -39,9 +39,6 @@ def write(training: Training, pack: Pack, directory: Path, progress: Progress) -
         pack: of the training.
         directory: of one member; members of a pack have folders in it.
         progress: is shown meanwhile.
-
-    Raises:
-        UserError: the directory cannot be written, or wandb cannot be used.
     """
     experiment = pack.static.agent.experiment
     folders = _member_folders(directory, pack.seeds)

@@ -12,14 +12,15 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from runner.api import Runner
-from runner.checkpoints.checkpoint import MemberState, Moments
 from runner.config import Config, resolve
 from runner.config.network.expressions import Binary, Call, Number
 from runner.config.overrides import apply
-from runner.envs.base import VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import VectorEnv
 from runner.envs.envpool import EnvPoolTask
 from runner.envs.spaces import ActionSpace, Layout
 from runner.networks.parameters import Network
+from runner.training.state import MemberState, Moments
 from tests import oracle
 
 SCALER = "RunningStandardScaler"
@@ -120,7 +121,7 @@ def assert_same(one: MemberState, other: MemberState, rtol: float = 0.0) -> None
 
 def values(runner: Runner, observations: Any, member: int = 0) -> np.ndarray:
     """A member's values `[B]` of observations `[B, O]` in reward units, by the oracle from its state."""
-    network, state = runner._learning.network, runner.states()[member]
+    network, state = runner._members.network, runner.states()[member]
     rows = np.asarray(observations, np.float64)
     if state.observation_statistics is not None:
         rows = _scaler(state.observation_statistics).normalize(rows)

@@ -74,7 +74,7 @@ def test_a_checkpoint_of_one_backend_acts_scores_and_trains_on_in_the_other(
     torch, jax = loaded["torch"], loaded["jax"]
     rows = np.random.default_rng(0).normal(size=(len(files) * 3, torch.env.observation_size)).astype(np.float32)
     for deterministic in (True, False):
-        actions = [r._learning.choose(rows, deterministic, 1) for r in (torch, jax)]
+        actions = [r._members.choose(None, rows, deterministic, 1)[1] for r in (torch, jax)]
         assert actions[0].shape == actions[1].shape
         np.testing.assert_allclose(*actions, rtol=1e-5, atol=1e-5)
         returns = [[(e.member, e.number, e.length, e.ret) for e in r.evaluate(deterministic)] for r in (torch, jax)]

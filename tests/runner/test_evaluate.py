@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runner.envs.base import VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import VectorEnv
 from runner.envs.envpool import EnvPoolTask
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError
@@ -21,7 +23,7 @@ from tests.probe_envs import PoisonReset, Truncation, make_vector
 
 def test_every_environment_plays_one_episode_however_short_it_is() -> None:
     env = wrap_env(PoisonReset(4, length=2, stagger=2))
-    right = play(env.seeded, lambda observations, step: (observations[:, 0] > 0).astype(int), [7, 7], 2, 2)
+    right = play(env.seeded, lambda carry, rows, step: (carry, (rows[:, 0] > 0).astype(int)), [7, 7], 2, 2)
     first, second = environment_seeds(7, 2, EVALUATION_RESET)
     assert right == [
         Episode(0, 0, 2, 2, first),
@@ -29,7 +31,7 @@ def test_every_environment_plays_one_episode_however_short_it_is() -> None:
         Episode(1, 0, 2, 2, first),
         Episode(1, 1, 3, 3, second),
     ]
-    wrong = play(env.seeded, lambda observations, step: (observations[:, 0] <= 0).astype(int), [7], 4, 4)
+    wrong = play(env.seeded, lambda carry, rows, step: (carry, (rows[:, 0] <= 0).astype(int)), [7], 4, 4)
     assert [(e.ret, e.length) for e in wrong] == [(0, 2), (0, 3), (0, 2), (0, 3)]
 
 
@@ -40,8 +42,8 @@ def test_the_same_episodes_are_played_however_many_at_once() -> None:
         made.append(list(seeds))
         return EnvPoolTask("Pendulum-v1", 1, {"max_episode_steps": 20}).seeded(seeds, 1)
 
-    def still(observations: np.ndarray, _: int) -> np.ndarray:
-        return np.zeros((len(observations), 1), np.float32)
+    def still(carry: Any, observations: np.ndarray, _: int) -> tuple[Any, np.ndarray]:
+        return carry, np.zeros((len(observations), 1), np.float32)
 
     whole = play(seeded, still, [1, 2], episodes=5, at_once=5)
     assert play(seeded, still, [1, 2], episodes=5, at_once=2) == whole
@@ -54,8 +56,8 @@ def test_the_same_episodes_are_played_however_many_at_once() -> None:
 def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
     task = EnvPoolTask("Breakout-v5", 2, {"episodic_life": True})
 
-    def choose(observations: np.ndarray, step: int) -> np.ndarray:
-        return np.full(len(observations), step % 4)
+    def choose(carry: Any, observations: np.ndarray, step: int) -> tuple[Any, np.ndarray]:
+        return carry, np.full(len(observations), step % 4)
 
     played = play(task.seeded, choose, [3], episodes=2, at_once=2)
     for number, seed in enumerate(environment_seeds(3, 2, EVALUATION_RESET)):
@@ -63,7 +65,7 @@ def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
         observations = env.reset()[0]
         length, lives, begins = 0, 0, False
         for step in itertools.count():
-            observations, _, terminated, truncated, info = env.step(choose(observations, step))
+            observations, _, terminated, truncated, info = env.step(choose(None, observations, step)[1])
             length += not begins
             begins = bool(terminated[0] | truncated[0])
             lives += begins
@@ -73,21 +75,24 @@ def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
         assert played[number].length == length
 
 
-def test_the_policy_is_told_the_number_of_the_step() -> None:
+def test_the_policy_is_told_the_number_of_the_step_and_what_it_remembers_of_the_episode() -> None:
     steps: list[int] = []
+    remembered: list[Any] = []
 
-    def choose(observations: np.ndarray, step: int) -> np.ndarray:
+    def choose(carry: Any, observations: np.ndarray, step: int) -> tuple[Any, np.ndarray]:
         steps.append(step)
-        return np.zeros(len(observations), int)
+        remembered.append(carry)
+        return step, np.zeros(len(observations), int)
 
     play(wrap_env(make_vector(Truncation, 2, length=3)).seeded, choose, [0], 4, 2, longest=10)
     assert steps == [0, 1, 2, 20, 21, 22]
+    assert remembered == [None, 0, 1, None, 20, 21]
 
 
 def test_an_episode_that_never_ends_is_an_error() -> None:
     env = wrap_env(make_vector(Truncation, 2, length=50))
     with pytest.raises(UserError, match="evaluation: 2 of 2 episodes did not end within 40 steps"):
-        play(env.seeded, lambda observations, _: np.zeros(len(observations), int), [0], 2, 2, longest=40)
+        play(env.seeded, lambda carry, rows, _: (carry, np.zeros(len(rows), int)), [0], 2, 2, longest=40)
 
 
 def test_a_rewound_curve_shows_every_step_once(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def played(runner: Runner, steps: int = 60) -> list[np.ndarray]:
     rows, _ = env.reset()
     found = []
     for step in range(steps):
-        actions = runner._learning.choose(rows, False, step)
+        actions = runner._members.choose(None, rows, False, step)[1]
         found.append(allowed(rows, actions, runner))
         rows, *_ = env.step(actions)
     return found
@@ -153,11 +153,11 @@ def test_a_masked_policy_takes_only_actions_that_are_possible(task: str) -> None
     policy = env.actions.policies[0]
     config = make_config({"agent.random_timesteps": 8, "trainer.timesteps": 16}, policy)
     runner = runner_class("torch")(env, config, threads=1)
-    distribution = runner._learning.network.distribution
+    distribution = runner._members.network.distribution
     assert (distribution.sizes, distribution.joint) == MASKS[task]
     part = env.layout.mask
     assert part is not None
-    assert not any(s.start < part.stop and part.start < s.stop for s in runner._learning.network.scalings)
+    assert not any(s.start < part.stop and part.start < s.stop for s in runner._members.network.scalings)
     assert np.all(played(runner))
     list(runner.reports())
     assert np.all(played(runner))
@@ -181,7 +181,7 @@ def test_the_compiled_rollout_sees_the_same_masks(task: str) -> None:
 def test_a_mask_that_fits_no_action_is_left_out_or_refused() -> None:
     odd = Dict(action_mask=MultiBinary(5), x=Box(-1, 1, (2,)))
     runner, _ = runner_of("torch", odd, Discrete(3), "CategoricalMixin")
-    assert runner._learning.network.distribution.mask == ()
+    assert runner._members.network.distribution.mask == ()
     with pytest.raises(UserError, match=r"the environment's mask of shape \(5,\) fits neither each action"):
         runner_of("torch", odd, Discrete(3), "CategoricalMixin", {"models.policy.action_mask": True})
 
@@ -207,7 +207,7 @@ def test_states_are_what_only_the_value_may_see(task: str) -> None:
     else:
         env = SyncVectorEnv([lambda: Sampled(PRIVILEGED, Box(-1, 1, (2,)))] * ENVS)
     runner = runner_class("torch")(env, make_config(asymmetric()))
-    network, parts = runner._learning.network, runner.env.layout
+    network, parts = runner._members.network, runner.env.layout
     sizes = {entry.name: entry.shape[1] for entry in network.entries if entry.name.endswith(".net.0.weight")}
     of_states = parts.states.stop - parts.states.start
     assert sizes == {"policy.net.0.weight": parts.observed.stop, "value.net.0.weight": of_states}
@@ -215,7 +215,7 @@ def test_states_are_what_only_the_value_may_see(task: str) -> None:
     rows = np.random.default_rng(0).normal(size=(2, parts.stop)).astype(np.float32)
     other = rows.copy()
     other[:, parts.states.start :] += 1
-    chosen = [runner._learning.choose(x, True, 0) for x in (rows, other)]
+    chosen = [runner._members.choose(None, x, True, 0)[1] for x in (rows, other)]
     np.testing.assert_array_equal(*chosen)
 
 
@@ -223,17 +223,19 @@ def test_observations_and_states_are_each_normalised_as_asked() -> None:
     scaler = "RunningStandardScaler"
     keys = ("agent.observation_preprocessor", "agent.state_preprocessor")
     statistics = {}
+    import torch
+
+    from runner.torch.preprocessors import observation_scaler
+
     for observations, states in ((scaler, scaler), (None, scaler), (scaler, None), (None, None)):
         changes = asymmetric(
             {keys[0]: observations, keys[1]: states, "agent.state_preprocessor_kwargs.clip_threshold": 1}
         )
         runner, _ = runner_of("torch", PRIVILEGED, Box(-1, 1, (2,)), "GaussianMixin", changes)
         list(runner.reports())
-        learning: Any = runner._learning
-        found = learning._rules.observation_scaler(learning._learner.observation_statistics)
+        members = runner._members
+        found = observation_scaler(members.rules, members.learner.observation_statistics)
         rows = np.linspace(-9, 9, 7, dtype=np.float32)[None, None]
-        import torch
-
         scaled = rows if found is None else found.normalize(torch.from_numpy(rows)).numpy()
         same = np.isclose(scaled[0, 0], rows[0, 0])
         statistics[bool(observations), bool(states)] = (same[:3].all(), same[3:].all(), np.abs(scaled[0, 0, 3:]).max())
@@ -244,7 +246,7 @@ def test_observations_and_states_are_each_normalised_as_asked() -> None:
 
 def test_without_privileged_states_states_are_the_observations() -> None:
     runner = runner_class("torch")(make_env("Pendulum-v1"), make_config(asymmetric()), threads=1)
-    assert {e.name: e.shape for e in runner._learning.network.entries}["value.net.0.weight"] == (8, 3)
+    assert {e.name: e.shape for e in runner._members.network.entries}["value.net.0.weight"] == (8, 3)
 
 
 # ---------------------------------------------------------------------------------------------- steps of no policy

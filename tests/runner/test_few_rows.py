@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runner.envs.envpool import EnvPoolTask
-from runner.training.diagnosis import means_of, suspicion
+from runner.training.reporting import means_of, suspicion
 from runner.training.tracking import EXPLAINED_VARIANCE
 from tests.runner.builders import both, make_config, runner_class
 
@@ -30,7 +30,7 @@ def test_a_policy_learns_from_single_rows(
     # Episodes of five steps: where an environment is alone, a rollout of one step may hold nothing but a reset.
     task = EnvPoolTask("CartPole-v1", 1, {"max_episode_steps": 5})
     runner = runner_class(backend)(task, make_config(changes, "CategoricalMixin"), threads=1)
-    before, of_value = runner.states()[0].parameters, runner._learning.network.of_value()
+    before, of_value = runner.states()[0].parameters, runner._members.network.of_value()
     records = [report.records[0] for report in runner.reports()][1:]
     (after,) = runner.states()
     moved = after.parameters != before

@@ -19,7 +19,7 @@ HEAVY = ("torch", "jax", "ray", "envpool", "tensorboard", "wandb")
     [
         "runner",
         "runner.config",
-        "runner.training.pack, runner.training.draws, runner.training.tracking, runner.errors",
+        "runner.training.pack, runner.draws, runner.training.tracking, runner.errors",
         "runner.checkpoints.checkpoint",
     ],
 )

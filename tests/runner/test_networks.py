@@ -179,7 +179,7 @@ def test_layers_in_bfloat16_are_near_those_in_float32_and_alike_in_both_backends
 
 def test_where_there_is_no_bfloat16_float32_is_used_and_said(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     env, config = make_env("Pendulum-v1"), make_config({"agent.mixed_precision": True})
-    network = runner_class(backend)(env, config, threads=1)._learning.network
+    network = runner_class(backend)(env, config, threads=1)._members.network
     assert not network.bfloat16
     assert "agent.mixed_precision: this device has no bfloat16 arithmetic; float32 is used" in caplog.text
 

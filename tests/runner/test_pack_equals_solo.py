@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
-from runner.envs.base import Step, VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import Step, VectorEnv
+from runner.training.state import MemberState
 from tests.runner.builders import (
     TASKS,
     assert_same,

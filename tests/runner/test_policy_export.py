@@ -96,7 +96,7 @@ def test_every_observation_with_every_action(seen: str, actions: str) -> None:
     runner, (env, *_) = runner_of("torch", OBSERVATIONS[seen], space, kind)
     list(runner.reports())
     policy = Policy(
-        runner._learning.network, runner.states()[0], runner.env.actions, runner.config.models.policy.clip_actions
+        runner._members.network, runner.states()[0], runner.env.actions, runner.config.models.policy.clip_actions
     )
     rows = observations(runner.env.layout, runner.states()[0].observation_statistics)
     assert len(rows) == ROWS

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from runner.api import Runner
-from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
-from runner.envs.base import environment_seeds
+from runner.draws import environment_seeds
 from runner.training.evaluate import EVALUATION_RESET
+from runner.training.state import MemberState
 from runner.training.tracking import Record, Report
 from tests.records import untimed
 from tests.runner.builders import (

@@ -170,7 +170,7 @@ def test_training_writes_skrls_files(elsewhere: Path, backend: str) -> None:
     assert "Loss / Entropy loss" not in curves
     assert {value for _, value in curves["Episode / Total timesteps (mean)"]} == {5.0}
     final = checkpoint.from_bytes(
-        (elsewhere / "out/name/checkpoints/agent_40.safetensors").read_bytes(), runner._learning.network
+        (elsewhere / "out/name/checkpoints/agent_40.safetensors").read_bytes(), runner._members.network
     )
     assert fingerprint(final, but=()) == fingerprint(runner.states()[0], but=())
 
@@ -190,7 +190,7 @@ def test_a_pack_writes_a_folder_per_seed(elsewhere: Path) -> None:
         assert len(scalars(folder)["Loss / Policy loss"]) == 5
         assert load_config(folder / "config.yaml")[0] == runner.configs[member]
         data = (folder / "checkpoints/agent_40.safetensors").read_bytes()
-        state = checkpoint.from_bytes(data, runner._learning.network)
+        state = checkpoint.from_bytes(data, runner._members.network)
         assert fingerprint(state, but=()) == fingerprint(runner.states()[member], but=())
 
 

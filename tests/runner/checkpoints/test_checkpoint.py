@@ -16,8 +16,8 @@ import pytest
 import safetensors.numpy
 
 from runner.checkpoints import checkpoint
-from runner.checkpoints.checkpoint import Counters, MemberState, Moments
 from runner.errors import UserError
+from runner.training.state import Counters, MemberState, Moments
 from tests.runner.builders import fingerprint, make_config, make_network
 
 CONFIG = make_config()

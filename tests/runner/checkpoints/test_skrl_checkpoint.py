@@ -22,9 +22,9 @@ from gymnasium.spaces import Box, Discrete
 
 from runner.api import Runner
 from runner.checkpoints import skrl as skrl_checkpoint
-from runner.checkpoints.checkpoint import MemberState
 from runner.config.overrides import apply
 from runner.errors import UserError
+from runner.training.state import MemberState
 from tests.runner.builders import assert_same, both, runner_class
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "skrl"
@@ -67,16 +67,16 @@ def make_runner(stem: str, backend: str = "torch", changes: dict[str, Any] | Non
 def read(runner: Runner, stem: str, data: bytes | None = None) -> MemberState:
     file = FILES[stem]
     found = file.read_bytes() if data is None else data
-    return skrl_checkpoint.read(found, runner._learning.network, runner.config, file.name)
+    return skrl_checkpoint.read(found, runner._members.network, runner.config, file.name)
 
 
 def write(runner: Runner, state: MemberState) -> bytes:
-    return skrl_checkpoint.write(state, runner._learning.network, runner.config)
+    return skrl_checkpoint.write(state, runner._members.network, runner.config)
 
 
 def outputs_and_values(backend: str, runner: Runner, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means or logits `[B, A]`, and values `[B]` in reward units."""
-    (state,), network = runner.states(), runner._learning.network
+    (state,), network = runner.states(), runner._members.network
     models = importlib.import_module(f"runner.{backend}.models")
     rows = runner.env.flatten(observations, len(observations)).astype(np.float32)
     if (seen := state.observation_statistics) is not None:
@@ -131,7 +131,7 @@ def torch_file(modules: Any) -> bytes:
 def test_moments_and_learning_rate_go_on() -> None:
     runner = make_runner(SHARED)
     state, modules = read(runner, SHARED), torch_modules(SHARED)
-    first, second = (runner._learning.network.split(row) for row in (state.first_moment, state.second_moment))
+    first, second = (runner._members.network.split(row) for row in (state.first_moment, state.second_moment))
     for index, name in ((0, "policy.log_std"), (1, "policy.net.0.weight"), (8, "value.head.bias")):
         there = modules["optimizer"]["state"][index]
         np.testing.assert_array_equal(first[name], there["exp_avg"])
@@ -164,7 +164,7 @@ def test_a_fixed_log_std_is_the_configurations_in_a_jax_file() -> None:
     del policy["params"]["log_std_parameter"]
     packed["policy"] = msgpack.packb(policy)
     state = read(runner, FLAX, pickle.dumps(packed, protocol=4))
-    np.testing.assert_array_equal(runner._learning.network.split(state.parameters)["policy.log_std"], [-1.5, -1.5])
+    np.testing.assert_array_equal(runner._members.network.split(state.parameters)["policy.log_std"], [-1.5, -1.5])
 
 
 # Files of ours.

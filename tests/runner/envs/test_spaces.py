@@ -173,8 +173,8 @@ def test_a_policy_of_skrl_1x_clips_to_the_bounds_that_there_are_and_the_rest_is_
     far = torch.tensor([[[5.0, 5.0], [-5.0, -5.0]]])
     law = distribution(half, "GaussianMixin", clip_actions="bounded")
     for taken in (
-        env_actions(far, law, half, policy.clips),
-        jax_env_actions(jax.numpy.asarray(far), law, half, policy.clips),
+        env_actions(law, half, policy.clips)(far),
+        jax_env_actions(law, half, policy.clips)(jax.numpy.asarray(far)),
     ):
         np.testing.assert_array_equal(taken, [[5, 1], [-1, -5]])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,20 @@ from runner.networks.policies import Distribution
 MEMBERS, ENVS = 2, 2
 
 
-def as_noise(policy: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any]:
+def as_noise(policy: Any, carry: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any, Any]:
     """Act for continuous actions."""
-    return noise, noise
+    return carry, noise, noise
 
 
-def greatest_noise(policy: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any]:
+def greatest_noise(policy: Any, carry: Any, observations: Any, noise: Any, random: Any) -> tuple[Any, Any, Any]:
     """Act for discrete actions."""
-    return noise, noise.argmax(-1)[:, None]
+    return carry, noise, noise.argmax(-1)[:, None]
 
 
 def collector(env: VectorEnv, members: int = MEMBERS, clip: bool = True) -> Collector:
     """A collector over `env`, which has environments for all members."""
     distribution = Distribution(env.actions.sizes, env.actions.units, "sum")
-    as_taken = partial(env_actions, distribution=distribution, space=env.actions, clip=clip)
+    as_taken = env_actions(distribution, env.actions, clip)
     return Collector(env, members, as_taken, greatest_noise if env.actions.discrete else as_noise)
 
 

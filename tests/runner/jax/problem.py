@@ -5,7 +5,6 @@ Axes: P member · T step · N environment · E epoch · B row. Rollouts are `[T,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,10 +15,9 @@ import torch
 from runner.jax import accelerate
 from runner.jax.preprocessors import Statistics
 from runner.jax.rollout import Rollout
-from runner.jax.update import Batch, Learner, Optimizer, Rules, update
-from runner.torch import accelerate as torch_accelerate
+from runner.jax.update import Batch, Learner, Optimizer, update
 from runner.torch.update import update as torch_update
-from runner.training.pack import Hyper, program_key
+from runner.training.pack import Hyper, Rules
 from tests import oracle
 from tests.runner.torch.problem import ROWS, P, Problem
 
@@ -83,14 +81,16 @@ def problem_of(name: str) -> Problem:
 # ---------------------------------------------------------------------------------------------- torch → JAX
 
 
-def rules_of(problem: Problem) -> Rules:
-    two_rates = problem.rules.of_value is not None
-    return Rules(problem.network, problem.rules.entropy, two_rates, program_key(problem.config), problem.config)
-
-
 def hyper_of(hyper: Any) -> Hyper:
     """`[P, 1]` → `[P]`."""
     return Hyper(**{name: jnp.asarray(column.numpy()[:, 0]) for name, column in hyper._asdict().items()})
+
+
+def schedule_of(convert: Any, *numbers: Any) -> Hyper:
+    """Hyper numbers of which only KLAdaptiveLR's are given: threshold, factors, least and largest rate."""
+    names = ("kl_threshold", "kl_factor", "lr_factor", "min_lr", "max_lr")
+    given = {f"scheduler_{name}": convert(x) for name, x in zip(names, numbers, strict=True)}
+    return Hyper(**(dict.fromkeys(Hyper._fields, convert(numbers[0])) | given))
 
 
 def statistics_of(statistics: Any) -> Statistics | None:
@@ -104,7 +104,8 @@ def statistics_of(statistics: Any) -> Statistics | None:
 def learner_of(learner: Any) -> Learner:
     parameters, first, second, steps, rate = (x.numpy() for x in learner.optimizer)
     optimizer = Optimizer(*map(jnp.asarray, (parameters, first, second, steps[:, 0].astype(np.int32), rate[:, 0])))
-    return Learner(optimizer, statistics_of(learner.observation_statistics), statistics_of(learner.value_statistics))
+    statistics = map(statistics_of, (learner.observation_statistics, learner.value_statistics))
+    return Learner(optimizer, *statistics, hyper_of(learner.hyper))
 
 
 def batch_of(batch: Any) -> Batch:
@@ -125,10 +126,9 @@ def rollout_of(rollout: Any) -> Rollout:
     return Rollout(*map(jnp.asarray, arrays), final)
 
 
-def orders_of(orders: Sequence[torch.Tensor | None]) -> jax.Array | None:
+def orders_of(orders: torch.Tensor | None) -> jax.Array | None:
     """`[E, P, B]`, None for time order."""
-    known = [_narrow(order.numpy()) for order in orders if order is not None]
-    return jnp.asarray(np.stack(known)) if known else None
+    return None if orders is None else jnp.asarray(_narrow(orders.numpy()))
 
 
 def _narrow(x: np.ndarray) -> np.ndarray:
@@ -143,8 +143,8 @@ def _one_update(rules: Rules, *arrays: Any) -> Any:
     return update(*most, rules, rates, shifts)
 
 
-updates = accelerate.over_members(_one_update, [0, 1, 1, 0, 0, 0, 1])
-"""(rules, learner, rollout, orders, hyper, alive, rates, shifts) → (learner, metrics, explained variance), of all."""
+updates = accelerate.over_members(_one_update, [0, 1, 1, 0, 0, 1])
+"""(rules, learner, rollout, orders, alive, rates, shifts) → (learner, metrics, explained variance), of all."""
 
 
 def solve(
@@ -155,11 +155,10 @@ def solve(
 ) -> Any:
     """JAX's update of all members, compiled once per configuration; rates `[P, E]`, shifts `[E, P, B, A]`."""
     return updates(
-        rules_of(problem),
+        problem.rules,
         learner_of(problem.learner) if learner is None else learner,
         rollout_of(problem.rollout),
         orders_of(problem.orders),
-        hyper_of(problem.hyper),
         jnp.ones(P, bool),
         rates,
         shifts,
@@ -174,10 +173,8 @@ def torch_solve(
         problem.learner if learner is None else learner,
         problem.rollout,
         problem.orders,
-        problem.hyper,
-        problem.rules,
         torch.ones(P, 1, dtype=torch.bool),
-        torch_accelerate.minibatch_stepper(problem.rules),
+        problem.rules,
         *(None if x is None else torch.from_numpy(x) for x in (rates, shifts)),
     )
 

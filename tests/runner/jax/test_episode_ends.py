@@ -41,9 +41,9 @@ def experience(env: VectorEnv) -> tuple[Rollout, list[dict[str, float]]]:
     under_test = collector(env, members=1)
     discrete = env.actions.discrete
 
-    def act(policy: Any, observations: Any, noise: Any, random: Any) -> Any:
+    def act(policy: Any, carry: Any, observations: Any, noise: Any, random: Any) -> Any:
         lean = observations[:, -1:] * 7
-        return noise, (lean > 0).astype(int) if discrete else jax.numpy.sin(lean)
+        return carry, noise, (lean > 0).astype(int) if discrete else jax.numpy.sin(lean)
 
     under_test._act = act
     rollout = under_test.collect(policies(1), np.zeros((STEPS, 1, ENVS, env.actions.units), np.float32))
@@ -96,16 +96,16 @@ def prepared(env: Any, changes: dict[str, Any]) -> tuple[AnyRunner, Rollout, np.
     """A fresh runner, its second rollout (member's axis left out), and the advantages that it would learn from."""
     config = make_config({"agent.rollouts": STEPS, "trainer.timesteps": STEPS, **NOT_NORMALISED, **changes})
     runner = Runner(env, config, threads=1)
-    learning: Any = runner._learning
-    rules, learner = learning._rules, learning._learner
+    members: Any = runner._members
+    rules, learner = members.rules, members.learner
     under_test = collector(runner._seeded(0), members=1)
     under_test._act = lambda *now: train_module.act(rules, *now)
     for number in range(2):
-        noise, _ = learning._noise("update", number, STEPS, ENVS)
-        rollout = under_test.collect(train_module._policies(rules, learner), noise)
+        members.counters.update[:] = number
+        rollout = under_test.collect(train_module.policy(rules, learner), members.draw().noise)
     solo = jax.tree.map(lambda x: x[:, 0], rollout)
-    member, hyper = jax.tree.map(lambda x: x[0], (learner, learning._hyper))
-    batch = jax.jit(update_module.prepare, static_argnums=3)(member, solo, hyper, rules)[1]
+    member = jax.tree.map(lambda x: x[0], learner)
+    batch = jax.jit(update_module.prepare, static_argnums=2)(member, solo, rules)[1]
     return runner, jax.tree.map(np.asarray, solo), np.asarray(batch.advantages).reshape(STEPS, ENVS)
 
 

@@ -14,8 +14,9 @@ import torch
 
 from runner.jax import advantages, distributions, preprocessors, schedulers
 from runner.jax.preprocessors import Statistics
-from runner.jax.update import Optimizer, Rules, loss, minibatch_step
+from runner.jax.update import Optimizer, loss, minibatch_step
 from runner.networks.policies import Distribution
+from runner.training.pack import Rules
 from tests import oracle
 from tests.runner.jax.problem import (
     UPDATES,
@@ -25,7 +26,7 @@ from tests.runner.jax.problem import (
     numbers_of,
     oracle_numbers_of,
     problem_of,
-    rules_of,
+    schedule_of,
     solve,
     torch_solve,
 )
@@ -149,15 +150,16 @@ def test_the_kl_schedule_equals_the_oracle() -> None:
         for rate in (1e-7, 1e-5, 3e-4, 9e-3, 0.1):
             for p in range(P):
                 rest = [HYPER[f"scheduler_{name}"][p] for name in KL_FIELDS]
-                after = schedulers.kl_adaptive(*map(jnp.float32, (rate, kl, *rest)))
+                after = schedulers.kl_adaptive(*map(jnp.float32, (rate, kl)), schedule_of(jnp.float32, *rest))
                 close(after, oracle.kl_adaptive(rate, kl, *rest))
 
 
 def test_a_kl_at_a_threshold_of_the_schedule_changes_nothing_and_one_beside_it_does() -> None:
     rate, threshold = np.float32(1e-3), np.float32(0.008)
     for edge, beyond, changed in ((threshold * 2, np.inf, rate / 1.5), (threshold / 2, -np.inf, rate * 1.5)):
+        hyper = schedule_of(jnp.float32, threshold, 2.0, 1.5, 1e-6, 1e-2)
         after = {
-            kl: float(schedulers.kl_adaptive(*map(jnp.float32, (rate, kl, threshold, 2.0, 1.5, 1e-6, 1e-2))))
+            kl: float(schedulers.kl_adaptive(*map(jnp.float32, (rate, kl)), hyper))
             for kl in (float(edge), float(np.nextafter(edge, np.float32(beyond))))
         }
         assert list(after.values()) == [float(rate), pytest.approx(float(changed))]
@@ -201,7 +203,7 @@ def solved(request: pytest.FixtureRequest) -> tuple[Problem, list[dict[str, Any]
     problem = Problem.random(*request.param)
     batch, for_oracle = batches_of(problem)
     arrays = learner_of(problem.learner).optimizer, batch_of(batch), hyper_of(problem.hyper)
-    both = jax.vmap(functools.partial(_gradient_and_step, rules_of(problem)))
+    both = jax.vmap(functools.partial(_gradient_and_step, problem.rules))
     # Not compiled: that would take longer than all the rest.
     return problem, for_oracle, both(*arrays, jnp.array([True, True, False]))
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.config.network.expressions import ACTIVATIONS
 from runner.jax import Runner, models, preprocessors, schedulers
 from runner.jax import advantages as gae
@@ -26,14 +25,15 @@ from runner.torch import preprocessors as torch_preprocessors
 from runner.torch import schedulers as torch_schedulers
 from runner.torch import train as torch_train
 from runner.training import tracking
-from runner.training.learning import COLUMNS
+from runner.training.pack import Rules
+from runner.training.reporting import COLUMNS
+from runner.training.state import MemberState
 from runner.training.tracking import Record
 from tests.records import untimed
 from tests.runner.builders import TASKS, assert_same, make_config, make_env, make_network
 from tests.runner.jax.problem import (
     LR,
     UPDATES,
-    hyper_of,
     joined,
     learner_of,
     numbers_of,
@@ -41,7 +41,7 @@ from tests.runner.jax.problem import (
     orders_of,
     problem_of,
     rollout_of,
-    rules_of,
+    schedule_of,
     solve,
     statistics_of,
     torch_solve,
@@ -149,8 +149,9 @@ def test_the_kl_schedule_is_equal_on_both_sides_of_its_thresholds() -> None:
     rates = np.float32([1e-6, 1e-5, 3e-4, 1e-2, 0.1])
     kl, rate = (x.ravel() for x in np.meshgrid(kls, rates))
     rest = [np.full_like(kl, x) for x in (threshold, kl_factor, lr_factor, low, high)]
-    mine = jax.vmap(schedulers.kl_adaptive)(*map(jnp.asarray, (rate, kl, *rest)))
-    theirs = torch_schedulers.kl_adaptive(*(torch.tensor(x)[:, None] for x in (rate, kl, *rest)))
+    mine = jax.vmap(schedulers.kl_adaptive)(*map(jnp.asarray, (rate, kl)), schedule_of(jnp.asarray, *rest))
+    columns = [torch.tensor(x)[:, None] for x in (rate, kl)]
+    theirs = torch_schedulers.kl_adaptive(*columns, schedule_of(lambda x: torch.tensor(x)[:, None], *rest))
     np.testing.assert_array_equal(mine, theirs[:, 0])
     assert {0.769, 1.0, 1.3} <= set(np.round(np.asarray(mine, np.float64) / rate, 3))
 
@@ -238,7 +239,6 @@ def trained(kind: type, task: str) -> Run:
         return run.rollouts[-1]
 
     def updating(*now: Any) -> Any:
-        now = (now[0], now[1], list(now[2]), *now[3:])
         run.updates.append((now, update(*now)))
         run.rollouts.append(rollout_of(now[1]))
         return run.updates[-1][1]
@@ -293,15 +293,14 @@ def test_the_records_of_three_updates_are_equal(runs: tuple[Run, Run]) -> None:
 
 def test_an_update_on_torchs_own_rollout_equals_torch_and_the_oracle(runs: tuple[Run, Run]) -> None:
     """The program that training runs, on the second rollout of a run: it begins with reset rows."""
-    (learner, rollout, orders, hyper, rules, *_), (after, metrics, explained) = runs[0].updates[1]
+    (learner, rollout, orders, _, rules, *_), (after, metrics, explained) = runs[0].updates[1]
     before = ~rollout.valid[:, 0].numpy().astype(bool)
-    problem = Problem(rules.config, {}, rules, hyper, learner, rollout, before, orders)
-    mine, numbers, finite = jax_train._learn(
-        rules_of(problem),
+    problem = Problem(rules.config, {}, rules, learner, rollout, before, orders)
+    mine, numbers, finite = jax_train._learned(
+        problem.rules,
         learner_of(learner),
         rollout_of(rollout),
         orders_of(orders),
-        hyper_of(hyper),
         np.ones(len(SEEDS), bool),
         None,
         None,
@@ -327,7 +326,7 @@ def test_both_act_alike_from_the_same_checkpoint(runs: tuple[Run, Run], determin
     theirs, mine = (run.runner for run in runs)
     mine.restore([theirs.checkpoint(member, state) for member, state in enumerate(theirs.states())])
     rows = normal(len(SEEDS) * 20, mine.env.observation_size)
-    one, other = (r._learning.choose(rows, deterministic, 3) for r in (mine, theirs))
+    one, other = (r._members.choose(None, rows, deterministic, 3)[1] for r in (mine, theirs))
     assert one.shape == other.shape
     close(one, other)
 
@@ -336,10 +335,12 @@ def test_slopes_are_equal_at_the_corners() -> None:
     """A log_std that starts on its bound, and inputs of exactly 0."""
     raw, high = np.float32([0.0, -1.0, 0.5]), 0.0
     leaf = torch.tensor(raw[None, :, None], requires_grad=True)
-    theirs = torch_models.log_std({LOG_STD: leaf}, -1.0, high, True)
+    config = make_config({"models.policy.min_log_std": -1.0, "models.policy.max_log_std": high})
+    rules = Rules(make_network(config, 3, 3), False, False, False, "", config)
+    theirs = torch_models.log_std(rules, {LOG_STD: leaf})
     assert theirs is not None
     (slope,) = torch.autograd.grad(theirs.sum(), leaf)
-    mine = jax.grad(lambda x: models.log_std({LOG_STD: x}, -1.0, high, True).sum())(jnp.asarray(raw))
+    mine = jax.grad(lambda x: models.log_std(rules, {LOG_STD: x}).sum())(jnp.asarray(raw))
     np.testing.assert_array_equal(mine, slope[0, :, 0])
     for name in set(ACTIVATIONS) - {"softmax"}:
         zero = torch.zeros(1, 1, 1, requires_grad=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ def problem_of(*names: str, **changes: Any) -> tuple[Problem, np.ndarray | None,
     two = "two rates" in names
     problem = Problem.random(keys, {"value_learning_rate": VALUE_RATES} if two else {})
     if two:
-        problem.rules = replace(problem.rules, of_value=torch.from_numpy(problem.network.of_value()))
+        assert problem.rules.two_rates
     rng = np.random.default_rng(0)
     counted = "a counted schedule" in names
     rates = rng.uniform(1e-4, 1e-2, (P, epochs)).astype(np.float32) if counted else None
@@ -64,9 +63,8 @@ def test_an_update_is_the_same_in_both_backends(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_changes_what_is_learned(name: str) -> None:
     problem, rates, shifts = problem_of(name)
-    plain, *_ = problem_of(
-        **{key: value for key, value in OPTIONS[name].items() if key.endswith(("separate", "output"))}
-    )
+    same = {key: value for key, value in OPTIONS[name].items() if key.endswith(("separate", "output"))}
+    plain, *_ = problem_of(**same, **{"agent.learning_epochs": problem.config.agent.learning_epochs})
     plain.orders = problem.orders
     learned, otherwise = (
         torch_solve(*these)[0].optimizer.parameters for these in ((problem, None, rates, shifts), (plain,))

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from runner.envs.base import VectorEnv, environment_seeds
+from runner.draws import environment_seeds
+from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace
-from runner.jax import rollout as rollout_module
+from runner.jax import stepping
 from runner.jax.rollout import Collector, env_actions
 from runner.networks.policies import Distribution
 from runner.torch.rollout import env_actions as torch_env_actions
@@ -99,8 +100,8 @@ def test_actions_mean_the_same_to_both_backends() -> None:
 
     def taken(actions: np.ndarray, space: ActionSpace, clip: bool, joint: bool = False) -> np.ndarray:
         distribution = Distribution(space.sizes, space.units, "sum", joint=joint)
-        ours = np.asarray(env_actions(jnp.array(actions), distribution, space, clip))
-        np.testing.assert_array_equal(ours, torch_env_actions(torch.tensor(actions), distribution, space, clip))
+        ours = np.asarray(env_actions(distribution, space, clip)(jnp.array(actions)))
+        np.testing.assert_array_equal(ours, torch_env_actions(distribution, space, clip)(torch.tensor(actions)))
         return ours
 
     assert all(np.isfinite(taken(free, box, clip)).all() for clip in (True, False))
@@ -126,7 +127,7 @@ def test_actions_mean_the_same_to_both_backends() -> None:
 def test_actions_that_do_not_fit_the_pool_are_refused_before_anything_runs(task: str, shape: tuple[int, ...]) -> None:
     env = make_env(task, 4).seeded([1, 2, 3, 4], 1)
     env.reset()
-    token, step, _ = rollout_module._stepper(env)
+    token, step, _ = stepping.stepper(env)
     dtype = jnp.int32 if env.actions.discrete else jnp.float32
     with pytest.raises((ValueError, IndexError, TypeError)):
         jax.eval_shape(step, token, jax.ShapeDtypeStruct(shape, dtype))

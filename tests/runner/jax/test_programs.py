@@ -55,19 +55,18 @@ def wide(jaxpr: Any, around: str = "?") -> set[tuple[str, str]]:
 def learning() -> tuple[Any, Collector]:
     """A float64 environment's learner and collector."""
     runner = Runner(make_env("CheetahRun-v1", 3, {"max_episode_steps": 6}), make_config(FULL), threads=1)
-    learning: Any = runner._learning
-    return learning, Collector(
-        runner._seeded(0), 1, learning._env_actions, lambda *now: train_module.act(learning._rules, *now)
+    members: Any = runner._members
+    return members, Collector(
+        runner._seeded(0), 1, members.env_actions, lambda *now: train_module.act(members.rules, *now)
     )
 
 
 def test_an_update_has_float64_in_statistics_only(learning: tuple[Any, Collector]) -> None:
-    learner, collector = learning
-    noise, generators = learner._noise("update", 0, 8, 3)
-    policies = train_module._policies(learner._rules, learner._learner)
-    shapes = jax.eval_shape(collector._collect, collector._standing, policies, noise, None)[1]
-    arguments = learner._learn_arguments(shapes, generators)
-    traced = train_module._learn.trace(learner._rules, *arguments).jaxpr
+    members, collector = learning
+    draws, policies = members.draw(), train_module.policy(members.rules, members.learner)
+    shapes = jax.eval_shape(collector._collect, collector._standing, policies, draws.noise, None)[1]
+    arguments = members.learner, shapes, draws.orders, members.alive, draws.rates, draws.shifts
+    traced = train_module._learned.trace(members.rules, *arguments).jaxpr
     users = wide(traced)
     # A member whose numbers are not finite keeps its statistics.
     assert ("select_n", "train.py:<lambda>") in users and ("sqrt", "preprocessors.py:scaler") in users
@@ -80,14 +79,14 @@ def test_an_update_has_float64_in_statistics_only(learning: tuple[Any, Collector
 
 
 def test_a_rollout_has_float64_around_the_environment_only(learning: tuple[Any, Collector]) -> None:
-    learner, collector = learning
-    noise, _ = learner._noise("update", 0, 8, 3)
-    policies = train_module._policies(learner._rules, learner._learner)
+    members, collector = learning
+    noise, policies = members.draw().noise, train_module.policy(members.rules, members.learner)
     traced = collector._program.trace(collector._standing, policies, noise, None).jaxpr
     users = {where for _, where in wide(traced)}
-    assert "rollout.py:step" in users and users <= {"rollout.py:step", "rollout.py:_flatten"}
+    assert "stepping.py:step" in users and users <= {"stepping.py:step", "stepping.py:_flatten"}
     assert not [out for out in traced.out_avals if out.dtype == np.float64]
-    acting = train_module._samples.trace(learner._rules, policies, np.zeros((1, 3, 17), np.float32), noise[0]).jaxpr
+    rows = np.zeros((1, 3, 17), np.float32)
+    acting = train_module._samples.trace(members.rules, policies, (), rows, noise[0]).jaxpr
     assert wide(acting) == set()
 
 
@@ -98,7 +97,7 @@ def test_a_second_process_gives_the_same_bits_with_kept_programs_and_without() -
     before = {file.name for file in Path(PROGRAMS).rglob("*")}
     here = again.run()
     kept = {file.name for file in Path(PROGRAMS).rglob("*")}
-    assert any("jit_learn" in name for name in kept)
+    assert any("jit__learn" in name for name in kept)
     assert not any("collect" in name for name in kept - before), "a program that holds a pool's address was kept"
     command = [sys.executable, "-m", "tests.runner.jax.again"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.torch import Runner
+from runner.training.state import MemberState
 from tests.runner.builders import fingerprint, make_config, make_env, numbers
 
 CHANGES = {"trainer.timesteps": 16, "agent.mini_batches": 1, "models.policy.network.0.layers": [4]}

@@ -17,8 +17,8 @@ from runner.networks.parameters import LOG_STD, Network
 from runner.torch import preprocessors
 from runner.torch.preprocessors import Statistics
 from runner.torch.rollout import Rollout
-from runner.torch.update import Learner, Optimizer, Rules
-from runner.training.pack import Hyper
+from runner.torch.update import Learner, Optimizer
+from runner.training.pack import Hyper, Rules
 from tests import oracle
 from tests.runner.builders import make_config, make_network, output_options
 
@@ -63,15 +63,18 @@ class Problem:
     config: Config
     numbers: dict[str, tuple[float, ...]]
     rules: Rules
-    hyper: Hyper
     learner: Learner
     rollout: Rollout
     ended_before: np.ndarray
-    orders: list[torch.Tensor | None]
+    orders: torch.Tensor | None
 
     @property
     def network(self) -> Network:
         return self.rules.network
+
+    @property
+    def hyper(self) -> Hyper:
+        return self.learner.hyper
 
     @classmethod
     def random(
@@ -106,13 +109,13 @@ class Problem:
             ),
             _statistics(rng, O) if agent.observation_preprocessor else None,
             _statistics(rng, 1) if agent.value_preprocessor else None,
+            hyper_of(numbers),
         )
-        rules = Rules(network, config, any(numbers["entropy_loss_scale"]))
-        problem = cls(config, numbers, rules, hyper_of(numbers), learner, None, np.zeros(0), [])  # type: ignore[arg-type]
+        rules = Rules.of(network, config, Hyper(**{k: np.array(v) for k, v in numbers.items()}), compiled=False)
+        problem = cls(config, numbers, rules, learner, None, np.zeros(0), None)  # type: ignore[arg-type]
         problem.rollout, problem.ended_before = problem._rollout(rng)
-        for _ in range(agent.learning_epochs):
-            order = torch.tensor(np.stack([rng.permutation(ROWS) for _ in range(P)]))
-            problem.orders.append(None if agent.mini_batches == 1 else order)
+        drawn = [[rng.permutation(ROWS) for _ in range(P)] for _ in range(agent.learning_epochs)]
+        problem.orders = None if agent.mini_batches == 1 else torch.tensor(np.array(drawn))
         return problem
 
     def _rollout(self, rng: np.random.Generator) -> tuple[Rollout, np.ndarray]:
@@ -227,7 +230,9 @@ class Problem:
         """What the oracle makes of member p."""
         agent, rollout = self.config.agent, self.rollout
         ended, terminated = rollout.ended[p].numpy(), rollout.terminated[p].numpy()
-        every = [np.arange(ended.size) if order is None else order[p].numpy() for order in self.orders]
+        every = np.tile(np.arange(ended.size), (agent.learning_epochs, 1))
+        if self.orders is not None:
+            every = self.orders[:, p].numpy()
         return oracle.update(
             self.named(p, self.learner.optimizer.parameters),
             self.adam(p),
@@ -241,7 +246,7 @@ class Problem:
             terminated=terminated,
             truncated=ended & ~terminated,
             ended_before=self.ended_before[p],
-            permutations=np.stack(every),
+            permutations=every,
             mini_batches=agent.mini_batches,
             learning_rate=float(self.learner.optimizer.learning_rate[p, 0]),
             observation_scaler=self.scaler(p, self.learner.observation_statistics),

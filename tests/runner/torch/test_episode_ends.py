@@ -16,6 +16,7 @@ from runner.torch import Runner, accelerate
 from runner.torch import train as train_module
 from runner.torch import update as update_module
 from runner.torch.rollout import Collector, Rollout
+from runner.training.members import Members
 from tests import oracle
 from tests.probe_envs import TwoSteps
 from tests.runner.builders import make_config, make_env
@@ -37,12 +38,19 @@ def vector(make: Any, mode: AutoresetMode, copy: bool = True) -> VectorEnv:
 def experience(env: VectorEnv, policy: str) -> tuple[Rollout, Problem]:
     """One rollout in which actions are a function of the observation alone, and who would learn from it."""
     config = make_config({"agent.rollouts": STEPS, "trainer.timesteps": STEPS, **NOT_NORMALISED}, policy)
-    learning = Runner.learning(_pack(config), env.layout, env.actions)
-    collector = Collector(env.seeded([11, 12, 13]), 1, learning._env_actions, torch.device("cpu"))
-    rollout = collector.collect(learning._act(deterministic=True), torch.zeros(STEPS, 1, ENVS, env.actions.units))
-    rules, hyper = learning._rules, learning._hyper
-    numbers = {name: tuple(column.flatten().tolist()) for name, column in hyper._asdict().items()}
-    problem = Problem(config, numbers, rules, hyper, learning._learner, rollout, np.zeros((1, ENVS), bool), [])
+    members = Members(Runner.numerics, _pack(config), env.layout, env.actions)
+    rules, learner = members.rules, members.learner
+
+    def act(policy: Any, carry: Any, observations: Any, noise: Any, random: Any) -> Any:
+        outputs = train_module.act(rules, policy, carry, observations, noise)[1]
+        return carry, outputs, train_module.mode(rules, policy, carry, observations)[1]
+
+    collector = Collector(env.seeded([11, 12, 13]), 1, members.env_actions, act)
+    with torch.no_grad():
+        noise = np.zeros((STEPS, 1, ENVS, env.actions.units), np.float32)
+        rollout = collector.collect(train_module.policy(rules, learner), noise)
+    numbers = {name: tuple(column.flatten().tolist()) for name, column in learner.hyper._asdict().items()}
+    problem = Problem(config, numbers, rules, learner, rollout, np.zeros((1, ENVS), bool), None)
     return rollout, problem
 
 
@@ -54,7 +62,7 @@ def _pack(config: Any) -> Any:
 
 def transitions(rollout: Rollout, problem: Problem) -> list[np.ndarray]:
     """Per environment the rows (observation, reward, advantage, return) of its finished episodes."""
-    _, batch, _ = update_module.prepare(problem.learner, rollout, problem.hyper, problem.rules)
+    _, batch, _ = update_module.prepare(problem.learner, rollout, problem.rules)
     columns = [rollout.observations[0, :-1], rollout.rewards[0, ..., None]]
     columns += [x.reshape(1, STEPS, ENVS, 1)[0] for x in (batch.advantages, batch.returns)]
     rows = torch.cat(columns, -1).numpy()
@@ -115,10 +123,10 @@ def test_advantages_of_a_real_rollout_are_the_sums_over_its_truncated_episodes(
     bootstrap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"agent.time_limit_bootstrap": bootstrap}
-    learner, rollout, _, hyper, rules, *_ = captured(changes, monkeypatch)
+    learner, rollout, _, _, rules, *_ = captured(changes, monkeypatch)
     ended_before = ~rollout.valid[0, 0].numpy().astype(bool)
-    problem = Problem(rules.config, {}, rules, hyper, learner, rollout, ended_before[None], [])
-    _, batch, _ = update_module.prepare(learner, rollout, hyper, rules)
+    problem = Problem(rules.config, {}, rules, learner, rollout, ended_before[None], None)
+    _, batch, _ = update_module.prepare(learner, rollout, rules)
     judge = problem.scaler(0, learner.value_statistics)
     assert judge is not None
     values = judge.inverse(problem.oracle_forward(0, rollout.observations[0].numpy())[1][..., None])[..., 0]
@@ -152,7 +160,7 @@ def test_the_observation_after_a_truncation_is_what_physics_says_and_the_reset_r
 
 
 def test_a_whole_iteration_on_a_real_environment_equals_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the YAML's numbers to parameters: what `Learning` hands to the update is what the configuration says."""
+    """From the YAML's numbers to parameters: what training hands to the update is what the configuration says."""
     changes: dict[str, Any] = {
         "agent.advantage_normalization": "rollout",
         "agent.learning_rate_scheduler": "KLAdaptiveLR",
@@ -162,11 +170,12 @@ def test_a_whole_iteration_on_a_real_environment_equals_the_oracle(monkeypatch: 
         "agent.entropy_loss_scale": 0.01,
         "agent.rewards_shaper_scale": 0.1,
     }
-    learner, rollout, _, hyper, rules, alive, step, *_ = captured(changes, monkeypatch)
-    orders: list[Any] = [torch.stack([torch.randperm(STEPS * ENVS)]) for _ in range(2)]
-    after, _, _ = update_module.update(learner, rollout, iter(orders), hyper, rules, alive, step)
+    learner, rollout, _, alive, rules, *_ = captured(changes, monkeypatch)
+    orders = torch.stack([torch.stack([torch.randperm(STEPS * ENVS)]) for _ in range(2)])
+    with torch.no_grad():
+        after, _, _ = update_module.update(learner, rollout, orders, alive, rules)
     before = ~rollout.valid[0, 0].numpy().astype(bool)
-    problem = Problem(rules.config, {}, rules, hyper, learner, rollout, before[None], orders)
+    problem = Problem(rules.config, {}, rules, learner, rollout, before[None], orders)
     for name, value in changes.items():
         if isinstance(value, float):
             assert problem.number(name.removeprefix("agent."), 0) == pytest.approx(value), name

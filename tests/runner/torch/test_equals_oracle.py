@@ -124,11 +124,7 @@ def test_the_kl_schedule_equals_the_oracle() -> None:
     names = ("kl_threshold", "kl_factor", "lr_factor", "min_lr", "max_lr")
     for kl in (0.0, 1e-3, 0.0041, 0.017, 0.08, 0.4, 10.0, float("nan")):
         for rate in (1e-7, 1e-5, 3e-4, 9e-3, 0.1):
-            after = schedulers.kl_adaptive(
-                torch.full((P, 1), rate),
-                torch.full((P, 1), kl),
-                *(getattr(hyper, f"scheduler_{name}") for name in names),
-            )
+            after = schedulers.kl_adaptive(torch.full((P, 1), rate), torch.full((P, 1), kl), hyper)
             for p in range(P):
                 threshold, *rest = (HYPER[f"scheduler_{name}"][p] for name in names)
                 close(after[p, 0], oracle.kl_adaptive(rate, kl, threshold, *rest))
@@ -222,9 +218,7 @@ def test_a_minibatch_step_equals_the_oracle(problem: Problem) -> None:
     batch, for_oracle = _batch(problem)
     optimizer = problem.learner.optimizer
     active = torch.tensor([[True], [True], [False]])
-    after, metrics, still = minibatch_step(
-        optimizer, batch, problem.hyper, active, rules=problem.rules, gradient=accelerate.eager_gradient
-    )
+    after, metrics, still = minibatch_step(optimizer, batch, problem.hyper, active, problem.rules)
     assert still.flatten().tolist() == [True, True, False]
     for p in range(2):
         expected = _oracle_loss(problem, p, for_oracle[p])
@@ -293,10 +287,8 @@ def _solve(problem: Problem, alive: tuple[bool, ...] = (True, True, True)) -> An
         problem.learner,
         problem.rollout,
         problem.orders,
-        problem.hyper,
-        problem.rules,
         torch.tensor(alive).unsqueeze(1),
-        accelerate.minibatch_stepper(problem.rules),
+        problem.rules,
     )
 
 

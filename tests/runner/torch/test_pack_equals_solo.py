@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.checkpoints.checkpoint import MemberState
 from runner.config import Config
 from runner.torch import Runner
 from runner.torch import train as train_module
 from runner.torch.rollout import Rollout
+from runner.training.state import MemberState
 from tests.runner.builders import TASKS, make_config, make_env
 
 SEEDS = (5, 6, 7)

@@ -9,9 +9,9 @@ import pytest
 from gymnasium.spaces import Box
 from scipy import stats
 
+from runner import draws
 from runner.envs.spaces import layout
 from runner.networks.parameters import LOG_STD
-from runner.training import draws
 from runner.training.episodes import Episodes
 from runner.training.pack import Hyper, Pack, identity, static_key
 from runner.training.tracking import (

@@ -107,7 +107,7 @@ def test_a_run_that_cannot_start_is_a_users_error(offline: Path, monkeypatch: py
     monkeypatch.setattr("runner.training.wandb.check_login", lambda _: None)
     with pytest.raises(UserError, match=r"agent\.experiment\.wandb: the run cannot be started: no network"):
         runner.run("train")
-    assert not runner._learning.timestep
+    assert not runner._members.timestep
     (run,) = read_runs(offline / "out/name/seed_1")
     assert run.exit_code == 1, "the first member's run was left open"
 

@@ -1,0 +1,163 @@
+"""How compiled code steps the environments: by EnvPool's own XLA functions where there are any, else back in Python.
+
+Axes: P member · N environment · O observation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Num, Shaped
+
+from runner.envs.base import VectorEnv, episode_info
+from runner.envs.spaces import Layout
+
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """What one step of all P·N environments gives; the score's own rewards and ends where they differ."""
+
+    observations: Num[Array, "PN O"]
+    rewards: Float[Array, " PN"]
+    terminated: Bool[Array, " PN"]
+    truncated: Bool[Array, " PN"]
+    final_observations: Num[Array, "PN O"] | None
+    score: dict[str, Array]
+
+
+Stepper = Callable[[Array, Array], tuple[Array, Step]]
+"""(token, actions `[P·N, …]` int32 or float32) → (token, Step). Steps happen in the order in which tokens pass on."""
+
+
+class Host:
+    """Steps a Python environment for the compiled program, and remembers what it raised.
+
+    Nothing is raised through XLA, which would make another error of it and fail every later program of the process:
+    after an error the rest of a rollout is zeros, and `errors` raises what was remembered.
+
+    Attributes:
+        seconds: that steps have taken; whoever reads them begins again at 0.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        self._env = env
+        self.seconds = 0.0
+        self._error: BaseException | None = None
+
+    def shapes(self) -> Step:
+        """Of what `step` returns."""
+        rows = self._env.num_envs
+        observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), self._env.layout.dtype)
+        numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
+        final = observations if self._env.resets_at_once else None
+        score = {"episode_rewards": numbers, "episode_ends": flags}
+        return Step(observations, numbers, flags, flags, final, score)  # type: ignore[arg-type]
+
+    def step(self, actions: Any) -> Step:
+        """One step of every environment; zeros after an error."""
+        if self._error is None:
+            began = time.perf_counter()
+            try:
+                return self._stepped(np.asarray(actions))
+            except BaseException as error:
+                self._error = error
+            finally:
+                self.seconds += time.perf_counter() - began
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.shapes())
+
+    def _stepped(self, actions: np.ndarray) -> Step:
+        observations, rewards, terminated, truncated, info = self._env.step(actions)
+        final = None
+        if self._env.resets_at_once:
+            final = np.zeros_like(observations)
+            if "final_observations" in info:
+                which, rows = info["final_observations"]
+                final[which] = rows
+        rewards = np.asarray(rewards, np.float32)
+        terminated, truncated = (np.asarray(flags, bool) for flags in (terminated, truncated))
+        score = {
+            "episode_rewards": np.asarray(info.get("episode_rewards", rewards), np.float32),
+            "episode_ends": np.asarray(info.get("episode_ends", terminated | truncated), bool),
+        }
+        return Step(observations, rewards, terminated, truncated, final, score)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise afterwards what the environment raised meanwhile."""
+        yield
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
+    """How compiled code steps this environment: EnvPool's own XLA functions where there are any, else Python."""
+    host = Host(env)
+    pool = getattr(env, "pool", None)
+    if pool is not None:
+        try:
+            return *_xla(env, pool), host
+        except RuntimeError as error:
+            log.warning("environments are stepped through Python, which is slower: %s", error)
+    return *_callback(host), host
+
+
+def _callback(host: Host) -> tuple[Any, Stepper]:
+    """Step in Python, in order, from inside the compiled program."""
+    shapes = host.shapes()
+
+    def step(token: Array, actions: Array) -> tuple[Array, Step]:
+        return token, jax.experimental.io_callback(host.step, shapes, actions, ordered=True)
+
+    return np.zeros(1, np.uint8), step
+
+
+def _xla(env: VectorEnv, pool: Any) -> tuple[Any, Stepper]:
+    """EnvPool's XLA functions, made safe.
+
+    With 64-bit numbers off, EnvPool would declare its float64 arrays as float32 and write past their ends; so they are
+    on around each call, and off for the rest of the program. It also checks actions only once in a pool's life, never
+    their number; so they are checked here, each time a program is traced.
+
+    Raises:
+        RuntimeError: there are none on this operating system.
+    """
+    specs = pool.spec.action_array_spec
+    spec = specs[list(specs)[-1]]
+    shape = (env.num_envs, *(size for size in spec.shape if size != -1))
+    with jax.enable_x64(True):
+        handle, _, _, native = pool.xla()
+
+    def step(token: Array, actions: Array) -> tuple[Array, Step]:
+        if actions.size != np.prod(shape) or actions.shape[0] != env.num_envs:
+            raise ValueError(f"actions of shape {actions.shape}; this pool takes {shape}")
+        with jax.enable_x64(True):
+            token, out = native(token, actions.reshape(shape).astype(np.dtype(spec.dtype)))
+            observations, rewards, terminated, truncated, info = out
+            flat = _flatten(env.layout, env.seen(observations, info), env.num_envs).astype(env.layout.dtype)
+            score = episode_info(info, truncated)
+            rewards = rewards.astype(jnp.float32)
+            score = {name: x if x.dtype == bool else x.astype(jnp.float32) for name, x in score.items()}
+        return token, Step(flat, rewards, terminated, truncated, None, score)
+
+    return handle, step
+
+
+def _flatten(parts: Layout, observations: Any, rows: int) -> Shaped[Array, "PN O"]:
+    """`runner.envs.observations.flatten_observations` for arrays of a compiled program."""
+    if not parts.children:
+        return observations.reshape(rows, -1)
+    columns = [
+        _flatten(part, observations[key] if isinstance(observations, Mapping) else observations[int(key)], rows)
+        for key, part in parts.children
+    ]
+    return jnp.concatenate([column.astype(jnp.result_type(*columns)) for column in columns], 1)

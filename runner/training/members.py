@@ -1,0 +1,194 @@
+"""The members of a pack as they are now: their numbers on a backend's device, and what is counted of them here.
+
+Axes: P member · T rollout step · N environment · E epoch · C number of an update.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from runner import draws
+from runner.config import Config
+from runner.envs.base import VectorEnv
+from runner.envs.spaces import ActionSpace, Layout
+from runner.networks.parameters import Network
+from runner.networks.policies import Distribution, remark
+from runner.training.pack import Hyper, Pack, Rules
+from runner.training.state import Counters, MemberState, initial, members, stacked
+from runner.training.tracking import EVALUATION_MEAN
+
+log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """What training needs of a backend: functions, which `runner.torch.train` and `runner.jax.train` explain.
+
+    A learner, a policy, a rollout, a carry and a collector are whatever the backend makes of them.
+    """
+
+    compiles: Callable[[Config], bool]
+    multiplies_bfloat16: Callable[[], bool]
+    settings: Callable[[Rules, int], AbstractContextManager[None]]
+    env_actions: Callable[[Distribution, ActionSpace, bool], Any]
+    begin: Callable[[Rules, Any, VectorEnv, Any, draws.Draws], Any]
+    policy: Callable[[Rules, Any], Any]
+    choose: Callable[[Rules, Any, Any, Any, np.ndarray, np.ndarray | None], tuple[Any, np.ndarray]]
+    learn: Callable[[Rules, Any, Any, draws.Draws, np.ndarray], tuple[Any, np.ndarray, np.ndarray]]
+    put: Callable[[MemberState], Any]
+    get: Callable[[Any, Counters, Hyper], MemberState]
+    experience_of: Callable[[Any, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class Members:
+    """P members.
+
+    Attributes:
+        backend: holds their numbers.
+        pack: their configurations.
+        network: the layout of their parameters.
+        env_actions: what an environment gets of their actions, a function of the backend.
+        rules: what their updates share.
+        learner: their numbers on the device.
+        hyper: their Hyper numbers as configured `[P]`.
+        counters: where each stands `[P]`.
+    """
+
+    rules: Rules
+    learner: Any
+    hyper: Hyper
+    counters: Counters
+
+    def __init__(self, backend: Backend, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
+        """Initialise every member from its own seed."""
+        config = pack.static
+        self.backend, self.pack = backend, pack
+        self.network = Network.of(config, observations, actions)
+        if (said := remark(config.models.policy, actions)) is not None:
+            log.warning(said)
+        if self.network.bfloat16 and not backend.multiplies_bfloat16():
+            log.warning(
+                "agent.mixed_precision: this device has no bfloat16 arithmetic; float32 is used, which is faster"
+            )
+            self.network = replace(self.network, bfloat16=False)
+        self.env_actions = backend.env_actions(self.network.distribution, actions, config.models.policy.clips)
+        self.compiles = backend.compiles(config)
+        numbers = zip(pack.seeds, pack.members_hyper, strict=True)
+        self.restore([initial(self.network, config.agent, seed, hyper) for seed, hyper in numbers])
+
+    # ------------------------------------------------------------------ where they stand
+
+    @property
+    def update(self) -> int:
+        """Updates done."""
+        return int(self.counters.update[0])
+
+    @property
+    def timestep(self) -> int:
+        """Steps of every environment so far."""
+        return self.update * self.pack.static.agent.rollouts
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Whose numbers are still finite `[P]`."""
+        return ~self.counters.diverged
+
+    @property
+    def finished(self) -> bool:
+        """Trained to the configured length."""
+        return self.update >= self.pack.static.updates
+
+    @property
+    def over(self) -> bool:
+        """There is nothing left to train: the configured length is reached, or every member has diverged."""
+        return self.finished or not self.alive.any()
+
+    @property
+    def learns(self) -> bool:
+        """The next rollout is learned from: it has no random action, and learning has started when it is over."""
+        agent = self.pack.static.agent
+        return self.timestep >= agent.random_timesteps and self.timestep + agent.rollouts > agent.learning_starts
+
+    def advance(self) -> None:
+        """Count an update."""
+        envs = self.pack.static.env.num_envs or 0
+        self.counters.update[:] += 1
+        self.counters.timestep[:] = self.timestep
+        self.counters.env_steps[:] = self.timestep * envs
+
+    def states(self) -> list[MemberState]:
+        """Every member as it is now."""
+        return members(self.backend.get(self.learner, self.counters, self.hyper))
+
+    def restore(self, states: Sequence[MemberState]) -> None:
+        """Go on as these, one per member; those without Hyper numbers get their configurations'."""
+        own = self.pack.members_hyper
+        state = stacked([s if s.hyper else replace(s, hyper=h) for s, h in zip(states, own, strict=True)])
+        assert state.hyper is not None
+        self.counters, self.hyper = state.counters, state.hyper
+        self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles)
+        self.learner = self.backend.put(state)
+
+    def improved(self, evaluated: Sequence[Mapping[str, float]] | None) -> list[int]:
+        """Members whose score, that of an evaluation if there was one, is better than ever; remembers it."""
+        scores = self.counters.score
+        if evaluated is not None:
+            scores = np.array([numbers[EVALUATION_MEAN] for numbers in evaluated])
+        better: np.ndarray = scores > self.counters.best
+        self.counters.best[better] = scores[better]
+        return np.flatnonzero(better).tolist()
+
+    # ------------------------------------------------------------------ what they draw and do
+
+    def draw(self) -> draws.Draws:
+        """The random numbers and rates of the next iteration: the same for both backends, in an order that is law."""
+        config, agent, seeds = self.pack.static, self.pack.static.agent, self.pack.seeds
+        distribution, steps, envs = self.network.distribution, agent.rollouts, config.env.num_envs or 0
+        generators = draws.generators(seeds, "update", self.update)
+        noise = draws.noise(generators, steps, envs, distribution.width, distribution.gaussian)
+        orders = shifts = random = None
+        if agent.mini_batches > 1:
+            orders = draws.orders(generators, agent.learning_epochs, steps * envs)
+        if agent.cls == "RPO":
+            shape = agent.learning_epochs, steps * envs, distribution.units
+            shifts = draws.shifts(generators, *shape, self.hyper.alpha)
+        if agent.random_timesteps:
+            random = np.arange(self.timestep, self.timestep + steps) < agent.random_timesteps
+        return draws.Draws(noise, orders, shifts, random, self._rates())
+
+    def _rates(self) -> np.ndarray | None:
+        """Learning rates of the next update's epochs `[P, E]` float32; None where they are not counted."""
+        config = self.pack.static
+        if config.agent.learning_rate_scheduler in (None, "KLAdaptiveLR"):
+            return None
+        epochs, done = config.agent.learning_epochs, self.update / config.updates
+        schedule = config.agent.learning_rate_scheduler_kwargs
+        counted = range(self.update * epochs, (self.update + 1) * epochs)
+        rates = [[schedule.rate(float(rate), epoch, done) for epoch in counted] for rate in self.hyper.learning_rate]
+        return np.array(rates, np.float32)
+
+    def choose(self, carry: Any, observations: np.ndarray, deterministic: bool, draw: int) -> tuple[Any, np.ndarray]:
+        """Actions for the environment.
+
+        Args:
+            carry: what the networks remember; None where episodes begin.
+            observations: raw, `[P·N, O]` float32.
+            deterministic: the distribution's mode, else a sample.
+            draw: number of the draw; the same number draws the same.
+
+        Returns:
+            The carry after, and `[P·N, …]` as the environment takes them, clipped to its bounds where the policy says
+            so.
+        """
+        rows = observations.reshape(self.pack.size, -1, observations.shape[1])
+        noise, distribution = None, self.network.distribution
+        if not deterministic:
+            generators = draws.generators(self.pack.seeds, "act", draw)
+            noise = draws.noise(generators, 1, rows.shape[1], distribution.width, distribution.gaussian)[0]
+        carry = self.network.carry(*rows.shape[:2]) if carry is None else carry
+        return self.backend.choose(self.rules, self.learner, self.env_actions, carry, rows, noise)

@@ -1,0 +1,168 @@
+"""What a pack in training reports: what is due, and the record of an interval.
+
+Axes: P member · T rollout step · N environment · C number of an update.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any
+
+import numpy as np
+
+from runner.config import Config
+from runner.training import tracking
+from runner.training.episodes import Episodes
+from runner.training.evaluate import Episode
+from runner.training.members import Members
+from runner.training.tracking import Record
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    tracking.POLICY_LOSS,
+    tracking.VALUE_LOSS,
+    tracking.ENTROPY_LOSS,
+    tracking.APPROXIMATE_KL,
+    tracking.CLIP_FRACTION,
+    tracking.GRADIENT_NORM,
+    tracking.EXPLAINED_VARIANCE,
+    tracking.LEARNING_RATE,
+    tracking.STANDARD_DEVIATION,
+)
+"""Tags of the numbers that every update leaves behind, in order."""
+LARGE = 1e15
+"""Sums of squares of float32 numbers that are larger than this may overflow."""
+
+
+def due(config: Config, before: int, now: int, evaluates: bool) -> tuple[bool, bool, bool]:
+    """Whether an evaluation, a checkpoint and a record are due after the update between two timesteps."""
+    others = config.interval("checkpoint_interval"), config.interval("write_interval")
+    lengths = config.evaluation.interval if evaluates else 0, *others
+    evaluation, checkpoint, record = (length > 0 and now // length > before // length for length in lengths)
+    return evaluation, checkpoint, record
+
+
+def diverged_in(members: Members, rollout: Any, finite: np.ndarray) -> list[int]:
+    """Members whose numbers have just stopped being finite, of which it takes note and says why."""
+    diverged = np.flatnonzero(members.alive & ~finite).tolist()
+    for member in diverged:
+        members.counters.diverged[member] = True
+        why = suspicion(*members.backend.experience_of(rollout, member))
+        log.error("seed %s diverged at timestep %s: %s", members.pack.seeds[member], members.timestep, why)
+    return diverged
+
+
+def suspicion(rewards: np.ndarray, valid: np.ndarray, observations: np.ndarray) -> str:
+    """What may have made an update infinite or NaN: rewards, which are experience `[T, N]`, or observations."""
+    for what, numbers in (("a reward", rewards[valid.astype(bool)]), ("an observation", observations)):
+        largest = float(np.abs(numbers).max(initial=0.0))
+        if not np.isfinite(largest):
+            return f"the environment gave {what} that is not finite"
+        if largest > LARGE:
+            return f"the environment gave {what} of size {largest:.0e}, with which float32 numbers overflow"
+    return "a number of its update is not finite"
+
+
+def measured(played: Sequence[Episode], members: int) -> list[dict[str, float]]:
+    """What each member scored in the episodes of an evaluation."""
+    found = []
+    for member in range(members):
+        returns, lengths = zip(
+            *((episode.ret, episode.length) for episode in played if episode.member == member), strict=True
+        )
+        found.append(
+            {
+                tracking.EVALUATION_MEAN: float(np.mean(returns)),
+                tracking.EVALUATION_MAX: max(returns),
+                tracking.EVALUATION_MIN: min(returns),
+                tracking.EVALUATION_LENGTH: float(np.mean(lengths)),
+            }
+        )
+    return found
+
+
+class Interval:
+    """The time between two reports, and the numbers of its updates."""
+
+    def __init__(self, timestep: int, reporting: float = 0.0) -> None:
+        """Begin now, at `timestep`; the report before took `reporting` seconds."""
+        self._timestep, self._reporting = timestep, reporting
+        self._numbers: list[tuple[np.ndarray, np.ndarray]] = []
+        self._began = self._ended = self._reported = time.perf_counter()
+        self._times: dict[str, float] = {}
+
+    def note(self, numbers: np.ndarray, finite: np.ndarray) -> None:
+        """Keep an update's numbers `[P, C]`, and which members' are finite `[P]`."""
+        self._numbers.append((numbers, finite))
+
+    def end(self, collector: Any) -> None:
+        """Training stops here for a report."""
+        self._ended = time.perf_counter()
+        rest = self._ended - self._began - sum(collector.spent.values())
+        self._times = {**collector.spent, tracking.UPDATE_TIME: rest, tracking.REPORT_TIME: self._reporting}
+        collector.spent.clear()
+
+    def records(
+        self,
+        members: Members,
+        episodes: Episodes,
+        diverged: Sequence[int],
+        evaluated: Sequence[Mapping[str, float]] | None,
+    ) -> list[Record | None]:
+        """One record per member that trained in this interval."""
+        self._reported, elapsed = time.perf_counter(), self._ended - self._began
+        if evaluated is not None:
+            self._times[tracking.EVALUATION_TIME] = self._reported - self._ended
+        counted, counters = episodes.drain(), members.counters
+        rate = (members.timestep - self._timestep) * episodes.envs / elapsed
+        numbers = self._means(members)
+        records: list[Record | None] = []
+        for member in range(members.pack.size):
+            if counters.diverged[member] and member not in diverged:
+                records.append(None)
+                continue
+            # Not a number is what nothing can be said of, such as the variance that values explain of a single row.
+            said = {tag: x for tag, x in numbers[member].items() if member in diverged or not isnan(x)}
+            score = float(counters.score[member])
+            values = counted[member] | ({} if isnan(score) else {tracking.SCORE: score})
+            values |= {} if evaluated is None else evaluated[member]
+            values |= {**said, tracking.STEPS_PER_SECOND: rate, **self._times}
+            counters.seconds[member] += elapsed
+            now = members.timestep, members.timestep * episodes.envs, float(counters.seconds[member])
+            records.append(Record(int(counters.records[member]), *now, values))
+            counters.records[member] += 1
+        return records
+
+    def after(self, timestep: int) -> Interval:
+        """The next interval, which begins now."""
+        return Interval(timestep, time.perf_counter() - self._reported)
+
+    def _means(self, members: Members) -> list[dict[str, float]]:
+        """Per member the means of its updates' numbers, those that mean something."""
+        if not self._numbers:
+            return [{} for _ in range(members.pack.size)]
+        left_out = {tracking.ENTROPY_LOSS} if not members.rules.entropy else set()
+        left_out |= {tracking.STANDARD_DEVIATION} if not members.network.distribution.gaussian else set()
+        rows = means_of(self._numbers).tolist()
+        return [{tag: x for tag, x in zip(COLUMNS, row, strict=True) if tag not in left_out} for row in rows]
+
+
+def means_of(updates: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Means over updates, of each number over those updates in which it is defined.
+
+    Args:
+        updates: of each update its numbers `[P, C]`, and which members' are finite `[P]`; of a finite member, not a
+            number means undefined.
+
+    Returns:
+        `[P, C]`; not a number where it is undefined in all updates, or a member is not finite.
+    """
+    numbers = np.stack([columns for columns, _ in updates])
+    undefined = np.isnan(numbers) & np.stack([finite for _, finite in updates])[..., None]
+    with np.errstate(all="ignore"):
+        means: np.ndarray = np.where(undefined, 0, numbers).sum(0) / (~undefined).sum(0).astype(numbers.dtype)
+    return means

@@ -1,0 +1,47 @@
+"""The state of a member: stacked and taken apart without a change, and with the Hyper numbers that it was made with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runner.training.pack import Hyper
+from runner.training.state import members, stacked
+from tests.runner.builders import assert_same, fingerprint, make_config, make_env, runner_class
+
+LENGTH: dict[str, Any] = {"trainer.timesteps": 32, "agent.learning_rate_scheduler": "LinearLR", "agent.class": "RPO"}
+NUMBERS: list[dict[str, Any]] = [
+    {"agent.learning_rate": 1e-3, "agent.entropy_loss_scale": 0.0, "agent.alpha": 0.5},
+    {"agent.learning_rate": 5e-3, "agent.entropy_loss_scale": 0.1, "agent.alpha": 0.1},
+]
+
+
+def make_runner(backend: str, numbers: list[dict[str, Any]]) -> Any:
+    configs = [make_config({**LENGTH, **some}) for some in numbers]
+    return runner_class(backend)(make_env("Pendulum-v1"), configs[0], configs=configs, threads=1)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_copied_member_takes_its_numbers_along(backend: str) -> None:
+    runner, copies = make_runner(backend, NUMBERS), make_runner(backend, NUMBERS)
+    halfway = iter([False, False, True])
+    list(runner.reports(lambda: next(halfway, False)))
+    first, second = runner.states()
+    assert (first.counters.update, second.hyper.alpha) == (3, pytest.approx(0.1))
+    copies.agent.restore([second, second])
+    list(runner.reports())
+    list(copies.reports())
+    one, other = copies.states()
+    assert one.counters.update == 4 and one.hyper == other.hyper == second.hyper
+    # Both have one seed, so that they are the same member by now.
+    assert fingerprint(one, but=("seconds", "best", "score")) == fingerprint(other, but=("seconds", "best", "score"))
+    assert_same(one, runner.states()[1], rtol=1e-5)
+
+
+def test_stacked_states_come_apart_as_they_were() -> None:
+    states = make_runner("torch", NUMBERS).states()
+    assert isinstance(states[0].hyper, Hyper) and states[0].observation_statistics is not None
+    for before, after in zip(states, members(stacked(states)), strict=True):
+        assert fingerprint(before, but=()) == fingerprint(after, but=())
+        assert before.hyper == after.hyper
