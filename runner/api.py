@@ -98,6 +98,22 @@ class Runner:
         """The same as plain data."""
         return self.config.dump()
 
+    @classmethod
+    def of_checkpoints(cls, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int) -> Runner:
+        """A runner whose members are checkpoints of one policy, which it can only evaluate.
+
+        Args:
+            task: for all of them.
+            config: of any of them.
+            files: the checkpoints, P of them.
+            threads: cores to use.
+            seed: of what stochastic actions are drawn from, equal for all: no score depends on a place in the batch.
+        """
+        members = [config.model_copy(update={"seed": seed})] * len(files)
+        runner = cls(task, members[0], configs=members, threads=threads)
+        runner.restore(files, only_act=True)
+        return runner
+
     @staticmethod
     def load_cfg_from_yaml(path: str | Path) -> dict[str, Any]:
         """Read a YAML file, as skrl does: an error is logged and gives `{}`."""

@@ -121,14 +121,13 @@ class Worker:
         from runner.config import resolve
         from runner.envs.envpool import EnvPoolTask
         from runner.envs.measure import step_seconds
-        from runner.training.evaluate import stacked
 
         config = resolve(exam.config)[0]
         task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
         threads = min(exam.threads, usable_cores())
         if threads > 1:
             threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(task), 0.0)
-        runner = stacked(self._backend, task, config, exam.files, threads, exam.seed)
+        runner = self._backend.Runner.of_checkpoints(task, config, exam.files, threads, exam.seed)
         episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
         found: list[list[Episode]] = [[] for _ in exam.files]
         for episode in episodes:

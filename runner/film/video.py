@@ -25,7 +25,7 @@ from runner.draws import environment_seeds
 from runner.envs.base import Step, VectorEnv
 from runner.errors import UserError
 from runner.film.reel import Format, Reel, best_format
-from runner.training.evaluate import EVALUATION_RESET, Episode, stacked
+from runner.training.evaluate import EVALUATION_RESET, Episode
 
 if TYPE_CHECKING:
     from runner.envs.envpool import EnvPool, EnvPoolTask
@@ -93,7 +93,8 @@ def film(job: Job) -> Film:
     picture, seconds = _probe(task, environment_seeds(job.seed, 1, EVALUATION_RESET))
     stage = _Stage(task)
     files = [checkpoint.read_file(path) for path in job.files]
-    runner = stacked(importlib.import_module(f"runner.{job.backend}"), stage, config, files, job.threads, job.seed)
+    framework = importlib.import_module(f"runner.{job.backend}")
+    runner = framework.Runner.of_checkpoints(stage, config, files, job.threads, job.seed)
 
     def play() -> list[Episode]:
         found: list[Episode] = runner.evaluate(job.deterministic, job.episodes, job.seed, job.episodes)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from runner.draws import environment_seeds
 from runner.envs.base import VectorEnv
 from runner.errors import UserError
-
-if TYPE_CHECKING:
-    from runner.api import Runner
-    from runner.config import Config
 
 LONGEST_EPISODE = 1_000_000
 EVALUATION_RESET = 2**31
@@ -39,25 +34,6 @@ class Episode:
     ret: float
     length: int
     seed: int
-
-
-def stacked(
-    framework: ModuleType, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int
-) -> Runner:
-    """A runner whose members are checkpoints of one policy, which it can only evaluate.
-
-    Args:
-        framework: `runner.torch` or `runner.jax`.
-        task: for all of them.
-        config: of any of them.
-        files: the checkpoints, P of them.
-        threads: cores to use.
-        seed: of what stochastic actions are drawn from, the same for all: no score depends on a place in the batch.
-    """
-    members = [config.model_copy(update={"seed": seed})] * len(files)
-    runner: Runner = framework.Runner(task, members[0], configs=members, threads=threads)
-    runner.restore(files, only_act=True)
-    return runner
 
 
 def play(

@@ -20,7 +20,7 @@ from runner.config import load_config, resolve
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
 from runner.torch import Runner
-from runner.training.evaluate import Episode, stacked
+from runner.training.evaluate import Episode
 from tests.launcher.faulty import write_config
 from tests.launcher.local_ray import local_ray
 
@@ -135,7 +135,7 @@ def test_samples_do_not_depend_on_the_place_in_a_batch(launched: Path) -> None:
     file = next(launched.glob("trials/*/checkpoints/agent_192.safetensors"))
     config = resolve({**load_config(file.parents[1] / "config.yaml")[0].dump(), "backend": "torch"})[0]
     task = EnvPoolTask("CartPole-v1", 8)
-    thrice = stacked(runner.torch, task, config, [file.read_bytes()] * 3, 1, 5).evaluate(False, 6, 5, 6)
+    thrice = runner.torch.Runner.of_checkpoints(task, config, [file.read_bytes()] * 3, 1, 5).evaluate(False, 6, 5, 6)
     scores = [tuple(episode.ret for episode in thrice if episode.member == member) for member in range(3)]
     assert scores[0] == scores[1] == scores[2] and len(set(scores[0])) > 1
 
