@@ -42,16 +42,16 @@ class Counters:
         diverged: numbers stopped being finite; the state is the last finite one.
     """
 
-    update: Any = 0
-    timestep: Any = 0
-    env_steps: Any = 0
-    records: Any = 0
-    seconds: Any = 0.0
-    optimizer_steps: Any = 0.0
-    learning_rate: Any = 0.0
-    score: Any = float("nan")
-    best: Any = -float("inf")
-    diverged: Any = False
+    update: Any
+    timestep: Any
+    env_steps: Any
+    records: Any
+    seconds: Any
+    optimizer_steps: Any
+    learning_rate: Any
+    score: Any
+    best: Any
+    diverged: Any
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def initial(network: Network, agent: Agent, seed: int, hyper: Hyper) -> MemberSt
     zeros, sizes = np.zeros_like(parameters), (network.observation_size, 1)
     observation, value = (Moments(np.zeros(size), np.ones(size), 1.0) for size in sizes)
     observed = observation if network.scalings else None
-    counters = Counters(learning_rate=hyper.learning_rate)
+    counters = Counters(0, 0, 0, 0, 0.0, 0.0, hyper.learning_rate, float("nan"), -float("inf"), False)
     return MemberState(parameters, zeros, zeros, observed, value if agent.value_preprocessor else None, counters, hyper)
 
 
