@@ -10,6 +10,7 @@ set -euo pipefail
 # The paths of Ray's sockets may have 107 characters.
 folder=$(mktemp -d /tmp/sf-XXXXXX)
 command_pid=
+idle=
 
 # Ray's processes, which all have this in their environments; the command lines of some do not name the folder.
 ray_pids() { grep -lszxF "LOCAL_CLUSTER=$folder" /proc/[0-9]*/environ | cut -d/ -f3 || true; }
@@ -32,6 +33,11 @@ trap end EXIT
 
 # The command is told, and decides when it ends: a launch saves first.
 stop() {
+    if [[ -n $idle ]]; then
+        # It has nothing to save, and a process that has only just begun may lose any other signal.
+        [[ -z ${!:-} ]] || kill -KILL "$!" 2>/dev/null || true
+        exit "$2"
+    fi
     [[ -n $command_pid ]] || exit "$2"
     kill -"$1" "$command_pid" 2>/dev/null || true
 }
@@ -68,6 +74,7 @@ export RAY_ADDRESS=$RAY_ADDRESS RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$RAY_AUTH_TOK
 # With that in another terminal: launch cfg.yaml --seeds 4 --address auto
 # Dashboard: http://127.0.0.1:$dashboard (it asks for the token). Ctrl-C ends the cluster.
 EOF
+    idle=yes
     set -- sleep infinity
 fi
 # Job control: a command in the background would otherwise ignore Ctrl-C.
