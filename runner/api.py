@@ -196,7 +196,8 @@ class Runner:
             returns = np.array([e.ret for e in episodes if e.member == member])
             spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
             number, more = len(returns), spread if len(returns) > 1 else ""
-            print(f"seed {seed}: {number} episode{'s' * (number > 1)}, return {returns.mean():.2f}{more}")
+            episodes_of = f"{number} episodes" if number > 1 else f"{number} episode"
+            print(f"seed {seed}: {episodes_of}, return {returns.mean():.2f}{more}")
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""

@@ -45,6 +45,20 @@ def test_rooms_are_small() -> None:
     assert {room: size for room, size in sizes.items() if size > LARGEST_ROOM} == {}
 
 
+def test_texts_are_not_multiplied_and_not_nested() -> None:
+    """`"s" * (n > 1)` is `"s" if n > 1 else ""`; a text in a text has a name."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            factors = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) else []
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            inner = [one for part in parts if isinstance(part, ast.FormattedValue) for one in ast.walk(part.value)]
+            text = any(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in factors)
+            if text or any(isinstance(one, ast.JoinedStr) for one in [*factors, *inner]):
+                found.append(f"{path.relative_to(REPOSITORY)}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
+
+
 def test_functions_fit_on_a_screen() -> None:
     long = {}
     for path in SOURCES:

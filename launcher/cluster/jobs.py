@@ -246,7 +246,8 @@ class Jobs:
         self._over(job)
         if told != digest.hexdigest():
             said = next((line for line in reversed(others) if line.strip()), "")
-            raise UserError(f"{self.url}: the launch's directory did not arrive whole{said and f': {said}'}")
+            why = f": {said}" if said else ""
+            raise UserError(f"{self.url}: the launch's directory did not arrive whole{why}")
 
     def _run(self, job: str, words: str, metadata: dict[str, str], folder: str | None, taken: str) -> None:
         """Submit a launcher; `taken` is the error where there is a job of this name."""

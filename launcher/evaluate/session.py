@@ -94,7 +94,8 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         if candidate.sha256 in scores:
             group.append(scores[candidate.sha256])
     ranks = {"seeds:": 1, "mean return:": 0, "IQM:": 3, "95% interval of the IQM:": 2, "mean length:": 4}
-    columns = [Column("config"), *[Column("timestep:")] * by_timestep, *(Column(*one) for one in ranks.items())]
+    timesteps = [Column("timestep:")] if by_timestep else []
+    columns = [Column("config"), *timesteps, *(Column(*one) for one in ranks.items())]
     rows: list[list[str]] = []
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
     for (directory, name, timestep), played in groups.items():
@@ -109,5 +110,5 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
                 f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
                 f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
             ]
-        rows.append([shown, *([f"{timestep:,}"] * by_timestep), str(len(played)), *numbers])
+        rows.append([shown, *([f"{timestep:,}"] if by_timestep else []), str(len(played)), *numbers])
     return table(columns, rows, width)

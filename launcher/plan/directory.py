@@ -255,7 +255,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def _short_commit(revision: Mapping[str, Any]) -> str:
     commit = str(revision["git_commit"])
-    return commit[:12] + "+" * commit.endswith("+")
+    return f"{commit[:12]}+" if commit.endswith("+") else commit[:12]
 
 
 def _write_plan(directory: Path, ledger: Ledger) -> None:

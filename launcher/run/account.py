@@ -88,7 +88,7 @@ def describe(network: Network) -> str:
         return size if step.activation == "identity" else f"{size} {step.activation}"
 
     def head(role: Role) -> str:
-        return f" → {shapes[f'{role.head}.weight'][0]}" if role.head else ""
+        return f" → {shapes[role.head + '.weight'][0]}" if role.head else ""
 
     def blocks(role: Role) -> str:
         return ", ".join(f"{b.name} ({', '.join(map(layer, b.steps))})" for b in role.blocks) or "none"

@@ -50,13 +50,13 @@ def show_plan(
     if placement.gpus:
         kind = "logical GPU" if placement.logical else "GPU"
         each = math.ceil(workers / placement.gpus)
-        place = f"{count(placement.gpus, kind)}, {'one worker each' if each == 1 else f'{each} workers each'}"
+        place = f"{count(placement.gpus, kind)}, {'one worker' if each == 1 else count(each, 'worker')} each"
     else:
         place = count(workers, "CPU worker")
         # With cores to spare, how many each gets is told once the environments are known.
         if placement.cpus > 1 or len(packs) >= placement.workers:
             cores = "one core" if placement.cpus == 1 else f"{placement.cpus} cores"
-            place += f", {cores}{' each' * (workers > 1)}"
+            place += f", {cores} each" if workers > 1 else f", {cores}"
     trials = [trial for pack in packs for trial in pack]
     sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"
     console.print(f"{sizes} on {place}; {left(trials):,} env steps in all", highlight=False)
@@ -84,7 +84,7 @@ def show_cores(console: Console, placement: Placement) -> None:
     """Print how many cores a worker has and why, where some would stand idle if it were one."""
     if placement.why:
         most = count(placement.cpus, "core") + " for each worker"
-        more = "; more would not be faster" * (placement.cpus == 1)
+        more = "; more would not be faster" if placement.cpus == 1 else ""
         console.print(f"{most}{more}: {placement.why}", highlight=False, soft_wrap=True)
 
 

@@ -143,7 +143,8 @@ def _used(revision: dict[str, Any]) -> list[str]:
     names = ("sunflower", "python", "torch", "jax", "envpool", "ray")
     packages = [f"{name} {versions[name]}" for name in names if name in versions]
     commit = str(revision.get("git_commit") or "")
-    code = [f"code {commit[:12]}{'+' * commit.endswith('+')}"] if commit else []
+    changed = "+" if commit.endswith("+") else ""
+    code = [f"code {commit[:12]}{changed}"] if commit else []
     used = ", ".join([*workers, *machine, *packages, *code])
     return [f"With:        {used}"] if used else []
 

@@ -107,7 +107,7 @@ def _leaves(
         return
     array, width = as_array(observations), parts.stop - parts.start
     shapes = {space.shape, (width,)} | ({()} if width == 1 else set())
-    allowed = f"[N{''.join(f', {n}' for n in space.shape or ())}]"
+    allowed = f"[{', '.join(map(str, ('N', *(space.shape or ()))))}]"
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{where or 'they'}: found type {array.dtype}; allowed: numbers {allowed}")
     if not array.ndim or array.shape[1:] not in shapes:

@@ -37,8 +37,8 @@ def leave_out(data: dict[str, Any], era: Era, source: Source, ignored: Ignored) 
             path = (*key, name)
             if not any(chosen[: len(path)] == path for chosen in source.overridden):
                 del block[name]
-                near = nearest(name, known, 1)
-                ignored(f"{dotted(path)} (skrl 1.x ignores it{f'; did you mean {near[0]!r}?' if near else ''})")
+                near = "".join(f"; did you mean {one!r}?" for one in nearest(name, known, 1))
+                ignored(f"{dotted(path)} (skrl 1.x ignores it{near})")
 
     take_out(data, Config, (), ("models", "agent", "trainer"))
     agent, models = (data[name] if isinstance(data.get(name), dict) else {} for name in ("agent", "models"))
