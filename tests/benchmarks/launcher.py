@@ -4,6 +4,7 @@
     python -m tests.benchmarks.launcher reporting
     python -m tests.benchmarks.launcher packs
     python -m tests.benchmarks.launcher address
+    python -m tests.benchmarks.launcher cores
 
 - `start`: from `launch` typed to the first update of two trials, for torch and JAX on CPU. "without the launcher" is a
   program that does only what has to be: start Ray as the launcher does, import in two actors, build a Runner in each
@@ -14,6 +15,8 @@
 - `packs`: a sweep of 8 learning rates x 4 seeds as one `launch`, and again with --trials-per-pack 1.
 - `address`: steps/s of two trials in two workers, on a Ray of the launch's own and on a cluster of a head and two
   nodes with a core each.
+- `cores`: one seed of HalfCheetah-v4 on all cores, as `launch` has it, and with --cores-per-worker 1; beside it what
+  EnvPool alone gains from a second thread, which is the most that stepping can gain.
 
 All in turn and several rounds; what is compared are medians. Round 0 fills the compiler's cache and does not count.
 """
@@ -63,10 +66,13 @@ def start_ray() -> None:
     )
 
 
+WORKERS = ("--workers", "2")
+
+
 def launch(*arguments: str, environment: Mapping[str, str] = os.environ) -> tuple[float, float, dict[str, Any]]:
     """Run `launch`: when it began, how long it took, and from its ledger what `read_ledger` says."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "launcher", *arguments, "--workers", "2", "--out", out, "--name", "run"]
+        command = [sys.executable, "-m", "launcher", *arguments, "--out", out, "--name", "run"]
         began = time.time()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         return began, time.time() - began, read_ledger(Path(out) / "run")
@@ -95,7 +101,7 @@ def read_ledger(directory: Path) -> dict[str, Any]:
 def with_launcher(backend: str) -> dict[str, float]:
     """Seconds from the start of the process until its attempts are open, and until the first record."""
     seeds = ("--seeds", "2", "--backend", backend, "--set", f"agent.experiment.write_interval={ROLLOUTS}")
-    began, wall, found = launch(str(CARTPOLE), *seeds)
+    began, wall, found = launch(str(CARTPOLE), *seeds, *WORKERS)
     return {name: found[name] - began for name in ("opened", "first", "stored")} | {"wall": wall}
 
 
@@ -250,7 +256,7 @@ def packs(rounds: int, timesteps: int) -> None:
 
     def sweep(*flags: str) -> dict[str, float]:
         what = ("--env", "Pendulum-v1", "--num-envs", "64", "--seeds", "4", "--set", SWEEP)
-        _, wall, found = launch(str(PENDULUM), *what, "--set", f"trainer.timesteps={timesteps}", *flags)
+        _, wall, found = launch(str(PENDULUM), *what, "--set", f"trainer.timesteps={timesteps}", *WORKERS, *flags)
         return {"wall_seconds": wall, "steps_per_second": found["steps_per_second"]}
 
     found = in_turn(rounds, sweep, lambda: sweep("--trials-per-pack", "1"))
@@ -264,7 +270,16 @@ def address(rounds: int, timesteps: int) -> None:
     """The speed of training on Ray nodes that were there already, over that on a Ray of the launch's own."""
     from tests.launcher.raylets import raylets
 
-    what = (str(CARTPOLE), "--seeds", "2", "--trials-per-pack", "1", "--set", f"trainer.timesteps={timesteps}")
+    what = (
+        str(CARTPOLE),
+        "--seeds",
+        "2",
+        "--trials-per-pack",
+        "1",
+        "--set",
+        f"trainer.timesteps={timesteps}",
+        *WORKERS,
+    )
 
     def local() -> dict[str, float]:
         return {"steps_per_second": launch(*what)[2]["steps_per_second"]}
@@ -282,10 +297,35 @@ def address(rounds: int, timesteps: int) -> None:
     compare("a Ray of its own", "two nodes of a cluster", found, "steps_per_second")
 
 
+# Cores
+
+
+def cores(rounds: int, timesteps: int, backend: str) -> None:
+    """The speed of one trial on all cores over that on one, and the same of the environment alone."""
+    from tests.benchmarks.throughput import in_process
+
+    env, envs = "HalfCheetah-v4", "64"
+    what = ("--env", env, "--num-envs", envs, "--backend", backend, "--set", f"trainer.timesteps={timesteps}")
+
+    def trained(*flags: str) -> dict[str, float]:
+        _, _, found = launch(str(PENDULUM), *what, *flags)
+        return {"steps_per_second": found["steps_per_second"]}
+
+    def alone(threads: int) -> dict[str, float]:
+        arguments = ("environment", env, "--num-envs", envs, "--timesteps", "2000", "--threads", str(threads))
+        return {"steps_per_second": in_process("tests.benchmarks.rivals", *arguments)["steps_per_second"]}
+
+    threads = os.cpu_count() or 1
+    calls = (partial(trained, "--cores-per-worker", "1"), trained, partial(alone, 1), partial(alone, threads))
+    one, every, first, pool = in_turn(rounds, *calls)
+    compare("launch --cores-per-worker 1", "launch", [one, every], "steps_per_second")
+    compare("environment alone, 1 thread", f"environment alone, {threads} threads", [first, pool], "steps_per_second")
+
+
 def main() -> None:
     """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("start", "reporting", "packs", "address", "bare"))
+    parser.add_argument("what", choices=("start", "reporting", "packs", "address", "cores", "bare"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timesteps", type=int, help="of each training")
     parser.add_argument("--backend", default="jax", help=argparse.SUPPRESS)
@@ -300,8 +340,10 @@ def main() -> None:
         reporting(arguments.rounds, arguments.timesteps or 8000)
     elif arguments.what == "packs":
         packs(arguments.rounds, arguments.timesteps or 1600)
-    else:
+    elif arguments.what == "address":
         address(arguments.rounds, arguments.timesteps or 64000)
+    else:
+        cores(arguments.rounds, arguments.timesteps or 9600, arguments.backend)
 
 
 if __name__ == "__main__":
