@@ -31,7 +31,7 @@ class HParams:
 
     def __init__(self, directory: Path, trials: Sequence[TrialRow]) -> None:
         """Of all `trials` of the launch in `directory`."""
-        one_each = {row.config: row.trial for row in reversed(trials)}
+        one_each = {row.config: row.id for row in reversed(trials)}
         if len(one_each) > MOST_READ:
             one_each = {}
         read = {config: read_settings(directory, trial)[0] for config, trial in one_each.items()}

@@ -142,7 +142,7 @@ class _Tail:
         before = (self._revision, dict(self._averaged))
         rows: dict[str, TrialRow] = {}
         while changes := self._ledger.changes(self._revision, CHUNK):
-            rows = rows or {row.trial: row for row in self._ledger.trials()}
+            rows = rows or {row.id: row for row in self._ledger.trials()}
             self._write_trials(changes, rows)
             if time.monotonic() > until:
                 self._save()
@@ -188,8 +188,8 @@ class _Tail:
 
         Those count as far as they got. So the averages do not depend on when the exporter looks.
         """
-        counts = {p.trial.trial: self._written(p) for p in seeds}
-        live = [counts[p.trial.trial] for p in seeds if p.trial.state not in ("failed", "diverged")]
+        counts = {p.trial.id: self._written(p) for p in seeds}
+        live = [counts[p.trial.id] for p in seeds if p.trial.state not in ("failed", "diverged")]
         end = min(live) if live else max(counts.values())
         for first in range(self._averaged[config], end, CHUNK):
             at: dict[int, list[StoredRecord]] = defaultdict(list)
@@ -238,7 +238,7 @@ class _Tail:
         run = self._runs.get(folder)
         if self._ended.get(folder) == row.state or (run is not None and run.next != progress.records):
             return
-        last = self._ledger.records(row.trial, progress.records - 1) if progress.records else []
+        last = self._ledger.records(row.id, progress.records - 1) if progress.records else []
         ended_at = last[-1].wall_time if last else time.time()
         if not (self._root / folder).is_dir():  # it failed before its first record
             self._trial_run(row, ended_at)

@@ -53,14 +53,14 @@ class WandbExport:
 
     def opened(self, row: TrialRow, folder: Path) -> None:
         """Show a folder in which events of a trial are written from now on."""
-        if row.trial in self._configs:
-            self._unfinished[row.trial] = row, folder
+        if row.id in self._configs:
+            self._unfinished[row.id] = row, folder
             self._tasks.put((self._start, row, folder))
 
     def completed(self, row: TrialRow, folder: Path) -> None:
         """Finish the run of a trial that is over."""
-        if row.trial in self._unfinished:
-            self._unfinished[row.trial] = row, folder
+        if row.id in self._unfinished:
+            self._unfinished[row.id] = row, folder
             self._tasks.put((self._finish, row, folder))
 
     def close(self) -> None:
@@ -92,20 +92,20 @@ class WandbExport:
                 weights_and_biases.end()
 
     def _start(self, row: TrialRow, folder: Path) -> None:
-        if row.trial not in self._runs:
+        if row.id not in self._runs:
             names = {
-                "id": f"{row.trial}-{self._launch()}",
+                "id": f"{row.id}-{self._launch()}",
                 "name": f"{row.config}_seed_{row.seed}",
                 "group": row.config,
             }
-            config, settings = self._configs[row.trial], {"settings": SETTINGS}
+            config, settings = self._configs[row.id], {"settings": SETTINGS}
             run = weights_and_biases.start(config, folder, self._directory, names | settings, whole=True)
-            self._runs[row.trial], self.where = run, weights_and_biases.address(run)
+            self._runs[row.id], self.where = run, weights_and_biases.address(run)
 
     def _finish(self, row: TrialRow, folder: Path) -> None:
         self._start(row, folder)
-        self._runs.pop(row.trial).finish(exit_code=int(row.state != "finished"))
-        del self._unfinished[row.trial]
+        self._runs.pop(row.id).finish(exit_code=int(row.state != "finished"))
+        del self._unfinished[row.id]
 
     def _launch(self) -> str:
         """What tells this launch's runs from those of others with the same configuration, kept in a file."""

@@ -51,7 +51,7 @@ def read(directory: Path) -> list[Evaluation]:
         sqlite3.Error: its ledger is damaged.
     """
     with Ledger(directory, writer=False) as ledger:
-        places = {row.trial: place for place, row in enumerate(ledger.trials())}
+        places = {row.id: place for place, row in enumerate(ledger.trials())}
     columns = "sha256, settings, trial, timestep, returns, lengths, seeds, made_at"
     with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=False)) as db:
         rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()

@@ -121,7 +121,7 @@ class Ledger:
         names = "trial, config, seed, num_envs, timesteps"
         with self._transaction():
             for row in rows:
-                new = (row.trial, row.config, row.seed, row.num_envs, row.timesteps)
+                new = (row.id, row.config, row.seed, row.num_envs, row.timesteps)
                 same = f"SELECT {names} FROM trials WHERE trial = ? OR (config = ? AND seed = ?)"
                 for stored in self._db.execute(same, new[:3]).fetchall():
                     if stored != new:
@@ -129,7 +129,7 @@ class Ledger:
                             f"{self.directory} holds the trial ({names}) {stored}, which differs from {new}. "
                             "Resume with the settings it was started with, or start a launch of another name."
                         )
-                number = self._configuration(row.config, texts.get(row.trial, "{}"))
+                number = self._configuration(row.config, texts.get(row.id, "{}"))
                 insert = f"INSERT OR IGNORE INTO trials ({names}, state, configuration) VALUES (?, ?, ?, ?, ?, ?, ?)"
                 self._db.execute(insert, (*new, "pending", number))
 
@@ -284,7 +284,7 @@ class Ledger:
             UserError: in a directory of version 0.1.0, a file of a configuration is gone or damaged.
         """
         if not self._knows_texts:
-            names = [row.trial for row in self.trials()] if trials is None else trials
+            names = [row.id for row in self.trials()] if trials is None else trials
             return layout2.configurations(self.directory, names)
         if trials is None:
             texts = dict(self._db.execute("SELECT number, text FROM configurations"))
@@ -338,7 +338,7 @@ class Ledger:
         notes = {row.number: row.note for row in self.attempts()}
         last = self.last_records(saved)
         for trial in self.trials():
-            r = last[trial.trial].record if trial.trial in last else Record(-1, 0, 0, 0.0, {})
+            r = last[trial.id].record if trial.id in last else Record(-1, 0, 0, 0.0, {})
             value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)
             note = notes.get(trial.attempt or 0)
             rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed, note))

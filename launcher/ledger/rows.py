@@ -29,7 +29,7 @@ GAP: Final = "gap"
 class TrialRow:
     """One trial: `timesteps` is the length it is to reach, `attempt` its owner, `error` why it failed."""
 
-    trial: str
+    id: str
     config: str
     seed: int
     num_envs: int

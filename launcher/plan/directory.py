@@ -260,7 +260,7 @@ def _short_commit(revision: Mapping[str, Any]) -> str:
 
 def _write_plan(directory: Path, ledger: Ledger) -> None:
     """Write plan.json for people: which trials there are, and what each launch and resume was."""
-    trials = [{"id": row.trial, "name": row.config, "seed": row.seed} for row in ledger.trials()]
+    trials = [{"id": row.id, "name": row.config, "seed": row.seed} for row in ledger.trials()]
     plan = {"trials": trials, "revisions": ledger.revisions()}
     write_whole(directory / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
 
@@ -279,10 +279,10 @@ def trials_of(ledger: Ledger) -> list[Trial]:
     """The same of an open ledger."""
     texts, known, trials = ledger.configurations(), dict[str, Config](), []
     for row in ledger.trials():
-        text = texts[row.trial]
+        text = texts[row.id]
         if text not in known:
             known[text] = config_of(text, row.seed)
-        trials.append(Trial(row.trial, row.config, known[text].model_copy(update={"seed": row.seed})))
+        trials.append(Trial(row.id, row.config, known[text].model_copy(update={"seed": row.seed})))
     return trials
 
 

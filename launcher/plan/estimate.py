@@ -168,7 +168,7 @@ def _attempts(directory: Path, here: tuple[object, ...]) -> list[_Attempt]:
     """The last attempts, one of each configuration and size, since its last revision; none if that is not as `here`."""
     with Ledger(directory, writer=False) as ledger:
         last = ledger.revisions()[-1]
-        names = {row.trial: row.config for row in ledger.trials()}
+        names = {row.id: row.config for row in ledger.trials()}
     kind = _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"])
     host, since = last["hardware"]["host"], float(last["time"])
     if kind != here:

@@ -52,7 +52,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     """
     with reading(directory) as ledger:
         trials = {trial.id: trial for trial in folder.trials_of(ledger)}
-        rows, begin = {row.trial: row for row in ledger.trials()}, ledger.last_agents()
+        rows, begin = {row.id: row for row in ledger.trials()}, ledger.last_agents()
     if not rows:
         raise UserError(f"{directory / LEDGER}: damaged: it has no trials")
     length = _length(settings)

@@ -234,7 +234,7 @@ def _configuration(
 ) -> Configuration:
     records = []
     for row in rows:
-        records.append(_read(standing.directory, row.trial.trial))
+        records.append(_read(standing.directory, row.trial.id))
         if each is not None:
             each(name, row, records[-1])
     tags = dict.fromkeys(tag for one in records for tag in one.values if not tag.startswith(TIME))
@@ -255,7 +255,7 @@ def _configuration(
         # An attempt that has begun since the launch was read is left to the next report.
         spans = {attempt: span for attempt, span in one.spans().items() if attempt in standing.attempts}
         seeds.append(Seed(row, index, held, spans, one.split()))
-    settings, text = read_settings(standing.directory, rows[0].trial.trial)
+    settings, text = read_settings(standing.directory, rows[0].trial.id)
     scores = np.array([seed.score for seed in seeds if seed.counts])
     iqm = float(stats.interquartile_mean(scores)) if len(scores) else None
     rng = np.random.default_rng(0)

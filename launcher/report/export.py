@@ -57,7 +57,7 @@ class Curves:
             csv.writer(self._file).writerow(["configuration", "trial", "seed", "env_steps", "seconds", *COLUMNS])
         empty = np.full(len(records.env_steps), np.nan)
         columns = [records.values.get(tag, empty).tolist() for tag in COLUMNS.values()]
-        who = (configuration, row.trial.trial, row.trial.seed)
+        who = (configuration, row.trial.id, row.trial.seed)
         steps, seconds = records.env_steps.astype(np.int64).tolist(), records.seconds.tolist()
         csv.writer(self._file).writerows(
             (*who, *rest) for rest in zip(steps, seconds, *(map(plain, column) for column in columns), strict=True)
@@ -97,15 +97,13 @@ def _scores(report: Report) -> Iterator[Sequence[Any]]:
         for seed in c.seeds:
             trial = seed.row.trial
             score = "" if seed.score is None else seed.score
-            who = (c.name, c.task, trial.trial, trial.seed, trial.state, seed.row.env_steps)
+            who = (c.name, c.task, trial.id, trial.seed, trial.state, seed.row.env_steps)
             yield *who, score, int(seed.counts), trial.error or ""
 
 
 def _evaluations(report: Report) -> Iterator[Sequence[Any]]:
     yield "launch", "configuration", "task", "trial", "seed", "env_steps", "timestep", *_EVALUATED
-    seeds = {
-        (seed.launch, seed.row.trial.trial): (c, seed.row.trial) for c in report.configurations for seed in c.seeds
-    }
+    seeds = {(seed.launch, seed.row.trial.id): (c, seed.row.trial) for c in report.configurations for seed in c.seeds}
     for index, launch in enumerate(report.launches):
         for one in launch.evaluations:
             found = seeds.get((index, one.trial))

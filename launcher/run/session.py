@@ -171,7 +171,7 @@ def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int
     begin = dict(_begins(trials))
     with Ledger(directory, writer=False) as ledger:
         return sum(
-            begin[row.trial.trial] * row.trial.num_envs if row.trial.trial in begin else row.env_steps
+            begin[row.trial.id] * row.trial.num_envs if row.trial.id in begin else row.env_steps
             for row in ledger.progress(saved=True)
         )
 

@@ -88,7 +88,7 @@ def _cells(
         "state": _states,
     }
     if attempts is not None:
-        cells["attempts:"] = lambda g: Text(f"{sum(attempts.get(row.trial.trial, 0) for row in g):,}")
+        cells["attempts:"] = lambda g: Text(f"{sum(attempts.get(row.trial.id, 0) for row in g):,}")
     cells["env steps:"] = lambda g: Text(f"{_trained(g):,}")
     if not final:
         cells["done:"] = lambda g: Text(_percent(g))

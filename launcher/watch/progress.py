@@ -238,7 +238,7 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
         if row.trial.state in LOST_STATES:
             log = logs.get(row.trial.attempt or 0)
             where = "" if log is None or row.trial.error else f" (log: {log})"
-            show_failure(console, row.trial.trial, row, where)
+            show_failure(console, row.trial.id, row, where)
     show_statistics(console, rows)
     trained = max(sum(row.env_steps for row in rows) - before, 0)
     busy = _busy_seconds(last, time.time() - seconds)

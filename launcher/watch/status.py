@@ -64,7 +64,7 @@ class Standing:
 
     def attempts_of(self, row: Progress) -> list[int]:
         """The attempts that trained a trial, or were to."""
-        return self.members.get(row.trial.trial, [])
+        return self.members.get(row.trial.id, [])
 
 
 def read(directory: Path) -> Standing:
@@ -102,7 +102,7 @@ def show(console: Console, standing: Standing) -> None:
     rows = standing.rows
     for line in (*_about(standing), totals(rows)):
         _say(console, line)
-    attempts = {row.trial.trial: len(standing.attempts_of(row)) for row in rows}
+    attempts = {row.trial.id: len(standing.attempts_of(row)) for row in rows}
     whole = not console.is_terminal
     console.print(
         layout(rows, console.width, progress.ROWS + 2, whole_names=whole, attempts=attempts, rest="; --json has all")
@@ -157,7 +157,7 @@ def _show_failures(console: Console, standing: Standing) -> None:
             groups.setdefault((row.trial.attempt, row.trial.state, row.trial.error), []).append(row)
     for rows in list(groups.values())[:FAILURES]:
         first, mates = rows[0], len(rows) - 1
-        progress.show_failure(console, first.trial.trial + (f" and {mates:,} more" if mates else ""), first)
+        progress.show_failure(console, first.trial.id + (f" and {mates:,} more" if mates else ""), first)
         try:
             path = log_path(standing, standing.attempts[first.trial.attempt or 0])
             lines = tail(path, LAST_WORDS)
@@ -217,7 +217,7 @@ def _describe_trial(standing: Standing, row: Progress) -> dict[str, Any]:
     trial = row.trial
     attempt = standing.attempts.get(trial.attempt or 0)
     return {
-        "trial": trial.trial,
+        "trial": trial.id,
         "config": trial.config,
         "seed": trial.seed,
         "state": trial.state,
@@ -227,7 +227,7 @@ def _describe_trial(standing: Standing, row: Progress) -> dict[str, Any]:
         "records": row.records,
         "score": row.value if row.value is not None and math.isfinite(row.value) else None,
         "attempts": standing.attempts_of(row),
-        "checkpoint_timestep": standing.agents.get(trial.trial),
+        "checkpoint_timestep": standing.agents.get(trial.id),
         "log": None if attempt is None else attempt.log,
         "error": trial.error,
     }
@@ -242,7 +242,7 @@ def _total(row: Progress) -> int:
 
 def list_logs(standing: Standing) -> None:
     """Print a line for each trial, for people and for grep: its name, state, last attempt, and that one's log."""
-    width = max((len(row.trial.trial) for row in standing.rows), default=0)
+    width = max((len(row.trial.id) for row in standing.rows), default=0)
     where: dict[int, str] = {}
     for number, attempt in standing.attempts.items():
         try:
@@ -252,7 +252,7 @@ def list_logs(standing: Standing) -> None:
     for row in standing.rows:
         last = row.trial.attempt
         log = "not begun" if last is None else f"attempt {last:<4}  {where.get(last, 'no log')}"
-        print(f"{row.trial.trial:{width}}  {row.trial.state:11}  {log}")
+        print(f"{row.trial.id:{width}}  {row.trial.state:11}  {log}")
 
 
 def show_log(standing: Standing, trial: str | None, number: int | None, lines: int) -> None:
@@ -284,10 +284,10 @@ def _attempt_of(standing: Standing, trial: str | None, number: int | None) -> At
         row = find(standing, trial)
         known = standing.attempts_of(row)
         if not known:
-            raise UserError(f"{row.trial.trial}: no attempt at it has begun, so it has no log yet")
+            raise UserError(f"{row.trial.id}: no attempt at it has begun, so it has no log yet")
         if number is not None and number not in known:
             raise UserError(
-                f"command line: --attempt {number}: allowed: {', '.join(map(str, known))}, which had {row.trial.trial}"
+                f"command line: --attempt {number}: allowed: {', '.join(map(str, known))}, which had {row.trial.id}"
             )
         number = known[-1] if number is None else number
     if number is None or number not in standing.attempts:
@@ -302,7 +302,7 @@ def find(standing: Standing, word: str) -> Progress:
     Raises:
         UserError: none, or several.
     """
-    names = {row.trial.trial: row for row in standing.rows}
+    names = {row.trial.id: row for row in standing.rows}
     if word in names:
         return names[word]
     found = [name for name in names if name.startswith(word)]

@@ -83,7 +83,7 @@ def read_ledger(directory: Path) -> dict[str, Any]:
     from launcher.ledger.ledger import Ledger
 
     with Ledger(directory, writer=False) as ledger:
-        curves = [ledger.records(row.trial) for row in ledger.trials()]
+        curves = [ledger.records(row.id) for row in ledger.trials()]
         opened = min(row.opened_at for row in ledger.attempts())
     # A record of a push waited for it; the youngest one of each push hardly.
     first = min(min(r.wall_time - r.record.seconds for r in curve) + curve[0].record.seconds for curve in curves)

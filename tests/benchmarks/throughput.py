@@ -74,7 +74,7 @@ def launch(task: str, timesteps: int, label: str) -> dict[str, float]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - began
         with Ledger(Path(out) / "run", writer=False) as ledger:
-            last = [ledger.records(row.trial)[-1].record for row in ledger.trials()]
+            last = [ledger.records(row.id)[-1].record for row in ledger.trials()]
     return {"steps_per_second": sum(r.env_steps / r.seconds for r in last), "wall_seconds": wall}
 
 

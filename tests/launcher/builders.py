@@ -38,4 +38,4 @@ def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:
 
 
 def state(ledger: Ledger, trial: str = "a-1") -> str:
-    return next(row.state for row in ledger.trials() if row.trial == trial)
+    return next(row.state for row in ledger.trials() if row.id == trial)

@@ -52,5 +52,5 @@ def assert_saved(directory: Path, state: str) -> None:
         agents = ledger.last_agents()
         for row in ledger.progress():
             assert row.trial.state == state, row
-            assert row.env_steps == agents[row.trial.trial] * row.trial.num_envs > 0, row
-            assert row.records == max(one.records for one in ledger.checkpoints(row.trial.trial)), row
+            assert row.env_steps == agents[row.trial.id] * row.trial.num_envs > 0, row
+            assert row.records == max(one.records for one in ledger.checkpoints(row.trial.id)), row

@@ -81,7 +81,7 @@ def counts(directory: Path) -> dict[str, int]:
     """Trial → number of its records; empty before there is a ledger."""
     try:
         with Ledger(directory, writer=False) as ledger:
-            return {row.trial.trial: row.records for row in ledger.progress()}
+            return {row.trial.id: row.records for row in ledger.progress()}
     except UserError:
         return {}
 
@@ -122,5 +122,5 @@ def assert_whole(directory: Path, records: int) -> None:
     with Ledger(directory, writer=False) as ledger:
         for row in ledger.trials():
             assert row.state == "finished", row
-            indices = [stored.record.index for stored in ledger.records(row.trial)]
-            assert indices == list(range(records)), row.trial
+            indices = [stored.record.index for stored in ledger.records(row.id)]
+            assert indices == list(range(records)), row.id

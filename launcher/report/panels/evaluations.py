@@ -103,7 +103,7 @@ def panel(report: Report) -> Panel | None:
 def evaluated(report: Report) -> Iterator[Evaluated]:
     """The evaluations of each configuration, once for each kind of settings."""
     for c in report.configurations:
-        trials = {seed.row.trial.trial: seed.row.trial for seed in c.seeds}
+        trials = {seed.row.trial.id: seed.row.trial for seed in c.seeds}
         kinds: dict[str, list[tuple[int, int, Evaluation]]] = {}
         for one in report.launches[c.launch].evaluations:  # by trial and timestep: the last one of a seed is its last
             if one.trial in trials and one.returns:

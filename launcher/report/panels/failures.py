@@ -47,7 +47,7 @@ def failures(standing: status.Standing) -> list[Failure]:
     for row in standing.rows:
         trial = row.trial
         if trial.state in LOST_STATES:
-            groups.setdefault((trial.attempt, trial.state, trial.error), []).append(trial.trial)
+            groups.setdefault((trial.attempt, trial.state, trial.error), []).append(trial.id)
     found = []
     for number, ((attempt, state, error), trials) in enumerate(groups.items()):
         reason = error or "A loss or parameter stopped being a finite number; the last finite state is saved."

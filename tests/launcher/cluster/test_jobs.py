@@ -50,7 +50,7 @@ def test_a_launch_is_submitted_followed_and_brought_back(cluster: Cluster, tmp_p
         with Ledger(on_head(cluster, "whole", "our runs"), writer=False) as theirs:
             assert mine.progress() == theirs.progress()
         for row in mine.trials():
-            for file in mine.checkpoints(row.trial):
+            for file in mine.checkpoints(row.id):
                 assert (tmp_path / "here" / "whole" / file.path).stat().st_size == file.bytes
     status, output = cluster.run("pull", "whole", "--out", str(tmp_path / "here"), *at)
     assert status == 0, "what was pulled may be pulled again: " + output
@@ -112,7 +112,7 @@ def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp
     with Ledger(directory, writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["interrupted"] * 2
         last = ledger.last_agents()
-        assert all(row.timestep == last[row.trial.trial] for row in ledger.progress())
+        assert all(row.timestep == last[row.trial.id] for row in ledger.progress())
     assert cluster.run("stop", "long", *at)[1].startswith("long: was over already")
     status, output = cluster.run("pull", "long", "--out", str(tmp_path), *at)
     assert status == 0, output

@@ -51,7 +51,7 @@ def test_every_checkpoint_plays_the_same_episodes_once(
     assert "4 checkpoints x 6 episodes\n" in capsys.readouterr().out
     first = evaluations.read(launched)
     with Ledger(launched, writer=False) as ledger:
-        last = {row.trial: ledger.checkpoints(row.trial)[-1] for row in ledger.trials()}
+        last = {row.id: ledger.checkpoints(row.id)[-1] for row in ledger.trials()}
     assert {(one.trial, one.sha256, one.timestep) for one in first} == {
         (trial, file.sha256, 192) for trial, file in last.items()
     }

@@ -98,9 +98,9 @@ def test_more_records_than_are_read_at_once(
 ) -> None:
     monkeypatch.setattr(export_module, "CHUNK", 3)
     values = [float(i) for i in range(10)]
-    attempt = opened(ledger, *(trial.trial for trial in TRIALS[:4]))
+    attempt = opened(ledger, *(trial.id for trial in TRIALS[:4]))
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 0, values)
+        push(ledger, attempt, trial.id, 0, values)
     export.poll()
     assert read("a/seed_3") == read("a/mean") == read("a/iqm") == steps(*values)
 
@@ -158,16 +158,16 @@ def test_rewind_to_records_that_are_further_apart(
 def test_next_exporter_goes_on_where_this_one_stopped(
     ledger: Ledger, export: TensorBoardExport, read: Callable[..., Points], tmp_path: Path
 ) -> None:
-    attempt = opened(ledger, *(trial.trial for trial in TRIALS[:4]))
+    attempt = opened(ledger, *(trial.id for trial in TRIALS[:4]))
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 0, [1.0, 2.0])
+        push(ledger, attempt, trial.id, 0, [1.0, 2.0])
     export.close()
     written = sorted((tmp_path / "tensorboard").rglob("events*"))
     again = TensorBoardExport(tmp_path)
     again.poll()
     assert sorted((tmp_path / "tensorboard").rglob("events*")) == written  # nothing is new
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 2, [3.0])
+        push(ledger, attempt, trial.id, 2, [3.0])
     again.close()
     assert read("a/seed_0") == read("a/mean") == read("a/iqm") == steps(1.0, 2.0, 3.0)
     new = set((tmp_path / "tensorboard").rglob("events*")) - set(written)
@@ -184,11 +184,11 @@ def test_crash_before_the_cursor_is_written_repeats_nothing(
     cursor = tmp_path / "tensorboard/cursor.json"
     export = TensorBoardExport(tmp_path)
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 0, [1.0])
+        push(ledger, attempt, trial.id, 0, [1.0])
     export.poll()
     before = cursor.read_text()
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 1, [2.0, 3.0])
+        push(ledger, attempt, trial.id, 1, [2.0, 3.0])
     export.close()
     for lost in (before, "", None):  # one poll's work; a power cut; someone's broom
         if lost is None:
@@ -203,8 +203,8 @@ def test_crash_before_the_cursor_is_written_repeats_nothing(
 def test_rewind_while_no_exporter_ran(ledger: Ledger, read: Callable[..., Points], tmp_path: Path) -> None:
     first = opened(ledger, "a-0", "a-1", "a-2", "a-3")
     for trial in TRIALS[:4]:
-        push(ledger, first, trial.trial, 0, [1.0, 2.0, 3.0])
-        checkpoint(ledger, first, trial.trial, 1)
+        push(ledger, first, trial.id, 0, [1.0, 2.0, 3.0])
+        checkpoint(ledger, first, trial.id, 1)
     TensorBoardExport(tmp_path).close()
     push(ledger, opened(ledger, "a-0"), "a-0", 1, [12.0])
     TensorBoardExport(tmp_path).close()
@@ -251,7 +251,7 @@ def test_nan_is_left_out_of_averages(ledger: Ledger, export: TensorBoardExport, 
         *([math.nan, math.nan, 1.0], [6.0, math.nan, 2.0]),
     ]
     for trial, values in zip(TRIALS[:4], columns, strict=True):
-        push(ledger, attempt, trial.trial, 0, values)
+        push(ledger, attempt, trial.id, 0, values)
     export.poll()
     (_, mean), (_, none), (_, infinite) = read("a/mean")
     assert mean == 3.0 and math.isnan(none) and math.isnan(infinite)
@@ -292,7 +292,7 @@ def test_averages_follow_a_rewind_and_a_failed_trial_that_runs_again(
 ) -> None:
     first = opened(ledger, "a-0", "a-1", "a-2", "a-3")
     for trial in TRIALS[:4]:
-        push(ledger, first, trial.trial, 0, [1.0, 2.0, 3.0])
+        push(ledger, first, trial.id, 0, [1.0, 2.0, 3.0])
     checkpoint(ledger, first, "a-3", 1)
     export.poll()
     second = opened(ledger, "a-3")
@@ -314,7 +314,7 @@ def test_seed_added_later_joins_the_averages(
 ) -> None:
     attempt = opened(ledger, "a-0", "a-1", "a-2", "a-3")
     for trial in TRIALS[:4]:
-        push(ledger, attempt, trial.trial, 0, [1.0, 2.0])
+        push(ledger, attempt, trial.id, 0, [1.0, 2.0])
     export.poll()
     ledger.add_trials([TrialRow("a-4", "a", 4, 4, 1000)])
     export.poll()

@@ -49,7 +49,7 @@ class Export:
     def __init__(self, directory: Path) -> None:
         experiment = {"wandb": True, "wandb_kwargs": {"project": "sunflowers"}}
         configs = {
-            row.trial: make_config({"agent.experiment": experiment, "seed": row.seed})
+            row.id: make_config({"agent.experiment": experiment, "seed": row.seed})
             for row in TRIALS
             if row.config == "a"
         }

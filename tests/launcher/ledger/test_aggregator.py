@@ -98,7 +98,7 @@ def test_full_disk_keeps_the_lease_and_carries_the_stop(aggregator: Aggregator, 
 def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
     aggregator: Aggregator, clock: SimpleNamespace
 ) -> None:
-    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.id], trial.id).number for trial in TRIALS)
     clock.now += 3
     assert aggregator.pulse() == Pulse({}, 0.0)
     aggregator.push(second, {})
@@ -113,7 +113,7 @@ def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
 
 
 def test_every_open_attempt_gets_a_full_lease_after_a_restart(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.id], trial.id).number for trial in TRIALS)
     aggregator.push(first, {})
     clock.now += 3
     restart(aggregator)
@@ -124,7 +124,7 @@ def test_every_open_attempt_gets_a_full_lease_after_a_restart(aggregator: Aggreg
 
 
 def test_no_lease_runs_while_the_aggregator_does_not(aggregator: Aggregator, clock: SimpleNamespace) -> None:
-    first, second = (aggregator.call("open", [trial.trial], trial.trial).number for trial in TRIALS)
+    first, second = (aggregator.call("open", [trial.id], trial.id).number for trial in TRIALS)
     aggregator.push(first, {})
     aggregator.push(second, {})
     clock.now += 2
@@ -344,7 +344,7 @@ def test_every_record_once_though_the_actor_is_killed(actor: object, directory: 
 
     attempt = ray.get(actor.call.remote("open", ["a-1", "a-2"], "t")).number
     push = ray.remote(num_cpus=1, max_retries=0)(push_until_stopped)
-    workers = {trial.trial: push.remote(actor, attempt, trial.trial) for trial in TRIALS}
+    workers = {trial.id: push.remote(actor, attempt, trial.id) for trial in TRIALS}
     processes = set()
     with Ledger(directory, writer=False) as reader:
         for kill in range(3):

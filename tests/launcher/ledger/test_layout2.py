@@ -31,8 +31,8 @@ def old(tmp_path: Path) -> Path:
 def everything(directory: Path) -> list[object]:
     with Ledger(directory, writer=False) as ledger:
         rows, texts = ledger.trials(), ledger.configurations()
-        assert ledger.configurations([rows[2].trial]) == {rows[2].trial: texts[rows[2].trial]}
-        kept = [(one.trial, one.timestep, one.sha256) for row in rows for one in ledger.checkpoints(row.trial)]
+        assert ledger.configurations([rows[2].id]) == {rows[2].id: texts[rows[2].id]}
+        kept = [(one.trial, one.timestep, one.sha256) for row in rows for one in ledger.checkpoints(row.id)]
         return [rows, texts, ledger.revisions(), ledger.progress(), ledger.attempts(), ledger.members(), kept]
 
 

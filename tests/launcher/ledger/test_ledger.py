@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def test_trials_added_twice_are_there_once(ledger: Ledger) -> None:
     ledger.add_trials([A, B])
     ledger.add_trials([TrialRow("a-2", "a", 2, 4, 1000)])
-    assert [row.trial for row in ledger.trials()] == ["a-1", "a-2", "b-1"]
+    assert [row.id for row in ledger.trials()] == ["a-1", "a-2", "b-1"]
     assert ledger.trials()[0] == A
 
 
@@ -41,7 +41,7 @@ def test_trials_added_twice_are_there_once(ledger: Ledger) -> None:
         dataclasses.replace(A, timesteps=2000),
         dataclasses.replace(A, num_envs=5),
         dataclasses.replace(A, seed=9),
-        dataclasses.replace(A, trial="other"),  # two trials would share one TensorBoard folder
+        dataclasses.replace(A, id="other"),  # two trials would share one TensorBoard folder
     ],
 )
 def test_trial_that_conflicts_is_refused_and_nothing_is_added(ledger: Ledger, row: TrialRow) -> None:
@@ -339,7 +339,7 @@ def test_progress(ledger: Ledger) -> None:
     attempt = ledger.open(["a-1"], "t").number
     ledger.push(attempt, {"a-1": batch(0, 3)})
     a, b = ledger.progress()
-    assert (a.trial.trial, a.trial.state) == ("a-1", "running")
+    assert (a.trial.id, a.trial.state) == ("a-1", "running")
     assert (a.records, a.timestep, a.env_steps, a.value, a.steps_per_second) == (3, 30, 120, 2.0, 100.0)
     assert (b.records, b.timestep, b.env_steps, b.value, b.steps_per_second) == (0, 0, 0, None, None)
     assert ledger.progress("unknown tag")[0].value is None

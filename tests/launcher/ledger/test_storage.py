@@ -310,7 +310,7 @@ def test_a_ledger_where_nothing_may_be_written(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(storage, "_connect", lambda path, writer: Refusing())
     with Ledger(tmp_path, writer=False) as reader:
-        assert [row.trial for row in reader.trials()] == ["a-1"]
+        assert [row.id for row in reader.trials()] == ["a-1"]
     assert sorted(os.listdir(tmp_path)) == ["ledger.lock", "ledger.sqlite"]
     (tmp_path / "ledger.sqlite-wal").touch()
     Ledger(tmp_path, writer=False).disconnect()

@@ -75,7 +75,7 @@ def test_seeds_are_added_to_every_configuration(tmp_path: Path) -> None:
         [tmp_path / "cartpole.yaml"], ["agent.learning_rate=1e-3,1e-4", "agent.learning_rate_scheduler=null"], {}, "7"
     )  # as if all had been asked for at once
     with Ledger(path, writer=False) as ledger:
-        assert {row.trial for row in ledger.trials()} == {trial.id for trial in again.trials}
+        assert {row.id for row in ledger.trials()} == {trial.id for trial in again.trials}
     assert {row["id"] for row in json.loads((path / "plan.json").read_text())["trials"]} == {t.id for t in again.trials}
     assert not continuing.read(path, "7", [], retry_failed=False).added
 

@@ -202,7 +202,7 @@ def test_resume_refuses_bad_flags(tmp_path: Path, refused: Refused) -> None:
 def test_resume_of_what_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], final: Any, status: int) -> None:
     path = small_launch(tmp_path)
     with Ledger(path) as ledger:
-        names = [row.trial for row in ledger.trials()]
+        names = [row.id for row in ledger.trials()]
         attempt = ledger.open(names, "t").number
         ledger.publish(attempt, {name: Published(0, b"", "agent", 0, final) for name in names})
     assert main(["resume", str(path)]) == status

@@ -82,7 +82,7 @@ def tabs(page: Path) -> list[str]:
 
 
 def test_configurations_are_sorted_and_only_finished_trials_count(told: Report) -> None:
-    by_row = {seed.row.trial.trial: seed.row for seed in told.seeds}
+    by_row = {seed.row.trial.id: seed.row for seed in told.seeds}
     assert len(by_row) == 24
     iqms = [c.iqm for c in told.configurations]
     assert None not in iqms and iqms == sorted(iqms, reverse=True)
@@ -115,7 +115,7 @@ def test_curves_hold_lost_trials_until_their_end(told: Report) -> None:
 
 
 def test_grid_keeps_the_last_step(launched: Path, told: Report) -> None:
-    records = [read_records(launched / "ledger.sqlite", seed.row.trial.trial) for seed in told.seeds[:4]]
+    records = [read_records(launched / "ledger.sqlite", seed.row.trial.id) for seed in told.seeds[:4]]
     whole = grid_of(records, 100)
     assert len(whole) == POINTS
     thin = grid_of(records, 5)
@@ -142,7 +142,7 @@ def test_page_and_csv_say_the_same(page: Path, told: Report) -> None:
     assert float(last["iqm"]) == best.curve.iqm[-1] and last["seeds"] == str(best.curve.seeds[-1])
     evaluated = rows(page.with_suffix("") / "evaluations.csv")
     assert len(evaluated) == 60 and {row["launch"] for row in evaluated} == {"sweep"}
-    seeds = {seed.row.trial.trial: (c.name, c.task, seed.row.trial) for c in told.configurations for seed in c.seeds}
+    seeds = {seed.row.trial.id: (c.name, c.task, seed.row.trial) for c in told.configurations for seed in c.seeds}
     for row in evaluated:
         name, task, trial = seeds[row["trial"]]
         assert (row["configuration"], row["task"], row["seed"]) == (name, task, str(trial.seed))
@@ -313,7 +313,7 @@ def test_time_split_is_told_where_records_tell_it(told: Report, tmp_path: Path) 
     assert list(table.headings[-2:]) == ["Environment, %:", "Update, %:"] and len(table.rows) == 6
     assert all(sum(cell.value or 0.0 for cell in row[-2:]) == pytest.approx(100) for row in table.rows)
     seed = told.configurations[0].seeds[0]
-    records = read_records(told.launches[0].standing.directory / "ledger.sqlite", seed.row.trial.trial)
+    records = read_records(told.launches[0].standing.directory / "ledger.sqlite", seed.row.trial.id)
     assert seed.split["Update"] == pytest.approx(records.values["Time / Update"].sum())
     report_launches.build(tmp_path / "a", seeds=1, points=4)
     assert throughput.speeds(data.read([tmp_path / "a"])).headings[-1] == "steps/s of a trial, median:"
@@ -485,5 +485,5 @@ def test_logs_that_are_elsewhere(launched: Path) -> None:
     lost = next(row for row in standing.rows if row.trial.state == "failed")
     away = {number: dataclasses.replace(row, log="logs/away.log") for number, row in standing.attempts.items()}
     found = failures.failures(dataclasses.replace(standing, attempts=away))
-    assert found[0].trials[0] == lost.trial.trial and found[0].lines == []
+    assert found[0].trials[0] == lost.trial.id and found[0].lines == []
     assert "is not on this machine" in found[0].log

@@ -96,5 +96,5 @@ def test_a_signal_to_the_launcher_stops_in_good_order(tmp_path: Path, number: in
     with Ledger(directory, writer=False) as ledger:
         for row in ledger.progress():
             assert row.trial.state == "interrupted"
-            assert max(c.records for c in ledger.checkpoints(row.trial.trial)) == row.records
+            assert max(c.records for c in ledger.checkpoints(row.trial.id)) == row.records
     assert not worker_pids(directory)

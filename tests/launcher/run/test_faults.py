@@ -61,7 +61,7 @@ def trained(directory: Path, least: int) -> Callable[[], bool]:
 def attempts(directory: Path) -> list[tuple[str | None, list[int]]]:
     """Of each attempt its outcome and the seeds that it had."""
     with Ledger(directory, writer=False) as ledger:
-        seeds = {row.trial: row.seed for row in ledger.trials()}
+        seeds = {row.id: row.seed for row in ledger.trials()}
         members = ledger.members()
         return [
             (row.outcome, [seeds[member.trial] for member in members if member.attempt == row.number])
@@ -196,8 +196,8 @@ def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatc
         ghost = worker_pids(directory)[1]  # KeyError: it has been replaced, on a machine too busy for this lease
         os.kill(ghost, signal.SIGSTOP)
         with Ledger(directory, writer=False) as ledger:
-            before = {row.trial: row.attempt for row in ledger.trials()}
-            wait_until(lambda: {row.trial: row.attempt for row in ledger.trials()} != before, "a new attempt")
+            before = {row.id: row.attempt for row in ledger.trials()}
+            wait_until(lambda: {row.id: row.attempt for row in ledger.trials()} != before, "a new attempt")
             wait_until(lambda: 3 in worker_pids(directory), "a new worker")
             os.kill(ghost, signal.SIGCONT)
             wait_until(lambda: 1 not in worker_pids(directory), "the ghost gives up")

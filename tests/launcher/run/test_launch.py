@@ -79,7 +79,7 @@ def test_launch_leaves_everything_behind(
         rows = ledger.trials()
         assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 256) for s in (3, 5, 7)]
         for row in rows:
-            records = [stored.record for stored in ledger.records(row.trial)]
+            records = [stored.record for stored in ledger.records(row.id)]
             assert [r.index for r in records] == list(range(8))
             assert [r.env_steps for r in records] == [8 * 32 * (i + 1) for i in range(8)]
             assert {RETURN_MEAN, STEPS_PER_SECOND, tracking.GRADIENT_NORM} <= records[-1].values.keys()
@@ -88,13 +88,13 @@ def test_launch_leaves_everything_behind(
             kl = [(r.env_steps, r.values[tracking.APPROXIMATE_KL]) for r in records]
             np.testing.assert_allclose(events[tracking.APPROXIMATE_KL], kl, rtol=1e-6)
 
-            agents = [c for c in ledger.checkpoints(row.trial) if c.kind == "agent"]
+            agents = [c for c in ledger.checkpoints(row.id) if c.kind == "agent"]
             assert [c.timestep for c in agents] == [128, 256]
             assert all((directory / c.path).stat().st_size == c.bytes for c in agents)
-            resolved, _ = load_config(directory / "trials" / row.trial / "config.yaml")
+            resolved, _ = load_config(directory / "trials" / row.id / "config.yaml")
             assert (resolved.seed, resolved.trainer.timesteps) == (row.seed, 256)
         mean = event_values(directory / "tensorboard" / "small" / "mean")[tracking.APPROXIMATE_KL]
-        each = [[s.record.values[tracking.APPROXIMATE_KL] for s in ledger.records(row.trial)] for row in rows]
+        each = [[s.record.values[tracking.APPROXIMATE_KL] for s in ledger.records(row.id)] for row in rows]
         np.testing.assert_allclose([value for _, value in mean], np.mean(each, 0), rtol=1e-6)
 
     log = (directory / "logs" / "attempt-1.log").read_text().splitlines()
@@ -102,7 +102,7 @@ def test_launch_leaves_everything_behind(
     assert re.fullmatch(r"backend: jax \S+ on cpu; cores: [\d, ]+ of \d+", log[1])
     assert log[2].startswith("pool: CartPole-v1") and log[2].endswith("; 8 environments x 2 members, 1 thread")
     assert log[3].startswith("network: policy net (") and log[3].endswith(" parameters a member")
-    assert log[4] == f"members: {rows[0].trial}, {rows[1].trial}"
+    assert log[4] == f"members: {rows[0].id}, {rows[1].id}"
     assert log[5] == "training: from timestep 0 to 256; 16 updates of 16 timesteps"
     assert re.fullmatch(r"[\d-]+ [\d:]+ attempt 1 ends: finished; 4,096 env steps in \S+ s, \S+ steps/s", log[-1])
 
@@ -138,7 +138,7 @@ def test_both_backends_train_the_same(
     last: dict[str, list[dict[str, float]]] = {"torch": [], "jax": []}
     with Ledger(tmp_path / "both", writer=False) as ledger:
         for row in ledger.trials():
-            values = ledger.records(row.trial)[-1].record.values
+            values = ledger.records(row.id)[-1].record.values
             last[row.config.removeprefix("small_backend=")].append(untimed(values))
     for torch_values, jax_values in zip(last["torch"], last["jax"], strict=True):
         # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
@@ -192,9 +192,7 @@ def test_sweep_trains_its_settings_in_shared_packs(
             "small_learning_rate=0.001",
             "small_learning_rate=0.0003",
         }
-        rates = {
-            row.config: ledger.records(row.trial)[0].record.values[tracking.LEARNING_RATE] for row in ledger.trials()
-        }
+        rates = {row.config: ledger.records(row.id)[0].record.values[tracking.LEARNING_RATE] for row in ledger.trials()}
     assert rates["small_learning_rate=0.001"] > 3 * rates["small_learning_rate=0.0003"]
 
 
@@ -208,7 +206,7 @@ def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(
         rows = ledger.trials()
     states = {row.config: row.state for row in rows}
     assert states == {"small_learning_rate=0.001": "finished", "small_learning_rate=1e+38": "diverged"}
-    lost = next(row.trial for row in rows if row.state == "diverged")
+    lost = next(row.id for row in rows if row.state == "diverged")
     assert any(" ends: finished; " in text and text.endswith(f"; diverged: {lost}\n") for text in logs(tmp_path / "d"))
     shown = capsys.readouterr().out
     assert "diverged" in shown
@@ -242,7 +240,7 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
         stopped = ledger.progress()
         assert {row.trial.state for row in stopped} == {"interrupted"}
         assert all(" ends: stopped; " in text for text in logs(directory))
-        reached = {row.trial.trial: row.records for row in stopped}
+        reached = {row.trial.id: row.records for row in stopped}
         assert all(max(c.records for c in ledger.checkpoints(trial)) == count for trial, count in reached.items())
 
     # The rest is long: a shorter end of the same run is what the test can afford.
@@ -274,7 +272,7 @@ def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
         rows = ledger.trials()
         assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
         for row in rows:
-            assert [stored.record.timestep for stored in ledger.records(row.trial)] == list(range(32, 513, 32))
+            assert [stored.record.timestep for stored in ledger.records(row.id)] == list(range(32, 513, 32))
         begun = sorted(member.timestep for member in ledger.members())
     assert begun == [0, 0, 0, 256, 256]
 
@@ -286,7 +284,7 @@ def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
         archive.extractall(tmp_path, filter="data")
     directory = tmp_path / "layout_1"
     with Ledger(directory, writer=False) as ledger:
-        before = {row.trial: [stored.record for stored in ledger.records(row.trial)] for row in ledger.trials()}
+        before = {row.id: [stored.record for stored in ledger.records(row.id)] for row in ledger.trials()}
 
     assert main(["status", str(directory), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -311,7 +309,7 @@ def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
         rows = ledger.trials()
         assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 256) for s in (0, 1, 2)] * 2
         begun = {(member.trial, member.timestep) for member in ledger.members() if member.attempt > 2}
-        assert begun == {(row.trial, 128 if row.trial in before else 0) for row in rows}
+        assert begun == {(row.id, 128 if row.id in before else 0) for row in rows}
         for trial, records in before.items():
             after = [stored.record for stored in ledger.records(trial)]
             assert after[: len(records)] == records and after[-1].timestep == 256

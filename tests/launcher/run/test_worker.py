@@ -211,7 +211,7 @@ def test_lost_trial_is_dropped_and_its_mate_goes_on(handle: Handle, link: Link) 
     handle.calls.clear()
     until(lambda: len(handle.calls) > 1)
     assert all("a-1" not in what for _, what in handle.calls)
-    assert next(row.attempt for row in ledger.trials() if row.trial == "a-1") == other
+    assert next(row.attempt for row in ledger.trials() if row.id == "a-1") == other
 
 
 def test_checkpoints_of_a_pack_are_stored_together(handle: Handle, link: Link) -> None:

@@ -103,11 +103,11 @@ def over(directory: Path, *states: str) -> None:
     """Let the trials of a launch be over."""
     with Ledger(directory) as ledger:
         for row, state in zip(ledger.trials(), states, strict=False):
-            attempt = opened(ledger, row.trial)
+            attempt = opened(ledger, row.id)
             if state == "failed":
-                give_up(ledger, attempt, [row.trial], "broken")
+                give_up(ledger, attempt, [row.id], "broken")
             else:
-                checkpoint(ledger, attempt, row.trial, 0, state)
+                checkpoint(ledger, attempt, row.id, 0, state)
                 ledger.close(attempt, "finished")
 
 
@@ -164,7 +164,7 @@ def asked_for(tmp_path: Path) -> tuple[Path, list[tuple[str, int]]]:
 def test_all_listings_have_the_order_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, expected = asked_for(tmp_path)
     with Ledger(path) as ledger:
-        first = {row.trial: (row.config, row.seed) for row in ledger.trials()}
+        first = {row.id: (row.config, row.seed) for row in ledger.trials()}
         assert list(first.values()) == [(row.trial.config, row.trial.seed) for row in ledger.progress()] == expected
         kept = [Evaluation("ab" * 31 + f"{i:02}", "{}", trial, 1, (1.0,), (1,), (0,)) for i, trial in enumerate(first)]
     assert [trial.id for trial in folder.read_trials(path)] == list(first)
@@ -180,4 +180,4 @@ def test_all_listings_have_the_order_that_was_asked_for(tmp_path: Path, capsys: 
         assert [(row.config, row.seed) for row in ledger.trials()] == [
             (name, seed) for name in dict.fromkeys(name for name, _ in expected) for seed in (0, 1, 2, 10)
         ]
-        assert [trial.id for trial in folder.read_trials(path)] == [row.trial for row in ledger.trials()]
+        assert [trial.id for trial in folder.read_trials(path)] == [row.id for row in ledger.trials()]

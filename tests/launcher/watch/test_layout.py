@@ -100,7 +100,7 @@ def test_one_seed_each_is_one_trial_each() -> None:
 
 def test_the_number_of_attempts_is_a_sum() -> None:
     rows = trials(["a", "b"], 3)
-    attempts = {one.trial.trial: 2 for one in rows}
+    attempts = {one.trial.id: 2 for one in rows}
     shown = [line.split() for line in lines(layout(rows, 120, 5, attempts=attempts), 120)]
     assert shown[0][3] == "attempts" and [line[3] for line in shown[1:3]] == ["6", "6"]
 

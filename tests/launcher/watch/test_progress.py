@@ -53,15 +53,15 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def train(ledger: Ledger, trial: TrialRow, scores: Sequence[float], state: str | None = None) -> int:
     """Records of 100 timesteps and half a second each, then a state; the attempt."""
-    attempt = ledger.open([trial.trial], f"token {trial.trial}").number
+    attempt = ledger.open([trial.id], f"token {trial.id}").number
     ledger.describe_attempt(attempt, f"logs/attempt-{attempt}.log", "here", 0)
     batch = [
         Record(i, 100 * (i + 1), 100 * (i + 1) * trial.num_envs, 0.5 * (i + 1), {SCORE: s, STEPS_PER_SECOND: 1600.0})
         for i, s in enumerate(scores)
     ]
-    ledger.push(attempt, {trial.trial: Batch(0, batch)}, "training" if batch else None)
+    ledger.push(attempt, {trial.id: Batch(0, batch)}, "training" if batch else None)
     if state:
-        ledger.publish(attempt, {trial.trial: Published(100 * len(scores), b"", "agent", len(scores), state)})
+        ledger.publish(attempt, {trial.id: Published(100 * len(scores), b"", "agent", len(scores), state)})
     return attempt
 
 
@@ -152,7 +152,7 @@ def test_a_trial_that_does_not_train_yet_shows_what_it_waits_for(ledger: Ledger)
     ledger.close(attempt, "crash", "out of memory")
     assert table(ledger.progress(SCORE), 200)[1][2] == "retrying"
     assert "1 retrying, 4 pending" in progress_line(ledger.progress(SCORE), 1.0)
-    ledger.fail([TRIALS[0].trial], "out of memory")
+    ledger.fail([TRIALS[0].id], "out of memory")
     assert table(ledger.progress(SCORE), 200)[1][2] == "failed"
 
 
@@ -245,14 +245,14 @@ def test_result(ledger: Ledger, tmp_path: Path, width: int) -> None:
         train(ledger, trial, [math.nan, score], "finished")
     train(ledger, TRIALS[2], [5.0], "diverged")
     attempt = train(ledger, TRIALS[3], [6.0])
-    give_up(ledger, attempt, [TRIALS[3].trial], "out of memory (log: logs/attempt-4.log)")
+    give_up(ledger, attempt, [TRIALS[3].id], "out of memory (log: logs/attempt-4.log)")
     train(ledger, OTHER, [math.nan, math.nan], "finished")
     screen = Screen(width)
     show_result(screen.console, tmp_path, 12.34, 0)
     lines = screen.lines
-    assert f"{TRIALS[2].trial} diverged: a loss or parameter stopped being a finite number" in screen.text
+    assert f"{TRIALS[2].id} diverged: a loss or parameter stopped being a finite number" in screen.text
     assert f"the last finite state is saved (log: logs/attempt-{attempt - 1}.log)" in screen.text
-    assert f"{TRIALS[3].trial} failed: out of memory (log: logs/attempt-4.log)" in lines
+    assert f"{TRIALS[3].id} failed: out of memory (log: logs/attempt-4.log)" in lines
     assert (
         f"{SWEPT}: 2 seeds, final return mean 15.00, IQM 15.00, fewer than 3 seeds: no interval; "
         "not in these numbers: 2 of 4 seeds failed or diverged"
@@ -282,7 +282,7 @@ def test_speed_counts_time_in_which_something_trained(ledger: Ledger) -> None:
     now = time.time()
     for trial in TRIALS[:2]:
         train(ledger, trial, [1.0] * 10, "finished")  # both say: 5 s of training, until now
-    last = [ledger.records(trial.trial, 9)[0] for trial in TRIALS[:2]]
+    last = [ledger.records(trial.id, 9)[0] for trial in TRIALS[:2]]
     assert progress._busy_seconds(last, now - 100) == pytest.approx(5, abs=0.5)
     assert progress._busy_seconds(last, now - 2) == pytest.approx(2, abs=0.5)  # the rest was before this launch
     assert progress._busy_seconds([], now) == 0
