@@ -7,6 +7,7 @@ Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; do
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -168,31 +169,18 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
     agent, hyper = rules.config.agent, learner.hyper
     steps, envs = rollout.rewards.shape
     named = models.cut(rules.network, learner.optimizer.parameters)
-    observe = observation_scaler(rules, learner.observation_statistics)
-    judge = value_scaler(rules, learner.value_statistics)
-
-    def judged(rows: Num[Array, "B O"]) -> Float[Array, " B"]:
-        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
-
-    def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:
-        return judge.denormalize(outputs[:, None])[:, 0] if judge else outputs
 
     def experience(x: Array) -> Array:
         # Zeros where no experience is: weight 0 alone would let a NaN or infinity through.
         return jnp.where(rollout.valid if x.ndim == 2 else rollout.valid[:, :, None], x, 0)
 
-    outputs = judged(_flat(rollout.observations))
-    every = in_reward_units(outputs).reshape(steps + 1, envs)
-    values, next_values = experience(every[:-1]), every[1:]
-    if rollout.final_observations is not None:
-        final_values = in_reward_units(judged(_flat(rollout.final_observations))).reshape(steps, envs)
-        next_values = jnp.where(rollout.ended, final_values, next_values)
+    outputs, values, next_values = _values(learner, named, rollout, rules)
     terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
     rewards = experience(rollout.rewards) * hyper.rewards_shaper_scale
     advantages, returns = gae.gae(
-        rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
+        rewards, experience(values), next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
     )
-    advantages, returns, values = advantages.ravel(), returns.ravel(), values.ravel()
+    advantages, returns, values = advantages.ravel(), returns.ravel(), experience(values).ravel()
     valid, advantages = rollout.valid.ravel().astype(jnp.float32), jnp.where(rollout.valid.ravel(), advantages, 0)
     explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
@@ -214,10 +202,33 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         returns,
         # The value clip is around what the network itself said. Old values in the new statistics' units would be
         # off centre by the statistics' change, and beyond `value_clip` the loss has no gradient at all.
-        _flat(experience(outputs.reshape(steps + 1, envs)[:-1])),
+        _flat(experience(outputs)),
         valid,
     )
     return learner._replace(value_statistics=statistics), rows, explained
+
+
+def _values(
+    learner: Learner, named: models.Parameters, rollout: Rollout, rules: Rules
+) -> tuple[Float[Array, "T N"], Float[Array, "T N"], Float[Array, "T N"]]:
+    """What the value network gives for each observation; that in reward units; the same of what followed."""
+    steps, envs = rollout.rewards.shape
+    observe = observation_scaler(rules, learner.observation_statistics)
+    judge = value_scaler(rules, learner.value_statistics)
+
+    def judged(rows: Num[Array, "B O"]) -> Float[Array, " B"]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+
+    def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:
+        return judge.denormalize(outputs[:, None])[:, 0] if judge else outputs
+
+    outputs = judged(_flat(rollout.observations))
+    every = in_reward_units(outputs).reshape(steps + 1, envs)
+    following = every[1:]
+    if rollout.final_observations is not None:
+        final = in_reward_units(judged(_flat(rollout.final_observations))).reshape(steps, envs)
+        following = jnp.where(rollout.ended, final, following)
+    return outputs.reshape(steps + 1, envs)[:-1], every[:-1], following
 
 
 class _Sums(NamedTuple):
@@ -229,8 +240,13 @@ class _Sums(NamedTuple):
     epoch_counted: Array
 
 
-_State = tuple[Optimizer, Statistics | None, Array, _Sums]
-"""What minibatches pass on: optimizer, observation statistics, whether the member is active, sums."""
+class _State(NamedTuple):
+    """What minibatches pass on; a member that is not active stands still until the epoch is over."""
+
+    optimizer: Optimizer
+    statistics: Statistics | None
+    active: Bool[Array, ""]
+    sums: _Sums
 
 
 def update(
@@ -259,24 +275,46 @@ def update(
     """
     agent, hyper = rules.config.agent, learner.hyper
     learner, data, explained = prepare(learner, rollout, rules)
-    raw_observations, valid = data.observations, data.weight
-    statistics = learner.observation_statistics
+    seen, statistics, whole = data, learner.observation_statistics, orders is None
     absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
-    whole = orders is None
-    if absorbs and whole:
-        assert statistics is not None
-        statistics = preprocessors.absorb(statistics, data.observations, valid * alive)
-    observed = whole or not absorbs
-    if observed:
+    if statistics is not None and absorbs and whole:
+        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight * alive)
+    if whole or not absorbs:
         data = _observed(data, rules, statistics)
     if whole:
         data = _weighted(data, agent.advantage_normalization)
 
-    def minibatch(state: _State, batch: Batch, epoch: Array) -> _State:
-        optimizer, statistics, active, sums = state
-        entering = active & (batch.weight.sum() > 0)
-        entered = entering.astype(jnp.float32)
-        if not observed:
+    def one_epoch(state: _State, now: tuple[Array, Array | None, Array | None, Array | None]) -> tuple[_State, None]:
+        (optimizer, statistics, _, sums), (epoch, order, rate, shift) = state, now
+        optimizer = optimizer if rate is None else optimizer._replace(learning_rate=rate)
+        zero = jnp.zeros_like(sums.kl)
+        state = _State(optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero))
+        step = partial(_minibatch, hyper=hyper, rules=rules, whole=whole, epoch=epoch if absorbs else None)
+        state = minibatches(step, state, data._replace(shift=shift), order, agent.mini_batches)
+        if agent.learning_rate_scheduler == "KLAdaptiveLR":
+            kl = state.sums.kl / state.sums.epoch_counted
+            rate = schedulers.kl_adaptive(state.optimizer.learning_rate, kl, hyper)
+            state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
+        return state, None
+
+    zero = jnp.zeros_like(hyper.learning_rate)
+    none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
+    state = _State(learner.optimizer, statistics, alive, none)
+    state, _ = jax.lax.scan(one_epoch, state, (jnp.arange(agent.learning_epochs), orders, rates, shifts))
+    statistics = state.statistics
+    if statistics is not None and not absorbs:
+        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight)
+    mean = Metrics(*(total / state.sums.counted for total in state.sums.metrics))
+    return learner._replace(optimizer=state.optimizer, observation_statistics=statistics), mean, explained
+
+
+def _minibatch(state: _State, batch: Batch, hyper: Hyper, rules: Rules, whole: bool, epoch: Array | None) -> _State:
+    """One step: on `whole` rollouts, which are ready for it, or on parts, which the first `epoch` absorbs if given."""
+    optimizer, statistics, active, sums = state
+    entering = active & (batch.weight.sum() > 0)
+    entered = entering.astype(jnp.float32)
+    if not whole:
+        if epoch is not None:
             assert statistics is not None
             statistics = jax.lax.cond(
                 epoch == 0,
@@ -285,38 +323,11 @@ def update(
                 statistics,
             )
             batch = _observed(batch, rules, statistics)
-        if not whole:
-            batch = _weighted(batch, agent.advantage_normalization)
-        optimizer, metrics, stays = minibatch_step(optimizer, batch, hyper, entering, rules)
-        active = jnp.where(entering, stays, active)
-        now = _Sums(metrics, one := jnp.ones_like(entered), metrics.kl, one)
-        return optimizer, statistics, active, jax.tree.map(lambda total, x: total + x * entered, sums, now)
-
-    def one_epoch(state: _State, now: tuple[Array, Array | None, Array | None, Array | None]) -> tuple[_State, None]:
-        (optimizer, statistics, _, sums), (epoch, order, rate, shift) = state, now
-        optimizer = optimizer if rate is None else optimizer._replace(learning_rate=rate)
-        rows = data._replace(shift=shift)
-        zero = jnp.zeros_like(sums.kl)
-        state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
-        optimizer, statistics, active, sums = minibatches(
-            lambda state, batch: minibatch(state, batch, epoch), state, rows, order, agent.mini_batches
-        )
-        if agent.learning_rate_scheduler == "KLAdaptiveLR":
-            rate = schedulers.kl_adaptive(optimizer.learning_rate, sums.kl / sums.epoch_counted, hyper)
-            optimizer = optimizer._replace(learning_rate=rate)
-        return (optimizer, statistics, active, sums), None
-
-    zero = jnp.zeros_like(hyper.learning_rate)
-    none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
-    (optimizer, statistics, _, sums), _ = jax.lax.scan(
-        one_epoch,
-        (learner.optimizer, statistics, alive, none),
-        (jnp.arange(agent.learning_epochs), orders, rates, shifts),
-    )
-    if statistics is not None and not absorbs:
-        statistics = preprocessors.absorb(statistics, raw_observations, valid)
-    mean = Metrics(*(total / sums.counted for total in sums.metrics))
-    return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
+        batch = _weighted(batch, rules.config.agent.advantage_normalization)
+    optimizer, metrics, stays = minibatch_step(optimizer, batch, hyper, entering, rules)
+    now = _Sums(metrics, one := jnp.ones_like(entered), metrics.kl, one)
+    sums = jax.tree.map(lambda total, x: total + x * entered, sums, now)
+    return _State(optimizer, statistics, jnp.where(entering, stays, active), sums)
 
 
 def minibatches(

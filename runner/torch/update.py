@@ -169,35 +169,22 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         explained variance `[P, 1]` of the returns by the values.
     """
     agent, hyper = rules.config.agent, learner.hyper
-    members, steps, envs = rollout.rewards.shape
+    steps, envs = rollout.rewards.shape[1:]
     named = models.cut(rules.network, learner.optimizer.parameters)
-    observe = observation_scaler(rules, learner.observation_statistics)
-    judge = value_scaler(rules, learner.value_statistics)
-
-    def judged(rows: Num[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
-        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
-
-    def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:
-        return judge.denormalize(outputs.unsqueeze(-1)).squeeze(-1) if judge else outputs
 
     def experience(x: Tensor) -> Tensor:
         # Zeros where no experience is: weight 0 alone would let a NaN or infinity through.
         valid = rollout.valid.bool()
         return torch.where(valid if x.dim() == valid.dim() else valid.unsqueeze(-1), x, 0)
 
-    outputs = judged(rollout.observations.flatten(1, 2))
-    every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
-    values, next_values = experience(every[:, :-1]), every[:, 1:]
-    if rollout.final_rows is not None:
-        next_values = next_values.clone()
-        next_values.flatten(1)[:, rollout.final_rows] = in_reward_units(judged(rollout.final_observations))
+    outputs, values, next_values = _values(learner, named, rollout, rules)
+    values = experience(values)
     terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
     rewards = experience(rollout.rewards) * hyper.rewards_shaper_scale.unsqueeze(-1)
     advantages, returns = gae.gae(
         rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
     )
-    flat = [x.reshape(members, steps * envs) for x in (advantages, returns, values, rollout.valid)]
-    advantages, returns, values, valid = flat
+    advantages, returns, values, valid = (x.flatten(1) for x in (advantages, returns, values, rollout.valid))
     advantages = torch.where(valid > 0, advantages, 0)
     explained = gae.explained_variance(values, returns, valid)
     if agent.advantage_normalization == "rollout":
@@ -208,12 +195,8 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         judge = value_scaler(rules, statistics)
         assert judge is not None
         returns = judge.normalize(returns.unsqueeze(-1)).squeeze(-1)
-    log_prob = distributions.log_prob(
-        rules.network.distribution,
-        rollout.outputs.flatten(1, 2),
-        models.log_std(rules, named),
-        rollout.actions.flatten(1, 2),
-    )
+    drawn = rollout.outputs.flatten(1, 2), models.log_std(rules, named), rollout.actions.flatten(1, 2)
+    log_prob = distributions.log_prob(rules.network.distribution, *drawn)
     rows = Batch(
         experience(rollout.observations[:, :-1]).flatten(1, 2),
         experience(rollout.actions).flatten(1, 2),
@@ -222,10 +205,33 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         returns,
         # The value clip is around what the network itself said. Old values in the new statistics' units would be
         # off centre by the statistics' change, and beyond `value_clip` the loss has no gradient at all.
-        experience(outputs.unflatten(1, (steps + 1, envs))[:, :-1]).flatten(1, 2),
+        experience(outputs).flatten(1, 2),
         valid,
     )
     return learner._replace(value_statistics=statistics), rows, explained
+
+
+def _values(
+    learner: Learner, named: models.Parameters, rollout: Rollout, rules: Rules
+) -> tuple[Float[Tensor, "P T N"], Float[Tensor, "P T N"], Float[Tensor, "P T N"]]:
+    """What the value network gives for each observation; that in reward units; the same of what followed."""
+    steps, envs = rollout.rewards.shape[1:]
+    observe = observation_scaler(rules, learner.observation_statistics)
+    judge = value_scaler(rules, learner.value_statistics)
+
+    def judged(rows: Num[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+
+    def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:
+        return judge.denormalize(outputs.unsqueeze(-1)).squeeze(-1) if judge else outputs
+
+    outputs = judged(rollout.observations.flatten(1, 2))
+    every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
+    following = every[:, 1:]
+    if rollout.final_rows is not None:
+        following = following.clone()
+        following.flatten(1)[:, rollout.final_rows] = in_reward_units(judged(rollout.final_observations))
+    return outputs.unflatten(1, (steps + 1, envs))[:, :-1], every[:, :-1], following
 
 
 class _Sums(NamedTuple):
@@ -237,8 +243,13 @@ class _Sums(NamedTuple):
     epoch_counted: Tensor
 
 
-_State = tuple[Optimizer, Statistics | None, Tensor, _Sums]
-"""What minibatches pass on: optimizer, observation statistics, which members are active, sums."""
+class _State(NamedTuple):
+    """What minibatches pass on; members that are not active stand still until the epoch is over."""
+
+    optimizer: Optimizer
+    statistics: Statistics | None
+    active: Bool[Tensor, "P 1"]
+    sums: _Sums
 
 
 def update(
@@ -265,57 +276,61 @@ def update(
         The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
         there are none), and the explained variance `[P, 1]`.
     """
-    agent, hyper, step = rules.config.agent, learner.hyper, _stepper(rules)
+    agent, hyper = rules.config.agent, learner.hyper
     learner, data, explained = prepare(learner, rollout, rules)
-    raw_observations, valid = data.observations, data.weight
-    statistics = learner.observation_statistics
+    seen, statistics, whole = data, learner.observation_statistics, orders is None
     absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
-    whole = orders is None
-    if absorbs and whole:
-        assert statistics is not None
-        statistics = preprocessors.absorb(statistics, raw_observations, valid * alive)
+    if statistics is not None and absorbs and whole:
+        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight * alive)
     observed = whole or not absorbs
     if observed:
         data = _observed(data, rules, statistics)
     if whole:
-        data = _weighted(data, valid.sum(1, keepdim=True), agent.advantage_normalization)
+        data = _weighted(data, data.weight.sum(1, keepdim=True), agent.advantage_normalization)
 
-    def minibatch(state: _State, batch: Batch) -> _State:
-        optimizer, statistics, active, sums = state
-        count = batch.weight.sum(1, keepdim=True)
-        entering = active & (count > 0)
-        entered = entering.float()
-        if not observed:  # the first epoch, in which each minibatch is absorbed before it is used
-            assert statistics is not None
-            statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
-            batch = _observed(batch, rules, statistics)
-        if not whole:
-            batch = _weighted(batch, count, agent.advantage_normalization)
-        optimizer, metrics, stays = step(optimizer, batch, hyper, entering)
-        active = torch.where(entering, stays, active)
-        # One operation for all metrics: outside a compiler each costs as much as a small network's layer.
-        total = sums.metrics + torch.cat(metrics, 1) * entered
-        counts = sums.counted + entered, sums.kl + metrics.kl * entered, sums.epoch_counted + entered
-        return optimizer, statistics, active, _Sums(total, *counts)
-
-    optimizer, zero = learner.optimizer, torch.zeros_like(learner.optimizer.steps)
-    sums = _Sums(zero.repeat(1, len(Metrics._fields)), zero, zero, zero)
+    zero = torch.zeros_like(learner.optimizer.steps)
+    none = _Sums(zero.repeat(1, len(Metrics._fields)), zero, zero, zero)
+    state = _State(learner.optimizer, statistics, alive, none)
     for epoch in range(agent.learning_epochs):
         if rates is not None:
-            optimizer = optimizer._replace(learning_rate=rates[:, epoch : epoch + 1])
+            rate = rates[:, epoch : epoch + 1]
+            state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
+        state = state._replace(active=alive, sums=state.sums._replace(kl=zero, epoch_counted=zero))
+        step = functools.partial(_minibatch, hyper=hyper, rules=rules, whole=whole, observed=observed)
         rows = data if shifts is None else data._replace(shift=shifts[epoch])
-        state = optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero)
-        order = None if orders is None else orders[epoch]
-        optimizer, statistics, _, sums = minibatches(minibatch, state, rows, order, agent.mini_batches)
+        state = minibatches(step, state, rows, None if orders is None else orders[epoch], agent.mini_batches)
         if agent.learning_rate_scheduler == "KLAdaptiveLR":
-            rate = schedulers.kl_adaptive(optimizer.learning_rate, sums.kl / sums.epoch_counted, hyper)
-            optimizer = optimizer._replace(learning_rate=rate)
+            kl = state.sums.kl / state.sums.epoch_counted
+            rate = schedulers.kl_adaptive(state.optimizer.learning_rate, kl, hyper)
+            state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
         if not observed:
-            data, observed = _observed(data, rules, statistics), True
+            data, observed = _observed(data, rules, state.statistics), True
+    statistics = state.statistics
     if statistics is not None and not absorbs:
-        statistics = preprocessors.absorb(statistics, raw_observations, valid)
-    mean = Metrics(*(sums.metrics / sums.counted).split(1, 1))
-    return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
+        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight)
+    mean = Metrics(*(state.sums.metrics / state.sums.counted).split(1, 1))
+    return learner._replace(optimizer=state.optimizer, observation_statistics=statistics), mean, explained
+
+
+def _minibatch(state: _State, batch: Batch, hyper: Hyper, rules: Rules, whole: bool, observed: bool) -> _State:
+    """One step: on `whole` rollouts, which are ready for it, or on parts, which are absorbed before they are used
+    unless their observations are normalised already (`observed`).
+    """
+    optimizer, statistics, active, sums = state
+    count = batch.weight.sum(1, keepdim=True)
+    entering = active & (count > 0)
+    entered = entering.float()
+    if not observed:
+        assert statistics is not None
+        statistics = preprocessors.absorb(statistics, batch.observations, batch.weight * entered)
+        batch = _observed(batch, rules, statistics)
+    if not whole:
+        batch = _weighted(batch, count, rules.config.agent.advantage_normalization)
+    optimizer, metrics, stays = _stepper(rules)(optimizer, batch, hyper, entering)
+    # One operation for all metrics: outside a compiler each costs as much as a small network's layer.
+    total = sums.metrics + torch.cat(metrics, 1) * entered
+    counts = sums.counted + entered, sums.kl + metrics.kl * entered, sums.epoch_counted + entered
+    return _State(optimizer, statistics, torch.where(entering, stays, active), _Sums(total, *counts))
 
 
 @functools.lru_cache(maxsize=16)
