@@ -32,7 +32,7 @@ from runner.networks.parameters import Network
 from runner.training.state import Moments
 
 if TYPE_CHECKING:
-    from runner.envs.envpool import EnvPoolTask
+    from runner.envs.base import VectorEnv
     from runner.torch.export import Act, Policy
 
 Form = Literal["torch", "onnx"]
@@ -48,7 +48,7 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
     """Write the policy of a checkpoint, if its actions are those of our own runner.
 
     Args:
-        checkpoint: of this program, trained in an EnvPool environment by either backend.
+        checkpoint: of this program, trained by either backend.
         to: `torch` for a file of `torch.export`, `onnx` for ONNX runtimes.
         out: the file; default beside the checkpoint, ending in `.pt2` or `.onnx`.
 
@@ -96,15 +96,17 @@ def _configuration(data: bytes, name: str) -> Config:
     return config.model_copy(update={"agent": config.agent.model_copy(update={"mixed_precision": False})})
 
 
-def _environment(config: Config, name: str) -> EnvPoolTask:
-    from runner.envs.envpool import EnvPoolTask
+def _environment(config: Config, name: str) -> VectorEnv:
+    from runner.envs.task import task
 
     if config.env.id is None:
         raise UserError(
             f"{name}: its configuration has no env.id, from which the spaces of observations and actions are known; "
-            "allowed: checkpoints of EnvPool environments named there"
+            "allowed: checkpoints of environments named there"
         )
-    return EnvPoolTask(config.env.id, config.env.num_envs or 1, config.env.arguments)
+    env = task(config.env)
+    env.close()
+    return env
 
 
 def observations(layout: Layout, statistics: Moments | None) -> np.ndarray:

@@ -147,12 +147,12 @@ def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
 
 def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Parameter → shape, of a configuration's networks in its environment."""
-    from runner.envs.envpool import EnvPoolTask
+    from runner.envs.task import task
     from runner.networks.parameters import Network
 
-    env = config.env
-    task = EnvPoolTask(str(env.id), env.num_envs or 1, env.arguments)
-    return {entry.name: entry.shape for entry in Network.of(config, task.layout, task.actions).entries}
+    env = task(config.env)
+    env.close()
+    return {entry.name: entry.shape for entry in Network.of(config, env.layout, env.actions).entries}
 
 
 def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation]:

@@ -8,11 +8,10 @@ plan, and stay through every resume.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +24,9 @@ from runner.networks.parameters import Network
 from runner.training.pack import static_key
 
 if TYPE_CHECKING:
-    from runner.envs.envpool import EnvPoolTask
+    from runner.envs.base import VectorEnv
 
-Programs = dict[str, tuple["EnvPoolTask", Network]]
+Programs = dict[str, tuple["VectorEnv", Network]]
 """Static key of a configuration → its environment and its network."""
 EPOCH_SECONDS = 0.5e-6
 """What a learning epoch takes for one env step besides the network's arithmetic: 0.2 µs in JAX, 1 µs in torch."""
@@ -82,16 +81,16 @@ def idle(placement: Placement, packs: Sequence[Any], wanted: Resources) -> bool:
     return not counted and len(packs) < placement.workers
 
 
-def measure(programs: Programs) -> None:
-    """Measure the environments ahead of `settle`, which then need not wait for it."""
-    for env, _ in programs.values():
-        _step_seconds(env.task, env.num_envs, json.dumps(env.arguments))
+def measure(trials: Iterable[Trial]) -> None:
+    """Measure their environments ahead of `settle`, which then need not wait for it."""
+    for trial in trials:
+        _step_seconds(trial.config.env.model_dump_json())
 
 
 @functools.cache
-def _step_seconds(task: str, num_envs: int, arguments: str) -> float:
+def _step_seconds(env: str) -> float:
     """Seconds of an environment's step on one core; 0 where that cannot be measured, of which training will tell."""
-    command = [sys.executable, "-P", "-m", "runner.envs.measure", task, str(num_envs), arguments]
+    command = [sys.executable, "-P", "-m", "runner.envs.measure", env]
     paths = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     variables = os.environ | environment(1, 0) | {"PYTHONPATH": paths}
     try:
@@ -150,8 +149,8 @@ def _look(packs: Sequence[Sequence[Trial]], programs: Programs) -> dict[str, Pro
     """The program of each configuration."""
     found: dict[str, Program] = {}
     for pack in packs:
-        env, network = programs[static_key(pack[0].config)]
-        step = _step_seconds(env.task, env.num_envs, json.dumps(env.arguments))
+        _, network = programs[static_key(pack[0].config)]
+        step = _step_seconds(pack[0].config.env.model_dump_json())
         found |= dict.fromkeys((trial.name for trial in pack), describe(pack, network, step))
     return found
 

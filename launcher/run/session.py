@@ -133,8 +133,8 @@ def _remark(console: Console, packs: Sequence[Sequence[Trial]], programs: Progra
 
     configurations = {trial.name: trial.config for pack in packs for trial in pack}
     for name, config in configurations.items():
-        task, _ = programs[static_key(config)]
-        if (note := remark(config.models.policy, task.actions)) is not None:
+        env, _ = programs[static_key(config)]
+        if (note := remark(config.models.policy, env.actions)) is not None:
             console.print(f"{name}: {note}", style="dim", highlight=False, soft_wrap=True)
 
 
@@ -279,23 +279,23 @@ def _check_environments(trials: Sequence[Trial], measured: bool = False) -> Prog
     Raises:
         UserError: naming the trial's configuration.
     """
-    from runner.envs.envpool import EnvPoolTask
+    from runner.envs.task import task
     from runner.networks.parameters import Network
 
     programs: Programs = {}
     for trial in trials:
         config = trial.config
-        env = config.env
         key = static_key(config)
         if key in programs:
             continue
         try:
-            task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
-            programs[key] = task, Network.of(config, task.layout, task.actions)
+            env = task(config.env)
+            programs[key] = env, Network.of(config, env.layout, env.actions)
+            env.close()
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None
     if measured:
-        measure(programs)
+        measure(trials)
     return programs
 
 

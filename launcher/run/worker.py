@@ -119,15 +119,15 @@ class Worker:
         """
         self._check_ready()
         from runner.config import resolve
-        from runner.envs.envpool import EnvPoolTask
         from runner.envs.measure import step_seconds
+        from runner.envs.task import task
 
         config = resolve(exam.config)[0]
-        task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
+        env = task(config.env)
         threads = min(exam.threads, usable_cores())
         if threads > 1:
-            threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(task), 0.0)
-        runner = self._backend.Runner.of_checkpoints(task, config, exam.files, threads, exam.seed)
+            threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(env), 0.0)
+        runner = self._backend.Runner.of_checkpoints(env, config, exam.files, threads, exam.seed)
         episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
         found: list[list[Episode]] = [[] for _ in exam.files]
         for episode in episodes:
@@ -141,15 +141,13 @@ class Worker:
 
     def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         from runner.config import resolve
-        from runner.envs.envpool import EnvPoolTask
+        from runner.envs.task import task
 
         link = Link(aggregator, job.attempt, job.trials)
         try:
             configs = [resolve(config)[0] for config in job.configs]
-            env = configs[0].env
-            task = EnvPoolTask(str(env.id), env.num_envs or 0, env.arguments)
             threads = min(job.threads, usable_cores())
-            runner = self._backend.Runner(task, configs[0], configs=configs, threads=threads)
+            runner = self._backend.Runner(task(configs[0].env), configs[0], configs=configs, threads=threads)
             if job.checkpoints is not None:
                 runner.restore(job.checkpoints)
             if "stop" in link.orders.values():

@@ -21,6 +21,7 @@ import numpy as np
 
 from runner.envs.observations import flatten_observations
 from runner.envs.spaces import ActionSpace, layout
+from runner.errors import UserError
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -92,6 +93,14 @@ class VectorEnv:
             threads: stepping threads, None for the adapter's own choice.
         """
         raise NotImplementedError
+
+    def drawn(self) -> VectorEnv:
+        """The same, whose environments can be drawn: pixels, not a window."""
+        raise UserError(f"{type(self).__name__}: cannot be filmed")
+
+    def render(self, indices: Sequence[int]) -> np.ndarray:
+        """Pictures `[B, H, W, 3]` uint8 of these environments, which must not be stepping."""
+        raise UserError(f"{type(self).__name__}: cannot be filmed")
 
     def close(self) -> None:
         """Release the environments."""

@@ -165,14 +165,14 @@ class EnvPoolTask(VectorEnv):
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"env: EnvPool cannot make {self.task} with {self.arguments}: {error}") from None
-        return EnvPool(pool)
+        return EnvPool(pool, self.task)
 
 
 class EnvPool(VectorEnv):
     """A synchronous EnvPool pool."""
 
-    def __init__(self, pool: Any) -> None:
-        """Wrap a pool made with `env_type="gymnasium"`.
+    def __init__(self, pool: Any, task: str | None = None) -> None:
+        """Wrap a pool made with `env_type="gymnasium"`, of this task.
 
         Raises:
             UserError: another API, an asynchronous pool, several players, or an unsupported space.
@@ -191,7 +191,7 @@ class EnvPool(VectorEnv):
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
             space = _seen_space(pool.spec, pool.observation_space)
             super().__init__(pool.config["num_envs"], space, pool.action_space)
-        self.pool = pool
+        self.pool, self._name = pool, task or name
         self._masked = space is not pool.observation_space
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
@@ -230,6 +230,16 @@ class EnvPool(VectorEnv):
         except (RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"EnvPool cannot rebuild {type(self.pool).__name__}: {error}") from None
         return EnvPool(pool)
+
+    def render(self, indices: Sequence[int]) -> np.ndarray:
+        """Pictures of these environments; see the base class."""
+        try:
+            pictures = self.pool.render(env_ids=np.asarray(indices, np.int32))
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            raise UserError(f"{self._name} cannot be filmed: EnvPool does not draw this task") from None
+        return np.asarray(pictures, np.uint8)
 
     def close(self) -> None:
         """Close viewers; the pool's threads go with its last reference."""

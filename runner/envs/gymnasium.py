@@ -163,6 +163,11 @@ class GymnasiumVector(VectorEnv):
         self.env.close()
 
 
+def is_single(env: Any) -> bool:
+    """It is one environment, not many in one."""
+    return isinstance(env, gymnasium.Env) and _attribute(env, "num_envs", None) in (None, 1)
+
+
 def _vector(env: Any) -> Any:
     """What has the interface of a vector environment: `env` or what it wraps; one environment becomes a vector of one.
 

@@ -1,18 +1,18 @@
 """A program that prints what a step costs: of its own, since a simulator that cannot run ends its process.
 
-python -m runner.envs.measure TASK NUM_ENVS ARGUMENTS    # as JSON
+python -m runner.envs.measure ENV    # the section of a configuration, as JSON
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import numpy as np
 
+from runner.config.schema import EnvConfig
 from runner.envs.base import VectorEnv
-from runner.envs.envpool import EnvPoolTask
+from runner.envs.task import task
 
 MEASURED_ENVS = 64
 """Environments that are stepped at most: enough to share what a call costs."""
@@ -38,4 +38,4 @@ def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
 
 
 if __name__ == "__main__":
-    print(step_seconds(EnvPoolTask(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))))
+    print(step_seconds(task(EnvConfig.model_validate_json(sys.argv[1]))))

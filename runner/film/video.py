@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +23,10 @@ from runner.checkpoints import checkpoint
 from runner.config import resolve
 from runner.draws import environment_seeds
 from runner.envs.base import Step, VectorEnv
+from runner.envs.task import task
 from runner.errors import UserError
 from runner.film.reel import Format, Reel, best_format
 from runner.training.evaluate import EVALUATION_RESET, Episode
-
-if TYPE_CHECKING:
-    from runner.envs.envpool import EnvPool, EnvPoolTask
 
 MOST_EPISODES = 12
 """Of one policy: their tiles are beside each other."""
@@ -86,12 +84,10 @@ def film(job: Job) -> Film:
     Raises:
         UserError: the task cannot be drawn, a checkpoint is not of this policy, or an episode does not end.
     """
-    from runner.envs.envpool import EnvPoolTask
-
     config = resolve({**job.config, "backend": job.backend})[0]
-    task = EnvPoolTask(str(config.env.id), config.env.num_envs or 1, config.env.arguments).drawn()
-    picture, seconds = _probe(task, environment_seeds(job.seed, 1, EVALUATION_RESET))
-    stage = _Stage(task)
+    drawn = task(config.env).drawn()
+    picture, seconds = _probe(drawn, environment_seeds(job.seed, 1, EVALUATION_RESET))
+    stage = _Stage(drawn)
     files = [checkpoint.read_file(path) for path in job.files]
     framework = importlib.import_module(f"runner.{job.backend}")
     runner = framework.Runner.of_checkpoints(stage, config, files, job.threads, job.seed)
@@ -128,7 +124,7 @@ def _stride(form: Format, episodes: Sequence[Episode], seconds: float) -> int:
     return max(form.every, math.ceil(longest / shown), math.ceil(pictures * seconds / RENDERING_SECONDS))
 
 
-def _probe(task: EnvPoolTask, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
+def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     """A first picture, and the seconds that the next one takes.
 
     Raises:
@@ -136,30 +132,15 @@ def _probe(task: EnvPoolTask, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     """
     env = task.seeded(seeds, 1)
     env.reset()
-    render(env, task.task, [0])
+    env.render([0])
     start = time.perf_counter()
-    return render(env, task.task, [0])[0], time.perf_counter() - start
-
-
-def render(env: EnvPool, task: str, indices: Sequence[int]) -> np.ndarray:
-    """Pictures `[B, H, W, 3]` uint8 of these environments, which must not be stepping.
-
-    Raises:
-        UserError: EnvPool does not draw this task.
-    """
-    try:
-        pictures = env.pool.render(env_ids=np.asarray(indices, np.int32))
-    except RuntimeError as error:
-        if "not implemented" not in str(error):
-            raise
-        raise UserError(f"{task} cannot be filmed: EnvPool does not draw this task") from None
-    return np.asarray(pictures, np.uint8)
+    return env.render([0])[0], time.perf_counter() - start
 
 
 class _Stage(VectorEnv):
     """A task whose environments are filmed once there is a reel."""
 
-    def __init__(self, task: EnvPoolTask) -> None:
+    def __init__(self, task: VectorEnv) -> None:
         super().__init__(task.num_envs, task.observation_space, task.action_space)
         self.task = task
         self.reel: Reel | None = None
@@ -168,15 +149,15 @@ class _Stage(VectorEnv):
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """A pool, filmed or not."""
         pool = self.task.seeded(seeds, threads)
-        return pool if self.reel is None else _Filmed(pool, self.task.task, self.reel, self.stride)
+        return pool if self.reel is None else _Filmed(pool, self.reel, self.stride)
 
 
 class _Filmed(VectorEnv):
     """Films the first episode of every environment while someone else steps them."""
 
-    def __init__(self, env: EnvPool, task: str, reel: Reel, stride: int) -> None:
+    def __init__(self, env: VectorEnv, reel: Reel, stride: int) -> None:
         super().__init__(env.num_envs, env.observation_space, env.action_space)
-        self._env, self._task, self._reel, self._stride = env, task, reel, stride
+        self._env, self._reel, self._stride = env, reel, stride
         self._returns, self._playing, self._steps = np.zeros(env.num_envs), np.ones(env.num_envs, bool), 0
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
@@ -206,7 +187,7 @@ class _Filmed(VectorEnv):
         indices = np.flatnonzero(which).tolist()
         if not indices:
             return
-        for index, picture in zip(indices, render(self._env, self._task, indices), strict=True):
+        for index, picture in zip(indices, self._env.render(indices), strict=True):
             text = f"step {self._steps:,} · return {self._returns[index]:,.1f}"
             self._reel.paint(index, picture, text, over is not None and bool(over[index]))
 

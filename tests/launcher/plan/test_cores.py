@@ -29,8 +29,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(*offered: int) -> None:
         monkeypatch.setattr(cores, "cores_offered", lambda _: list(offered))
 
-    def seconds(task: str, *_: object) -> float:
-        return CHEAP if task == PENDULUM else COSTLY
+    def seconds(env: str) -> float:
+        return CHEAP if PENDULUM in env else COSTLY
 
     monkeypatch.setattr(cores, "_step_seconds", seconds)
     return make
@@ -173,9 +173,9 @@ def test_the_plan_of_a_launch_keeps_the_threads_of_its_arithmetic(tmp_path: Path
 
 
 def test_what_a_step_costs_is_measured_in_a_process_of_its_own() -> None:
-    cheap = cores._step_seconds("CartPole-v1", 8, "{}")
+    cheap = cores._step_seconds('{"id": "CartPole-v1", "num_envs": 8}')
     assert 0 < cheap < 1e-2
-    assert cores._step_seconds("CartPole-v1", 8, '{"no_such": 1}') == 0.0
+    assert cores._step_seconds('{"id": "CartPole-v1", "num_envs": 8, "no_such": 1}') == 0.0
 
 
 def test_an_environment_that_cannot_be_measured_leaves_a_worker_one_core(

@@ -1,0 +1,31 @@
+"""An environment by its name, `env.id`: the one place that chooses what makes it.
+
+| env.id | what it is |
+| --- | --- |
+| `CartPole-v1` | EnvPool's task; other keys of `env` are its arguments |
+| `gymnasium:CartPole-v1` | an id that gymnasium knows, after the imports that the command line asks for |
+| `my_package:MyPoint-v0` | the same after an import of `my_package`: gymnasium's own form |
+| `my_package.envs:PointEnv` | a class or function there, called with the other keys of `env` |
+"""
+
+from __future__ import annotations
+
+from runner.config.schema import EnvConfig
+from runner.envs.base import VectorEnv
+
+
+def task(env: EnvConfig) -> VectorEnv:
+    """The environment of a configuration: its spaces are known, `seeded` makes as many as there are seeds.
+
+    Raises:
+        UserError: it is unknown, may not be imported, cannot be made, or takes other arguments.
+    """
+    name, count = str(env.id), env.num_envs or 1
+    if ":" in name:
+        from runner.envs.python import PythonTask
+        from runner.envs.recipe import recipe
+
+        return PythonTask(recipe(name, env.arguments), count)
+    from runner.envs.envpool import EnvPoolTask
+
+    return EnvPoolTask(name, count, env.arguments)
