@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""Exceptions that say whose fault it is: the user can mend this, or an environment of the user's failed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ class UserError(ValueError):
     The message is one paragraph that says what is wrong, where, and what would be right. Programs print it
     without a traceback and exit with status 2.
     """
+
+
+class FailedEnvironmentError(RuntimeError):
+    """One environment raised, ended its process or does not answer; members of the pack without it may go on.
+
+    Attributes:
+        environment: its number among those that were stepped together.
+        envs: how many these were.
+        trial: whose it is, for a launcher, which also trains the others.
+    """
+
+    def __init__(self, words: str, environment: int, envs: int) -> None:
+        super().__init__(words, environment, envs)
+        self.environment, self.envs = environment, envs
+        self.trial: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def member(self, members: int) -> int:
+        """The member whose environment it is, of so many that have equally many each, one after the other."""
+        return self.environment * members // self.envs
 
 
 def shown(value: object, longest: int = 200) -> str:

@@ -29,7 +29,10 @@ def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> N
     One observation without a batch axis fits an `out` of one row.
     """
     if not parts.children:
-        out[:, parts.start : parts.stop] = np.reshape(as_array(observations), (len(out), parts.stop - parts.start))
+        array = np.reshape(as_array(observations), (len(out), parts.stop - parts.start))
+        if out.dtype == np.uint8 and array.dtype != np.uint8 and not np.array_equal(array.astype(np.uint8), array):
+            raise ValueError(f"found numbers of type {array.dtype} that uint8 does not hold; allowed: 0 to 255")
+        out[:, parts.start : parts.stop] = array
         return
     for key, part in parts.children:
         flatten_observations(part, _child(observations, key), out)

@@ -1,33 +1,24 @@
 """Environments of Python: any function that makes one, at every call, as many environments as are wanted.
 
 `PythonTask` is to such a function what `EnvPoolTask` is to a task of EnvPool. It asks for one environment to know the
-spaces; `seeded(seeds)` then makes one per seed, which `InProcess` steps in this process. A function that makes many in
-one, a vector environment of N, is called once for every N seeds: once per member of a pack (`Joined`).
-
-Whoever steps environments elsewhere needs only `Loop`: it takes a list of functions that each make one
-`gymnasium.Env`, a seed for each, and a `Table` of arrays that their rows are written to; the arrays may be shared with
-another process.
-
-Each environment is reset with its own seed once, at `reset`, and draws what follows from its own generator, so what it
-gives is a function of seed and actions, whatever stands beside it.
+spaces; `seeded(seeds)` then makes one per seed, stepped in this process or, with several threads to step with, in as
+many processes. A function that makes many in one, a vector environment of N, is called once for every N seeds: once per
+member of a pack (`Joined`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-import gymnasium
 import numpy as np
 
 from runner.envs.base import Step, VectorEnv
 from runner.envs.gymnasium import is_single
-from runner.envs.observations import flatten_observations
+from runner.envs.loop import Loop, Maker, Table
 from runner.envs.recipe import Recipe
-from runner.envs.spaces import Layout
 from runner.envs.wrap import wrap_env
-
-Maker = Callable[[], gymnasium.Env[Any, Any]]
 
 
 class PythonTask(VectorEnv):
@@ -51,7 +42,12 @@ class PythonTask(VectorEnv):
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """New environments with these seeds."""
         if self._single:
-            return InProcess(self, [self._make] * len(seeds), seeds)
+            if min(threads or 1, len(seeds)) == 1:
+                return InProcess(self, self._make, seeds)
+            from runner.envs.processes import Processes
+
+            self.close()
+            return Processes(self, partial(self.recipe, self.num_envs), seeds, threads or 1)
         parts = []
         for first in range(0, len(seeds), self.num_envs):
             some = seeds[first : first + self.num_envs]
@@ -67,77 +63,13 @@ class PythonTask(VectorEnv):
             self._spare.pop().close()
 
 
-class Table(NamedTuple):
-    """What N environments give, a row each; `Loop` writes into it."""
-
-    observations: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-
-    @classmethod
-    def empty(cls, layout: Layout, rows: int) -> Table:
-        """For N environments of these observations."""
-        observations, flags = np.zeros((rows, layout.stop), layout.dtype), (np.zeros(rows, bool) for _ in range(2))
-        return cls(observations, np.zeros(rows, np.float32), *flags)
-
-
-class Loop:
-    """Environments that are stepped one after the other; one whose episode has ended is reset at its next step."""
-
-    def __init__(self, makers: Iterable[Maker], seeds: Sequence[int], layout: Layout, table: Table) -> None:
-        """Make the environments.
-
-        Args:
-            makers: one per environment.
-            seeds: one per environment.
-            layout: of their observations.
-            table: a row per environment, written by `reset` and `step`.
-        """
-        self.envs = [make() for make in makers]
-        self._seeds, self._layout, self._table = list(seeds), layout, table
-        self._ended = np.zeros(len(self.envs), bool)
-
-    def reset(self) -> None:
-        """Begin new episodes everywhere, each with its environment's seed."""
-        for row, (env, seed) in enumerate(zip(self.envs, self._seeds, strict=True)):
-            self._write(row, env.reset(seed=int(seed))[0], 0.0, False, False)
-        self._ended[:] = False
-
-    def step(self, actions: np.ndarray, rows: Iterable[int]) -> None:
-        """One step of the environments in these rows.
-
-        Args:
-            actions: `[N, …]` of all environments, as they take them; a copy, since environments may write into theirs.
-            rows: which.
-        """
-        for row in rows:
-            env = self.envs[row]
-            if self._ended[row]:
-                self._write(row, env.reset()[0], 0.0, False, False)
-            else:
-                self._write(row, *env.step(actions[row])[:4])
-
-    def _write(self, row: int, observation: Any, reward: Any, terminated: Any, truncated: Any) -> None:
-        table = self._table
-        flatten_observations(self._layout, observation, table.observations[row : row + 1])
-        table.rewards[row] = reward
-        table.terminated[row], table.truncated[row] = terminated, truncated
-        self._ended[row] = terminated or truncated
-
-    def close(self) -> None:
-        """Close the environments."""
-        for env in self.envs:
-            env.close()
-
-
 class InProcess(VectorEnv):
     """Environments of one kind, stepped in this process."""
 
-    def __init__(self, like: VectorEnv, makers: Sequence[Maker], seeds: Sequence[int]) -> None:
+    def __init__(self, like: VectorEnv, maker: Maker, seeds: Sequence[int]) -> None:
         super().__init__(len(seeds), like.observation_space, like.action_space)
         self._table = Table.empty(self.layout, len(seeds))
-        self._loop = Loop(makers, seeds, self.layout, self._table)
+        self._loop = Loop(maker, seeds, self.layout, self._table)
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes everywhere."""
@@ -151,7 +83,7 @@ class InProcess(VectorEnv):
     def step_some(self, actions: Any, indices: np.ndarray) -> Step:
         """Step only these environments; see the base class."""
         self._loop.step(np.array(self.actions.checked(actions, self.num_envs)), indices.tolist())
-        observations, rewards, terminated, truncated = (column[indices] for column in self._table)
+        observations, rewards, terminated, truncated = (column[indices] for column in self._table[:4])
         return observations, rewards, terminated, truncated, {}
 
     def close(self) -> None:

@@ -1,0 +1,197 @@
+"""Environments of Python, stepped one after the other into rows of arrays, which may be shared with another process.
+
+An environment is reset with its own seed once, at `reset`, and draws what follows from its own generator. So what it
+gives is a function of seed and actions, whatever stands beside it and whichever process steps it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from runner.envs.observations import as_array, flatten_observations
+from runner.envs.spaces import Layout
+from runner.errors import FailedEnvironmentError, UserError
+
+Maker = Callable[[], gymnasium.Env[Any, Any]]
+IDLE = -1
+"""Stands for the row that is being worked on where there is none."""
+
+
+class Table(NamedTuple):
+    """What N environments give, a row each; `Loop` writes into it.
+
+    Attributes:
+        doing: `[2]` row that is being worked on, or IDLE; how many have been begun.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    doing: np.ndarray
+
+    @classmethod
+    def empty(cls, layout: Layout, rows: int) -> Table:
+        """For N environments of these observations."""
+        observations, rewards = np.zeros((rows, layout.stop), layout.dtype), np.zeros(rows, np.float32)
+        return cls(observations, rewards, np.zeros(rows, bool), np.zeros(rows, bool), np.array([IDLE, 0]))
+
+
+class Loop:
+    """Environments that are stepped one after the other; one whose episode has ended is reset at its next step."""
+
+    def __init__(
+        self, maker: Maker, seeds: Sequence[int], layout: Layout, table: Table, first: int = 0, whole: int = 0
+    ) -> None:
+        """Make the environments.
+
+        Args:
+            maker: makes an environment at every call.
+            seeds: one per environment.
+            layout: of their observations.
+            table: a row per environment, written by `reset` and `step`.
+            first: number of the first of them, where there are others.
+            whole: how many there are with those; default these.
+        """
+        self.envs: list[gymnasium.Env[Any, Any]] = []
+        self._seeds, self._layout, self._table, self._first = list(seeds), layout, table, first
+        self._whole = whole or len(seeds)
+        self._ended = [False] * len(seeds)
+        with self._blamed("constructor"):
+            for row in range(len(seeds)):
+                self._begin(row)
+                self.envs.append(maker())
+
+    def reset(self) -> None:
+        """Begin new episodes everywhere, each with its environment's seed."""
+        with self._blamed("reset"):
+            for row, seed in enumerate(self._seeds):
+                self._begin(row)
+                self._reset(row, seed)
+        self._check_finite(range(len(self.envs)))
+
+    def step(self, actions: np.ndarray, rows: Sequence[int]) -> None:
+        """One step of the environments in these rows.
+
+        Args:
+            actions: `[N, …]` of all environments, as they take them; a copy, since environments may write into theirs.
+            rows: which.
+        """
+        with self._blamed("step"):
+            for row in rows:
+                self._begin(row)
+                if self._ended[row]:
+                    self._reset(row, None)
+                else:
+                    self._step(row, actions[row])
+        self._check_finite(rows)
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self.envs:
+            env.close()
+
+    def _begin(self, row: int) -> None:
+        doing = self._table.doing
+        doing[0] = row
+        doing[1] += 1
+
+    def _reset(self, row: int, seed: int | None) -> None:
+        answer = self.envs[row].reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise self._wrong(f"reset gives {_kind(answer)}; allowed: (observation, info), a tuple of two")
+        self._write(row, answer[0], 0.0, False, False)
+
+    def _step(self, row: int, action: Any) -> None:
+        answer = self.envs[row].step(action)
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise self._wrong(
+                f"step gives {_kind(answer)}; allowed: (observation, reward, terminated, truncated, info), a tuple of "
+                "five (gym before 0.26 gave four)"
+            )
+        observation, reward, terminated, truncated, _ = answer
+        if type(reward) is not float:
+            reward = self._number("reward", reward)
+        if type(terminated) is not bool:
+            terminated = bool(self._number("terminated", terminated))
+        if type(truncated) is not bool:
+            truncated = bool(self._number("truncated", truncated))
+        self._write(row, observation, reward, terminated, truncated)
+
+    def _number(self, name: str, value: Any) -> Any:
+        """One number, of whatever library and shape."""
+        array = as_array(value)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise self._wrong(f"step gives as {name} {_kind(value)}; allowed: one number")
+        return array.item()
+
+    def _write(self, row: int, observation: Any, reward: float, terminated: bool, truncated: bool) -> None:
+        table, parts, shape = self._table, self._layout, getattr(observation, "shape", None)
+        if not parts.children and parts.stop > 1 and shape is not None and shape != parts.shape:
+            raise self._wrong(f"an observation is {_kind(observation)}; allowed: {self.envs[row].observation_space}")
+        try:
+            if type(observation) is np.ndarray and shape == parts.shape and not parts.byte:
+                table.observations[row] = observation.reshape(-1)
+            else:
+                flatten_observations(parts, observation, table.observations[row : row + 1])
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise self._wrong(
+                f"an observation, {_kind(observation)}, does not fit its observation_space "
+                f"{self.envs[row].observation_space}: {error}"
+            ) from None
+        table.rewards[row], table.terminated[row], table.truncated[row] = reward, terminated, truncated
+        self._ended[row] = terminated or truncated
+
+    def _check_finite(self, rows: Iterable[int]) -> None:
+        table = self._table
+        for name, values in (("reward", table.rewards[:, None]), ("observation", table.observations)):
+            if values.dtype == np.uint8 or np.isfinite(values).all():
+                continue
+            for row in rows:
+                wrong = np.flatnonzero(~np.isfinite(values[row]))
+                if wrong.size:
+                    place = wrong[0]
+                    where = f" (number {place} of {values.shape[1]})" if values.shape[1] > 1 else ""
+                    words = f"{self._name(row)} gave a {name} of {values[row][place]}{where}; allowed: finite numbers"
+                    raise FailedEnvironmentError(words, self._first + row, self._whole)
+
+    @contextmanager
+    def _blamed(self, doing: str) -> Iterator[None]:
+        """Say of an exception which environment raised it."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if isinstance(error, UserError):
+                raise
+            row = int(self._table.doing[0])
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            told = traceback.format_exception_only(error)[-1].strip()
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            words = f"{self._name(row)} raised in its {doing}: {told} ({where})"
+            raise FailedEnvironmentError(words, self._first + row, self._whole) from error
+        finally:
+            self._table.doing[0] = IDLE
+
+    def _wrong(self, what: str) -> UserError:
+        return UserError(f"{self._name(int(self._table.doing[0]))}: {what}")
+
+    def _name(self, row: int) -> str:
+        kind = f" of {type(self.envs[row].unwrapped).__name__}" if row < len(self.envs) else ""
+        return f"environment {self._first + row}{kind} (seed {self._seeds[row]})"
+
+
+def _kind(value: Any) -> str:
+    """What a wrong value is, in a few words."""
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{getattr(value, 'dtype', type(value).__name__)} of shape {tuple(shape)}"
+    return f"{type(value).__name__} {value!r:.60}"

@@ -1,0 +1,53 @@
+"""A gymnasium environment of a user's: a point that is pushed along a line. Others go wrong in one way each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Point(gymnasium.Env[Any, Any]):
+    """It begins anywhere on the line, and its episodes are truncated after `length` steps."""
+
+    def __init__(self, length: int = 20) -> None:
+        self.observation_space = Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.length, self.steps, self.place = length, 0, 0.0
+
+    def seen(self) -> Any:
+        return np.array([self.place, self.steps, 1.0], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps, self.place = 0, float(self.np_random.normal())
+        return self.seen(), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        self.place += float(action[0]) + 0.1 * float(self.np_random.normal())
+        return self.seen(), -abs(self.place), abs(self.place) > 5, self.steps >= self.length, {}
+
+
+class DoingAtStep(Point):
+    """Does something at the third step of the episode of one environment, which is the one with this seed."""
+
+    def __init__(self, do: Callable[[], Any], seed: int, at: str = "step") -> None:
+        super().__init__()
+        self.do, self.chosen, self.at, self.mine = do, seed, at, False
+        if at == "constructor":
+            do()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.mine = self.mine or seed == self.chosen
+        if self.mine and self.at == "reset":
+            self.do()
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        if self.mine and self.steps == 2 and self.at == "step":
+            self.do()
+        return super().step(action)
