@@ -13,7 +13,7 @@ from launcher.run.job import Place
 from launcher.run.process import log_here
 from launcher.run.retries import Ending
 from launcher.watch.tail import tail
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 
 LONGEST = 2000
 """Characters of an exception that are kept."""
@@ -41,6 +41,8 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
         text = words_of(error.cause)
         if isinstance(error.cause, UserError):
             return Ending("refused", text)
+        if isinstance(error.cause, FailedEnvironmentError):
+            return Ending("error", text, error.cause.trial)
         # A smaller pack may fit where this one did not.
         return Ending("crash" if any(word in text for word in MEMORY) else "error", text)
     gone = "its node has died" in str(error) or (place is not None and is_lost(place.node))
@@ -55,7 +57,8 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
 
 def words_of(error: BaseException) -> str:
     """An error in a sentence: ours say all themselves, of others the type is needed."""
-    return (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")[:LONGEST]
+    ours = isinstance(error, UserError | FailedEnvironmentError)
+    return (str(error) if ours else f"{type(error).__name__}: {error}")[:LONGEST]
 
 
 def end_process(place: Place, worker: Any) -> None:

@@ -1,13 +1,14 @@
 """What becomes of trials whose attempt ended early: tried again, in smaller packs, or given up.
 
-A death cannot be blamed on one member of a pack. So a pack that dies again where it died before is halved, until
+A death cannot be blamed on one member of a pack, but where an environment says whose it is: then only that trial counts
+it, and goes on alone. So a pack that dies again where it died before is halved, until
 the trial that takes its mates with it is alone. Only bookkeeping: no Ray, no ledger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from launcher.plan.experiment import Trial
@@ -30,10 +31,12 @@ class Ending:
         kind: `crash`, the process died or hung; `error`, a Python exception; `refused`, a `UserError`, which the next
             attempt would end with as well; `node`, its machine was lost or taken away.
         words: for people, in one paragraph.
+        trial: the one whose fault it is, where that is known.
     """
 
     kind: Literal["crash", "error", "refused", "node"]
     words: str
+    trial: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Retries:
             return Verdict()
         if ending.kind == "node":
             return Verdict((again,), WAITS[0])
+        mates = [trial for trial in again if trial.id != ending.trial]
+        if 0 < len(mates) < len(again):
+            alone = self.after([trial for trial in again if trial.id == ending.trial], ending)
+            return replace(alone, packs=(mates, *alone.packs))
         if ending.kind == "refused" or self._repeats(again, ending):
             return Verdict(failed=tuple(again))
         for trial in again:

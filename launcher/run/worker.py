@@ -22,7 +22,7 @@ from launcher.run.job import Exam, Job, Place
 from launcher.run.orders import leaves, obeyed
 from launcher.run.process import claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 from runner.training.tracking import Record
 
 if TYPE_CHECKING:
@@ -158,6 +158,9 @@ class Worker:
             account = Account(job, runner, self._backend.device_name(), threads)
             account.begin()
             return account.end(self._follow(runner, link, job.trials, account))
+        except FailedEnvironmentError as error:
+            error.trial = job.trials[error.member(len(job.trials))]
+            raise
         finally:
             link.close()
 

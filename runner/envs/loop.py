@@ -183,8 +183,7 @@ class Loop:
         return UserError(f"{self._name(int(self._table.doing[0]))}: {what}")
 
     def _name(self, row: int) -> str:
-        kind = f" of {type(self.envs[row].unwrapped).__name__}" if row < len(self.envs) else ""
-        return f"environment {self._first + row}{kind} (seed {self._seeds[row]})"
+        return f"the environment with seed {self._seeds[row]}"
 
 
 def _kind(value: Any) -> str:

@@ -244,9 +244,9 @@ class Child:
     def _failed(self, what: str) -> FailedEnvironmentError:
         row = int(self._doing[0])
         number = self._first + max(row, 0)
-        who = f"environment {number} (seed {self._seeds[number]})"
+        who = f"the environment with seed {self._seeds[number]}"
         if row == IDLE:
-            who = f"the process of environment {number} and those after it"
+            who = f"the process of {who} and those after it"
         self._notes.seek(0)
         notes = self._notes.read().decode(errors="replace").strip()
         error = FailedEnvironmentError(f"{who} {what}", number, len(self._seeds))

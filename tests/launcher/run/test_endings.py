@@ -23,7 +23,7 @@ from ray.exceptions import (
 from launcher.run.failures import LAST_WORDS, LONGEST, ending_of
 from launcher.run.job import Place
 from launcher.run.retries import Ending
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 
 PLACE = Place("node-1", "spruce", 4711)
 
@@ -61,6 +61,13 @@ def test_a_user_error_is_refused_in_its_own_words(log: Path) -> None:
 
 def test_an_exception_is_an_error_with_its_name(log: Path) -> None:
     assert ending_of(raised(ValueError("boo")), PLACE, log) == Ending("error", "ValueError: boo")
+
+
+def test_a_failed_environment_is_told_in_its_own_words_with_its_trial(log: Path) -> None:
+    error = FailedEnvironmentError("the environment with seed 7 raised", environment=3, envs=4)
+    error.trial = "a-2"
+    sent = RayTaskError.from_bytes(RayTaskError("train", "Traceback …", error).to_bytes())
+    assert ending_of(sent.as_instanceof_cause(), PLACE, log) == Ending("error", str(error), "a-2")
 
 
 def test_an_exception_of_a_final_class_is_an_error_too(log: Path) -> None:

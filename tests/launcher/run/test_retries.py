@@ -45,6 +45,15 @@ def test_a_pack_is_tried_again_then_halved_then_its_members_fail_alone() -> None
     assert ids(ended(retries, "c")) == ([], ["c"])
 
 
+def test_only_the_trial_whose_environment_failed_counts_it_and_its_mates_go_on() -> None:
+    retries = Retries()
+    error = Ending("error", "the environment with seed 7 raised", trial="b")
+    assert ids(ended(retries, "abc", error)) == (["ac", "b"], [])
+    assert ids(ended(retries, "b", error)) == ([], ["b"])
+    assert ids(ended(retries, "ac")) == (["ac"], []), "its first death"
+    assert ids(ended(retries, "ac", error)) == (["a", "c"], []), "of another pack: whoever is blamed is not in it"
+
+
 def test_a_trial_alone_fails_at_its_fourth_death() -> None:
     retries = Retries()
     verdicts = [ended(retries, "a") for _ in range(4)]
