@@ -483,7 +483,7 @@ def clip_gradients(gradient: Parameters, max_norm: float) -> Parameters:
 
 
 class Adam:
-    """torch's Adam: β = (0.9, 0.999), eps 1e-8 outside the square root, bias correction, no weight decay."""
+    """torch's Adam: β = (0.9, 0.999), eps outside the square root, bias correction, no weight decay."""
 
     def __init__(self, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
         self.beta1, self.beta2, self.eps = beta1, beta2, eps

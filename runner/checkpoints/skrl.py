@@ -115,9 +115,9 @@ def write(state: MemberState, network: Network, config: Config) -> bytes:
         if steps > 0 and not (config.models.policy.fixed_log_std and key == THEIR_LOG_STD)
     }
     group: dict[str, Any] = {
-        "lr": state.counters.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False,
-        "maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
-        "decoupled_weight_decay": False,
+        "lr": state.counters.learning_rate, "betas": (0.9, 0.999), "eps": config.agent.adam_epsilon,
+        "weight_decay": 0, "amsgrad": False, "maximize": False, "foreach": None, "capturable": False,
+        "differentiable": False, "fused": None, "decoupled_weight_decay": False,
     }  # fmt: skip
     if config.agent.learning_rate_scheduler is not None:
         group["initial_lr"] = float(np.ravel(config.agent.learning_rate)[0])

@@ -24,6 +24,9 @@ class Mark(Enum):
     OUTPUT = "how often something is written or evaluated, which changes nothing that is learned"
     LENGTH = "how long to train"
     ACTING = "part of the agent section that actions depend on"
+    LATER = (
+        "younger than trials' ids: with its default it is no part of any key, so that those of before stay as they are"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def dump_without(model: BaseModel, marks: Collection[Mark]) -> dict[str, Any]:
 def _prune(model: BaseModel, data: dict[str, Any], marks: Collection[Mark]) -> None:
     for name, field in type(model).model_fields.items():
         value, key = getattr(model, name), field.alias or name
-        if any(mark in marks for mark in field.metadata):
+        later = Mark.LATER in field.metadata and value == field.default
+        if later or any(mark in marks for mark in field.metadata):
             del data[key]
         elif isinstance(value, BaseModel):
             _prune(value, data[key], marks)

@@ -134,6 +134,8 @@ class Agent(Section):
     """λ of generalised advantage estimation: 0 trusts the values alone, 1 the returns alone."""
     learning_rate: Annotated[_Rate | Annotated[list[_Rate], Field(min_length=2, max_length=2)], Mark.HYPER] = 1e-3
     """Adam's step size, or a list of two: the policy's and the value's."""
+    adam_epsilon: Annotated[Float, Field(gt=0), Mark.HYPER, Mark.LATER] = 1e-8
+    """Added to the root of Adam's second moment, which gradients are divided by; 1e-5 in Stable-Baselines3."""
     learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name)] | None = None
     """How the learning rate changes: KLAdaptiveLR, linear, cosine, or one of torch's or optax's; null: not."""
     learning_rate_scheduler_kwargs: Annotated[SerializeAsAny[Schedule], PlainValidator(_schedule_arguments)] = Field(

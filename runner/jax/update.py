@@ -24,7 +24,6 @@ from runner.jax.preprocessors import Statistics, observation_scaler, value_scale
 from runner.jax.rollout import Rollout
 from runner.training.pack import Hyper, Rules
 
-ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 State = TypeVar("State")
 
 
@@ -144,7 +143,7 @@ def minibatch_step(
     active = active & ~(kl > hyper.kl_threshold)
     step = gradient * jnp.minimum(hyper.grad_norm_clip / (norm + 1e-6), 1)
     before = optax.ScaleByAdamState(optimizer.steps, optimizer.first_moment, optimizer.second_moment)
-    direction, after = ADAM.update(step, before)
+    direction, after = optax.scale_by_adam(b1=0.9, b2=0.999, eps=hyper.adam_epsilon).update(step, before)
     assert isinstance(after, optax.ScaleByAdamState) and isinstance(direction, Array)
     rate = optimizer.learning_rate
     if rules.two_rates:

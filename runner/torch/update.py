@@ -21,7 +21,7 @@ from runner.torch.preprocessors import Statistics, observation_scaler, value_sca
 from runner.torch.rollout import Rollout
 from runner.training.pack import Hyper, Rules
 
-BETA_1, BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+BETA_1, BETA_2 = 0.9, 0.999
 State = TypeVar("State")
 
 
@@ -157,7 +157,7 @@ def minibatch_step(
         sizes = [entry.size for entry in rules.network.entries]
         rate = rate * torch.cat([x.expand(-1, size) for x, size in zip(factors, sizes, strict=True)], 1)
     root = (1 - BETA_2**at_least_one).rsqrt()
-    change = rate * first / (second.sqrt() * root + ADAM_EPSILON)
+    change = rate * first / (second.sqrt() * root + hyper.adam_epsilon)
     return Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate), metrics, active
 
 

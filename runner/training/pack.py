@@ -23,6 +23,7 @@ class Hyper(NamedTuple):
 
     learning_rate: Any
     value_learning_rate: Any
+    adam_epsilon: Any
     discount_factor: Any
     gae_lambda: Any
     ratio_clip: Any

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from runner.config.load import Key, Source, dotted
+from runner.config.marks import Mark, marked
 from runner.config.models import Container, Models, PolicyModel, ValueModel
 from runner.config.schema import Agent, Config, Experiment, Trainer
 from runner.config.section import keys_of
@@ -37,7 +38,8 @@ def leave_out(data: dict[str, Any], era: Era, source: Source, ignored: Ignored) 
             path = (*key, name)
             if not any(chosen[: len(path)] == path for chosen in source.overridden):
                 del block[name]
-                near = "".join(f"; did you mean {one!r}?" for one in nearest(name, known, 1))
+                known_then = set(known) - set(marked(schema, Mark.LATER))
+                near = "".join(f"; did you mean {one!r}?" for one in nearest(name, known_then, 1))
                 ignored(f"{dotted(path)} (skrl 1.x ignores it{near})")
 
     take_out(data, Config, (), ("models", "agent", "trainer"))

@@ -28,6 +28,7 @@ ROWS = T * N
 HYPER: dict[str, tuple[float, float, float]] = {
     "learning_rate": (1e-3, 3e-4, 2e-3),
     "value_learning_rate": (1e-3, 3e-4, 2e-3),
+    "adam_epsilon": (1e-8, 1e-5, 3e-4),
     "discount_factor": (0.99, 0.9, 1.0),
     "gae_lambda": (0.95, 1.0, 0.5),
     "ratio_clip": (0.2, 0.1, 0.3),
@@ -214,7 +215,7 @@ class Problem:
         }
 
     def adam(self, p: int) -> oracle.Adam:
-        adam, optimizer = oracle.Adam(), self.learner.optimizer
+        adam, optimizer = oracle.Adam(eps=self.number("adam_epsilon", p)), self.learner.optimizer
         adam.step_count = int(optimizer.steps[p, 0])
         adam.first = self.named(p, optimizer.first_moment)
         adam.second = self.named(p, optimizer.second_moment)

@@ -27,6 +27,7 @@ from tests.runner.builders import make_config, make_network
 
 HYPER: dict[str, Any] = {
     "agent.learning_rate": 1e-2,
+    "agent.adam_epsilon": 1e-5,
     "agent.discount_factor": 0.5,
     "agent.gae_lambda": 0.5,
     "agent.ratio_clip": 0.4,
