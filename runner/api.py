@@ -76,6 +76,7 @@ class Runner:
             own = config.seed if config.seed is not None else _fresh_seed()
             members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
         pack = Pack.of(members)
+        self.env.check_described(pack.static.env.id, pack.static.env.arguments)
         _note_single_rows(pack.static)
         self.configs = pack.configs
         if pack.size > 1:

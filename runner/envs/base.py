@@ -102,6 +102,9 @@ class VectorEnv:
         """Pictures `[B, H, W, 3]` uint8 of these environments, which must not be stepping."""
         raise UserError(f"{type(self).__name__}: cannot be filmed")
 
+    def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
+        """Refuse a task and arguments of a configuration that contradict what this environment is known to be."""
+
     def close(self) -> None:
         """Release the environments."""
 

@@ -29,6 +29,11 @@ OURS = {
     "gym_reset_return_info": "it has one value",
     "version": "it follows from env.id",
 }
+OF_A_POOL = {
+    "num_envs", "batch_size", "num_threads", "thread_affinity_offset", "seed", "env_seed", "base_path",
+    "gym_reset_return_info",
+}  # fmt: skip
+"""Numbers of a specification that say nothing of the task."""
 AT_LEAST_ONE = {
     "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps",
     "num_levels", "time_limit",
@@ -121,6 +126,31 @@ def _threads(threads: int | None, num_envs: int) -> int:
     return max(1, min(threads if threads is not None else usable_cores(), num_envs))
 
 
+def _made_spec(task: str, arguments: Mapping[str, Any]) -> Any:
+    """EnvPool's specification of a task with these arguments."""
+    check_arguments(task, arguments)
+    try:
+        return envpool.make_spec(task, **arguments)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"env: EnvPool cannot make {task} with {dict(arguments)}: {error}") from None
+
+
+def _check_described(spec: Any, task: str | None, arguments: Mapping[str, Any]) -> None:
+    """Refuse a task and arguments that are not those of a specification."""
+    found, wanted = spec.config._asdict(), dict(arguments)
+    if task is not None:
+        described = None if ":" in task else _made_spec(task, arguments)  # with a colon it is Python's
+        if described is None or type(described) is not type(spec):
+            kind = type(spec).__name__.removesuffix("EnvSpec")
+            raise UserError(f"env.id: the configuration says {task}, the environment is a {kind}")
+        wanted = described.config._asdict()
+    for name in sorted(wanted.keys() - OF_A_POOL):
+        if name not in found or found[name] != wanted[name]:
+            has = repr(found[name]) if name in found else "no such argument"
+            of_task = f" ({task})" if task is not None and name not in arguments else ""
+            raise UserError(f"env.{name}: the configuration says {wanted[name]!r}{of_task}, the environment has {has}")
+
+
 class EnvPoolTask(VectorEnv):
     """A task with its arguments: spaces are known, environments are made by `seeded`."""
 
@@ -136,15 +166,16 @@ class EnvPoolTask(VectorEnv):
             UserError: see `check_arguments`; or a space that is not supported.
         """
         self.task, self.arguments = task, dict(arguments or {})
-        check_arguments(task, self.arguments)
+        self._spec = spec = _made_spec(task, self.arguments)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
-            try:
-                spec = envpool.make_spec(task, **self.arguments)
-            except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-                raise UserError(f"env: EnvPool cannot make {task} with {self.arguments}: {error}") from None
             space = _seen_space(spec, spec.gymnasium_observation_space)
             super().__init__(num_envs, space, spec.gymnasium_action_space)
+
+    def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
+        """Refuse another task, and other arguments."""
+        if (task, dict(arguments)) != (self.task, self.arguments):
+            _check_described(self._spec, task, arguments)
 
     def drawn(self) -> EnvPoolTask:
         """The same task, whose pools can draw their environments: pixels, not a window."""
@@ -240,6 +271,10 @@ class EnvPool(VectorEnv):
                 raise
             raise UserError(f"{self._name} cannot be filmed: EnvPool does not draw this task") from None
         return np.asarray(pictures, np.uint8)
+
+    def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
+        """Refuse another task, and other arguments."""
+        _check_described(self.pool.spec, task, arguments)
 
     def close(self) -> None:
         """Close viewers; the pool's threads go with its last reference."""

@@ -72,7 +72,7 @@ def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any)
         observations: structured as the space, or flat rows already; of any array library.
 
     Raises:
-        ValueError: they are something else, naming the part that is.
+        ValueError: they are something else, or not finite, naming the part that is.
     """
     if parts.children and not isinstance(observations, Mapping | tuple | list):
         space, parts = Box(-np.inf, np.inf, (parts.stop,)), Layout(0, parts.stop, (parts.stop,), byte=parts.byte)
@@ -82,10 +82,15 @@ def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any)
         raise ValueError(f"its parts have different numbers of rows: {counts}")
     out = np.empty((len(leaves[0][2]), parts.stop), parts.dtype)
     for where, part, columns in leaves:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             out[:, part.start : part.stop] = columns
         if parts.byte and not np.array_equal(out[:, part.start : part.stop], columns):
             raise ValueError(f"{where or 'they'}: found numbers of type {columns.dtype}; allowed: uint8, 0 to 255")
+        if not (finite := np.isfinite(out[:, part.start : part.stop])).all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{where or 'they'}: found {columns[row, column]} in row {row}; allowed: finite numbers in float32"
+            )
     return out
 
 

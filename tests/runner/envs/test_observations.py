@@ -88,6 +88,10 @@ TUPLE = Tuple((Discrete(3), Box(-9, 9, (2,)), Box(-9, 9, (1,))))
         (TUPLE, (np.zeros(2), np.zeros((2, 2))), "they: found 2 tuple; allowed: 3 parts"),
         (TUPLE, (1, np.zeros(2), np.zeros(1)), r"\['0'\]: found shape \[\] \(one observation without the axis N\)"),
         (TUPLE, np.zeros((2, 5)), r"they: found shape \[2, 5\]; allowed: \[N, 4\]"),
+        (Box(-1, 1, (2,)), [[0, 0], [0, np.nan]], "they: found nan in row 1; allowed: finite numbers in float32"),
+        (Box(-1, 1, (2,)), [[-np.inf, 0]], "they: found -inf in row 0; allowed: finite"),
+        (Box(-1, 1, (2,), np.float64), [[0, 1e39]], r"they: found 1e\+39 in row 0; allowed: finite numbers in float32"),
+        (PAIR, {"a": np.zeros((1, 2)), "b": ([[0, 0]], [[np.nan, 0]])}, r"\['b'\]\['1'\]: found nan in row 0"),
     ],
 )
 def test_what_is_no_batch_of_the_space_is_named(space: gymnasium.Space[Any], observations: Any, message: str) -> None:
