@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 import shlex
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import sys
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -105,7 +105,6 @@ def train(
     debug: Debug = False,
 ) -> int:
     """Train every configuration with every seed."""
-    terminal = console()
     _refuse_words(cfgs)
     given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
@@ -113,35 +112,39 @@ def train(
     experiment = read_experiment(cfgs, set_ or [], given, seeds, zip_)
     if show_config:
         return _show_configurations(experiment)
-    for note in experiment.notes:
-        terminal.print(note, style="dim", highlight=False, soft_wrap=True)
+    return _begin(experiment, name, cfgs[0].stem, out, resources, dry_run)
+
+
+def _begin(
+    experiment: Experiment, name: str | None, stem: str, out: Path | None, wanted: Resources, dry_run: bool
+) -> int:
+    """Create a launch and let it go on, here or on a cluster; or only show it."""
     from launcher.cluster import jobs
     from launcher.plan import directory as folder
+    from launcher.plan.resume import Request
     from launcher.run import session
 
-    if jobs.dashboard_of(resources.address) is not None:
-        if dry_run:
-            raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
-        # What the cluster would refuse, too, before the name is spent.
-        resources.check()
-        session.check_names(experiment.trials)
-        chosen = {"seeds": seeds, "env": env, "num_envs": num_envs, "backend": backend, "set": set_}
-        words = [*_words(chosen), *(word for group in zip_ or () for word in ("--zip", *group)), *_flags(resources)]
-        called = folder.choose_name(experiment.trials, name, cfgs[0].stem)
-        there = out or Path(experiment.trials[0].config.agent.experiment.directory or launches.FOLDER)
-        submitted = jobs.Jobs(str(resources.address))
-        return _follow(submitted, called, submitted.submit(called, words, cfgs, there))
-    directory = folder.choose_directory(experiment.trials, out, name, cfgs[0].stem)
-    pairs = [(trial, 0) for trial in experiment.trials]
-    named = folder.is_named(experiment.trials, name)
-    with contextlib.ExitStack() as held:
-
-        def prepare() -> tuple[Path, Callable[[], None]]:
-            made, take_back = folder.create(directory, experiment.trials, named)
-            held.enter_context(folder.working(made))
-            return made, take_back
-
-        return session.conduct(terminal, directory, pairs, resources, dry_run, prepare)
+    terminal, trials, request = console(), experiment.trials, Request(_typed(), wanted)
+    session.say(terminal, experiment.notes)
+    remote = jobs.dashboard_of(wanted.address) is not None
+    if remote and dry_run:
+        raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
+    # What a cluster would refuse, too, before the name is spent.
+    session.refuse(trials, wanted)
+    if remote:
+        there = out or Path(trials[0].config.agent.experiment.directory or launches.FOLDER)
+        cluster = jobs.Jobs(str(wanted.address))
+        with tempfile.TemporaryDirectory() as packed:
+            made = folder.create(Path(packed) / folder.choose_name(trials, name, stem), trials)
+            folder.fold(made)
+            where = cluster.begin(made, there, request)
+        return _follow(cluster, made.name, where)
+    directory = folder.choose_directory(trials, out, name, stem)
+    if dry_run:
+        return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted).show()
+    named = folder.is_named(trials, name)
+    with folder.beginning(directory, lambda chosen: folder.create(chosen, trials, named)) as made:
+        return session.proceed(terminal, made, request)
 
 
 @app.command(help_epilogue=examples("resume"))
@@ -164,29 +167,30 @@ def resume(
 ) -> int:
     """Continue a launch: train what is missing, or more."""
     from launcher.cluster import jobs
-    from launcher.plan import directory as folder
-    from launcher.plan import resume as continuing
+    from launcher.plan.resume import Request
     from launcher.run import session
 
-    if jobs.dashboard_of(resources.address) is not None:
-        if directory is None:
-            raise UserError("command line: which launch of the cluster? Give its name: launch resume NAME --address …")
-        chosen = {"seeds": seeds, "set": set_, "retry_failed": retry_failed, "dry_run": dry_run}
-        resumed = jobs.Jobs(str(resources.address))
-        return _follow(resumed, directory.name, resumed.resume(directory.name, [*_words(chosen), *_flags(resources)]))
-    terminal = console()
-    directory = launches.chosen(directory, out)
-    folder.refuse_running(directory)
-    # What is no launch is not written to; `continuing.read` says so.
-    write = not dry_run and is_launch(directory)
-    with folder.working(directory) if write else contextlib.nullcontext():
-        more = continuing.read(directory, seeds, set_ or [], retry_failed)
-        for line in more.notes:
-            terminal.print(line, style="dim", highlight=False, soft_wrap=True)
-        if not more.todo:
-            return 0 if more.all_finished else 1
-        prepare = partial(continuing.write, directory, more)
-        return session.conduct(terminal, directory, more.todo, resources, dry_run, prepare)
+    request = Request(_typed(), resources, seeds, tuple(set_ or ()), retry_failed, dry_run)
+    if jobs.dashboard_of(resources.address) is None:
+        return session.resume(console(), launches.chosen(directory, out), request)
+    if directory is None:
+        raise UserError("command line: which launch of the cluster? Give its name: launch resume NAME --address …")
+    cluster = jobs.Jobs(str(resources.address))
+    return _follow(cluster, directory.name, cluster.resume(directory.name, request))
+
+
+@app.command(show=False)
+def on_head(directory: Written, request: str, /, *, begin: bool = False) -> int:
+    """Let a launch go on on the cluster whose head this is; `begin` with one that has travelled to this folder."""
+    from launcher.plan import directory as folder
+    from launcher.plan.resume import Request
+    from launcher.run import session
+
+    asked = Request.of_json(request, address="auto")
+    if not begin:
+        return session.resume(console(), directory, asked)
+    with folder.beginning(directory, partial(folder.adopt, Path.cwd())) as made:
+        return session.proceed(console(), made, asked)
 
 
 @app.command(name="eval", help_epilogue=examples("eval"))
@@ -305,21 +309,9 @@ def _follow(jobs: Jobs, launch: str, directory: str | None = None) -> int:
             print(f"Bring it here: launch pull {launch} --address {jobs.url}")
 
 
-def _words(chosen: Mapping[str, Any]) -> list[str]:
-    """Values by their flags' names as they are typed; what was not given is left out."""
-    words: list[str] = []
-    for name, value in chosen.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is not None and value is not False:
-            words += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
-    return words
-
-
-def _flags(resources: Resources) -> list[str]:
-    """Of the cluster's side: all but where it is."""
-    return _words({name: value for name, value in asdict(resources).items() if name != "address"})
+def _typed() -> str:
+    """The command line, as a person could type it again."""
+    return shlex.join(["launch", *sys.argv[1:]])
 
 
 def _show_configurations(experiment: Experiment) -> int:

@@ -16,13 +16,12 @@ import logging
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +30,7 @@ from launcher.cluster.connect import check_reachable, code, set_environment
 from launcher.cluster.parcel import END, LEDGER, PIECE
 from launcher.ledger.storage import lock
 from launcher.plan.directory import COMMIT, git_commit
+from launcher.plan.resume import Request
 from runner.errors import UserError
 
 DASHBOARD_PORT = 8265
@@ -97,53 +97,31 @@ class Jobs:
         with self._asking():
             self._client = JobSubmissionClient(url)
 
-    def submit(self, name: str, arguments: Sequence[str], files: Sequence[Path], out: Path) -> str:
-        """Begin a launch on the cluster.
+    def begin(self, directory: Path, out: Path, request: Request) -> str:
+        """Send a launch directory to the cluster and let its launch go on there.
 
         Args:
-            name: of the launch, and of the job.
-            arguments: of `launch`, which follow the files, without --name, --out and --address.
-            files: configurations, which travel along.
+            directory: of the launch; its name is the job's.
             out: folder of launches on the cluster's head; if relative, in the home folder there.
+            request: to go on.
 
         Returns:
             The directory of the launch, on the head; it may contain `$HOME`.
-
-        Raises:
-            UserError: there is a launch of this name.
         """
+        name = directory.name
         # `~` and variables are the head's, whose launcher reads them.
         folder = str(out) if str(out)[:1] in ("/", "$", "~") else f"$HOME/{out}"
-        with tempfile.TemporaryDirectory() as packed:
-            words = []
-            for number, file in enumerate(files):
-                # Files of equal names stay apart.
-                target = Path(packed) / str(number) / file.name
-                target.parent.mkdir()
-                shutil.copyfile(file, target)
-                words.append(f"{number}/{file.name}")
-            words += [*arguments, "--name", name]
-            command = f"{shlex.join(words)} --out {_quoted(folder)}"
-            taken = f"{name}: this cluster has had a launch of that name; choose another --name"
-            self._run(name, command, {"launch": name, "out": folder}, packed, taken)
-        return f"{folder}/{name}"
+        taken = f"{name}: this cluster has had a launch of that name; choose another --name"
+        return self._run(name, name, folder, request, taken, directory)
 
-    def resume(self, name: str, arguments: Sequence[str]) -> str:
-        """Continue a launch whose job is over, in another job; returns its directory on the head.
-
-        Raises:
-            UserError: there is none, or it is still at work.
-        """
+    def resume(self, name: str, request: Request) -> str:
+        """Continue a launch whose job is over, in another job; returns its directory on the head."""
         jobs = self._jobs(name)
         if jobs[-1].status not in OVER:
             raise UserError(f"{name}: still at work on {self.url}; watch it with launch follow {name}")
-        directory = f"{jobs[-1].metadata['out']}/{name}"
-        words = f"resume {_quoted(directory)} {shlex.join(arguments)}"
-        # No launch is called so.
-        job = f"{name}@{len(jobs) + 1}"
         taken = f"{name}: somebody else has just resumed it; launch follow {name} --address {self.url} shows it"
-        self._run(job, words, {"launch": name, "out": jobs[-1].metadata["out"]}, None, taken)
-        return directory
+        # No launch is called so.
+        return self._run(f"{name}@{len(jobs) + 1}", name, jobs[-1].metadata["out"], request, taken)
 
     def follow(self, name: str, show: Callable[[str], Any]) -> int:
         """Show what a launch prints, from its beginning, until it is over; returns its exit status.
@@ -199,7 +177,7 @@ class Jobs:
         with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
             archive, new = Path(folder) / "archive", Path(folder) / "new"
             with self._asking():
-                self._submit(carrier, f"python -P -m launcher.cluster.parcel {_quoted(source)}", code(), {})
+                self._submit(carrier, f"python -P -m launcher.cluster.parcel {shlex.quote(source)}", code(), {})
             try:
                 with archive.open("wb") as file:
                     self._unpack(carrier, file.write)
@@ -249,21 +227,24 @@ class Jobs:
             why = f": {said}" if said else ""
             raise UserError(f"{self.url}: the launch's directory did not arrive whole{why}")
 
-    def _run(self, job: str, words: str, metadata: dict[str, str], folder: str | None, taken: str) -> None:
+    def _run(self, job: str, name: str, out: str, request: Request, taken: str, sent: Path | None = None) -> str:
         """Submit a launcher; `taken` is the error where there is a job of this name."""
         # What travels has no repository there.
         variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), COMMIT: git_commit() or ""}
         environment = code() | {"env_vars": variables}
-        if folder is not None:
-            environment["working_dir"] = folder
-        command = f"exec python -P -m launcher.cli.main {words} --address auto"
+        words = ["on-head", f"{out}/{name}", request.as_json()]
+        if sent is not None:
+            environment["working_dir"] = str(sent)
+            words.append("--begin")
+        command = f"exec python -P -m launcher.cli.main {shlex.join(words)}"
         try:
             with self._asking():
-                self._submit(job, command, environment, metadata)
+                self._submit(job, command, environment, {"launch": name, "out": out})
         except UserError as error:
             if "already exists" not in str(error):
                 raise
             raise UserError(taken) from None
+        return f"{out}/{name}"
 
     def _submit(self, job: str, command: str, environment: dict[str, Any], metadata: dict[str, str]) -> None:
         last_try = time.monotonic() + READY_SECONDS
@@ -390,10 +371,3 @@ def _refuse_to_lose(directory: Path) -> None:
                 f"{directory}: was trained or evaluated in since it was pulled, which another pull would undo; "
                 "rename it, or choose another --out"
             )
-
-
-def _quoted(path: str) -> str:
-    """A path for a shell, with `$HOME` left to it."""
-    if path.startswith("$HOME/"):
-        return f'"$HOME"/{shlex.quote(path.removeprefix("$HOME/"))}'
-    return shlex.quote(path)

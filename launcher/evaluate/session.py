@@ -16,7 +16,7 @@ from launcher.evaluate.batches import Candidate, Terms, Which
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.plan.cores import spread
-from launcher.plan.resources import Resources, gpu_note, place
+from launcher.plan.resources import Resources, gpu_note, look, place
 from launcher.watch.progress import EvaluationView
 from launcher.watch.tables import Column, count, table
 from runner.errors import UserError
@@ -57,15 +57,16 @@ def conduct(
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     failures: list[str] = []
     if missing:
-        placement = place(wanted) if wanted.address is None else None
+        placement = place(wanted, look(wanted)) if wanted.address is None else None
         if (note := gpu_note(wanted)) is not None:
             console.print(note, style="yellow", highlight=False, soft_wrap=True)
         with cluster.connected(wanted.address, placement):
+            offer = look(wanted)
             if placement is None:
-                placement = place(wanted)
+                placement = place(wanted, offer)
                 preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
             work = evaluating.batches(missing, terms, placement.workers)
-            placement = spread(placement, work, wanted)
+            placement = spread(placement, work, wanted, offer)
             with EvaluationView(console, len(candidates), len(scores)) as view:
 
                 def done(found: list[Evaluation]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.plan.experiment import Placement, Trial
-from launcher.plan.resources import Resources, cores_offered, fitting
+from launcher.plan.resources import Offer, Resources, fitting
 from launcher.run.import_path import ROOT
 from launcher.run.process import environment
 from runner.cores import stepping_threads, worth_splitting
@@ -105,6 +105,7 @@ def settle(
     packs: Sequence[Sequence[Trial]],
     programs: Programs,
     wanted: Resources,
+    offer: Offer,
     kept: int | None,
 ) -> Placement:
     """Give CPU workers several cores where cores would stand idle and that is faster.
@@ -116,10 +117,11 @@ def settle(
         packs: that they train.
         programs: of all packs.
         wanted: what may be used.
+        offer: what there is.
         kept: threads of the arithmetic in this launch so far; None at its beginning.
     """
-    offered, given = cores_offered(wanted), wanted.cores_per_worker is not None
-    most = share(offered, len(packs)) if idle(placement, packs, wanted) else placement.cpus
+    given = wanted.cores_per_worker is not None
+    most = share(offer.cores, len(packs)) if idle(placement, packs, wanted) else placement.cpus
     if most == 1:
         return replace(placement, threads=kept or 1)
     found = _look(packs, programs)
@@ -132,17 +134,16 @@ def settle(
     }
     cpus = min(most, max(threads, *stepping.values()))
     return replace(
-        placement, workers=fitting(offered, cpus), cpus=cpus, threads=threads, stepping=stepping, why=_why(found)
+        placement, workers=fitting(offer.cores, cpus), cpus=cpus, threads=threads, stepping=stepping, why=_why(found)
     )
 
 
-def spread(placement: Placement, batches: Sequence[Any], wanted: Resources) -> Placement:
+def spread(placement: Placement, batches: Sequence[Any], wanted: Resources, offer: Offer) -> Placement:
     """Let batches of evaluations have the cores that would stand idle; each steps with as many as help it."""
     if not idle(placement, batches, wanted):
         return placement
-    offered = cores_offered(wanted)
-    each = share(offered, len(batches))
-    return replace(placement, workers=fitting(offered, each), cpus=each)
+    each = share(offer.cores, len(batches))
+    return replace(placement, workers=fitting(offer.cores, each), cpus=each)
 
 
 def _look(packs: Sequence[Sequence[Trial]], programs: Programs) -> dict[str, Program]:

@@ -118,53 +118,82 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> tuple[Path, Callable[[], None]]:
+@contextlib.contextmanager
+def beginning(directory: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
+    """Have a new launch directory for oneself, made by `create` or `adopt`.
+
+    It is taken back, and the folders above it that were made for it, if nothing was begun there.
+    """
+    above = [folder for folder in directory.parents if not os.path.lexists(folder)]
+    made = None
+    try:
+        made = make(directory)
+        with working(made):
+            yield made
+    finally:
+        if made is None or _unbegun(made):
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+            for folder in above:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _unbegun(directory: Path) -> bool:
+    """A launch directory in which no launch or resume was noted; False where that cannot be told."""
+    try:
+        with reading(directory) as ledger:
+            return not ledger.revisions()
+    except UserError:
+        return False
+
+
+def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> Path:
     """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
 
     Args:
         directory: to make.
         trials: of the launch.
         named: somebody chose this name; else it gets a number where another launch began in the same second.
-
-    Returns:
-        The directory, and what takes it back, as long as nothing was trained there, and the folders above it that were
-        made for it.
-
-    Raises:
-        UserError: it exists, or cannot be written.
     """
-    above = [folder for folder in directory.parents if not os.path.lexists(folder)]
+
+    def fill(made: Path) -> None:
+        _write_configs(made, trials)
+        with Ledger(made) as ledger:
+            ledger.add_trials(map(_ledger_row, trials), _texts(trials))
+            _write_plan(made, ledger)
+
+    return _make(directory, named, fill)
+
+
+def adopt(source: Path, directory: Path) -> Path:
+    """Make the directory of one that has travelled; or leave nothing."""
+    return _make(directory, True, lambda made: shutil.copytree(source, made, dirs_exist_ok=True))
+
+
+def _make(directory: Path, named: bool, fill: Callable[[Path], object]) -> Path:
+    """Make and fill a folder that nobody has: this one, or one of its name and a number."""
+    wanted = directory
     with _writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    directory = _make(directory, named)
-    made = [directory, *above]
-    try:
-        with _writing(directory):
-            _write_configs(directory, trials)
-            with Ledger(directory) as ledger:
-                ledger.add_trials(map(_ledger_row, trials), _texts(trials))
-                _write_plan(directory, ledger)
-    except BaseException:
-        _remove(made)
-        raise
-    return directory, lambda: _remove(made)
-
-
-def _make(directory: Path, named: bool) -> Path:
-    """Make a folder that nobody has: this one, or one of its name and a number; returns it."""
-    wanted = directory
     for number in itertools.count(2):
         try:
             with _writing(directory):
                 directory.mkdir()
-            return directory
+            break
         except UserError:
             if not os.path.lexists(directory):
                 raise
             if named:
                 raise _exists(directory) from None
         directory = wanted.with_name(f"{wanted.name}_{number}")
-    raise AssertionError
+    try:
+        with _writing(directory):
+            fill(directory)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory
 
 
 def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
@@ -192,13 +221,6 @@ def _ledger_row(trial: Trial) -> TrialRow:
 
 def _timesteps(trial: Trial) -> int:
     return trial.config.updates * trial.config.agent.rollouts
-
-
-def _remove(made: Sequence[Path]) -> None:
-    shutil.rmtree(made[0], ignore_errors=True)
-    for folder in made[1:]:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -65,57 +65,74 @@ def gpu_note(wanted: Resources) -> str | None:
     return None if asked else mask_note()
 
 
-def place(wanted: Resources) -> Placement:
-    """Decide how many workers run and on what.
+@dataclass(frozen=True)
+class Machine:
+    """A machine: its address, and how many cores and GPUs are offered there."""
 
-    On this machine that needs no Ray; on a cluster (`address`) it needs to be connected.
+    address: str
+    cores: int
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What there is to run on: this machine, or the machines of a cluster; `where` says which in messages."""
+
+    machines: tuple[Machine, ...]
+    where: str = "on this machine"
+    joined: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all machines."""
+        return int(sum(machine.gpus for machine in self.machines))
+
+    @property
+    def cores(self) -> list[int]:
+        """Cores of each machine that has any."""
+        return [machine.cores for machine in self.machines if machine.cores]
+
+
+def look(wanted: Resources) -> Offer:
+    """The offer of this machine, which needs no Ray; with an address, of the cluster that this process has joined."""
+    if wanted.address is None:
+        gpus = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus()
+        mask = f" ({MASK}={os.environ[MASK]})" if MASK in os.environ else ""
+        return Offer((Machine("", usable_cores(), gpus),), f"on this machine{mask}")
+    import ray
+
+    nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    machines = (Machine(address, int(has.get("CPU", 0)), has.get("GPU", 0)) for address, has in nodes)
+    return Offer(tuple(machines), f"in the cluster {wanted.address}", joined=True)
+
+
+def place(wanted: Resources, offer: Offer) -> Placement:
+    """Decide how many workers run and on what.
 
     Raises:
         UserError: more GPUs than there are, or a machine of a cluster without a core for each worker on its GPUs.
     """
-    machines: Sequence[Mapping[str, Any]] = ()
-    offered = cores_offered(wanted)
-    cores = sum(offered)
-    if wanted.address is None:
-        found, where = (wanted.gpus or 0) if wanted.logical_gpus else visible_gpus(), "on this machine"
-        where += f" ({MASK}={os.environ[MASK]})" if MASK in os.environ else ""
-    else:
-        import ray
-
-        found = int(ray.cluster_resources().get("GPU", 0))
-        where = f"in the cluster {wanted.address}"
-        machines = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
-    gpus = wanted.gpus
-    if gpus and gpus > found:
+    found, where = offer.gpus, offer.where
+    if wanted.gpus and wanted.gpus > found:
         allowed = f"allowed: 0 to {found}" if found else "leave --gpus out to train on the CPU"
         raise UserError(
-            f"command line: --gpus {gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only count "
-            "them (nothing then runs on a GPU)"
+            f"command line: --gpus {wanted.gpus}: Ray finds {found} {where}; {allowed}, or add --logical-gpus to only "
+            "count them (nothing then runs on a GPU)"
         )
-    use = found if gpus is None and not wanted.logical_gpus else (gpus or 0)
-    if not use:
+    gpus = found if wanted.gpus is None and not wanted.logical_gpus else (wanted.gpus or 0)
+    if not gpus:
         if wanted.workers_per_gpu is not None:
             raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
-        each = _checked_cores(wanted, max(offered, default=1), where)
-        return Placement(wanted.workers or max(1, fitting(offered, each)), 0, each)
-    workers = wanted.workers or use * (wanted.workers_per_gpu or 1)
-    share = 0 if wanted.logical_gpus else max(1, cores // workers)
-    if machines and share:
+        each = _checked_cores(wanted, max(offer.cores, default=1), where)
+        return Placement(wanted.workers or max(1, fitting(offer.cores, each)), 0, each)
+    workers = wanted.workers or gpus * (wanted.workers_per_gpu or 1)
+    share = 0 if wanted.logical_gpus else max(1, sum(offer.cores) // workers)
+    if offer.joined and share:
         # What the poorest machine with GPUs can give to each worker on them.
-        share = min(_cores_each(node, math.ceil(workers / use)) for node in machines)
+        share = min(_cores_each(machine, math.ceil(workers / gpus)) for machine in offer.machines if machine.gpus)
     if wanted.cores_per_worker is not None:
         share = _checked_cores(wanted, share, f"for each worker {where}")
-    return Placement(workers, use, share, wanted.logical_gpus, max(1, share))
-
-
-def cores_offered(wanted: Resources) -> list[int]:
-    """Cores of this machine, or of each one of the connected cluster that has any."""
-    if wanted.address is None:
-        return [usable_cores()]
-    import ray
-
-    offered = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return [cores for cores in offered if cores]
+    return Placement(workers, gpus, share, wanted.logical_gpus, max(1, share))
 
 
 def fitting(offered: Sequence[int], each: int) -> int:
@@ -124,11 +141,7 @@ def fitting(offered: Sequence[int], each: int) -> int:
 
 
 def _checked_cores(wanted: Resources, most: int, where: str) -> int:
-    """The cores of a worker that a person wants, else one.
-
-    Raises:
-        UserError: no machine has so many.
-    """
+    """The cores of a worker that a person wants, else one."""
     each = wanted.cores_per_worker or 1
     if wanted.cores_per_worker is not None and each > most:
         allowed = f"allowed: 1 to {most}" if most else "leave --cores-per-worker out"
@@ -136,22 +149,18 @@ def _checked_cores(wanted: Resources, most: int, where: str) -> int:
     return each
 
 
-def _cores_each(machine: Mapping[str, Any], workers_per_gpu: int) -> int:
-    offered, gpus = machine["Resources"].get("CPU", 0), machine["Resources"]["GPU"]
-    share = int(offered // (gpus * workers_per_gpu))
+def _cores_each(machine: Machine, workers_per_gpu: int) -> int:
+    share = int(machine.cores // (machine.gpus * workers_per_gpu))
     if share < 1:
         raise UserError(
-            f"the cluster cannot train this: {machine['NodeManagerAddress']} offers {offered:g} cores to {gpus:g} GPUs "
+            f"the cluster cannot train this: {machine.address} offers {machine.cores} cores to {machine.gpus:g} GPUs "
             f"with {workers_per_gpu} workers each, and a worker needs one (ray start --num-cpus)"
         )
     return share
 
 
-def workers_now(wanted: Resources, placement: Placement) -> int:
-    """Workers for which the connected cluster has cores or GPUs at the moment."""
-    import ray
-
+def workers_now(wanted: Resources, placement: Placement, offer: Offer) -> int:
+    """Workers for which an offer has cores or GPUs, of a launch that was placed when there may have been another."""
     if placement.gpus:
-        return int(ray.cluster_resources().get("GPU", 0)) * (wanted.workers_per_gpu or 1)
-    offered = cores_offered(wanted)
-    return fitting(offered, min(placement.cpus, max(offered, default=1)))
+        return offer.gpus * (wanted.workers_per_gpu or 1)
+    return fitting(offer.cores, min(placement.cpus, max(offer.cores, default=1)))

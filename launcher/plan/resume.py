@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.ledger.ledger import reading
@@ -12,11 +13,44 @@ from launcher.ledger.rows import State, TrialRow
 from launcher.ledger.storage import LEDGER
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, parse_seeds, trial_of
+from launcher.plan.resources import Resources
 from runner.config import Config, resolve
 from runner.config.overrides import parse_override
 from runner.errors import UserError
 
 LENGTH = ("trainer", "timesteps")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a launch directory that is there: to go on, with more of this, on these resources.
+
+    Attributes:
+        command: what a person typed.
+        resources: what may be used.
+        seeds: see `read`.
+        settings: see `read`.
+        retry_failed: see `read`.
+        dry_run: only show the plan.
+    """
+
+    command: str
+    resources: Resources
+    seeds: str | None = None
+    settings: tuple[str, ...] = ()
+    retry_failed: bool = False
+    dry_run: bool = False
+
+    def as_json(self) -> str:
+        """The request as text, for whoever continues the launch on another machine."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_json(cls, text: str, address: str) -> Request:
+        """The request in such a text, on the machine where the cluster has this address."""
+        data = json.loads(text)
+        resources = Resources(**{**data["resources"], "address": address})
+        return cls(**{**data, "settings": tuple(data["settings"]), "resources": resources})
 
 
 @dataclass(frozen=True)
@@ -154,15 +188,9 @@ def _added(trials: Sequence[Trial], seeds: str | None) -> list[Trial]:
     ]
 
 
-def write(directory: Path, more: More) -> tuple[Path, Callable[[], None]]:
+def write(directory: Path, more: More) -> None:
     """Add to the launch directory what is new; the same again, after a crash in between, changes nothing.
 
-    Returns:
-        The directory, and what takes it back: nothing, since an addition that was not trained yet is what the next
-        resume trains.
-
-    Raises:
-        UserError: another launch is at work there, or it cannot be written.
+    What was added and is not trained yet is what the next resume trains.
     """
     folder.add_trials(directory, more.added, more.longer)
-    return directory, lambda: None

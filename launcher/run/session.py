@@ -1,4 +1,4 @@
-"""One launch or resume from its plan to its exit status: place, show, connect, train, tell."""
+"""A launch that goes on: place, show, connect, train, tell. Here, on a cluster's head, and as a dry run alike."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from launcher.ledger.storage import is_launch
 from launcher.plan import directory as folder
+from launcher.plan import resume as continuing
 from launcher.plan.cores import Programs, idle, measure, settle
 from launcher.plan.estimate import estimate
 from launcher.plan.experiment import Placement, Trial, form_packs
-from launcher.plan.resources import Resources, gpu_note, place, workers_now
+from launcher.plan.resources import Offer, Resources, gpu_note, look, place, workers_now
+from launcher.plan.resume import Request
 from launcher.run import output
 from launcher.watch import progress
 from launcher.watch.tables import duration
@@ -31,149 +34,166 @@ if TYPE_CHECKING:
     from launcher.run.dispatch import Result
 
 
-def conduct(
-    console: Console,
-    directory: Path,
-    trials: Sequence[tuple[Trial, int]],
-    wanted: Resources,
-    dry_run: bool,
-    prepare: Callable[[], tuple[Path, Callable[[], None]]],
-) -> int:
-    """Train trials.
+def resume(console: Console, directory: Path, request: Request) -> int:
+    """Continue the launch of a directory that nobody is at work at; returns the exit status."""
+    folder.refuse_running(directory)
+    # What is no launch is not written to; `proceed` says so.
+    write = not request.dry_run and is_launch(directory)
+    with folder.working(directory) if write else contextlib.nullcontext():
+        return proceed(console, directory, request)
 
-    Args:
+
+def proceed(console: Console, directory: Path, request: Request) -> int:
+    """Let the launch of a directory that one has for oneself go on: one that was just created, or an old one."""
+    more = continuing.read(directory, request.seeds, request.settings, request.retry_failed)
+    say(console, more.notes)
+    if not more.todo:
+        return 0 if more.all_finished else 1
+    refuse((trial for trial, _ in more.todo), request.resources)
+    session = Session(console, directory, more.todo, request.resources)
+    if request.dry_run:
+        return session.show()
+    continuing.write(directory, more)
+    return session.go_on(request.command)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is to be trained in a launch directory, and on what.
+
+    Attributes:
         console: where to tell.
-        directory: of the launch.
-        trials: each with the timestep that it goes on from.
+        directory: of the launch; on a dry run it may not be there.
+        todo: trials, each with the timestep that it goes on from.
         wanted: what may be used.
-        dry_run: only show the plan.
-        prepare: writes what the launch directory needs before the first attempt, and returns it and what takes it back.
-            It is called before Ray starts, which takes seconds.
-
-    Returns:
-        The exit status: 0 all trials finished; 1 any failed, diverged or missing; 128 + signal when interrupted.
-
-    Raises:
-        UserError: nothing was begun.
     """
-    from launcher.cluster import connect as cluster
-    from launcher.cluster import preflight
 
-    wanted.check()
-    # All seeds of a configuration have its name.
-    configurations = list({trial.name: trial for trial, _ in trials}.values())
-    check_names(configurations)
-    _check_wandb(console, configurations, dry_run)
-    programs = _check_environments(configurations) if dry_run or "envpool" in sys.modules else None
-    began = time.monotonic()
-    begin = dict(_begins(trials))
-    placement = place(wanted) if wanted.address is None else None
-    if (note := gpu_note(wanted)) is not None:
-        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    console: Console
+    directory: Path
+    todo: Sequence[tuple[Trial, int]]
+    wanted: Resources
 
-    packs_on = partial(_show_packs, console, trials, wanted)
-    with_cores = partial(_settle, console, wanted, begin, dry_run)
-    if placement is not None and programs is not None and dry_run:
-        with_cores(directory, placement, packs_on(directory, placement), programs)
+    def show(self) -> int:
+        """Print the plan, and change nothing."""
+        from launcher.cluster.connect import connected
+
+        configurations = self._configurations(login=False)
+        programs = check_environments(configurations)
+        with contextlib.nullcontext() if self.wanted.address is None else connected(self.wanted.address):
+            offer = look(self.wanted)
+            placement, packs = self._place(offer)
+            placement = self._settle(placement, packs, programs, offer)
+        expected = estimate(packs, self._begins, placement, self.directory.parent)
+        if expected is not None:
+            time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
+            say(self.console, [f"{time_left} ({expected.source})"])
         return 0
-    with contextlib.ExitStack() as stack:
-        if not dry_run:
-            directory, undo = prepare()
-            stack.callback(undo)
-        packs = packs_on(directory, placement) if placement is not None else []
-        ahead = placement is not None and idle(placement, packs, wanted)
-        # The environments take seconds to import and to measure, in which Ray can start.
-        checked = stack.enter_context(ThreadPoolExecutor(1)).submit(_check_environments, configurations, ahead)
-        with cluster.connected(wanted.address, placement):
-            programs = checked.result()
-            if placement is None:
-                placement = place(wanted)
-                preflight.check(console, {placement.backend(trial.config) for trial, _ in trials}, placement.on_gpus)
-                packs = packs_on(directory, placement)
-            placement = with_cores(directory, placement, packs, programs)
-            if dry_run:
-                return 0
-            command = shlex.join(["launch", *sys.argv[1:]])
-            for line in folder.add_revision(directory, folder.revision(command, placement, packs)):
-                console.print(line, style="yellow", highlight=False, soft_wrap=True)
-            before = _trained_before(directory, trials)
-            stack.pop_all()  # from here on there is something to continue
-            try:
-                # What nobody has counted follows the machines that come and go.
-                elastic = wanted.address is not None and wanted.workers is None and wanted.gpus is None
-                room = partial(workers_now, wanted, placement) if elastic else None
-                result = _train(console, directory, packs, placement, room)
-            except BaseException:
-                say_how_to_continue(console, directory)
-                raise
-            finally:
-                folder.fold(directory)
-    progress.show_result(console, directory, time.monotonic() - began, before)
-    return _status(console, directory, result)
+
+    def go_on(self, command: str) -> int:
+        """Train.
+
+        Returns:
+            The exit status: 0 all trials finished; 1 any failed, diverged or missing; 128 + signal when interrupted.
+
+        Raises:
+            UserError: nothing was begun.
+        """
+        from launcher.cluster.connect import connected
+
+        began = time.monotonic()
+        configurations = self._configurations(login=True)
+        if "envpool" in sys.modules:  # no need to wait until Ray has started
+            check_environments(configurations)
+        offer = look(self.wanted) if self.wanted.address is None else None
+        placement, packs = self._place(offer) if offer else (None, [])
+        measured = placement is not None and idle(placement, packs, self.wanted)
+        with ThreadPoolExecutor(1) as beside:
+            # The environments take seconds to import and to measure, in which Ray can start.
+            checked = beside.submit(check_environments, configurations, measured)
+            with connected(self.wanted.address, placement):
+                programs = checked.result()
+                offer = offer or look(self.wanted)
+                if placement is None:
+                    placement, packs = self._place(offer)
+                placement = self._settle(placement, packs, programs, offer)
+                revision = folder.revision(command, placement, packs)
+                say(self.console, folder.add_revision(self.directory, revision), "yellow")
+                before = self._trained_before()
+                try:
+                    result = _train(self.console, self.directory, packs, placement, self._room(placement))
+                except BaseException:
+                    say_how_to_continue(self.console, self.directory)
+                    raise
+                finally:
+                    folder.fold(self.directory)
+        progress.show_result(self.console, self.directory, time.monotonic() - began, before)
+        return _status(self.console, self.directory, result)
+
+    @property
+    def _begins(self) -> dict[str, int]:
+        return {trial.id: timestep for trial, timestep in self.todo}
+
+    def _configurations(self, login: bool) -> list[Trial]:
+        """One trial of each configuration, all seeds of which have its name; wandb could start for them."""
+        configurations = list({trial.name: trial for trial, _ in self.todo}.values())
+        _check_wandb(self.console, configurations, login)
+        return configurations
+
+    def _place(self, offer: Offer) -> tuple[Placement, list[list[Trial]]]:
+        """Decide where packs are trained, and print that."""
+        from launcher.cluster import preflight
+
+        placement = place(self.wanted, offer)
+        if (note := gpu_note(self.wanted)) is not None:
+            say(self.console, [note], "yellow")
+        if offer.joined:
+            backends = {placement.backend(trial.config) for trial, _ in self.todo}
+            preflight.check(self.console, backends, placement.on_gpus)
+        packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack)
+        progress.show_plan(self.console, self.directory, packs, placement, self._begins)
+        if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
+            say(self.console, ["agent.mixed_precision: no effect on CPU workers, where float32 is faster"])
+        return placement, packs
+
+    def _settle(
+        self, placement: Placement, packs: Sequence[Sequence[Trial]], programs: Programs, offer: Offer
+    ) -> Placement:
+        """Decide how many cores workers have; print that, and what a person should know of the environments."""
+        from runner.networks.policies import remark
+
+        for name, config in {trial.name: trial.config for pack in packs for trial in pack}.items():
+            env, _ = programs[static_key(config)]
+            if (note := remark(config.models.policy, env.actions)) is not None:
+                say(self.console, [f"{name}: {note}"])
+        if placement.gpus:
+            return placement
+        kept = folder.arithmetic_threads(self.directory)
+        placement = settle(placement, packs, programs, self.wanted, offer, kept)
+        progress.show_cores(self.console, placement)
+        return placement
+
+    def _trained_before(self) -> int:
+        """Env steps that need not be trained any more: of trials that are over, and up to the others' checkpoints."""
+        from launcher.ledger.ledger import Ledger
+
+        begin = self._begins
+        with Ledger(self.directory, writer=False) as ledger:
+            return sum(
+                begin[row.trial.id] * row.trial.num_envs if row.trial.id in begin else row.env_steps
+                for row in ledger.progress(saved=True)
+            )
+
+    def _room(self, placement: Placement) -> Callable[[], int] | None:
+        """How many workers there may be now, where nobody has counted them and machines come and go."""
+        if self.wanted.address is None or self.wanted.workers is not None or self.wanted.gpus is not None:
+            return None
+        return lambda: workers_now(self.wanted, placement, look(self.wanted))
 
 
-def _show_packs(
-    console: Console,
-    trials: Sequence[tuple[Trial, int]],
-    wanted: Resources,
-    directory: Path,
-    placement: Placement,
-) -> list[list[Trial]]:
-    """Form packs and print the plan."""
-    packs = form_packs(trials, placement.workers, wanted.trials_per_pack)
-    progress.show_plan(console, directory, packs, placement, dict(_begins(trials)))
-    if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in trials):
-        console.print("agent.mixed_precision: no effect on CPU workers, where float32 is faster", style="dim")
-    return packs
-
-
-def _remark(console: Console, packs: Sequence[Sequence[Trial]], programs: Programs) -> None:
-    """Print what a person should know of configurations in their environments."""
-    from runner.networks.policies import remark
-
-    configurations = {trial.name: trial.config for pack in packs for trial in pack}
-    for name, config in configurations.items():
-        env, _ = programs[static_key(config)]
-        if (note := remark(config.models.policy, env.actions)) is not None:
-            console.print(f"{name}: {note}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _settle(
-    console: Console,
-    wanted: Resources,
-    begin: Mapping[str, int],
-    dry_run: bool,
-    directory: Path,
-    placement: Placement,
-    packs: Sequence[Sequence[Trial]],
-    programs: Programs,
-) -> Placement:
-    """Decide how many cores workers have, and print that and, on a dry run, how long it will take."""
-    _remark(console, packs, programs)
-    if not placement.gpus:
-        placement = settle(placement, packs, programs, wanted, folder.arithmetic_threads(directory))
-        progress.show_cores(console, placement)
-    expected = estimate(packs, begin, placement, directory.parent) if dry_run else None
-    if expected is not None:
-        time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
-        console.print(f"{time_left} ({expected.source})", style="dim", highlight=False, soft_wrap=True)
-    return placement
-
-
-def _begins(trials: Sequence[tuple[Trial, int]]) -> list[tuple[str, int]]:
-    return [(trial.id, timestep) for trial, timestep in trials]
-
-
-def _trained_before(directory: Path, trials: Sequence[tuple[Trial, int]]) -> int:
-    """Env steps that need not be trained any more: of trials that are over, and up to the checkpoints of the others."""
-    from launcher.ledger.ledger import Ledger
-
-    begin = dict(_begins(trials))
-    with Ledger(directory, writer=False) as ledger:
-        return sum(
-            begin[row.trial.id] * row.trial.num_envs if row.trial.id in begin else row.env_steps
-            for row in ledger.progress(saved=True)
-        )
+def say(console: Console, lines: Iterable[str], style: str = "dim") -> None:
+    """Print remarks."""
+    for line in lines:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -253,20 +273,19 @@ def say_how_to_continue(console: Console, directory: Path, states: Collection[st
     console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
 
 
-def check_names(trials: Sequence[Trial]) -> None:
-    """Refuse configurations that say nothing of an environment.
-
-    Raises:
-        UserError: naming the trial's configuration.
-    """
-    for trial in trials:
+def refuse(trials: Iterable[Trial], wanted: Resources) -> None:
+    """Refuse, before anything is written, configurations without an environment and what this machine cannot give."""
+    wanted.check()
+    for trial in {trial.name: trial for trial in trials}.values():
         if trial.config.env.id is None:
             raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
         if trial.config.env.num_envs is None:
             raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
+    if wanted.address is None:
+        place(wanted, look(wanted))
 
 
-def _check_environments(trials: Sequence[Trial], measured: bool = False) -> Programs:
+def check_environments(trials: Sequence[Trial], measured: bool = False) -> Programs:
     """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
 
     Args:
@@ -299,12 +318,8 @@ def _check_environments(trials: Sequence[Trial], measured: bool = False) -> Prog
     return programs
 
 
-def _check_wandb(console: Console, trials: Sequence[Trial], dry_run: bool) -> None:
-    """Refuse what would keep wandb, where it is asked for, from starting; a dry run needs no login.
-
-    Raises:
-        UserError: naming the trial's configuration.
-    """
+def _check_wandb(console: Console, trials: Sequence[Trial], login: bool) -> None:
+    """Refuse what would keep wandb, where it is asked for, from starting; a missing login only if that is needed."""
     from runner.training import wandb as weights_and_biases
 
     asked = {repr(e.wandb_kwargs): t for t in trials if (e := t.config.agent.experiment).wandb}
@@ -315,8 +330,8 @@ def _check_wandb(console: Console, trials: Sequence[Trial], dry_run: bool) -> No
             try:
                 weights_and_biases.check_login(kwargs)
             except UserError as error:
-                if not dry_run:
+                if login:
                     raise
-                console.print(f"{trial.name}: {error}", style="yellow", highlight=False, soft_wrap=True)
+                say(console, [f"{trial.name}: {error}"], "yellow")
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None

@@ -16,6 +16,7 @@ import yaml
 from launcher.cli import commands
 from launcher.cli import main as cli
 from launcher.cli.main import main
+from launcher.run.session import Session
 from runner.errors import UserError
 from tests.launcher import report_launches
 from tests.launcher.refusals import CARTPOLE, CONFIGS, PPO, Refused
@@ -231,11 +232,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Gets (directory, trials) of what would be launched."""
     got: list[Any] = []
 
-    def launch(_console: object, directory: Path, pairs: list[Any], *_: object, **__: object) -> int:
-        got[:] = [directory, [trial for trial, _ in pairs]]
+    def launch(session: Session, _command: str) -> int:
+        got[:] = [session.directory, [trial for trial, _ in session.todo]]
         return 0
 
-    monkeypatch.setattr("launcher.run.session.conduct", launch)
+    monkeypatch.setattr(Session, "go_on", launch)
     return got
 
 

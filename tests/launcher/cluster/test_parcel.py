@@ -1,14 +1,16 @@
-"""A launch directory as lines of text, there and back; what an address stands for; what is typed for the cluster."""
+"""A launch directory as lines of text, there and back; what an address stands for; what jobs are sent."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from launcher.cli.commands import _words
-from launcher.cluster.jobs import Jobs, _quoted, dashboard_of
+from launcher.cli.main import main
+from launcher.cluster.jobs import Jobs, dashboard_of
 from launcher.ledger.ledger import Ledger
+from launcher.plan.resources import Resources
+from launcher.plan.resume import Request
+from launcher.run import session
 from runner.errors import UserError
 from tests.launcher.builders import A, B, agent, batch
 
@@ -191,26 +196,76 @@ def test_what_an_address_stands_for(address: str | None, url: str | None) -> Non
     assert dashboard_of(address) == url
 
 
-def test_what_was_typed_is_typed_again() -> None:
-    given = {
-        "seeds": "0-3",
-        "num_envs": 8,
-        "set": ["a.b=1,2", "c=[3]"],
-        "retry_failed": True,
-        "gpus": None,
-        "dry": False,
-    }
-    assert _words(given) == [
-        *("--seeds", "0-3", "--num-envs", "8", "--set", "a.b=1,2", "--set", "c=[3]", "--retry-failed")
-    ]
+class Submitted:
+    """Takes jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any]] = []
+
+    def submit_job(self, **job: Any) -> None:
+        if any(job["submission_id"] == other["submission_id"] for other in self.jobs):
+            raise RuntimeError(f"Job with submission_id {job['submission_id']} already exists.")
+        self.jobs.append(job)
+
+    def list_jobs(self) -> list[Any]:
+        return [SimpleNamespace(status="SUCCEEDED", start_time=at, **job) for at, job in enumerate(self.jobs)]
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> tuple[Jobs, Submitted]:
+    jobs, client = object.__new__(Jobs), Submitted()
+    jobs.url, jobs._client = "http://nowhere:8265", client
+    return jobs, client
+
+
+ASKED = Request(
+    "launch 'my cfg.yaml' --set a='$(rm)'",
+    Resources(workers=3, logical_gpus=True, address="http://nowhere:8265"),
+    "0-3",
+    ("trainer.timesteps=640",),
+    retry_failed=True,
+)
+
+
+def run_on_head(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Request]:
+    """What a launcher does on the head, by what was submitted."""
+    got: list[Any] = []
+    for name in ("proceed", "resume"):
+        monkeypatch.setattr(session, name, lambda _, *given: got.append(given) or 0)
+    command, *words = shlex.split(job["entrypoint"].replace("exec ", ""))
+    assert [command, *words[:3]] == ["python", "-P", "-m", "launcher.cli.main"]
+    assert main(words[3:]) == 0
+    return got[0]
+
+
+def test_a_directory_travels_and_goes_on_as_it_was_asked_for(
+    submitted: tuple[Jobs, Submitted], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, client = submitted
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert jobs.begin(directory, Path("our runs"), ASKED) == "$HOME/our runs/run"
+    (job,) = client.jobs
+    assert job["submission_id"] == "run" and job["metadata"] == {"launch": "run", "out": "$HOME/our runs"}
+    monkeypatch.chdir(job["runtime_env"]["working_dir"])
+    there, asked = run_on_head(job, monkeypatch)
+    assert there == tmp_path / "home" / "our runs" / "run"
+    assert asked == replace(ASKED, resources=replace(ASKED.resources, address="auto"))
+    with pytest.raises(UserError, match="run: this cluster has had a launch of that name"):
+        jobs.begin(directory, Path("our runs"), ASKED)
+
+
+def test_a_launch_of_a_cluster_goes_on_in_another_job(
+    submitted: tuple[Jobs, Submitted], directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, client = submitted
+    jobs.begin(directory, tmp_path / "$(rm)", ASKED)
+    assert jobs.resume("run", ASKED) == f"{tmp_path}/$(rm)/run"
+    assert client.jobs[1]["submission_id"] == "run@2" and "working_dir" not in client.jobs[1]["runtime_env"]
+    there, asked = run_on_head(client.jobs[1], monkeypatch)
+    assert there == tmp_path / "$(rm)" / "run" and asked.seeds == "0-3"
 
 
 def test_a_journal_of_a_ledger_is_not_carried_with_the_copy(directory: Path, tmp_path: Path) -> None:
     (directory / "ledger.sqlite-journal").write_bytes(bytes(512))
     there = unpacked(carried(directory), tmp_path)
     assert not list(there.glob("ledger.sqlite-*"))
-
-
-def test_only_home_is_left_to_the_shell() -> None:
-    assert _quoted("$HOME/runs/a b") == "\"$HOME\"/'runs/a b'"
-    assert _quoted("/x/$(rm)") == "'/x/$(rm)'"

@@ -13,27 +13,29 @@ from launcher.ledger.ledger import Ledger
 from launcher.plan import cores, directory
 from launcher.plan.cores import Programs, settle, share, spread
 from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
-from launcher.plan.resources import Resources, fitting
-from launcher.run.session import _check_environments
+from launcher.plan.resources import Machine, Offer, Resources, fitting
+from launcher.run.session import check_environments
 
 PPO = Path(__file__).parents[3] / "configs" / "skrl" / "ppo.yaml"
 LARGE = "models.policy.hiddens=[1024,1024]"
 CHEAP, COSTLY = 1.5e-6, 20e-6
 PENDULUM, CHEETAH = "Pendulum-v1", "HalfCheetah-v4"
+MEASURED = cores._step_seconds
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes machines of so many cores, on which Pendulum is cheap and HalfCheetah is not."""
-
-    def make(*offered: int) -> None:
-        monkeypatch.setattr(cores, "cores_offered", lambda _: list(offered))
+@pytest.fixture(autouse=True)
+def costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pendulum is cheap and HalfCheetah is not."""
 
     def seconds(env: str) -> float:
         return CHEAP if PENDULUM in env else COSTLY
 
     monkeypatch.setattr(cores, "_step_seconds", seconds)
-    return make
+
+
+def offer_of(*offered: int) -> Offer:
+    """Machines of so many cores."""
+    return Offer(tuple(Machine("", each) for each in offered))
 
 
 def trials(*settings: str, env: str = CHEETAH, seeds: str = "1", num_envs: int = 64) -> list[Trial]:
@@ -49,11 +51,11 @@ def settled(
     each = wanted.cores_per_worker or 1
     before = Placement(wanted.workers or fitting(offered, each), 0, each)
     packs = form_packs([(trial, 0) for trial in members], before.workers)
-    return settle(before, packs, _programs(members), wanted, kept)
+    return settle(before, packs, _programs(members), wanted, offer_of(*offered), kept)
 
 
 def _programs(members: Sequence[Trial]) -> Programs:
-    return _check_environments(members)
+    return check_environments(members)
 
 
 @pytest.mark.parametrize(
@@ -92,22 +94,19 @@ def test_every_pack_gets_as_many_cores_of_one_machine_as_every_other(offered: li
     ],
 )
 def test_cores_that_would_stand_idle_step_environments_where_that_is_faster(
-    machine: Any, offered: list[int], seeds: str, env: str, workers: int, cpus: int
+    offered: list[int], seeds: str, env: str, workers: int, cpus: int
 ) -> None:
-    machine(*offered)
     placement = settled(offered, trials(env=env, seeds=seeds))
     assert (placement.workers, placement.cpus, placement.threads) == (workers, cpus, 1)
 
 
-def test_the_plan_says_what_was_measured(machine: Any) -> None:
-    machine(4)
+def test_the_plan_says_what_was_measured() -> None:
     why = settled([4], trials()).why
     assert why == "a step of HalfCheetah-v4 takes 20.0 µs on one core, all else about 4.9 µs"
     assert settled([4], trials(seeds="4")).why == ""
 
 
-def test_configurations_of_one_launch_step_with_threads_of_their_own(machine: Any) -> None:
-    machine(4)
+def test_configurations_of_one_launch_step_with_threads_of_their_own() -> None:
     members = [*trials(env=PENDULUM), *trials(env=CHEETAH)]
     members = [replace(trial, name=str(trial.config.env.id)) for trial in members]
     placement = settled([4], members)
@@ -116,27 +115,23 @@ def test_configurations_of_one_launch_step_with_threads_of_their_own(machine: An
     assert Placement(1, 0, 3).threads_of(members) == 3
 
 
-def test_large_arithmetic_has_the_cores_too_whatever_the_environment_costs(machine: Any) -> None:
-    machine(4)
+def test_large_arithmetic_has_the_cores_too_whatever_the_environment_costs() -> None:
     large = trials(LARGE, env=PENDULUM, num_envs=256)
     placement = settled([4], large)
     assert (placement.cpus, placement.threads) == (4, 4) and placement.threads_of(large) < 4
     assert placement.why.endswith("in arithmetic large enough to split")
-    machine(64)
     assert settled([64], large).threads == cores.MOST_THREADS
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-def test_a_resume_computes_with_as_many_threads_as_before(machine: Any, kept: int) -> None:
+def test_a_resume_computes_with_as_many_threads_as_before(kept: int) -> None:
     for offered in ([4], [2], [1]):
-        machine(*offered)
         for members in (trials(LARGE, num_envs=256), trials(), trials(seeds="4")):
             placement = settled(offered, members, kept=kept)
             assert placement.threads == kept and placement.cpus <= offered[0]
 
 
-def test_who_counts_workers_or_their_cores_is_obeyed(machine: Any) -> None:
-    machine(8)
+def test_who_counts_workers_or_their_cores_is_obeyed() -> None:
     three = settled([8], trials(env=PENDULUM), Resources(cores_per_worker=3))
     assert (three.workers, three.cpus, three.threads, three.why) == (2, 3, 1, "as --cores-per-worker says")
     assert settled([8], trials(LARGE, num_envs=256), Resources(cores_per_worker=3)).threads == 3
@@ -146,14 +141,13 @@ def test_who_counts_workers_or_their_cores_is_obeyed(machine: Any) -> None:
     assert (both.workers, both.cpus) == (1, 4)
 
 
-def test_evaluations_have_the_cores_that_would_stand_idle(machine: Any) -> None:
-    machine(8)
-    placement = Placement(8, 0, 1)
-    assert [spread(placement, range(batches), Resources()).cpus for batches in (1, 3, 8, 20)] == [8, 2, 1, 1]
-    assert spread(placement, range(3), Resources()).workers == 4
+def test_evaluations_have_the_cores_that_would_stand_idle() -> None:
+    placement, eight = Placement(8, 0, 1), offer_of(8)
+    assert [spread(placement, range(batches), Resources(), eight).cpus for batches in (1, 3, 8, 20)] == [8, 2, 1, 1]
+    assert spread(placement, range(3), Resources(), eight).workers == 4
     for untouched in (Resources(workers=8), Resources(cores_per_worker=1)):
-        assert spread(placement, [0], untouched) == placement
-    assert spread(Placement(1, 1, 8), [0], Resources()).cpus == 8
+        assert spread(placement, [0], untouched, eight) == placement
+    assert spread(Placement(1, 1, 8), [0], Resources(), eight).cpus == 8
 
 
 def test_the_plan_of_a_launch_keeps_the_threads_of_its_arithmetic(tmp_path: Path) -> None:
@@ -173,15 +167,12 @@ def test_the_plan_of_a_launch_keeps_the_threads_of_its_arithmetic(tmp_path: Path
 
 
 def test_what_a_step_costs_is_measured_in_a_process_of_its_own() -> None:
-    cheap = cores._step_seconds('{"id": "CartPole-v1", "num_envs": 8}')
+    cheap = MEASURED('{"id": "CartPole-v1", "num_envs": 8}')
     assert 0 < cheap < 1e-2
-    assert cores._step_seconds('{"id": "CartPole-v1", "num_envs": 8, "no_such": 1}') == 0.0
+    assert MEASURED('{"id": "CartPole-v1", "num_envs": 8, "no_such": 1}') == 0.0
 
 
-def test_an_environment_that_cannot_be_measured_leaves_a_worker_one_core(
-    machine: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine(4)
+def test_an_environment_that_cannot_be_measured_leaves_a_worker_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_step_seconds", lambda *_: 0.0)
     placement = settled([4], trials())
     assert placement.cpus == 1 and "HalfCheetah-v4 could not be measured" in placement.why

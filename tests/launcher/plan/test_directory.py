@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Published
 from launcher.plan import directory as folder
 from launcher.plan.experiment import read_experiment
+from runner.errors import UserError
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -44,11 +46,39 @@ def test_existing_directory_stays_as_it_is(tmp_path: Path, refused: Refused) -> 
 
 def test_launches_of_one_second_have_directories_of_their_own(tmp_path: Path) -> None:
     trials = read_experiment([CARTPOLE], [], {}, None).trials
-    made, undo = zip(*(folder.create(tmp_path / "now", trials, named=False) for _ in range(3)), strict=True)
+    made = [folder.create(tmp_path / "now", trials, named=False) for _ in range(3)]
     assert [path.name for path in made] == ["now", "now_2", "now_3"]
     assert all((path / "plan.json").is_file() for path in made)
-    undo[1]()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["now", "now_3"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_directory_in_which_nothing_was_begun_is_taken_back_with_what_was_made_for_it(
+    tmp_path: Path, begun: bool
+) -> None:
+    trials = read_experiment([CARTPOLE], [], {}, None).trials
+    (tmp_path / "mine").mkdir()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        folder.beginning(tmp_path / "mine" / "runs" / "one", lambda path: folder.create(path, trials)) as made,
+    ):
+        with pytest.raises(UserError, match="is in use by another launch"):
+            folder.refuse_running(made)
+        if begun:
+            folder.add_revision(made, {"command": "launch"})
+        raise KeyboardInterrupt
+    assert made.exists() == begun and (tmp_path / "mine" / "runs").exists() == begun
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_what_has_travelled_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    sent, there = small_launch(tmp_path, "sent"), tmp_path / "there" / "one"
+    assert folder.adopt(sent, there) == there
+    assert contents(there) == {name.replace(str(sent), str(there)): data for name, data in contents(sent).items()}
+    with pytest.raises(UserError, match="exists already and is never overwritten"):
+        folder.adopt(sent, there)
+    with pytest.raises(UserError, match=r"two: cannot be written"):
+        folder.adopt(tmp_path / "nowhere", tmp_path / "two")
+    assert not (tmp_path / "two").exists()
 
 
 def test_directory_of_a_launch_as_file(tmp_path: Path, refused: Refused) -> None:

@@ -16,7 +16,7 @@ from launcher.ledger.ledger import Ledger
 from launcher.plan import gpus
 from launcher.plan.experiment import Placement
 from launcher.plan.gpus import Device, devices, usable, visible_gpus
-from launcher.plan.resources import Resources, gpu_note, place
+from launcher.plan.resources import Resources, gpu_note, look, place
 from launcher.run import pool as processes
 from launcher.run.job import Place
 from launcher.run.worker import Worker
@@ -130,10 +130,11 @@ def test_a_mask_that_names_more_than_there_is_gets_a_note(
 def test_gpus_that_are_not_there_are_not_promised(monkeypatch: pytest.MonkeyPatch, mask: str) -> None:
     monkeypatch.setattr(gpus, "devices", list)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
-    assert place(Resources(workers=1)) == Placement(1, 0, 1)
+    wanted = Resources(workers=1)
+    assert place(wanted, look(wanted)) == Placement(1, 0, 1)
     expected = rf"--gpus 1: Ray finds 0 on this machine \(CUDA_VISIBLE_DEVICES={mask}\); leave --gpus out to train"
     with pytest.raises(UserError, match=expected):
-        place(Resources(gpus=1))
+        place(Resources(gpus=1), look(Resources(gpus=1)))
 
 
 # Which GPU a worker gets
