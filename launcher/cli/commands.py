@@ -37,6 +37,7 @@ VERBS = {
     "status": "show how a launch stands",
     "logs": "show what the workers of a launch printed",
     "list": "list launches, the latest first",
+    "keys": "say what the keys of a configuration are",
     "follow": "watch a launch that runs on a cluster by itself",
     "stop": "let such a launch save and end",
     "pull": "bring its directory here",
@@ -69,6 +70,7 @@ for _verb, _function in (
     ("status", reading.status),
     ("logs", reading.logs),
     ("list", reading.list_),
+    ("keys", reading.keys),
 ):
     app.command(_function, name=_verb, help_epilogue=examples(_verb))
 

@@ -53,6 +53,7 @@ _EXAMPLES = {
     "status": ("launch status", "launch status runs/NAME", "launch status --out /scratch/runs --json"),
     "logs": ("launch logs", "launch logs cartpole_s3", "launch logs runs/NAME cartpole_s3 --tail 1000"),
     "list": ("launch list", "launch list /scratch/runs --json"),
+    "keys": ("launch keys", "launch keys agent.experiment", "launch keys epsilon"),
     "follow": ("launch follow NAME --address http://HOST:8265",),
     "stop": ("launch stop NAME --address http://HOST:8265",),
     "pull": ("launch pull NAME --address http://HOST:8265 --out runs",),

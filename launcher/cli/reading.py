@@ -1,4 +1,4 @@
-"""The verbs of the `launch` command that read launch directories: report, status, logs, list."""
+"""The verbs of the `launch` command that only read: report, status, logs, list, and keys."""
 
 from __future__ import annotations
 
@@ -84,4 +84,17 @@ def list_(
         launches.show(console(), found)
     else:
         print(f"There is no launch in {out.absolute()}")
+    return 0
+
+
+def keys(
+    pattern: Annotated[str, Parameter(name="PATTERN", help="Part of a key or of what it is; default all keys.")] = "",
+    /,
+    *,
+    debug: Debug = False,
+) -> int:
+    """Say what the keys of a configuration are, which values they may have, and their defaults."""
+    from runner.config.keys import search
+
+    print("\n".join(f"{entry.line}\n    {entry.text}" for entry in search(pattern)))
     return 0

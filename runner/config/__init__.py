@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from runner.config import overrides as _overrides
-from runner.config.load import Key, Source, dotted, plain, plain_copy, read_yaml
-from runner.config.schedules import SCHEDULES, arguments_of
+from runner.config.explain import SWEEP, explained
+from runner.config.load import Key, Source, plain, plain_copy, read_yaml
 from runner.config.schema import Config
-from runner.config.section import keys_of
 from runner.config.skrl.algorithms import check_class, check_keys
 from runner.config.skrl.canonical import canonical, canonical_override
-from runner.config.skrl.eras import LEGACY_AGENT, LEGACY_MODEL, Era, era_of
-from runner.errors import UserError, did_you_mean, shown
+from runner.config.skrl.eras import Era, era_of
+from runner.errors import UserError, shown
 
 __all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]
-
-SWEEP = "sweep"
-"""Section of a file with the alternatives of its settings; a launch chooses among them before `resolve`."""
-
-MAX_REPORTED = 8
-UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
-MARKERS = ("bool", "int", "float", "str", "list", "dict")
-"""Parts of pydantic's locations that are no keys, besides those with brackets."""
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> tuple[Config, list[str]]:
@@ -100,10 +86,7 @@ def resolve(
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:
-        lines = _merged(_explain(detail, source, translated) for detail in error.errors())
-        if len(lines) > MAX_REPORTED:
-            lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
-        raise UserError("\n".join(lines)) from None
+        raise UserError(explained(error, source, translated)) from None
 
 
 def _check_algorithm(data: Mapping[str, Any], source: Source, settings: Iterable[tuple[Key, Any, str]]) -> None:
@@ -134,116 +117,3 @@ def _canonical(key: Key, value: Any, era: Era, where: str) -> tuple[Key, Any]:
         return canonical_override(key, value, era)
     except UserError as error:
         raise UserError(str(error).replace("command line", where, 1)) from None
-
-
-def _merged(sentences: Iterable[str]) -> list[str]:
-    """The sentences, each once; what one value may be in several ways is said in one."""
-    found: dict[str, list[str]] = {}
-    for sentence in dict.fromkeys(sentences):
-        start, separator, allowed = sentence.partition("; allowed: ")
-        found.setdefault(start + separator, []).append(allowed)
-    return [
-        start + " or ".join(way.rstrip(".") if len(ways) > 1 else way for way in ways) for start, ways in found.items()
-    ]
-
-
-def _explain(detail: ErrorDetails, source: Source, data: Mapping[str, Any]) -> str:
-    """One pydantic error as a sentence: where, what, what is allowed, nearest."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    fields, key = _walk(detail["loc"], data, kind in UNKNOWN_KEY)
-    where, found = source.where(key), shown(detail["input"])
-    if kind in UNKNOWN_KEY:
-        if len(key) == 1 and key not in source.overridden:
-            fields = [*fields, SWEEP]
-        older = (LEGACY_MODEL if "network" in fields else set()) | (LEGACY_AGENT if "gae_lambda" in fields else set())
-        hint = _elsewhere(key) or did_you_mean(key[-1], sorted({*fields, *older})) or _elsewhere(key, similar=True)
-        return f"{where}: unknown key.{hint} Allowed here: {_join(fields)}."
-    if kind == "missing":
-        return f"{where}: required, but not given"
-    if kind == "value_error":
-        return _refused(str(context["error"]), source, key)
-    if kind == "literal_error":
-        names = [name.strip("' ") for name in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return f"{where}: found {found}; allowed: {context['expected']}.{did_you_mean(detail['input'], names)}"
-    if kind in ("model_type", "dict_type"):
-        return f"{where}: found {found}; allowed: a block of keys"
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{where}: found {found}; allowed: {message}"
-
-
-def _elsewhere(key: Key, similar: bool = False) -> str:
-    """` Did you mean 'agent.x'?` for a key that has its name, or one like it, in another section; else nothing."""
-    paths = _paths()
-    names = difflib.get_close_matches(str(key[-1]), paths, 1, 0.8) if similar else [str(key[-1])]
-    found = [path for name in names for path in paths.get(name, []) if path != dotted(key)]
-    return f" Did you mean {' or '.join(map(repr, found[:3]))}?" if found else ""
-
-
-@functools.cache
-def _paths() -> dict[str, list[str]]:
-    """Name of a key, older ones too → where it may stand."""
-    found: dict[str, dict[str, None]] = {}
-
-    def walk(model: type[BaseModel], path: str) -> None:
-        for name, field in model.model_fields.items():
-            if field.annotation is Any:
-                continue  # skrl's, without a meaning here
-            written = field.alias or name
-            found.setdefault(written, {})[path + written] = None
-            inner = _model_in(field.annotation)
-            if inner is not None:
-                entry = ".0." if typing.get_origin(field.annotation) is list else "."
-                walk(inner, path + written + entry)
-
-    walk(Config, "")
-    for schedule in SCHEDULES.values():
-        walk(schedule, "agent.learning_rate_scheduler_kwargs.")
-    for section, names in (("agent", LEGACY_AGENT), ("models.policy", LEGACY_MODEL), ("models.value", LEGACY_MODEL)):
-        for name in names:
-            found.setdefault(name, {})[f"{section}.{name}"] = None
-    return {name: list(paths) for name, paths in found.items()}
-
-
-def _refused(sentence: str, source: Source, key: Key) -> str:
-    """What a validator says; a model's begins with the place in its network or output."""
-    if not key:
-        return f"{source.name}: {sentence}"
-    place, colon, what = sentence.partition(": ")
-    inner = tuple(int(part) if part.isdecimal() else part for part in place.split("."))
-    if colon and inner[0] in ("network", "output"):
-        return f"{source.where((*key, *inner))}: {what}"
-    return f"{source.where(key)}: {sentence}"
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
-
-
-def _walk(location: tuple[int | str, ...], data: Mapping[str, Any], unknown: bool) -> tuple[list[str], Key]:
-    """Field names at the parent of an error's location, and the location without pydantic's own markers.
-
-    With `unknown` its last part is a key that somebody wrote, which may look like a marker.
-    """
-    model: type[BaseModel] | None = Config
-    fields: list[str] = keys_of(Config)
-    key: list[int | str] = []
-    for depth, part in enumerate(location, 1):
-        written = unknown and depth == len(location)
-        if isinstance(part, str) and not written and ("[" in part or part in MARKERS):
-            continue
-        key.append(part)
-        if model is not None:
-            fields = keys_of(model)
-            field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-            model = _model_in(field.annotation) if field is not None else None
-        if part == "learning_rate_scheduler_kwargs":
-            model = arguments_of(data["agent"].get("learning_rate_scheduler"))
-    return fields, tuple(key)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType, list):
-        return next(filter(None, map(_model_in, typing.get_args(annotation))), None)
-    return None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runner.config import keys
 from runner.config.load import Key
 from runner.config.models import PolicyModel
 from runner.config.schema import Config
@@ -27,13 +28,8 @@ def without_effect(config: Config) -> dict[Key, str]:
 
 
 def _of_skrl() -> Iterator[Key]:
+    yield from (tuple(entry.key.split(".")) for entry in keys.entries() if entry.text.startswith(keys.ACCEPTED))
     yield ("memory",)
-    for name in ("headless", "close_environment_at_exit", "environment_info", "render_interval"):
-        yield "trainer", name
-    yield "models", "value", "clip_actions"
-    for name in ("observation", "state", "value"):
-        for argument in ("size", "device"):
-            yield "agent", f"{name}_preprocessor_kwargs", argument
 
 
 def _of_launch(config: Config) -> Iterator[tuple[Key, str]]:

@@ -97,6 +97,9 @@ _Rate = Annotated[Float, Field(gt=0)]
 _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
 
 
+_SCHEDULES = Field(json_schema_extra={"enum": [*SCHEDULES]})
+
+
 def is_a2c(agent: Mapping[Any, Any]) -> bool:
     """Whether an agent section, as it was written, is of A2C."""
     return str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c"
@@ -136,7 +139,7 @@ class Agent(Section):
     """Adam's step size, or a list of two: the policy's and the value's."""
     adam_epsilon: Annotated[Float, Field(gt=0), Mark.HYPER, Mark.LATER] = 1e-8
     """Added to the root of Adam's second moment, which gradients are divided by; 1e-5 in Stable-Baselines3."""
-    learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name)] | None = None
+    learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name), _SCHEDULES] | None = None
     """How the learning rate changes: KLAdaptiveLR, linear, cosine, or one of torch's or optax's; null: not."""
     learning_rate_scheduler_kwargs: Annotated[SerializeAsAny[Schedule], PlainValidator(_schedule_arguments)] = Field(
         default_factory=KLAdaptiveLR

@@ -55,6 +55,10 @@ TYPED = {
         ["resume", "--address", "http://127.0.0.1:9"],
         "which launch of the cluster? Give its name: launch resume NAME --address",
     ),
+    "keys of none": (
+        ["keys", "rolouts"],
+        "no key of a configuration has 'rolouts' in its name or in what it is. Did",
+    ),
     "verb list": (["lst"], "'lst' is no file. Did you mean `launch list`?"),
     "resume no launch": (["resume", CONFIGS], "configs: not a launch directory: it has no ledger.sqlite"),
     "resume missing": (["resume", "runs/x"], "runs/x: not a launch directory: there is no such folder"),
@@ -216,6 +220,13 @@ def test_files_of_one_stem_get_their_folder_in_front(tmp_path: Path, capsys: pyt
     assert main([str(CARTPOLE), str(other), "--workers", "1", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "classic_cartpole (seed 0)" in shown and "other_cartpole (seed 0)" in shown
+
+
+def test_keys_are_printed_with_their_values_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "ratio_clip"]) == 0
+    line, meaning = capsys.readouterr().out.splitlines()
+    assert line == "agent.ratio_clip: number above 0; default 0.2"
+    assert meaning == "    ε of PPO's clipped ratio 1 ± ε of new to old action probability."
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

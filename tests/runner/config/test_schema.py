@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from pydantic import BaseModel
 
+from runner.config import keys
+from runner.config.load import Key
 from runner.config.marks import Mark, marked
 from runner.config.schedules import KLAdaptiveLR
 from runner.config.schema import Agent, Config
+from runner.errors import UserError
 from runner.training.pack import Hyper
+from tests.runner.builders import make_config
+from tests.runner.config.refusing import SKRL_2, message_of
+
+SCHEDULE = "agent.learning_rate_scheduler_kwargs"
 
 
 def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -35,3 +44,50 @@ def test_numbers_that_are_marked_are_the_hyper_numbers() -> None:
     of_agent = {*marked(Agent, Mark.HYPER), "value_learning_rate"}
     of_schedule = {f"scheduler_{name}" for name in marked(KLAdaptiveLR, Mark.HYPER)}
     assert of_agent | of_schedule == set(Hyper._fields)
+
+
+def written(data: typing.Any, above: Key = ()) -> Iterator[Key]:
+    """Every key of a configuration."""
+    pairs = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for name, value in pairs:
+        yield (*above, name)
+        yield from written(value, (*above, name))
+
+
+def test_the_table_has_every_key_of_a_configuration_and_its_schedule() -> None:
+    config = make_config({"agent.learning_rate_scheduler": "StepLR", SCHEDULE: {"step_size": 3}})
+    spelled = {keys.spelled(key) for key in written(config.dump()) if key[-1] not in range(9)}
+    table = keys.table("StepLR")
+    assert spelled - {"env.id"} <= table.keys() and table[f"{SCHEDULE}.gamma"].default == "0.1"
+    assert all(entry.text and entry.allowed and "\n" not in entry.text for entry in keys.every())
+
+
+MEANINGS = {
+    "agent.rollouts=0": "equal to 1 (Timesteps collected between updates, of every environment (T))",
+    "agent.lambda=7": "found 7; allowed: less than or equal to 1 (λ of generalised advantage estimation",
+    "agent.value_loss=maxi": "allowed: 'skrl' or 'max'. Did you mean 'max'? (Value loss: skrl's, of the",
+    "agent.learning_rate=[1, -1]": "agent.learning_rate.1: found -1; allowed: greater than 0 (Adam's step size",
+    "agent.learning_rate=fast": "allowed: number or list (Adam's step size, or a list of two",
+    "agent.learning_rate_scheduler_kwargs.lr_factor=0": "greater than or equal to 1 (What the rate is divided or mult",
+    "agent.learning_rate_scheduler=StepLR": "step_size: required, but not given (torch: times `gamma` after every",
+    "agent.learning_rate_scheduler=Steps": "(How the learning rate changes: KLAdaptiveLR, linear,",
+    "agent.experiment.wandb=maybe": "(Whether curves go to Weights & Biases as well)",
+    "models.policy.network.0.layers.1=-3": "found -3 (Layers in order; a number is a linear layer of so many features)",
+    "models.policy.output=tan(ACTIONS)": "(Expression of means or logits; ACTIONS is a linear layer",
+    "trainer.timesteps=2.5": "(Length of the training in timesteps: steps of every environment, not of all together)",
+    "seed=true": "must be a number, not true or false (Number that everything random follows from; null",
+}
+
+
+@pytest.mark.parametrize("override", MEANINGS)
+def test_what_is_said_of_a_bad_value_ends_with_what_the_key_is(override: str, tmp_path: Path) -> None:
+    assert MEANINGS[override] in message_of(tmp_path, SKRL_2, override)
+
+
+def test_keys_are_found_by_their_names_and_by_what_they_are() -> None:
+    assert [entry.key for entry in keys.search("AGENT.RATIO")] == ["agent.ratio_clip"]
+    assert [entry.line for entry in keys.search("bfloat16")] == ["agent.mixed_precision: True or False; default false"]
+    assert keys.search("steplr")[-1].line == f"{SCHEDULE}.gamma (MultiStepLR): number above 0; default 0.1"
+    assert len(keys.search("")) == len(keys.every())
+    with pytest.raises(UserError, match=r"has 'mini_batchs' in its name .* Did you mean 'mini_batches'"):
+        keys.search("mini_batchs")

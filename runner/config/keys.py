@@ -1,0 +1,147 @@
+"""The keys of a configuration as the schema declares them: kinds, bounds, defaults, and what each is in one line.
+
+Errors, `launch keys` and docs/yaml.md show these.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.config.load import Key, dump
+from runner.config.schedules import SCHEDULES, arguments_of
+from runner.config.schema import Config
+from runner.errors import UserError, did_you_mean, shown
+
+SECTION = "block of keys"
+ANYTHING = "anything"
+REQUIRED = "required"
+ACCEPTED = "Accepted as in skrl, without effect"
+"""What the lines of keys begin with that do nothing here."""
+SCHEDULE = "agent.learning_rate_scheduler_kwargs"
+_REFERENCE = "#/$defs/"
+_KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "True or False",
+    "string": "text",
+    "object": SECTION,
+    "null": "null",
+}
+_BOUNDS = (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key.
+
+    Attributes:
+        key: dotted, with `[]` for every entry of a list.
+        default: as YAML; empty for lists and blocks, REQUIRED where there is none.
+        allowed: kinds of values and their bounds.
+        text: what it is.
+        section: it has keys of its own.
+        of: the schedule that it is an argument of.
+    """
+
+    key: str
+    default: str
+    allowed: str
+    text: str
+    section: bool = False
+    of: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def line(self) -> str:
+        """The key, its values and default."""
+        of = f" ({self.of})" if self.of else ""
+        default = {"": "", REQUIRED: f"; {REQUIRED}"}.get(self.default, f"; default {self.default}")
+        return f"{self.key}{of}: {self.allowed}{default}"
+
+
+@functools.cache
+def entries() -> tuple[Entry, ...]:
+    """Every key of the canonical form, section by section, without the arguments of schedules."""
+    schema = Config.model_json_schema(by_alias=True)
+    return tuple(_entries(schema, schema["$defs"], ""))
+
+
+@functools.cache
+def arguments(schedule: str | None) -> tuple[Entry, ...]:
+    """The arguments of a schedule; its own line says what those are that have none."""
+    kind = arguments_of(schedule)
+    found = _entries(kind.model_json_schema(), {}, f"{SCHEDULE}.", (kind.__doc__ or "").strip())
+    return tuple(replace(entry, of=str(schedule)) for entry in found)
+
+
+@functools.cache
+def every() -> tuple[Entry, ...]:
+    """Every key, and every argument of every schedule."""
+    schedules = {kind: name for name, kind in SCHEDULES.items()}.values()  # some have two names
+    return (*entries(), *(entry for schedule in schedules for entry in arguments(schedule)))
+
+
+def search(text: str) -> list[Entry]:
+    """Keys that have this in their names or in what they are, in any case."""
+    found = [entry for entry in every() if text.casefold() in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
+    if not found:
+        near = did_you_mean(text, {name for entry in every() for name in (entry.name, entry.key)})
+        raise UserError(f"no key of a configuration has {shown(text)} in its name or in what it is.{near}")
+    return found
+
+
+@functools.cache
+def table(schedule: str | None) -> dict[str, Entry]:
+    """Every key of a configuration with this learning_rate_scheduler."""
+    return {entry.key: entry for entry in (*entries(), *arguments(schedule))}
+
+
+@functools.cache
+def places() -> dict[str, list[str]]:
+    """Name of a key → where it may stand, those of skrl aside that may be anything."""
+    found: dict[str, list[str]] = {}
+    for entry in every():
+        if entry.allowed != ANYTHING:
+            paths, path = found.setdefault(entry.name, []), entry.key.replace("[]", ".0")
+            paths += [path] * (path not in paths)
+    return found
+
+
+def spelled(key: Key) -> str:
+    """A key as tables have it: `('network', 0, 'name')` → `network[].name`."""
+    return "".join("[]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+
+
+def _entries(section: Mapping[str, Any], sections: Mapping[str, Any], above: str, text: str = "") -> Iterator[Entry]:
+    below = []
+    for name, field in section["properties"].items():
+        inner, each = (field["items"], "[]") if "$ref" in field.get("items", {}) else (field, "")
+        is_section = "$ref" in inner
+        if is_section:
+            below.append((sections[inner["$ref"].removeprefix(_REFERENCE)], f"{above}{name}{each}."))
+        allowed = SECTION if is_section or above + name == SCHEDULE else " or ".join(dict.fromkeys(_allowed(field)))
+        default = REQUIRED if name in section.get("required", ()) else ""
+        if "default" in field and not is_section:
+            default = dump({"x": field["default"]})[3:].strip()
+        yield Entry(above + name, default, allowed, field.get("description", text), is_section)
+    for inner, key in below:
+        yield from _entries(inner, sections, key)
+
+
+def _allowed(field: Mapping[str, Any]) -> list[str]:
+    """The ways to write a value."""
+    if "anyOf" in field:
+        return [way for choice in field["anyOf"] for way in _allowed(choice)]
+    if "const" in field or "enum" in field:
+        return [", ".join(map(str, field.get("enum", [field.get("const")])))]
+    if field.get("type") == "array":
+        return [f"list of {' or '.join(_allowed(field['items']))}"]
+    kind = _KINDS.get(field.get("type", ""), ANYTHING)
+    return [" ".join([kind, *(f"{word} {field[bound]:,}" for bound, word in _BOUNDS if bound in field)])]
