@@ -29,19 +29,24 @@ _Scaler = Annotated[Literal["RunningStandardScaler"], class_name("RunningStandar
 
 
 class EnvConfig(BaseModel):
-    """The environment. Other keys are EnvPool's keyword arguments, checked against the task's specification."""
+    """The environment. Other keys are its keyword arguments, checked against EnvPool's specification or a signature."""
 
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
 
     id: str | None = None
-    """Name of the task, such as CartPole-v1."""
+    """EnvPool's task, such as CartPole-v1; else gymnasium:ID, or module:Name of a class or function."""
     num_envs: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """Environments of one trial (N), stepped together."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """EnvPool keyword arguments as given."""
-        return dict(self.model_extra or {})
+        """Keyword arguments as given."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name != "wrappers"}
+
+    @property
+    def wrappers(self) -> Any:
+        """What is put around an environment of Python, as given: no field, since most trials' ids know none."""
+        return (self.model_extra or {}).get("wrappers")
 
 
 class Memory(Section):

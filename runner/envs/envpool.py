@@ -28,6 +28,7 @@ OURS = {
     "max_num_players": "it follows from env.id",
     "gym_reset_return_info": "it has one value",
     "version": "it follows from env.id",
+    "wrappers": "they are for environments of Python, such as gymnasium:CartPole-v1",
 }
 OF_A_POOL = {
     "num_envs", "batch_size", "num_threads", "thread_affinity_offset", "seed", "env_seed", "base_path",
@@ -53,9 +54,10 @@ def _spec(task: str) -> Any:
     """
     known = envpool.list_all_envs()
     if task not in known:
-        raise UserError(
-            f"env.id: unknown environment {task!r}.{did_you_mean(task, known) or ' See envpool.list_all_envs().'}"
-        )
+        hint = did_you_mean(task, known) or " See envpool.list_all_envs()."
+        if task in gymnasium.registry:
+            hint = f" gymnasium has one: gymnasium:{task}"
+        raise UserError(f"env.id: unknown environment {task!r}.{hint}")
     try:
         return envpool.make_spec(task)
     except Exception as error:

@@ -8,7 +8,8 @@ member of a pack (`Joined`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,32 +18,40 @@ import numpy as np
 from runner.envs.base import Step, VectorEnv
 from runner.envs.gymnasium import is_single
 from runner.envs.loop import Loop, Maker, Table
-from runner.envs.recipe import Recipe
-from runner.envs.wrap import wrap_env
+from runner.envs.named.recipe import Recipe
+from runner.errors import UserError
+
+
+def refuse(made: Any) -> VectorEnv:
+    """Take nothing that is many environments in one."""
+    raise UserError(f"{type(made).__name__} is not one gymnasium.Env")
 
 
 class PythonTask(VectorEnv):
     """What a recipe makes: spaces are known, environments are made by `seeded`."""
 
-    def __init__(self, recipe: Recipe, num_envs: int) -> None:
+    def __init__(self, recipe: Recipe, num_envs: int | None, adapter: Callable[[Any], VectorEnv] = refuse) -> None:
         """Make one, to know its spaces; the first that is asked for will be this one.
 
         Args:
             recipe: makes one environment, or many in one.
-            num_envs: environments of one member.
+            num_envs: environments of one member; None: one, or as many as there are in what is made.
+            adapter: makes a `VectorEnv` of many in one.
         """
-        self.recipe = recipe
-        made = recipe(num_envs)
-        self._spare: list[Any] = [made]
-        self._single = is_single(made)
-        one = made if self._single else wrap_env(made)
-        super().__init__(num_envs if self._single else one.num_envs, one.observation_space, one.action_space)
+        self.recipe, self._adapter, self._filmed = recipe, adapter, False
+        self._spare = [recipe(num_envs or 1)]
+        self._single = is_single(self._spare[0])
+        one = self._spare[0] if self._single else adapter(self._spare[0])
+        count = (num_envs or 1) if self._single else one.num_envs
+        if num_envs not in (None, count):
+            raise UserError(f"env.num_envs: found {num_envs}; allowed: {count}, of which {recipe.name} makes a vector")
+        super().__init__(count, one.observation_space, one.action_space)
         self.resets_at_once = not self._single and one.resets_at_once
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """New environments with these seeds."""
         if self._single:
-            if min(threads or 1, len(seeds)) == 1:
+            if self._filmed or min(threads or 1, len(seeds)) == 1:
                 return InProcess(self, self._make, seeds)
             from runner.envs.processes import Processes
 
@@ -50,12 +59,26 @@ class PythonTask(VectorEnv):
             return Processes(self, partial(self.recipe, self.num_envs), seeds, threads or 1)
         parts = []
         for first in range(0, len(seeds), self.num_envs):
-            some = seeds[first : first + self.num_envs]
-            parts.append(wrap_env(self._make()).seeded(some, threads))
-        return parts[0] if len(parts) == 1 else Joined(parts)
+            some = list(seeds[first : first + self.num_envs])
+            part = self._adapter(self._make(len(some)))
+            # Where their number is fixed, some of the last are stepped for nothing.
+            parts.append(part.seeded(some + some[:1] * (part.num_envs - len(some)), threads))
+        return parts[0] if len(parts) == 1 and parts[0].num_envs == len(seeds) else Joined(parts, len(seeds))
 
-    def _make(self) -> Any:
-        return self._spare.pop() if self._spare else self.recipe(self.num_envs)
+    def drawn(self) -> PythonTask:
+        """The same, whose environments can be drawn."""
+        if not self.recipe.draws or not self._single:
+            why = "takes no render_mode" if self._single else "makes many environments in one"
+            raise UserError(f"{self.recipe.name} cannot be filmed: it {why}")
+        self.close()
+        arguments = {**self.recipe.arguments, "render_mode": "rgb_array"}
+        drawn = PythonTask(replace(self.recipe, arguments=arguments), self.num_envs, self._adapter)
+        drawn._filmed = True
+        return drawn
+
+    def _make(self, count: int | None = None) -> Any:
+        same = count in (None, self.num_envs) or not self.recipe.counts
+        return self._spare.pop() if self._spare and same else self.recipe(count or 1)
 
     def close(self) -> None:
         """Close the one that was made to know its spaces, if nobody took it."""
@@ -86,33 +109,45 @@ class InProcess(VectorEnv):
         observations, rewards, terminated, truncated = (column[indices] for column in self._table[:4])
         return observations, rewards, terminated, truncated, {}
 
+    def render(self, indices: Sequence[int]) -> np.ndarray:
+        """Pictures of these environments; see the base class."""
+        pictures: list[Any] = [self._loop.envs[index].render() for index in indices]
+        if any(np.ndim(picture) != 3 for picture in pictures):
+            raise UserError("render() gives no picture; allowed: an array [H, W, 3] with render_mode rgb_array")
+        return np.stack(pictures).astype(np.uint8)
+
     def close(self) -> None:
         """Close the environments."""
         self._loop.close()
 
 
 class Joined(VectorEnv):
-    """Vector environments of one kind as one, their rows one after the other."""
+    """Vector environments of one kind as one, their rows one after the other, without what is above `rows`."""
 
-    def __init__(self, parts: Sequence[VectorEnv]) -> None:
-        super().__init__(sum(part.num_envs for part in parts), parts[0].observation_space, parts[0].action_space)
+    def __init__(self, parts: Sequence[VectorEnv], rows: int) -> None:
+        super().__init__(rows, parts[0].observation_space, parts[0].action_space)
         self.parts, self.resets_at_once = list(parts), parts[0].resets_at_once
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes everywhere."""
-        return np.concatenate([part.reset()[0] for part in self.parts]), {}
+        return np.concatenate([part.reset()[0] for part in self.parts])[: self.num_envs], {}
 
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
-        taken, first, answers, final = self.actions.checked(actions, self.num_envs), 0, [], []
-        for part in self.parts:
-            answers.append(part.step(taken[first : first + part.num_envs]))
-            if "final_observations" in answers[-1][4]:
-                which, rows = answers[-1][4]["final_observations"]
-                final.append((which + first, rows))
-            first += part.num_envs
-        columns = [np.concatenate(column) for column in list(zip(*answers, strict=True))[:4]]
-        info = {"final_observations": tuple(map(np.concatenate, zip(*final, strict=True)))} if final else {}
+        taken = self.actions.checked(actions, self.num_envs)
+        ends = np.cumsum([part.num_envs for part in self.parts])
+        taken = np.concatenate([taken, np.repeat(taken[-1:], ends[-1] - self.num_envs, 0)])
+        answers = [part.step(some) for part, some in zip(self.parts, np.split(taken, ends[:-1]), strict=True)]
+        columns = [np.concatenate(column)[: self.num_envs] for column in list(zip(*answers, strict=True))[:4]]
+        info = {}
+        if self.resets_at_once:
+            final = [
+                (which + first, rows)
+                for first, answer in zip([0, *ends[:-1]], answers, strict=True)
+                for which, rows in [answer[4].get("final_observations", (np.zeros(0, int), answer[0][:0]))]
+            ]
+            which, rows = map(np.concatenate, zip(*final, strict=True))
+            info["final_observations"] = which[which < self.num_envs], rows[which < self.num_envs]
         return columns[0], columns[1], columns[2], columns[3], info
 
     def close(self) -> None:

@@ -22,10 +22,11 @@ def task(env: EnvConfig) -> VectorEnv:
     """
     name, count = str(env.id), env.num_envs or 1
     if ":" in name:
+        from runner.envs.named.recipe import read
         from runner.envs.python import PythonTask
-        from runner.envs.recipe import recipe
+        from runner.envs.wrap import wrap_env
 
-        return PythonTask(recipe(name, env.arguments), count)
+        return PythonTask(read(name, env.arguments, env.wrappers), count, wrap_env)
     from runner.envs.envpool import EnvPoolTask
 
-    return EnvPoolTask(name, count, env.arguments)
+    return EnvPoolTask(name, count, env.arguments | ({"wrappers": env.wrappers} if env.wrappers else {}))

@@ -10,16 +10,25 @@ from runner.envs.base import VectorEnv
 from runner.errors import UserError
 
 
-def wrap_env(env: Any) -> VectorEnv:
+def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
     """Make any supported environment a `VectorEnv`.
 
     Args:
         env: an EnvPool pool (`env_type="gymnasium"`), a gymnasium vector environment in any auto-reset mode, a single
-            gymnasium environment (which may be many in one, with `num_envs`), or a `VectorEnv`.
+            gymnasium environment (which may be many in one, with `num_envs`), or a `VectorEnv`; or a class or function
+            that makes one at every call, of which packs can be trained.
+        num_envs: that are made of a class or function.
 
     Raises:
         UserError: anything else.
     """
+    if callable(env) and not isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv):
+        from runner.envs.named.recipe import Recipe
+        from runner.envs.python import PythonTask
+
+        return PythonTask(Recipe.of(env), num_envs, wrap_env)
+    if num_envs is not None:
+        raise UserError(f"wrap_env: num_envs is for a class or function; this {type(env).__qualname__} is made already")
     if isinstance(env, VectorEnv):
         return env
     if any(base.__module__.startswith("envpool.") for base in type(env).__mro__):

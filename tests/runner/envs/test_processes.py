@@ -20,9 +20,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
 from runner.envs import processes
 from runner.envs.base import VectorEnv
+from runner.envs.named.recipe import Recipe
 from runner.envs.processes import Processes
 from runner.envs.python import InProcess, PythonTask
-from runner.envs.recipe import Recipe
 from runner.errors import FailedEnvironmentError, UserError
 from tests.point import DoingAtStep, Point
 
@@ -185,7 +185,7 @@ import sys, time, threading
 import numpy as np
 from tests.point import DoingAtStep
 from runner.envs.python import PythonTask
-from runner.envs.recipe import Recipe
+from runner.envs.named.recipe import Recipe
 from tests.runner.envs.test_processes import SEEDS, hang, pids
 env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 11}), 5).seeded(SEEDS, 2)
 env.reset()

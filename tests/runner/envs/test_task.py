@@ -1,18 +1,41 @@
-"""Environments by name: which of them makes what, and how environments of Python are stepped."""
+"""How environments of Python are named, imported and made: by configuration, and what of it is refused."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import gymnasium
 import numpy as np
+import pytest
 
 from runner.config.schema import EnvConfig
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.named import imports
 from runner.envs.python import PythonTask
 from runner.envs.task import task
+from runner.envs.wrap import wrap_env
+from runner.errors import UserError
+
+FOLDER = Path(__file__).parents[2] / "fixtures" / "environments"
 
 
 def config(name: str, num_envs: int = 3, **arguments: object) -> EnvConfig:
     return EnvConfig.model_validate({"id": name, "num_envs": num_envs, **arguments})
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(imports.VARIABLE, "{}")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def world() -> None:
+    """The package of `FOLDER` is allowed."""
+    imports.allow({"point_world": str(FOLDER)})
 
 
 def test_the_id_chooses() -> None:
@@ -20,6 +43,137 @@ def test_the_id_chooses() -> None:
     assert isinstance(pool, EnvPoolTask) and isinstance(python, PythonTask)
     assert python.num_envs == 3 and python.layout == pool.layout
     python.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "most"),
+    [
+        ("point_world:PointEnv", {"length": 5}, 5),
+        ("point_world:MyPoint-v0", {}, 10),
+        ("gymnasium:MyPoint-v0", {"length": 7}, 7),
+        ("gymnasium:MyPoint-v0", {"max_episode_steps": 4}, 4),
+        ("point_world:PointEnv", {"wrappers": [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}]}, 3),
+        ("point_world:make_vec", {"length": 6}, 6),
+        ("point_world:make_three", {"num_envs": 3}, 20),
+    ],
+)
+@pytest.mark.usefixtures("world")
+def test_every_form_of_name_makes_its_environment(name: str, arguments: dict[str, Any], most: int) -> None:
+    """A point that nobody pushes is at the end of its time when its episode is over."""
+    env = task(config(name, **arguments)).seeded([1, 2, 3])
+    env.reset()
+    for step in range(1, 25):  # noqa: B007
+        *_, truncated, _ = env.step(np.zeros((3, 1), np.float32))
+        if truncated.all():
+            break
+    assert step == most
+    env.close()
+
+
+@pytest.mark.usefixtures("world")
+def test_wrappers_are_put_around_in_order() -> None:
+    limit = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}
+    made = task(config("point_world:PointEnv", wrappers=[{"point_world:Clip": {"low": -0.5}}, limit]))
+    env = made._make()
+    assert str(env).startswith("<TimeLimit<Clip<PointEnv")
+    assert env.env.low == -0.5
+
+
+def test_a_file_alone_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"env.id": config("point_world:PointEnv"), "env.wrappers.0": config("gymnasium:Pendulum-v1")}
+    where["env.wrappers.0"].__pydantic_extra__["wrappers"] = ["point_world.Clip"]
+    monkeypatch.delitem(sys.modules, "point_world", raising=False)
+    for place, env in where.items():
+        with pytest.raises(imports.ImportRefusedError, match=f"{place}: point_world is .*add --import point_world"):
+            task(env)
+    # gymnasium's own way to import: an id with a module in it.
+    with pytest.raises(UserError, match="gymnasium has registered no 'point_world:MyPoint-v0'"):
+        task(config("gymnasium:point_world:MyPoint-v0"))
+    assert "point_world" not in sys.modules
+
+
+WRONG = {
+    "module": ("point_wrld:PointEnv", {}, r"no module point_wrld, neither installed nor in /.*'point_world'"),
+    "name": ("point_world:PointEnw", {}, r"point_world \(.*__init__.py\) has no PointEnw. Did you mean 'PointEnv'"),
+    "id": ("gymnasium:MyPont-v0", {}, "gymnasium has registered no 'MyPont-v0'. Did you mean 'MyPoint-v0'"),
+    "argument": ("point_world:PointEnv", {"lenght": 3}, r"env.lenght: point_world:PointEnv has no such .*'length'"),
+    "of an id": ("gymnasium:MyPoint-v0", {"lenght": 3}, r"env.lenght: .* has no such argument.*'length'"),
+    "ours": ("point_world:make_vec", {"size": 3}, "env.size: .*has no such argument. Allowed for .*: length"),
+    "constructor": ("point_world:PointEnv", {"length": 0}, r"cannot be made: ValueError: length 0 must .*__init__.py:"),
+    "no class": ("point_world:gymnasium", {}, "env.id: point_world:gymnasium is <module .*; allowed: a class or func"),
+    "wrapper": ("point_world:PointEnv", {"wrappers": "x"}, "env.wrappers: found 'x'; allowed: a list"),
+    "its name": ("point_world:PointEnv", {"wrappers": ["TimeLimit"]}, "wrappers.0: .*such as gymnasium.wrappers.Ti"),
+    "its argument": (
+        "point_world:PointEnv",
+        {"wrappers": ["point_world:Clip", {"point_world.Clip": {"hi": 1}}]},
+        "env.wrappers.1.hi: point_world.Clip has no such argument. Allowed for point_world.Clip: low",
+    ),
+    "its need": (
+        "point_world:PointEnv",
+        {"wrappers": ["gymnasium.wrappers.TimeLimit"]},
+        "env.wrappers.0.max_episode_steps: gymnasium.wrappers.TimeLimit needs it",
+    ),
+    "count": ("point_world:make_three", {"num_envs": 4}, "env.num_envs: found 4; allowed: 3, of which .*make_three"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.usefixtures("world")
+def test_what_is_wrong_is_said(case: str) -> None:
+    name, arguments, words = WRONG[case]
+    imports.allow({"point_wrld": str(FOLDER)} if case == "module" else {})
+    with pytest.raises(UserError, match=words):
+        task(config(name, **arguments))
+
+
+def test_modules_that_fail(tmp_path: Path) -> None:
+    for module, text in {"broken_env": "import no_such_thing", "script_env": "raise SystemExit(3)", "code": ""}.items():
+        (tmp_path / f"{module}.py").write_text(text)
+        words = {
+            "broken_env": r"importing broken_env failed: .*no_such_thing.* \(.*broken_env.py:1\)",
+            "script_env": r"importing script_env failed: SystemExit: 3 \(.*script_env.py:1\)",
+            "code": r"code \(.*\) has no PointEnv.*/code.py has the name of an installed module and is hidden by it",
+        }[module]
+        with pytest.MonkeyPatch.context() as only:
+            only.setenv(imports.VARIABLE, "{}")
+            imports.allow({module: str(tmp_path)})
+            with pytest.raises(UserError, match=words):
+                task(config(f"{module}:PointEnv"))
+
+
+def test_a_folder_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError")
+    sys.modules.pop("colorsys", None)
+    imports.allow({"mine": str(tmp_path)})
+    import colorsys
+
+    assert Path(colorsys.__file__).parent != tmp_path
+    with pytest.raises(UserError, match="--import my-env: allowed: the name of a module"):
+        imports.allow(["my-env"])
+
+
+def test_an_unknown_task_of_envpool_may_be_known_to_gymnasium() -> None:
+    gymnasium.register("OnlyHere-v0", "point_world:PointEnv")
+    with pytest.raises(UserError, match="gymnasium has one: gymnasium:OnlyHere-v0"):
+        task(config("OnlyHere-v0"))
+    gymnasium.registry.pop("OnlyHere-v0")
+    with pytest.raises(UserError, match=r"env\.wrappers: cannot be set: they are for environments of Python"):
+        task(config("CartPole-v1", wrappers=["gymnasium.wrappers.TimeLimit"]))
+
+
+def test_a_record_allows_only_those_who_made_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    imports.allow({"point_world": str(FOLDER), "other": "/there"})
+    record = imports.recorded()
+    assert imports.permitted(record) == {"point_world": str(FOLDER), "other": "/there"}
+    record["other"]["folder"] = "/elsewhere"
+    assert imports.permitted(record) == {"point_world": str(FOLDER)}
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    assert imports.permitted(record) == {}
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
+    assert imports.permitted(imports.recorded()) == {}
+
+
+# ---------------------------------------------------------------------- stepping
 
 
 def test_each_environment_is_what_it_is_alone() -> None:
@@ -60,3 +214,38 @@ def test_some_are_stepped_and_others_wait() -> None:
     # The one that waited stands where it stood.
     np.testing.assert_array_equal(env.step(actions)[0][1], whole[0][1])
     assert not np.array_equal(first[1], whole[0][1])
+
+
+@pytest.mark.parametrize("seeds", [[7, 8], [7, 8, 9, 10], [7, 8, 9, 10, 11, 12]])
+@pytest.mark.usefixtures("world")
+def test_vectors_of_any_number_are_joined(seeds: list[int]) -> None:
+    """Rows of one vector environment of three, or of several, are those of environments one by one."""
+    rng = np.random.default_rng(1)
+    threes, ones = (task(config(f"point_world:{name}")).seeded(seeds) for name in ("make_three", "PointEnv"))
+    np.testing.assert_array_equal(threes.reset()[0], ones.reset()[0])
+    for step in range(1, 21):
+        actions = rng.uniform(-0.1, 0.1, (len(seeds), 1)).astype(np.float32)
+        joined, alone = threes.step(actions), ones.step(actions)
+        for column, expected in zip(joined[1:4], alone[1:4], strict=True):
+            np.testing.assert_array_equal(column, expected)
+        if step < 20:
+            np.testing.assert_array_equal(joined[0], alone[0])
+    which, rows = joined[4]["final_observations"]
+    np.testing.assert_array_equal(which, range(len(seeds)))
+    np.testing.assert_array_equal(rows, alone[0])
+
+
+def test_a_factory_is_wrapped() -> None:
+    made: list[str] = []
+
+    def factory() -> Any:
+        made.append("one")
+        return gymnasium.make("Pendulum-v1")
+
+    env = wrap_env(factory, num_envs=2)
+    assert (env.num_envs, made, env.rebuilds) == (2, ["one"], True)
+    assert env.seeded([1, 2, 3]).num_envs == 3 and len(made) == 3  # the first was at hand
+    with pytest.raises(UserError, match=r"num_envs is for a class or function; this .* is made already"):
+        wrap_env(gymnasium.make("Pendulum-v1"), num_envs=2)
+    with pytest.raises(UserError, match=r"wrap_env: cannot use a builtins\.int"):
+        wrap_env(lambda: 3)

@@ -1,0 +1,1 @@
+"""Environments of Python by name: what may be imported, what is called."""

@@ -1,0 +1,212 @@
+"""Which modules a name in a configuration may import: gymnasium, and what somebody has allowed on a command line.
+
+A file alone never imports code (law L7). `allow` is called with what was typed (`--env module:Name`, `--import
+module`), and with what a launch that was typed on this machine has recorded, see `permitted`. What is allowed is a
+variable of this process's environment, so the processes that it starts may import the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+import importlib.util
+import json
+import os
+import pkgutil
+import secrets
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from runner.errors import UserError, did_you_mean
+
+VARIABLE = "SUNFLOWER_IMPORTS"
+"""What is allowed, as JSON: module → folder in which it is looked for after all others."""
+GYMNASIUM = "gymnasium"
+
+
+class ImportRefusedError(UserError):
+    """A configuration names a module that nobody has allowed.
+
+    Attributes:
+        module: for `--import`.
+    """
+
+    def __init__(self, where: str, module: str) -> None:
+        super().__init__(
+            f"{where}: {module} is imported only where the command line says so, never because a file names it: add "
+            f"--import {module}"
+        )
+        self.module = module
+
+
+def allowed() -> dict[str, str]:
+    """Module → folder, of what this process may import besides gymnasium."""
+    found: dict[str, str] = json.loads(os.environ.get(VARIABLE, "{}"))
+    return found
+
+
+def allow(modules: Iterable[str] | Mapping[str, str]) -> None:
+    """Let this process, and those that it starts, import modules, each also from a folder; default the current one.
+
+    Folders are searched after all else: a file there called random.py is not taken for the module of that name.
+    """
+    if not isinstance(modules, Mapping):
+        modules = dict.fromkeys(modules, os.getcwd())
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(f"command line: --import {module}: allowed: the name of a module, such as my_package")
+    os.environ[VARIABLE] = json.dumps(allowed() | dict(modules))
+    sys.path += [folder for folder in dict.fromkeys(modules.values()) if folder not in sys.path]
+
+
+def module_of(name: str | None) -> list[str]:
+    """The module that an `env.id` names, as a list of one; empty for an id of EnvPool or gymnasium."""
+    module, colon, _ = (name or "").partition(":")
+    return [module] if colon and module != GYMNASIUM else []
+
+
+def check(name: str, where: str) -> None:
+    """Raise an `ImportRefusedError` if a module may not be imported."""
+    if name.partition(".")[0] not in {GYMNASIUM, *(module.partition(".")[0] for module in allowed())}:
+        raise ImportRefusedError(where, name.partition(".")[0])
+
+
+def load(name: str, where: str) -> ModuleType:
+    """Import an allowed module.
+
+    Args:
+        name: of the module.
+        where: it is named, for errors.
+
+    Raises:
+        UserError: it is not allowed, not there, or it raised: its last words, and where.
+    """
+    check(name, where)
+    for folder in dict.fromkeys(allowed().values()):  # those of the process that started this one
+        if folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}.")
+        if not absent:
+            raise UserError(f"{where}: importing {name} failed: {last_words(error)}") from error
+    raise UserError(f"{where}: there is no module {name}, neither installed nor in {_folders()}.{_similar(name)}")
+
+
+def load_all() -> None:
+    """Import all that is allowed: they may register ids of gymnasium."""
+    for module in allowed():
+        load(module, "command line")
+
+
+def last_words(error: BaseException) -> str:
+    """The last line of a traceback, and the file and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    words = traceback.format_exception_only(error)[-1].strip()
+    return f"{words} ({frames[-1].filename}:{frames[-1].lineno})" if frames else words
+
+
+def found(module: str, name: str, where: str) -> Any:
+    """What is called so in a module.
+
+    Raises:
+        UserError: it cannot be imported, or has nothing of that name.
+    """
+    value: Any = load(module, where)
+    for part in name.split("."):
+        names, near = vars(value) if hasattr(value, "__dict__") else {}, ""
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            near = did_you_mean(part, [key for key, one in names.items() if callable(one)])
+            file = f" ({names['__file__']})" if names.get("__file__") else ""
+            raise UserError(f"{where}: {module}{file} has no {name}.{near}{_shadows(module)}") from None
+    return value
+
+
+def _folders() -> str:
+    return " or ".join(dict.fromkeys(allowed().values()))
+
+
+def _similar(name: str) -> str:
+    there = (module.name for module in pkgutil.iter_modules(list(dict.fromkeys(allowed().values()))))
+    return did_you_mean(name.partition(".")[0], there)
+
+
+def _shadows(module: str) -> str:
+    """A sentence where a module of one's own has the name of an installed one, which comes first."""
+    root = module.partition(".")[0]
+    folder = Path(allowed().get(module, os.getcwd()))
+    own = next((path for path in (folder / f"{root}.py", folder / root) if path.exists()), None)
+    imported = getattr(sys.modules.get(root), "__file__", None)
+    if own is None or imported is None or Path(imported).is_relative_to(folder):
+        return ""
+    return f" {own} has the name of an installed module and is hidden by it; rename it"
+
+
+# ---------------------------------------------------------------------- on record
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """What is allowed, for the record of a launch: `permitted` reads it again.
+
+    A record allows an import only to whom it was allowed: its seal needs a key that this program keeps in a user's own
+    folder, and that no copied launch directory brings along.
+    """
+    return {
+        module: {"folder": folder, "version": version(module), "seal": _seal(module, folder, _key(make=True))}
+        for module, folder in allowed().items()
+    }
+
+
+def permitted(record: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Module → folder of those of a record that this user has allowed on a machine with this home folder."""
+    key = _key()
+    return {
+        module: entry["folder"]
+        for module, entry in record.items()
+        if key and hmac.compare_digest(str(entry.get("seal")), str(_seal(module, str(entry["folder"]), key)))
+    }
+
+
+def _seal(module: str, folder: str, key: bytes) -> str | None:
+    return hmac.new(key, f"{module}\0{folder}".encode(), hashlib.sha256).hexdigest() if key else None
+
+
+def _key(make: bool = False) -> bytes:
+    """This user's own; empty where there is none, or nothing can be kept."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    path = Path(state) / "sunflower" / "imports.key"
+    try:
+        if make and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def version(module: str) -> str | None:
+    """Of the installed distribution that a module belongs to; None for a folder or file."""
+    from importlib.metadata import packages_distributions
+    from importlib.metadata import version as of
+
+    names = packages_distributions().get(module.partition(".")[0])
+    return of(names[0]) if names else None
+
+
+def origin(module: str) -> Path | None:
+    """Folder of the package, or file of the single module, that an allowed module is in; None where it is built in."""
+    root = module.partition(".")[0]
+    spec = importlib.util.find_spec(root)
+    if spec is None or spec.origin in (None, "built-in", "frozen"):
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        return Path(places[0]) if places else None
+    return Path(str(spec.origin)).parent if spec.submodule_search_locations else Path(str(spec.origin))
