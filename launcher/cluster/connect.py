@@ -34,11 +34,7 @@ JOIN = "`ray start --address=HOST:PORT --num-cpus=0` makes it one, and --address
 
 
 def set_environment(address: str | None) -> None:
-    """Set what ray reads when it is imported.
-
-    Raises:
-        UserError: a cluster on other machines, and no token.
-    """
+    """Set what ray reads when it is imported."""
     # uv's hook would rebuild the driver's environment on every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if "ray" in sys.modules or JOB in os.environ:  # Ray gives a job what it needs
@@ -81,7 +77,6 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     A connection that this process already has is used and kept.
 
     Raises:
-        UserError: the cluster cannot be reached, or there is no folder for a Ray of our own.
         RuntimeError: our own did not start.
     """
     set_environment(address)
@@ -174,11 +169,7 @@ def code() -> dict[str, Any]:
 
 
 def check_reachable(address: str) -> None:
-    """Connect once: Ray retries a dead address for minutes.
-
-    Raises:
-        UserError: nothing answers at HOST:PORT, or it is none.
-    """
+    """Connect once: Ray retries a dead address for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -75,9 +75,6 @@ class Jobs:
 
         Args:
             address: http://HOST:8265, or ray://HOST:10001.
-
-        Raises:
-            UserError: another form of address; nothing, or no Ray, answers there; a wrong token.
         """
         url = dashboard_of(address)
         if url is None:
@@ -124,11 +121,7 @@ class Jobs:
         return self._run(f"{name}@{len(jobs) + 1}", name, jobs[-1].metadata["out"], request, taken)
 
     def follow(self, name: str, show: Callable[[str], Any]) -> int:
-        """Show what a launch prints, from its beginning, until it is over; returns its exit status.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Show what a launch prints, from its beginning, until it is over; returns its exit status."""
         job = self._jobs(name)[-1]
         self._watch(job.submission_id, show)
         job = self._over(job.submission_id)
@@ -139,11 +132,7 @@ class Jobs:
         return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
 
     def stop(self, name: str) -> str:
-        """Let a launch save and end; returns what became of it, in words.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Let a launch save and end; returns what became of it, in words."""
         job = self._jobs(name)[-1]
         if job.status in OVER:
             return "was over already"
@@ -163,10 +152,6 @@ class Jobs:
 
         Returns:
             The directory here.
-
-        Raises:
-            UserError: there is none; there is a directory here that was not pulled, or whose ledger was written to
-                since then; it did not arrive whole.
         """
         job = self._jobs(name)[-1]
         directory = out / name
@@ -317,11 +302,7 @@ class Jobs:
         return info
 
     def _info(self, job: str) -> Any:
-        """How a job stands, as soon as the cluster answers.
-
-        Raises:
-            UserError: it does not for minutes, or knows no such job.
-        """
+        """How a job stands, as soon as the cluster answers."""
         began = time.monotonic()
         told = False
         while True:

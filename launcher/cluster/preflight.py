@@ -87,10 +87,6 @@ def check(console: Console, backends: Collection[str], on_gpus: bool) -> None:
         console: gets the table, where there are several machines or something is wrong.
         backends: that trials are trained with.
         on_gpus: on real GPUs; only machines that have some count then.
-
-    Raises:
-        UserError: a machine differs from this one in a version, lacks a package, does not see its GPUs, has no room
-            on its disk, or does not answer.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -17,11 +17,7 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def ray_folder(environment: Mapping[str, str] = os.environ, others: Sequence[str] = SHORT) -> Path:
-    """Where Ray would put its files, by RAY_TMPDIR or TMPDIR, or a folder of this user's that can take them.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Where Ray would put its files, by RAY_TMPDIR or TMPDIR, or a folder of this user's that can take them."""
     wrong = []
     for folder in _candidates(environment, others):
         reason = _unfit(folder)

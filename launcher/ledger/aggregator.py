@@ -66,11 +66,7 @@ class Aggregator:
     """Without any call for so long it was itself not running: the launcher asks every second."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the ledger of `directory` to write.
-
-        Raises:
-            UserError: another process writes there.
-        """
+        """Open the ledger of `directory` to write."""
         self._ledger = writer(directory)
         self._stop = self._ledger.stop_requested()
         self._heard = time.monotonic()
@@ -150,9 +146,6 @@ def writer(directory: Path) -> Ledger:
     """The ledger of `directory`, as soon as nothing holds its lock that is about to let go of it.
 
     That is the aggregator of a launch that has just ended, or a `launch status` that looks whether one is running.
-
-    Raises:
-        UserError: another launch is at work there.
     """
     last_try = time.monotonic() + RELEASE_SECONDS
     while True:
@@ -174,7 +167,6 @@ def start_aggregator(directory: Path, interrupted: Callable[[], bool] = lambda: 
         interrupted: whether to wait no longer until it has started.
 
     Raises:
-        UserError: another process writes to the ledger there.
         TimeoutError: it has not started in a long time.
         ray.exceptions.RayActorError: the actor did not start.
     """

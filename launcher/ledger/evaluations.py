@@ -47,7 +47,6 @@ def read(directory: Path) -> list[Evaluation]:
     """All evaluations of a launch, by trial (in the order of all listings), timestep and settings.
 
     Raises:
-        UserError: not the directory of a launch.
         sqlite3.Error: its ledger is damaged.
     """
     with Ledger(directory, writer=False) as ledger:

@@ -62,7 +62,6 @@ class Ledger:
         """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
 
         Raises:
-            UserError: another process writes here; there is nothing to read; or it is of another version.
             sqlite3.Error: the file is damaged, or the disk is full.
         """
         self.directory = directory.resolve()
@@ -114,9 +113,6 @@ class Ledger:
         Args:
             rows: of the trials; new configurations come last in the order of `trials()`, as they are given.
             texts: trial → its resolved configuration, as `text_of` has it.
-
-        Raises:
-            UserError: a trial is there with other values, or its config and seed are another trial's.
         """
         names = "trial, config, seed, num_envs, timesteps"
         with self._transaction():
@@ -153,9 +149,6 @@ class Ledger:
 
         Records beyond that checkpoint and later agents are forgotten; a best agent stays, since its file is
         still the best one seen. Asked again with the same `token`, it answers the same attempt.
-
-        Raises:
-            UserError: a trial is unknown, finished or diverged.
         """
         with self._transaction():
             known = self._db.execute("SELECT number FROM attempts WHERE token = ?", (token,)).fetchone()
@@ -278,11 +271,7 @@ class Ledger:
         return [TrialRow(*row) for row in self._db.execute(query)]
 
     def configurations(self, trials: Sequence[str] | None = None) -> dict[str, str]:
-        """Trial → its resolved configuration, as `text_of` has it; of all trials, or of these.
-
-        Raises:
-            UserError: in a directory of version 0.1.0, a file of a configuration is gone or damaged.
-        """
+        """Trial → its resolved configuration, as `text_of` has it; of all trials, or of these."""
         if not self._knows_texts:
             names = [row.id for row in self.trials()] if trials is None else trials
             return layout2.configurations(self.directory, names)

@@ -73,7 +73,6 @@ def read_records(path: Path, trial: str) -> Records:
     """All records of `trial` in a ledger's file.
 
     Raises:
-        UserError: its tables are those of another version.
         sqlite3.Error: it is damaged.
     """
     columns = "attempt, env_steps, seconds, wall_time, tag_set, numbers"

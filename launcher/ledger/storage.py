@@ -95,7 +95,6 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
     """Open the ledger's file: to write, made if it is not there; or only to read, also where nothing may be written.
 
     Raises:
-        UserError: its tables are those of another version; or it cannot be read without writing.
         sqlite3.Error: it is damaged, or the disk is full.
     """
     if writer and not path.is_file():
@@ -163,11 +162,7 @@ def _open(path: Path, options: str) -> sqlite3.Connection:
 
 
 def _connect_unwritable(path: Path) -> sqlite3.Connection:
-    """Open a database in a folder where nothing may be written: its file as it is, if that holds everything.
-
-    Raises:
-        UserError: part of it is in a log, which SQLite reads only together with a file that it writes.
-    """
+    """Open a database in a folder where nothing may be written: its file as it is, if that holds everything."""
     logs = (path.with_name(f"{path.name}-{kind}") for kind in ("wal", "journal"))
     for log in logs:
         if log.is_file() and log.stat().st_size:
@@ -211,9 +206,6 @@ def lock(directory: Path, name: str = "lock", wait: float = 0.0) -> IO[bytes]:
         directory: of the launch.
         name: `lock` for a launch or resume as a whole, `ledger.lock` for the one process that writes the ledger.
         wait: seconds until it is given up.
-
-    Raises:
-        UserError: another process holds it.
     """
     file = (directory / name).open("ab")
     last_try = time.monotonic() + wait

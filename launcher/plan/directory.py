@@ -44,11 +44,7 @@ COMMIT = "SUNFLOWER_COMMIT"
 
 @contextlib.contextmanager
 def working(directory: Path) -> Iterator[None]:
-    """Have a launch directory for oneself: nothing of a launch is written there, or read to go on from, without it.
-
-    Raises:
-        UserError: another launch is at work there, or nothing may be written.
-    """
+    """Have a launch directory for oneself: nothing of a launch is written there, or read to go on from, without it."""
     with _writing(directory):
         held = lock(directory, wait=LOOK_SECONDS)
     with held:
@@ -62,11 +58,7 @@ def refuse_running(directory: Path) -> None:
 
 
 def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
-    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time.
-
-    Raises:
-        UserError: it exists already, or `name` is none that every file system takes.
-    """
+    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time."""
     base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
     directory = (base / choose_name(trials, name, stem)).absolute()
     if not is_named(trials, name):
@@ -81,11 +73,7 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
 
 
 def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> str:
-    """What a launch is called.
-
-    Raises:
-        UserError: `name` is none that every file system takes.
-    """
+    """What a launch is called."""
     if name is not None and slug(name) != name:
         raise UserError(
             f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
@@ -227,9 +215,6 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
     """Let an existing launch have more trials, and some greater lengths.
 
     The ledger comes after the copies for people: those of a crash in between are written again by the same command.
-
-    Raises:
-        UserError: another launch is at work there, or it cannot be written.
     """
     with _writing(directory), writer(directory) as ledger:
         if not added and not longer:
@@ -251,9 +236,6 @@ def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
 
     Returns:
         A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
-
-    Raises:
-        UserError: it cannot be written.
     """
     with _writing(directory), writer(directory) as ledger:
         before = ledger.revisions()[-1:]
@@ -288,11 +270,7 @@ def _write_plan(directory: Path, ledger: Ledger) -> None:
 
 
 def read_trials(directory: Path) -> list[Trial]:
-    """The trials of an existing launch: configurations as they were asked for, seeds by number.
-
-    Raises:
-        UserError: not a launch directory, or damaged.
-    """
+    """The trials of an existing launch: configurations as they were asked for, seeds by number."""
     with reading(directory) as ledger:
         return trials_of(ledger)
 

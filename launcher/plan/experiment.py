@@ -80,9 +80,6 @@ def read_experiment(
         flags: settings that have a flag of their own; they win over single `settings`.
         seeds: see `parse_seeds`; None for the file's own seed.
         zips: groups of `a.b=value` texts whose alternatives advance together; None without `--zip`.
-
-    Raises:
-        UserError: any problem in a file or setting, the same trial twice, or more than `LARGEST_LAUNCH`.
     """
     typed = sweep.typed_axes(settings, zips, flags)
     trials: dict[str, Trial] = {}
@@ -106,18 +103,7 @@ def read_experiment(
 def _configurations(
     file: Path, stem: str, typed: Sequence[sweep.Axis], seeds: str | None, taken: dict[str, set[str]]
 ) -> Iterator[tuple[str, Config, list[str]]]:
-    """Each configuration of a file and the command line: its name, itself, notes on the file.
-
-    Args:
-        file: as it was typed.
-        stem: begins the names.
-        typed: axes of the command line.
-        seeds: of the command line.
-        taken: see `_free_name`.
-
-    Raises:
-        UserError: two that would train the same run, or a swept key that changes nothing in any.
-    """
+    """Each configuration of a file and the command line: its name, itself, notes on the file."""
     data, source = read_yaml(file)
     era, section = era_of(data), sweep.take_section(data, source)
     axes = sweep.combine(section, typed, era, source, seeds)
@@ -191,9 +177,6 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
     """`8` → base … base + 7; `0-7` → 0 … 7; `3,5,7` and mixtures → as listed; None → the base seed alone.
 
     A base of None (`seed: null`) is drawn from the operating system.
-
-    Raises:
-        UserError: not of that form, negative, repeated, or none.
     """
     start = base if base is not None else int(np.random.SeedSequence().generate_state(1)[0])
     if text is None:

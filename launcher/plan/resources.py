@@ -41,11 +41,7 @@ class Resources:
     ] = None
 
     def check(self) -> None:
-        """Refuse numbers that cannot be.
-
-        Raises:
-            UserError: too small, or flags that contradict each other.
-        """
+        """Refuse numbers that cannot be."""
         for flag, number, least in (
             ("--workers", self.workers, 1),
             ("--cores-per-worker", self.cores_per_worker, 1),
@@ -107,11 +103,7 @@ def look(wanted: Resources) -> Offer:
 
 
 def place(wanted: Resources, offer: Offer) -> Placement:
-    """Decide how many workers run and on what.
-
-    Raises:
-        UserError: more GPUs than there are, or a machine of a cluster without a core for each worker on its GPUs.
-    """
+    """Decide how many workers run and on what."""
     found, where = offer.gpus, offer.where
     if wanted.gpus and wanted.gpus > found:
         allowed = f"allowed: 0 to {found}" if found else "leave --gpus out to train on the CPU"

@@ -80,9 +80,6 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
         seeds: that every configuration is to have, as in `plan.parse_seeds`, counted from its first; None: as it is.
         settings: `trainer.timesteps=N`, or nothing.
         retry_failed: also what has failed.
-
-    Raises:
-        UserError: not a launch directory, or damaged; a setting that cannot change; a training that cannot be extended.
     """
     with reading(directory) as ledger:
         trials = {trial.id: trial for trial in folder.trials_of(ledger)}
@@ -144,11 +141,7 @@ def _length(settings: Sequence[str]) -> object:
 
 
 def _extended(trial: Trial, row: TrialRow, begin: int, length: object) -> Trial | None:
-    """The trial with a greater length; None where it is that long already, or diverged.
-
-    Raises:
-        UserError: no length, less than it has, or one that would change what was trained so far.
-    """
+    """The trial with a greater length; None where it is that long already, or diverged."""
     config = trial.config
     data = config.dump()
     data["trainer"]["timesteps"] = length

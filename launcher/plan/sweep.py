@@ -49,11 +49,7 @@ Axis = list[tuple[Choice, ...]]
 
 
 def group_by_flag(_type: Any, tokens: Sequence[Token]) -> list[list[str]]:
-    """The words after each `--zip`, for cyclopts, which counts them from 0 after every flag.
-
-    Raises:
-        UserError: a word without `=`, which is told here since it may be the only configuration file.
-    """
+    """The words after each `--zip`, for cyclopts, which counts them from 0 after every flag."""
     groups: list[list[str]] = []
     for token in tokens:
         if "=" not in token.value:
@@ -74,9 +70,6 @@ def typed_axes(settings: Iterable[str], zips: Sequence[Sequence[str]] | None, fl
         settings: the texts after `--set`: an axis each.
         zips: the texts after every `--zip`: an axis each, of lists of equal length; None without that flag.
         flags: settings that have a flag of their own.
-
-    Raises:
-        UserError: a text that is no `a.b=value`, a wrong range, or lists of unequal length in a `--zip`.
     """
     if zips is not None and not zips:
         raise UserError("command line: --zip requires arguments, such as agent.rollouts=16,32 agent.mini_batches=2,4")
@@ -96,11 +89,7 @@ def typed_axes(settings: Iterable[str], zips: Sequence[Sequence[str]] | None, fl
 
 
 def take_section(data: dict[str, Any], source: Source) -> list[Axis]:
-    """Take `sweep:` out of a configuration that was read; its axes.
-
-    Raises:
-        UserError: a section, list, block or range that is empty, wrong, or of unequal length; with file and line.
-    """
+    """Take `sweep:` out of a configuration that was read; its axes."""
     if SWEEP not in data:
         return []
     axes = []
@@ -128,9 +117,6 @@ def combine(section: Sequence[Axis], typed: Sequence[Axis], era: Era, source: So
         era: of the file, whose names are compared.
         source: for errors.
         seeds: of the command line, which beat a file's alternatives of `seed`.
-
-    Raises:
-        UserError: settings of the command line that contradict each other, or a swept key that is given twice.
     """
     names = [canonical_key(choice.key, era) for axis in typed for choice in axis[0]]
     if seeds is not None:

@@ -94,9 +94,6 @@ class Session:
 
         Returns:
             The exit status: 0 all trials finished; 1 any failed, diverged or missing; 128 + signal when interrupted.
-
-        Raises:
-            UserError: nothing was begun.
         """
         from launcher.cluster.connect import connected
 
@@ -294,9 +291,6 @@ def check_environments(trials: Sequence[Trial], measured: bool = False) -> Progr
 
     Returns:
         Static key → environment and network.
-
-    Raises:
-        UserError: naming the trial's configuration.
     """
     from runner.envs.task import task
     from runner.networks.parameters import Network

@@ -95,9 +95,6 @@ class Worker:
 
         Returns:
             "finished", "stopped" or "lost".
-
-        Raises:
-            UserError: the pack cannot be trained as configured.
         """
         with redirected(log_here(job.log, os.getpid())):
             try:
@@ -113,9 +110,6 @@ class Worker:
 
         Returns:
             The episodes of each checkpoint, in order.
-
-        Raises:
-            UserError: a checkpoint of another network, or an episode that does not end.
         """
         self._check_ready()
         from runner.config import resolve
