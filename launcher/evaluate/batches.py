@@ -19,8 +19,8 @@ from launcher.ledger.storage import disk_refuses, is_launch
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
-from launcher.run.job import Exam
 from launcher.run.pool import Process, Processes, first_ended
+from launcher.run.process import EvaluationJob
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.errors import UserError
@@ -214,7 +214,8 @@ def run(
             process = processes.take(placement.backend(batch[0].config), placement.workers - len(running))
             threads = max(1, placement.cpus)
             config, played = batch[0].config.dump(), (terms.episodes, terms.at_once, terms.seed, terms.deterministic)
-            running[process.worker.evaluate.remote(Exam(config, tuple(files), *played, threads))] = process, batch
+            job = EvaluationJob(config, tuple(files), *played, threads)
+            running[process.worker.evaluate.remote(job)] = process, batch
 
     try:
         while waiting or running:

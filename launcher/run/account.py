@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from launcher.run.job import Job
+from launcher.run.process import Job
 from launcher.watch.tables import count
 from runner.checkpoints import checkpoint
 from runner.networks.parameters import Network, Role, Step

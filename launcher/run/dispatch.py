@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from launcher.cluster.connect import START_SECONDS, is_own, not_started
 from launcher.ledger.aggregator import Pulse, start_aggregator
 from launcher.ledger.rows import BUSY, Attempt
 from launcher.plan.experiment import Placement, Trial
-from launcher.run.failures import end_process, ending_of, fetch_log
-from launcher.run.job import Job, Place
-from launcher.run.orders import together
-from launcher.run.pool import Processes
-from launcher.run.retries import Ending, Retries
+from launcher.run import signals
+from launcher.run.failures import end_process, failure_of, fetch_log
+from launcher.run.policy import Failure, FailurePolicy, together
+from launcher.run.pool import Process, Processes
+from launcher.run.process import Job, Place
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0
@@ -42,10 +39,6 @@ GIVE_UP_SECONDS = 600.0
 """A disk that has taken nothing for so long ends the launch."""
 STOP_SECONDS = 60.0
 """How long workers may take to save after a stop, before they are ended."""
-ONE_REQUEST_SECONDS = 1.0
-"""Signals this close together are one request: `timeout` tells its child and then its group, `uv run` passes all on."""
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals at which workers save and leave."""
 
 
 @dataclass
@@ -61,19 +54,15 @@ class Running:
     """An attempt: its pack, its process, and the answers that are waited for.
 
     Attributes:
-        where: see `processes.Process`.
-        ready: see `processes.Process`.
         done: future of how the training ended.
-        place: what `where` said.
-        imported: `ready` is done.
+        place: what `process.where` said.
+        imported: `process.ready` is done.
         since: when the last of these two changed, or the worker was asked for.
     """
 
     attempt: int
     pack: list[Trial]
-    worker: Any
-    where: Any
-    ready: Any
+    process: Process
     done: Any
     place: Place | None = None
     imported: bool = False
@@ -100,7 +89,7 @@ def run(
     say: Callable[[str], None],
     room: Callable[[], int] | None = None,
 ) -> Result:
-    """Train every pack, on the Ray that this process is connected to.
+    """Train every pack, on the Ray that this process is connected to; an error comes after all workers have saved.
 
     Args:
         directory: the launch directory; its ledger knows all trials.
@@ -109,16 +98,13 @@ def run(
         watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
         say: called with a sentence whenever an attempt ends early.
         room: how many workers there may be now, where machines come and go; None: as many as `placement` says.
-
-    Raises:
-        Exception: what went wrong here, after all workers have saved and left.
     """
-    with _signals() as signals:
-        dispatch = _Dispatch(directory, packs, placement, _unharmed(watch), _unharmed(say), room, signals)
+    with signals.noted() as noted:
+        dispatch = _Dispatch(directory, packs, placement, _unharmed(watch), _unharmed(say), room, noted)
         try:
             dispatch.run()
         except _DiskRefusesError:
-            if not signals:
+            if not noted:
                 minutes = f"{GIVE_UP_SECONDS / 60:.0f} minutes"
                 return Result(error=f"{directory}: the disk is full or read-only and took nothing for {minutes}")
         except Exception:
@@ -126,7 +112,7 @@ def run(
             raise
         finally:
             dispatch.end()
-        return Result(signals[0] if signals else 0)
+        return Result(noted[0] if noted else 0)
 
 
 def _unharmed(tell: Callable[..., None]) -> Callable[..., None]:
@@ -144,6 +130,12 @@ def _unharmed(tell: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
+def _answered(future: Any) -> bool:
+    import ray
+
+    return bool(ray.wait([future], timeout=0)[0])
+
+
 @dataclass
 class _Dispatch:
     directory: Path
@@ -155,8 +147,12 @@ class _Dispatch:
     signals: Sequence[int]
     waiting: list[Waiting] = field(init=False)
     running: list[Running] = field(default_factory=list)
-    retries: Retries = field(default_factory=Retries)
+    policy: FailurePolicy = field(default_factory=FailurePolicy)
     pulse: Pulse = field(default_factory=lambda: Pulse({}, 0.0))
+    heard: float = 0.0
+    """When the question was asked that `pulse` answers."""
+    asked: tuple[Any, float] | None = None
+    """The question to the aggregator that is under way, and since when."""
     aggregator: Any = None
     next_look: float = 0.0
     told: float | None = None
@@ -171,10 +167,6 @@ class _Dispatch:
         self.here = ray.get_runtime_context().get_node_id()
         # A worker's machine that has this folder has the launch directory.
         (self.directory / log_of(0)).parent.mkdir(exist_ok=True)
-        self.asked: tuple[Any, float] | None = None
-        """The question to the aggregator that is under way, and since when."""
-        self.heard = 0.0
-        """When the question was asked that `pulse` answers."""
 
     def run(self) -> None:
         """Until nothing runs, and nothing waits or everything is to stop."""
@@ -195,7 +187,7 @@ class _Dispatch:
                 time.sleep(POLL_SECONDS)
             self._tend()
             for item in list(self.running):
-                if ray.wait([item.done], timeout=0)[0]:
+                if _answered(item.done):
                     self._settle(item)
             self.watch(self.pulse.refusing)
 
@@ -212,7 +204,7 @@ class _Dispatch:
             while futures and not self._impatient():
                 _, futures = ray.wait(futures, num_returns=len(futures), timeout=POLL_SECONDS)
             for item in list(self.running):
-                self._settle(item, Ending("crash", "did not save in time") if item.done in futures else None)
+                self._settle(item, Failure("crash", "did not save in time") if item.done in futures else None)
         except Exception:
             logging.getLogger(__name__).exception("workers may have been ended before they had saved")
 
@@ -221,7 +213,7 @@ class _Dispatch:
         import ray
 
         self.processes.end()
-        for actor in (*(item.worker for item in self.running), self.aggregator):
+        for actor in (*(item.process.worker for item in self.running), self.aggregator):
             if actor is not None:
                 ray.kill(actor)
 
@@ -246,12 +238,12 @@ class _Dispatch:
                 self._ask("close", attempt.number, "regrouped")
                 self.waiting[:0] = map(Waiting, groups)
                 continue
-            self.retries.opened(begins)
+            self.policy.opened(begins)
             self.running.append(self._train(attempt, item.pack))
 
     def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
         backend = self.placement.backend(pack[0].config)
-        worker, where, ready = self.processes.take(backend, self.workers - len(self.running))
+        process = self.processes.take(backend, self.workers - len(self.running))
         files = [attempt.resume[trial.id] for trial in pack]
         data = tuple((self.directory / file.path).read_bytes() for file in files if file is not None)
         job = Job(
@@ -262,7 +254,7 @@ class _Dispatch:
             self.directory / log_of(attempt.number),
             self.placement.threads_of(pack),
         )
-        return Running(attempt.number, pack, worker, where, ready, worker.train.remote(job, self.aggregator))
+        return Running(attempt.number, pack, process, process.worker.train.remote(job, self.aggregator))
 
     # Following
 
@@ -275,8 +267,8 @@ class _Dispatch:
             silence = self._silence(item)
             if silence is not None:
                 if item.place is not None:
-                    end_process(item.place, item.worker)
-                self._settle(item, Ending("crash", silence))
+                    end_process(item.place, item.process.worker)
+                self._settle(item, Failure("crash", silence))
 
     def _hear(self) -> None:
         """Ask the aggregator how the attempts are, without waiting for the answer; start it again if it hangs."""
@@ -288,7 +280,7 @@ class _Dispatch:
                 self.asked = (self.aggregator.pulse.remote(), now)
             return
         future, since = self.asked
-        if ray.wait([future], timeout=0)[0]:
+        if _answered(future):
             self.pulse, self.asked, self.heard = ray.get(future), None, since
         elif now - since > HUNG_SECONDS:
             ray.kill(self.aggregator, no_restart=False)
@@ -296,25 +288,10 @@ class _Dispatch:
 
     def _silence(self, item: Running) -> str | None:
         """What is wrong with a worker that does not answer; None if all is well with it."""
-        import ray
-
-        now = time.monotonic()
         if item.place is None:
-            if ray.wait([item.where], timeout=0)[0]:
-                with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
-                    item.place, item.since = ray.get(item.where), now
-                    log = str(log_of(item.attempt))
-                    self._ask("describe_attempt", item.attempt, log, item.place.host, item.place.pid)
-            elif now - item.since > START_SECONDS:
-                if is_own():
-                    return not_started("the worker process")
-                # On a cluster it waits for a machine with room, which may take as long as it likes.
-                item.since = now
-                self.say(
-                    f"{_who(item.pack)}: no machine of the cluster had room within {START_SECONDS:.0f} s; waits on"
-                )
-            return None
-        if not item.imported and ray.wait([item.ready], timeout=0)[0]:
+            return self._find(item)
+        now = time.monotonic()
+        if not item.imported and _answered(item.process.ready):
             item.imported, item.since = True, now
         # One that never pushed was silent from its start to the last pulse; not longer, that may be late itself.
         silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
@@ -322,6 +299,23 @@ class _Dispatch:
             return not_started("the worker process")
         if item.imported and silent > LEASE_SECONDS:
             return f"the worker process hung: it did not answer for {LEASE_SECONDS:.0f} s"
+        return None
+
+    def _find(self, item: Running) -> str | None:
+        """See whether a worker has begun, and where; what is wrong if it should have long ago."""
+        import ray
+
+        now = time.monotonic()
+        if _answered(item.process.where):
+            with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
+                item.place, item.since = ray.get(item.process.where), now
+                self._ask("describe_attempt", item.attempt, str(log_of(item.attempt)), item.place.host, item.place.pid)
+        elif now - item.since > START_SECONDS:
+            if is_own():
+                return not_started("the worker process")
+            # On a cluster it waits for a machine with room, which may take as long as it likes.
+            item.since = now
+            self.say(f"{_who(item.pack)}: no machine of the cluster had room within {START_SECONDS:.0f} s; waits on")
         return None
 
     def _stop(self) -> None:
@@ -333,7 +327,7 @@ class _Dispatch:
         self._ask_to_stop()
         if self._impatient():
             for item in self.running:
-                ray.kill(item.worker)
+                ray.kill(item.process.worker)
 
     def _ask_to_stop(self) -> None:
         """Ask all workers, once, to save and leave."""
@@ -347,10 +341,10 @@ class _Dispatch:
         # Whoever still imports has nothing to save.
         for item in self.running:
             if not item.imported:
-                ray.kill(item.worker)
+                ray.kill(item.process.worker)
 
     def _impatient(self) -> bool:
-        """Whether workers that are to leave have had their time, or the person asks a second time.
+        """Workers that are to leave have had their time, or the person asks a second time.
 
         A terminal that closes hangs up more than once, and a service manager hangs up after its SIGTERM.
         """
@@ -358,11 +352,7 @@ class _Dispatch:
         return asked > 1 or (self.told is not None and time.monotonic() - self.told > STOP_SECONDS)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Let the aggregator call the ledger, until it has done what it is asked for.
-
-        Raises:
-            _DiskRefusesError: the disk does not take it.
-        """
+        """Let the aggregator call the ledger, until it has done what it is asked for or the disk is given up."""
         import ray
 
         while True:
@@ -380,46 +370,46 @@ class _Dispatch:
 
     # Ending
 
-    def _settle(self, item: Running, ending: Ending | None = None) -> None:
+    def _settle(self, item: Running, failure: Failure | None = None) -> None:
         """Close an attempt that ended, well or not, and see to its unfinished trials."""
         import ray
 
         self.running.remove(item)
-        outcome = "lost"
+        outcome, path = "lost", log_of(item.attempt)
         if item.place is not None and item.place.node != self.here:
-            fetch_log(item.place, self.directory / log_of(item.attempt))
-        if ending is None:
+            fetch_log(item.place, self.directory / path)
+        if failure is None:
             try:
-                ray.get(item.ready)
+                ray.get(item.process.ready)
                 outcome = ray.get(item.done)
             except Exception as raised:
-                ending = ending_of(raised, item.place, self.directory / log_of(item.attempt))
-                if ending.kind == "node" and item.place is not None:
+                failure = failure_of(raised, item.place, self.directory / path)
+                if failure.kind == "node" and item.place is not None:
                     self.processes.avoid(item.place.node)
         # A fresh process for every pack: its memory, threads and log are its own.
-        ray.kill(item.worker)
-        stopping = self.told is not None
-        log = f"(log: {log_of(item.attempt)})"
-        if stopping:
+        ray.kill(item.process.worker)
+        if self.told is not None:
             # Ended by us after the stop: what it had published is where a resume goes on.
-            self._ask("close", item.attempt, "interrupted" if ending else outcome, None, "interrupted")
+            self._ask("close", item.attempt, "interrupted" if failure else outcome, None, "interrupted")
             return
-        error = f"{ending.words} {log}" if ending else None
-        unfinished = set(self._ask("close", item.attempt, ending.kind if ending else outcome, error))
+        error = f"{failure.words} (log: {path})" if failure else None
+        unfinished = set(self._ask("close", item.attempt, failure.kind if failure else outcome, error))
         trials = [trial for trial in item.pack if trial.id in unfinished]
-        if not trials:
-            return
-        ending = ending or Ending("crash", "the worker process left its trials unfinished")
-        verdict = self.retries.after(trials, ending)
-        due = time.monotonic() + verdict.wait
-        for pack in verdict.packs:
+        if trials:
+            self._retry(trials, failure or Failure("crash", "the worker process left its trials unfinished"), path)
+
+    def _retry(self, trials: Sequence[Trial], failure: Failure, log: Path) -> None:
+        """Let the trials of an attempt that failed wait for another one, or give them up."""
+        decision = self.policy.decide(trials, failure)
+        for pack in decision.packs:
             # What would be next anyway imports while it waits.
             if not self.waiting and len(self.running) + len(self.processes) < self.workers:
                 self.processes.prepare(self.placement.backend(pack[0].config))
-            self.waiting.append(Waiting(pack, due))
-        if verdict.failed:
-            self._ask("fail", [trial.id for trial in verdict.failed], f"{ending.words} {log}")
-        self.say(f"{_who(trials)} ended early: {ending.words} {log}; {_then(verdict.packs, verdict.wait)}")
+            self.waiting.append(Waiting(pack, time.monotonic() + decision.wait))
+        words = f"{failure.words} (log: {log})"
+        if decision.failed:
+            self._ask("fail", [trial.id for trial in decision.failed], words)
+        self.say(f"{_who(trials)} ended early: {words}; {_then(decision.packs, decision.wait)}")
 
 
 def log_of(attempt: int) -> Path:
@@ -436,32 +426,3 @@ def _then(packs: Sequence[Sequence[Trial]], wait: float) -> str:
         return "not tried again"
     parts = f" in {len(packs)} packs" if len(packs) > 1 else ""
     return f"tried again{parts}" + (f" in {wait:.0f} s" if wait else "")
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Note the signals of `STOPPING` instead of dying of them; yields the growing list of their numbers.
-
-    A terminal that goes away (SIGHUP) ends what runs in it, as everywhere; whoever wants it to go on says so with
-    `nohup`, under which the signal stays ignored.
-    """
-    noted: list[int] = []
-    requested = -math.inf
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        nonlocal requested
-        if time.monotonic() - requested > ONE_REQUEST_SECONDS:
-            noted.append(number)
-            requested = time.monotonic()
-
-    if threading.current_thread() is not threading.main_thread():
-        # Somebody else's program, which handles its signals.
-        yield noted
-        return
-    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in handled}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,9 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from launcher.run.job import Place
-from launcher.run.process import log_here
-from launcher.run.retries import Ending
+from launcher.run.policy import Failure
+from launcher.run.process import Place, log_here
 from launcher.watch.tail import tail
 from runner.errors import FailedEnvironmentError, UserError
 
@@ -27,7 +26,7 @@ TELLING = (("Check failed", "what():", "ssert", "Error:"), ("terminate called", 
 MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "bad_alloc")
 
 
-def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
+def failure_of(error: Exception, place: Place | None, log: Path) -> Failure:
     """Sort what a worker's future raised.
 
     Args:
@@ -40,19 +39,19 @@ def ending_of(error: Exception, place: Place | None, log: Path) -> Ending:
     if isinstance(error, ray.exceptions.RayTaskError):
         text = words_of(error.cause)
         if isinstance(error.cause, UserError):
-            return Ending("refused", text)
+            return Failure("refused", text)
         if isinstance(error.cause, FailedEnvironmentError):
-            return Ending("error", text, error.cause.trial)
+            return Failure("error", text, error.cause.trial)
         # A smaller pack may fit where this one did not.
-        return Ending("crash" if any(word in text for word in MEMORY) else "error", text)
+        return Failure("crash" if any(word in text for word in MEMORY) else "error", text)
     gone = "its node has died" in str(error) or (place is not None and is_lost(place.node))
     if gone or getattr(error, "preempted", False):
-        return Ending("node", f"{place.host if place else 'its machine'} was lost, and the worker process with it")
+        return Failure("node", f"{place.host if place else 'its machine'} was lost, and the worker process with it")
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):
-        return Ending("crash", "the machine ran out of memory, and Ray ended the worker process")
+        return Failure("crash", "the machine ran out of memory, and Ray ended the worker process")
     if isinstance(error, ray.exceptions.RayActorError):
-        return Ending("crash", f"the worker process died{_last_words(log)}")
-    return Ending("error", words_of(error))
+        return Failure("crash", f"the worker process died{_last_words(log)}")
+    return Failure("error", words_of(error))
 
 
 def words_of(error: BaseException) -> str:

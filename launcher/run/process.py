@@ -1,4 +1,4 @@
-"""What a worker's process is given before it imports anything: cores, variables, a log."""
+"""What a worker's process is given: work; and before it imports anything cores, variables, a log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,67 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher.run.output import harmless
 
 CLAIMS = "sunflower-core-"
 """What the names of claimed cores begin with."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is to train.
+
+    Attributes:
+        attempt: its number in the ledger.
+        trials: ids, one per member.
+        configs: resolved configurations as plain data, one per member.
+        checkpoints: bytes to go on from, one per member, or None to begin.
+        log: file for everything that the process prints; see `log_here`.
+        threads: to step environments with, if there are so many cores.
+    """
+
+    attempt: int
+    trials: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+    checkpoints: tuple[bytes, ...] | None
+    log: Path
+    threads: int
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What a worker is to evaluate.
+
+    Attributes:
+        config: of one of the checkpoints, as plain data; all have its policy.
+        files: the checkpoints.
+        episodes: that each plays.
+        at_once: environments of one checkpoint that are stepped together.
+        seed: of the episodes.
+        deterministic: the most probable actions, not samples.
+        threads: to step environments with at most.
+    """
+
+    config: dict[str, Any]
+    files: tuple[bytes, ...]
+    episodes: int
+    at_once: int
+    seed: int
+    deterministic: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
+
+    node: str
+    host: str
+    pid: int
 
 
 def environment(threads: int, sharing: int) -> dict[str, str]:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Order, Published
 from launcher.run.account import Account, failure
-from launcher.run.job import Exam, Job, Place
-from launcher.run.orders import leaves, obeyed
-from launcher.run.process import claim_cores, environment, log_here, redirected
+from launcher.run.policy import leaves, obeyed
+from launcher.run.process import EvaluationJob, Job, Place, claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
 from runner.errors import FailedEnvironmentError, UserError
 from runner.training.tracking import Record
@@ -105,7 +104,7 @@ class Worker:
                 traceback.print_exc()  # last, where people and the launcher look for the reason
                 raise
 
-    def evaluate(self, exam: Exam) -> list[list[Episode]]:
+    def evaluate(self, job: EvaluationJob) -> list[list[Episode]]:
         """Let checkpoints, stacked as members of one pack, play the same episodes.
 
         Returns:
@@ -116,14 +115,14 @@ class Worker:
         from runner.envs.measure import step_seconds
         from runner.envs.task import task
 
-        config = resolve(exam.config)[0]
+        config = resolve(job.config)[0]
         env = task(config.env)
-        threads = min(exam.threads, usable_cores())
+        threads = min(job.threads, usable_cores())
         if threads > 1:
-            threads = stepping_threads(threads, len(exam.files) * exam.at_once, step_seconds(env), 0.0)
-        runner = self._backend.Runner.of_checkpoints(env, config, exam.files, threads, exam.seed)
-        episodes = runner.evaluate(exam.deterministic, exam.episodes, exam.seed, exam.at_once)
-        found: list[list[Episode]] = [[] for _ in exam.files]
+            threads = stepping_threads(threads, len(job.files) * job.at_once, step_seconds(env), 0.0)
+        runner = self._backend.Runner.of_checkpoints(env, config, job.files, threads, job.seed)
+        episodes = runner.evaluate(job.deterministic, job.episodes, job.seed, job.at_once)
+        found: list[list[Episode]] = [[] for _ in job.files]
         for episode in episodes:
             found[episode.member].append(episode)
         return found

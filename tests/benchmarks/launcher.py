@@ -185,7 +185,7 @@ def reporting(rounds: int, timesteps: int) -> None:
     from launcher.ledger.aggregator import start_aggregator
     from launcher.plan import directory as folder
     from launcher.plan.experiment import Trial, read_experiment
-    from launcher.run.job import Job
+    from launcher.run.process import Job
     from launcher.run.worker import Worker
 
     class Both(Worker):

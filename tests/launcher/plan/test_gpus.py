@@ -18,7 +18,7 @@ from launcher.plan.experiment import Placement
 from launcher.plan.gpus import Device, devices, usable, visible_gpus
 from launcher.plan.resources import Resources, gpu_note, look, place
 from launcher.run import pool as processes
-from launcher.run.job import Place
+from launcher.run.process import Place
 from launcher.run.worker import Worker
 from runner.errors import UserError
 from tests.launcher.faulty import write_config

@@ -20,9 +20,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from launcher.run.failures import LAST_WORDS, LONGEST, ending_of
-from launcher.run.job import Place
-from launcher.run.retries import Ending
+from launcher.run.failures import LAST_WORDS, LONGEST, failure_of
+from launcher.run.policy import Failure
+from launcher.run.process import Place
 from runner.errors import FailedEnvironmentError, UserError
 
 PLACE = Place("node-1", "spruce", 4711)
@@ -56,23 +56,23 @@ def raised(cause: Exception) -> Exception:
 
 
 def test_a_user_error_is_refused_in_its_own_words(log: Path) -> None:
-    assert ending_of(raised(UserError("no GPU there")), PLACE, log) == Ending("refused", "no GPU there")
+    assert failure_of(raised(UserError("no GPU there")), PLACE, log) == Failure("refused", "no GPU there")
 
 
 def test_an_exception_is_an_error_with_its_name(log: Path) -> None:
-    assert ending_of(raised(ValueError("boo")), PLACE, log) == Ending("error", "ValueError: boo")
+    assert failure_of(raised(ValueError("boo")), PLACE, log) == Failure("error", "ValueError: boo")
 
 
 def test_a_failed_environment_is_told_in_its_own_words_with_its_trial(log: Path) -> None:
     error = FailedEnvironmentError("the environment with seed 7 raised", environment=3, envs=4)
     error.trial = "a-2"
     sent = RayTaskError.from_bytes(RayTaskError("train", "Traceback …", error).to_bytes())
-    assert ending_of(sent.as_instanceof_cause(), PLACE, log) == Ending("error", str(error), "a-2")
+    assert failure_of(sent.as_instanceof_cause(), PLACE, log) == Failure("error", str(error), "a-2")
 
 
 def test_an_exception_of_a_final_class_is_an_error_too(log: Path) -> None:
     error = RayTaskError("train", "Traceback …", KeyError("x"))
-    assert ending_of(error, None, log) == Ending("error", "KeyError: 'x'")
+    assert failure_of(error, None, log) == Failure("error", "KeyError: 'x'")
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_an_exception_of_a_final_class_is_an_error_too(log: Path) -> None:
     ],
 )
 def test_too_little_memory_is_a_death_that_a_smaller_pack_may_survive(log: Path, cause: Exception) -> None:
-    ending = ending_of(raised(cause), PLACE, log)
+    ending = failure_of(raised(cause), PLACE, log)
     assert ending.kind == "crash" and ending.words == f"{type(cause).__name__}: {cause}"
 
 
 @pytest.mark.parametrize("kind", [UserError, ValueError])
 def test_endless_exceptions_are_cut(log: Path, kind: type[Exception]) -> None:
-    assert len(ending_of(raised(kind("x" * 100_000)), PLACE, log).words) == LONGEST
+    assert len(failure_of(raised(kind("x" * 100_000)), PLACE, log).words) == LONGEST
 
 
 def test_other_errors_keep_their_name(log: Path) -> None:
-    assert ending_of(OSError("boo"), None, log) == Ending("error", "OSError: boo")
-    assert ending_of(WorkerCrashedError(), None, log).words.startswith("WorkerCrashedError: The worker died")
+    assert failure_of(OSError("boo"), None, log) == Failure("error", "OSError: boo")
+    assert failure_of(WorkerCrashedError(), None, log).words.startswith("WorkerCrashedError: The worker died")
 
 
 # Deaths
@@ -106,51 +106,51 @@ def test_other_errors_keep_their_name(log: Path) -> None:
 @pytest.mark.usefixtures("node")
 @pytest.mark.parametrize("error", [ActorDiedError(), RayActorError(), ActorUnavailableError("no answer", None)])
 def test_a_dead_process_without_words(log: Path, error: Exception) -> None:
-    assert ending_of(error, PLACE, log) == Ending("crash", "the worker process died")
+    assert failure_of(error, PLACE, log) == Failure("crash", "the worker process died")
     log.write_text("\n \n")
-    assert ending_of(error, PLACE, log) == Ending("crash", "the worker process died")
+    assert failure_of(error, PLACE, log) == Failure("crash", "the worker process died")
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("boo"), RayActorError(error_msg="… node running low on memory …")])
 def test_a_machine_without_memory(log: Path, error: Exception) -> None:
     words = "the machine ran out of memory, and Ray ended the worker process"
-    assert ending_of(error, None, log) == Ending("crash", words)
+    assert failure_of(error, None, log) == Failure("crash", words)
 
 
 # Machines
 
 
-LOST = Ending("node", "spruce was lost, and the worker process with it")
+LOST = Failure("node", "spruce was lost, and the worker process with it")
 
 
 def test_a_machine_that_ray_says_is_dead(node: dict[str, Any], log: Path) -> None:
     node["Alive"] = False
-    assert ending_of(ActorDiedError(), PLACE, log) == LOST
+    assert failure_of(ActorDiedError(), PLACE, log) == LOST
 
 
 def test_a_machine_that_ray_does_not_know(node: dict[str, Any], log: Path) -> None:
     node["NodeID"] = "another"
-    assert ending_of(ActorDiedError(), PLACE, log) == LOST
+    assert failure_of(ActorDiedError(), PLACE, log) == LOST
 
 
 def test_a_machine_that_does_not_answer_before_ray_says_so(node: dict[str, Any], log: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         node["NodeManagerPort"] = server.getsockname()[1]
-    assert ending_of(ActorDiedError(), PLACE, log) == LOST
+    assert failure_of(ActorDiedError(), PLACE, log) == LOST
 
 
 def test_a_machine_that_was_taken_away(log: Path) -> None:
     words = "its machine was lost, and the worker process with it"
-    assert ending_of(RayActorError(preempted=True), None, log) == Ending("node", words)
+    assert failure_of(RayActorError(preempted=True), None, log) == Failure("node", words)
 
 
 def test_an_exception_is_one_though_the_machine_is_lost_by_now(node: dict[str, Any], log: Path) -> None:
     node["Alive"] = False
-    assert ending_of(raised(ValueError("boo")), PLACE, log).kind == "error"
+    assert failure_of(raised(ValueError("boo")), PLACE, log).kind == "error"
 
 
 def test_a_process_that_never_had_a_place_is_not_looked_for(log: Path) -> None:
-    assert ending_of(ActorDiedError(), None, log) == Ending("crash", "the worker process died")
+    assert failure_of(ActorDiedError(), None, log) == Failure("crash", "the worker process died")
 
 
 # Last words
@@ -182,7 +182,7 @@ LOGS = {
 @pytest.mark.parametrize("text", LOGS, ids=range(len(LOGS)))
 def test_the_line_that_says_why_is_told(log: Path, text: str) -> None:
     log.write_text(text)
-    assert ending_of(ActorDiedError(), PLACE, log) == Ending(
+    assert failure_of(ActorDiedError(), PLACE, log) == Failure(
         "crash", f"the worker process died; it said last: {LOGS[text]}"
     )
 
@@ -192,9 +192,9 @@ def test_a_process_that_really_aborts_is_quoted(log: Path) -> None:
     code = "import faulthandler, os; faulthandler.enable(); print('training', flush=True); os.abort()"
     with log.open("wb") as file:
         subprocess.run([sys.executable, "-c", code], stdout=file, stderr=file, check=False)
-    assert ending_of(ActorDiedError(), PLACE, log).words.endswith("it said last: Fatal Python error: Aborted")
+    assert failure_of(ActorDiedError(), PLACE, log).words.endswith("it said last: Fatal Python error: Aborted")
 
 
 @pytest.mark.usefixtures("node")
 def test_a_log_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
-    assert ending_of(ActorDiedError(), PLACE, tmp_path) == Ending("crash", "the worker process died")
+    assert failure_of(ActorDiedError(), PLACE, tmp_path) == Failure("crash", "the worker process died")

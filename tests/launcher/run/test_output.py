@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from launcher.cli.main import main
-from launcher.run import dispatch, output
+from launcher.run import dispatch, output, signals
 from tests.launcher.refusals import small_launch
 
 
@@ -131,17 +131,17 @@ def test_a_hangup_ends_in_good_order(monkeypatch: pytest.MonkeyPatch, capsys: py
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     try:
         assert main([]) == 7
-        with dispatch._signals() as noted:
+        with signals.noted() as noted:
             os.kill(os.getpid(), signal.SIGHUP)
             assert noted == []
     finally:
         signal.signal(signal.SIGHUP, before)
-    with dispatch._signals() as noted:
+    with signals.noted() as noted:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
         assert noted == [signal.SIGHUP]  # one request
-    monkeypatch.setattr(dispatch, "ONE_REQUEST_SECONDS", -1.0)
-    with dispatch._signals() as noted:
+    monkeypatch.setattr(signals, "ONE_REQUEST_SECONDS", -1.0)
+    with signals.noted() as noted:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
         assert noted == [signal.SIGHUP, signal.SIGTERM]

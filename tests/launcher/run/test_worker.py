@@ -21,8 +21,7 @@ import pytest
 from launcher.ledger.aggregator import Aggregator, PushReply
 from launcher.ledger.rows import BUSY, GAP, LOST
 from launcher.run import worker as worker_module
-from launcher.run.job import Exam
-from launcher.run.process import redirected
+from launcher.run.process import EvaluationJob, redirected
 from launcher.run.worker import Link, Worker
 from runner.errors import UserError
 from runner.training.tracking import Record
@@ -414,7 +413,7 @@ def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
         worker.ready()
     if sharing == 3:
         with pytest.raises(UserError, match="jax sees none there"):  # what Ray calls next fails for the same reason
-            worker.evaluate(Exam({}, (), 1, 1, 0, True, 1))
+            worker.evaluate(EvaluationJob({}, (), 1, 1, 0, True, 1))
     assert seen == [*claims, "runner.jax", "runner.envs.envpool"]
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
