@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from launcher.cli import reading
+from launcher.cli import environments, reading
 from launcher.cli.flags import Debug, Directory, Launches, Written, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.experiment import Experiment, read_experiment
@@ -38,6 +38,7 @@ VERBS = {
     "logs": "show what the workers of a launch printed",
     "list": "list launches, the latest first",
     "keys": "say what the keys of a configuration are",
+    "envs": "list environments",
     "follow": "watch a launch that runs on a cluster by itself",
     "stop": "let such a launch save and end",
     "pull": "bring its directory here",
@@ -71,6 +72,7 @@ for _verb, _function in (
     ("logs", reading.logs),
     ("list", reading.list_),
     ("keys", reading.keys),
+    ("envs", environments.envs),
 ):
     app.command(_function, name=_verb, help_epilogue=examples(_verb))
 

@@ -54,6 +54,7 @@ _EXAMPLES = {
     "logs": ("launch logs", "launch logs cartpole_s3", "launch logs runs/NAME cartpole_s3 --tail 1000"),
     "list": ("launch list", "launch list /scratch/runs --json"),
     "keys": ("launch keys", "launch keys agent.experiment", "launch keys epsilon"),
+    "envs": ("launch envs", "launch envs hopper", "launch envs minigrid --json", "launch envs Breakout-v5"),
     "follow": ("launch follow NAME --address http://HOST:8265",),
     "stop": ("launch stop NAME --address http://HOST:8265",),
     "pull": ("launch pull NAME --address http://HOST:8265 --out runs",),

@@ -64,6 +64,18 @@ def _spec(task: str) -> Any:
         raise UserError(f"env.id: {task} cannot be loaded on this machine: {error}") from None
 
 
+def families() -> dict[str, str]:
+    """Task → family, such as `mujoco.dmc`."""
+    specs = envpool.registration.registry.specs
+    return {task: specs[task][0].removeprefix("envpool.") for task in envpool.list_all_envs()}
+
+
+def settable(task: str) -> dict[str, Any]:
+    """Arguments of a task that may be set, with their defaults."""
+    defaults = dict(_spec(task).config._asdict())
+    return {name: defaults[name] for name in sorted(defaults.keys() - _ours(defaults).keys() - {"num_envs"})}
+
+
 def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
     """Check keyword arguments against the task's specification before EnvPool sees them.
 

@@ -1,0 +1,1 @@
+"""Environments, as the verbs `launch envs` and `launch check` show them."""
