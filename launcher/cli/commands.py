@@ -50,7 +50,7 @@ NOTHING_GIVEN = Resources()
 
 def _version() -> str:
     """This program, what its results depend on, and its code."""
-    from launcher.plan.directory import software
+    from launcher.plan.revision import software
 
     found = software()
     return "\n".join(f"{name} {version}" for name, version in found.items())
@@ -139,14 +139,13 @@ def _begin(
         there = out or Path(trials[0].config.agent.experiment.directory or launches.FOLDER)
         cluster = jobs.Jobs(str(wanted.address))
         with tempfile.TemporaryDirectory() as packed:
-            made = folder.create(Path(packed) / folder.choose_name(trials, name, stem), trials)
+            made = folder.create(Path(packed) / folder.choose_name(trials, name, stem)[0], trials)
             folder.fold(made)
             where = cluster.begin(made, there, request)
         return _follow(cluster, made.name, where)
-    directory = folder.choose_directory(trials, out, name, stem)
+    directory, named = folder.choose_directory(trials, out, name, stem)
     if dry_run:
         return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted).show()
-    named = folder.is_named(trials, name)
     with folder.beginning(directory, lambda chosen: folder.create(chosen, trials, named)) as made:
         return session.proceed(terminal, made, request)
 

@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 from launcher.cluster.connect import check_reachable, code, set_environment
 from launcher.cluster.parcel import END, LEDGER, PIECE
 from launcher.ledger.storage import lock
-from launcher.plan.directory import COMMIT, git_commit
 from launcher.plan.resume import Request
+from launcher.plan.revision import COMMIT, git_commit
 from runner.errors import UserError
 
 DASHBOARD_PORT = 8265

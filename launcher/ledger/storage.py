@@ -9,6 +9,7 @@ import hashlib
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -71,6 +72,17 @@ _OS_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES,
 FOLD_SECONDS = 2.0
 """How long a fold waits for those who read just now."""
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the disk, while one writes there, as a message about `path`."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def disk_refuses(error: sqlite3.OperationalError | OSError) -> bool:

@@ -12,13 +12,8 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import shutil
-import sqlite3
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,25 +22,22 @@ from launcher.ledger.aggregator import writer
 from launcher.ledger.configurations import config_of, text_of
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import TrialRow
-from launcher.ledger.storage import at_work, in_use, is_launch, lock
-from launcher.plan.experiment import Placement, Trial, slug
-from runner.checkpoints.checkpoint import versions
+from launcher.ledger.storage import at_work, in_use, is_launch, lock, writing
+from launcher.plan.experiment import Trial, slug
+from launcher.plan.revision import changes
 from runner.config import Config
 from runner.config.load import dump
-from runner.cores import usable_cores
 from runner.errors import UserError
 from runner.files import expanded, write_all, write_whole
 
 LOOK_SECONDS = 0.3
 """How long a `launch status` may look whether a launch is at work."""
-COMMIT = "SUNFLOWER_COMMIT"
-"""Variable that names the commit of code that has travelled, as to a cluster's head."""
 
 
 @contextlib.contextmanager
 def working(directory: Path) -> Iterator[None]:
     """Have a launch directory for oneself: nothing of a launch is written there, or read to go on from, without it."""
-    with _writing(directory):
+    with writing(directory):
         held = lock(directory, wait=LOOK_SECONDS)
     with held:
         yield
@@ -57,35 +49,29 @@ def refuse_running(directory: Path) -> None:
         raise in_use(directory)
 
 
-def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> Path:
-    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time."""
+def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> tuple[Path, bool]:
+    """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time.
+
+    Returns:
+        The directory, and that somebody chose its name: else `create` finds one that is free.
+    """
+    called, chosen = choose_name(trials, name, stem)
     base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
-    directory = (base / choose_name(trials, name, stem)).absolute()
-    if not is_named(trials, name):
-        return directory  # `create` finds one that is free
-    try:
-        exists = os.path.lexists(directory)
-    except ValueError:  # a null byte
-        exists = False
-    if exists:
+    directory = (base / called).absolute()
+    if chosen and "\0" not in str(directory) and os.path.lexists(directory):
         raise _exists(directory)
-    return directory
+    return directory, chosen
 
 
-def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> str:
-    """What a launch is called."""
+def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> tuple[str, bool]:
+    """The name of a launch, and that somebody chose it."""
     if name is not None and slug(name) != name:
         raise UserError(
             f"command line: --name {name!r}: allowed: letters, digits and ._=+- (80 at most), no dot or dash at the "
             f"ends, such as {slug(name)}; the folder above it is --out"
         )
-    default = trials[0].config.agent.experiment.experiment_name or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"
-    return name or slug(default)
-
-
-def is_named(trials: Sequence[Trial], name: str | None) -> bool:
-    """Whether somebody chose the name of a launch."""
-    return bool(name or trials[0].config.agent.experiment.experiment_name)
+    chosen = name or trials[0].config.agent.experiment.experiment_name
+    return slug(chosen or f"{stem}_{datetime.now():%y-%m-%d_%H-%M-%S}"), bool(chosen)
 
 
 def _exists(directory: Path) -> UserError:
@@ -93,17 +79,6 @@ def _exists(directory: Path) -> UserError:
         f"{directory}: exists already and is never overwritten; choose another --name or --out, or continue it with "
         f"launch resume {directory}"
     )
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Errors of the disk as a message about `path`."""
-    try:
-        yield
-    except (OSError, sqlite3.Error, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 @contextlib.contextmanager
@@ -162,11 +137,11 @@ def adopt(source: Path, directory: Path) -> Path:
 def _make(directory: Path, named: bool, fill: Callable[[Path], object]) -> Path:
     """Make and fill a folder that nobody has: this one, or one of its name and a number."""
     wanted = directory
-    with _writing(directory):
+    with writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(2):
         try:
-            with _writing(directory):
+            with writing(directory):
                 directory.mkdir()
             break
         except UserError:
@@ -176,7 +151,7 @@ def _make(directory: Path, named: bool, fill: Callable[[Path], object]) -> Path:
                 raise _exists(directory) from None
         directory = wanted.with_name(f"{wanted.name}_{number}")
     try:
-        with _writing(directory):
+        with writing(directory):
             fill(directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -216,7 +191,7 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
 
     The ledger comes after the copies for people: those of a crash in between are written again by the same command.
     """
-    with _writing(directory), writer(directory) as ledger:
+    with writing(directory), writer(directory) as ledger:
         if not added and not longer:
             return
         _write_configs(directory, [*added, *longer])
@@ -227,7 +202,7 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
 
 def fold(directory: Path) -> None:
     """At the end of a launch, leave a ledger that is one file; where that cannot be, readers find the log beside it."""
-    with contextlib.suppress(UserError, OSError, sqlite3.Error), writer(directory) as ledger:
+    with contextlib.suppress(UserError), writing(directory), writer(directory) as ledger:
         ledger.fold()
 
 
@@ -237,29 +212,13 @@ def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
     Returns:
         A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
     """
-    with _writing(directory), writer(directory) as ledger:
+    with writing(directory), writer(directory) as ledger:
         before = ledger.revisions()[-1:]
         ledger.add_revision(revision)
         _write_plan(directory, ledger)
-    changed = [change for last in before for change in _changes(last, revision)]
+    changed = [change for last in before for change in changes(last, revision)]
     what = "; what is trained now may differ from what an uninterrupted launch had trained"
     return [f"Changed since the last time: {', '.join(changed)}{what}"] if changed else []
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """`torch 2.12.0 → 2.13.0`, for each package, the code, and each part of the machine."""
-    known = before.get("git_commit") and after.get("git_commit")  # else nobody can say that it changed
-    flat = [
-        ({"code": _short_commit(revision)} if known else {})
-        | {**revision.get("versions", {}), **revision.get("hardware", {})}
-        for revision in (before, after)
-    ]
-    return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]
-
-
-def _short_commit(revision: Mapping[str, Any]) -> str:
-    commit = str(revision["git_commit"])
-    return f"{commit[:12]}+" if commit.endswith("+") else commit[:12]
 
 
 def _write_plan(directory: Path, ledger: Ledger) -> None:
@@ -294,68 +253,3 @@ def arithmetic_threads(directory: Path) -> int | None:
         revisions = ledger.revisions()
     placement = revisions[-1].get("placement", {}) if revisions else {"gpus": 1}
     return None if placement.get("gpus") else placement.get("threads", 1)
-
-
-def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
-    """What a launch or resume was: command, time, versions, code, hardware, packs."""
-    return {
-        "command": command,
-        "time": time.time(),
-        "versions": {"python": platform.python_version(), **versions()},
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "placement": asdict(placement),
-        "packs": [[trial.id for trial in pack] for pack in packs],
-    }
-
-
-def software() -> dict[str, str]:
-    """This program's version, its commit where it runs from a repository, and the versions of what it runs on."""
-    found = versions()
-    code = {"code": commit} if (commit := git_commit()) else {}
-    return {
-        "sunflower": found.pop("sunflower", "(not installed)"),
-        **code,
-        "python": platform.python_version(),
-        **found,
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """This machine."""
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "cores": usable_cores(),
-        "processor": _processor(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def git_commit() -> str | None:
-    """Commit of this code, with `+` if files were changed; None where it is in no repository of its own."""
-    if COMMIT in os.environ:
-        return os.environ[COMMIT] or None
-    here = Path(__file__)
-    # An environment may be inside another repository, and a hook of git's names yet another.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=here.parent, env=ours, capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.strip() + ("+" if changes.strip() else "")

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import json
 import math
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, harmonic_mean, median
 from typing import Any
 
 from launcher.ledger.configurations import config_of
-from launcher.ledger.ledger import Ledger
+from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import Member
 from launcher.ledger.storage import LEDGER
-from launcher.plan.directory import hardware
 from launcher.plan.experiment import Placement, Trial
+from launcher.plan.revision import hardware
 from runner.config import Config
 from runner.training.pack import static_key
 from runner.training.tracking import STEPS_PER_SECOND
@@ -37,7 +37,7 @@ RECORDS = 200
 """Records of an attempt that are read."""
 RATES = 5
 """Rates whose median counts, the newest ones: no launch that shared its cores with other work decides alone."""
-_UNREADABLE = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, ArithmeticError)
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError)
 """No launch, or a damaged one; UserErrors are ValueErrors."""
 
 
@@ -52,16 +52,6 @@ class Estimate:
 
     seconds: float
     source: str
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """An attempt of so many members, opened at this Unix time; the records of `one` stand for those of all."""
-
-    directory: Path
-    one: Member
-    members: int
-    opened_at: float
 
 
 @dataclass(frozen=True)
@@ -93,18 +83,18 @@ def estimate(
         None if a pack is like none that was trained on this machine by workers of this kind.
     """
     programs = [_program(pack[0].config, placement) for pack in packs]
-    rates = _rates(folder, set(programs), placement, len(packs))
-    found = [_nearest(rates, program, len(pack)) for program, pack in zip(programs, packs, strict=True)]
-    used = [rate for rate in found if rate is not None]
-    if len(used) < len(packs):
-        return None
+    rates = list(_rates(folder, set(programs), placement, len(packs)))
+    used = [_nearest(rates, program, len(pack)) for program, pack in zip(programs, packs, strict=True)]
     free = [0.0] * placement.workers
     for pack, rate in zip(packs, used, strict=True):
+        if rate is None:
+            return None
         done = sum(begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
         left = sum(trial.env_steps for trial in pack) - done
         heapq.heapreplace(free, free[0] + rate.start_up + left / rate.steps_per_second)
-    newest = min((rate.directory for rate in used), key=[rate.directory for rate in rates].index)
-    return Estimate(max(free), f"{newest}: {fmean(rate.steps_per_second for rate in used):,.0f} steps/s a worker")
+    found = [rate for rate in used if rate is not None]
+    newest = min((rate.directory for rate in found), key=[rate.directory for rate in rates].index)
+    return Estimate(max(free), f"{newest}: {fmean(rate.steps_per_second for rate in found):,.0f} steps/s a worker")
 
 
 def _nearest(rates: Sequence[_Rate], program: str, members: int) -> _Rate | None:
@@ -133,70 +123,60 @@ def _kind(placement: Placement, packs: int, machine: Mapping[str, Any]) -> tuple
     return (*parts, placement.on_gpus, max(placement.cpus, 1), sharing)
 
 
-def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -> list[_Rate]:
+def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -> Iterator[_Rate]:
     """What packs with one of `programs` ran at, the newest launch first."""
-    here = hardware()
-    attempts: list[_Attempt] = []
-    for directory in _launches(folder):
-        with contextlib.suppress(*_UNREADABLE):
-            attempts += _attempts(directory, _kind(placement, packs, here))
-    rates = []
-    for attempt in attempts[:CONFIGURATIONS]:
-        with contextlib.suppress(*_UNREADABLE):
-            program = _program(_config(attempt), placement)
-            if program in programs:
-                rates.append(_rate(attempt, program))
-    return [rate for rate in rates if rate is not None]
-
-
-def _config(attempt: _Attempt) -> Config:
-    trial = attempt.one.trial
-    with Ledger(attempt.directory, writer=False) as ledger:
-        return config_of(ledger.configurations([trial])[trial], 0)
+    kind = _kind(placement, packs, hardware())
+    attempts = ((directory, one) for directory in _launches(folder) for one in _attempts(directory, kind))
+    for directory, (member, size, opened_at) in itertools.islice(attempts, CONFIGURATIONS):
+        with contextlib.suppress(*_UNREADABLE), reading(directory) as ledger:
+            config = config_of(ledger.configurations([member.trial])[member.trial], 0)
+            program = _program(config, placement)
+            speed = _speed(ledger, member, opened_at) if program in programs else None
+            if speed is not None:
+                yield _Rate(directory, program, size, size * speed[0], speed[1])
 
 
 def _launches(folder: Path) -> list[Path]:
     """The launches in `folder`, the last one first."""
     started: dict[Path, float] = {}
     for path in folder.glob(f"*/{LEDGER}"):
-        with contextlib.suppress(*_UNREADABLE), Ledger(path.parent, writer=False) as ledger:
+        with contextlib.suppress(*_UNREADABLE), reading(path.parent) as ledger:
             started[path.parent] = float(ledger.revisions()[-1]["time"])
     return sorted(started, key=lambda directory: -started[directory])[:LAUNCHES]
 
 
-def _attempts(directory: Path, here: tuple[object, ...]) -> list[_Attempt]:
-    """The last attempts, one of each configuration and size, since its last revision; none if that is not as `here`."""
-    with Ledger(directory, writer=False) as ledger:
+def _attempts(directory: Path, kind: tuple[object, ...]) -> list[tuple[Member, int, float]]:
+    """The last attempts, one of each configuration and size, since the last revision; none where that is of another
+    kind. Of each a member, how many it has, and when it was opened in Unix seconds.
+    """
+    with contextlib.suppress(*_UNREADABLE), reading(directory) as ledger:
         last = ledger.revisions()[-1]
+        host, since = last["hardware"]["host"], float(last["time"])
+        if _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"]) != kind:
+            return []
         names = {row.id: row.config for row in ledger.trials()}
-    kind = _kind(Placement(**last["placement"]), len(last["packs"]), last["hardware"])
-    host, since = last["hardware"]["host"], float(last["time"])
-    if kind != here:
-        return []
-    with Ledger(directory, writer=False) as ledger:
         opened = {row.number: row.opened_at for row in ledger.attempts() if row.host == host and row.opened_at >= since}
         members = ledger.members()
-    sizes = Counter(member.attempt for member in members)
-    # What a trial's earlier attempts recorded may have been forgotten when it was rewound.
-    owned = {member.trial: member for member in members}.values()
-    one_each = {member.attempt: member for member in sorted(owned, key=lambda member: member.attempt)}
-    distinct = {(names.get(m.trial), sizes[m.attempt]): m for m in one_each.values() if m.attempt in opened}
-    newest = sorted(distinct.values(), key=lambda member: -member.attempt)[:ATTEMPTS]
-    return [_Attempt(directory, one, sizes[one.attempt], opened[one.attempt]) for one in newest]
+        sizes = Counter(member.attempt for member in members)
+        # What a trial's earlier attempts recorded may have been forgotten when it was rewound.
+        owned = {member.trial: member for member in members}.values()
+        one_each = {member.attempt: member for member in sorted(owned, key=lambda member: member.attempt)}
+        distinct = {(names.get(m.trial), sizes[m.attempt]): m for m in one_each.values() if m.attempt in opened}
+        newest = sorted(distinct.values(), key=lambda member: -member.attempt)[:ATTEMPTS]
+        return [(one, sizes[one.attempt], opened[one.attempt]) for one in newest]
+    return []
 
 
-def _rate(attempt: _Attempt, program: str) -> _Rate | None:
-    """What `attempt` ran at; None if it has no records."""
-    trial = attempt.one.trial
-    with Ledger(attempt.directory, writer=False) as ledger:
-        covered = {c.timestep: c.records for c in ledger.checkpoints(trial) if c.kind == "agent"}
-        began = covered.get(attempt.one.timestep, 0)
-        trained = sum(stored.record.seconds for stored in ledger.records(trial, began - 1, 1)) if began else 0.0
-        records = ledger.records(trial, began, RECORDS)
+def _speed(ledger: Ledger, member: Member, opened_at: float) -> tuple[float, float] | None:
+    """Env steps/s of a member in an attempt, and the seconds until it began to train; None if it has no records."""
+    covered = {c.timestep: c.records for c in ledger.checkpoints(member.trial) if c.kind == "agent"}
+    began = covered.get(member.timestep, 0)
+    trained = sum(stored.record.seconds for stored in ledger.records(member.trial, began - 1, 1)) if began else 0.0
+    records = ledger.records(member.trial, began, RECORDS)
     if not records:
         return None
-    start_up = records[0].wall_time - (records[0].record.seconds - trained) - attempt.opened_at
-    # A record's rate is one member's. At first caches and clocks are cold. All intervals have as many steps, so the
-    # harmonic mean counts slow ones for the time that they took.
+    start_up = records[0].wall_time - (records[0].record.seconds - trained) - opened_at
+    # At first caches and clocks are cold. All intervals have as many steps, so the harmonic mean counts slow ones for
+    # the time that they took.
     speed = harmonic_mean([stored.record.values[STEPS_PER_SECOND] for stored in records[len(records) // 2 :]])
-    return _Rate(attempt.directory, program, attempt.members, attempt.members * speed, max(start_up, 0.0))
+    return speed, max(start_up, 0.0)

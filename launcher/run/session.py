@@ -23,6 +23,7 @@ from launcher.plan.estimate import estimate
 from launcher.plan.experiment import Placement, Trial, form_packs
 from launcher.plan.resources import Offer, Resources, gpu_note, look, place, workers_now
 from launcher.plan.resume import Request
+from launcher.plan.revision import revision as revision_of
 from launcher.run import output
 from launcher.watch import progress
 from launcher.watch.tables import duration
@@ -113,7 +114,7 @@ class Session:
                 if placement is None:
                     placement, packs = self._place(offer)
                 placement = self._settle(placement, packs, programs, offer)
-                revision = folder.revision(command, placement, packs)
+                revision = revision_of(command, placement, packs)
                 say(self.console, folder.add_revision(self.directory, revision), "yellow")
                 before = self._trained_before()
                 try:

@@ -43,6 +43,7 @@ from launcher.ledger.rows import Batch, Published, TrialRow
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
 from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
+from launcher.plan.revision import revision as revision_of
 from launcher.watch import progress, status
 from runner.training import tracking
 from runner.training.tracking import Record
@@ -198,7 +199,7 @@ def size(parent: Path, count: int, each: int) -> None:
     bytes_ = (directory / "ledger.sqlite").stat().st_size
     show("ledger.sqlite", f"{bytes_ / 1e9:.3f} GB")
     show("  per record", f"{bytes_ / count / each:.0f} bytes")
-    folder.add_revision(directory, folder.revision("launch …", Placement(2, 0, 1), packs))
+    folder.add_revision(directory, revision_of("launch …", Placement(2, 0, 1), packs))
     with Ledger(directory, writer=False) as ledger:
         ledger.progress()
         timed("Ledger.progress, which the live table shows", ledger.progress)

@@ -9,6 +9,7 @@ import pytest
 from launcher.cli.main import main
 from launcher.plan import directory
 from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.revision import revision as revision_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CARTPOLE, PPO = CONFIGS / "classic" / "cartpole.yaml", CONFIGS / "skrl" / "ppo.yaml"
@@ -33,5 +34,5 @@ def small_launch(folder: Path, name: str = "one") -> Path:
     trials = read_experiment([CARTPOLE], [], {}, "2").trials
     path = folder / name
     directory.create(path, trials)
-    directory.add_revision(path, directory.revision("launch", Placement(2, 0, 1), [trials]))
+    directory.add_revision(path, revision_of("launch", Placement(2, 0, 1), [trials]))
     return path

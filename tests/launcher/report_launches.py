@@ -16,6 +16,7 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory
 from launcher.plan.experiment import Placement, Trial, read_experiment
+from launcher.plan.revision import revision as revision_of
 from runner.training.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.refusals import CARTPOLE
 
@@ -54,7 +55,7 @@ def build(
     trials = list(read_experiment([CARTPOLE], settings, {}, str(seeds), zips or None).trials)
     directory.create(path, trials)
     command = f"launch configs/classic/cartpole.yaml --seeds {seeds}" + "".join(f" --set {text}" for text in settings)
-    directory.add_revision(path, directory.revision(command, Placement(2, 0, 1), [trials]) | {"time": BEGAN})
+    directory.add_revision(path, revision_of(command, Placement(2, 0, 1), [trials]) | {"time": BEGAN})
     (path / "logs").mkdir()
     names = list(dict.fromkeys(trial.name for trial in trials))
     with Ledger(path) as ledger:

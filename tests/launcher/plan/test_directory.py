@@ -18,6 +18,7 @@ from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Published
 from launcher.plan import directory as folder
+from launcher.plan import revision
 from launcher.plan.experiment import read_experiment
 from runner.errors import UserError
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
@@ -203,19 +204,19 @@ def test_the_commit_of_code_is_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     code.touch()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "somebody's project")
-    monkeypatch.delenv(folder.COMMIT, raising=False)
-    monkeypatch.setattr(folder, "__file__", str(code))
-    assert folder.git_commit() is None  # installed inside another repository
+    monkeypatch.delenv(revision.COMMIT, raising=False)
+    monkeypatch.setattr(revision, "__file__", str(code))
+    assert revision.git_commit() is None  # installed inside another repository
     git("add", "-A")
     git("commit", "-q", "-m", "ours")
-    assert folder.git_commit() == git("rev-parse", "HEAD")
+    assert revision.git_commit() == git("rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     code.write_text("changed")
-    assert str(folder.git_commit()).endswith("+")
-    monkeypatch.setenv(folder.COMMIT, "abc+")  # on a cluster's head
-    assert folder.git_commit() == "abc+"
-    monkeypatch.setenv(folder.COMMIT, "")
-    assert folder.git_commit() is None
+    assert str(revision.git_commit()).endswith("+")
+    monkeypatch.setenv(revision.COMMIT, "abc+")  # on a cluster's head
+    assert revision.git_commit() == "abc+"
+    monkeypatch.setenv(revision.COMMIT, "")
+    assert revision.git_commit() is None
 
 
 def test_resume_refuses_bad_flags(tmp_path: Path, refused: Refused) -> None:

@@ -17,6 +17,7 @@ from launcher.plan import directory as folder
 from launcher.plan import estimate as estimates
 from launcher.plan.estimate import Estimate, estimate
 from launcher.plan.experiment import Placement, Trial, read_experiment
+from launcher.plan.revision import revision as revision_of
 from runner.training.tracking import STEPS_PER_SECOND, Record
 from tests.launcher.refusals import CARTPOLE
 
@@ -68,7 +69,7 @@ class Launches:
         self._made += 1
         path = self.path / f"launch{self._made}"
         folder.create(path, [trial for pack in packs for trial in pack])
-        revision = folder.revision("launch", placement, packs)
+        revision = revision_of("launch", placement, packs)
         revision["hardware"] |= hardware
         folder.add_revision(path, revision | {"time": float(self._made)})
         for pack in packs:
@@ -179,7 +180,7 @@ def test_attempt_after_a_resume(launches: Launches) -> None:
     pack = trials(1)
     path = launches.add([pack], [100.0] * 4)
     with Ledger(path) as ledger:
-        launches.train(ledger, pack, folder.revision("", TWO, [])["hardware"]["host"], [1024.0] * 2, 7.0, 4, 4.0)
+        launches.train(ledger, pack, revision_of("", TWO, [])["hardware"]["host"], [1024.0] * 2, 7.0, 4, 4.0)
     assert seconds(launches, [trials(1)]) == 7.0 + 10.0
 
 
@@ -239,7 +240,7 @@ def test_before_the_last_revision(launches: Launches, clock: Callable[[float], N
     """What ran before it ran who knows where."""
     path = launches.add([trials(1)], [1024.0])
     clock(60.0)
-    folder.add_revision(path, folder.revision("launch resume", TWO, [trials(1)]))
+    folder.add_revision(path, revision_of("launch resume", TWO, [trials(1)]))
     assert seconds(launches, [trials(1)]) is None
 
 

@@ -16,6 +16,7 @@ from launcher.ledger.storage import lock
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
 from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.revision import revision as revision_of
 from launcher.watch import launches
 from tests.launcher.boards import checkpoint, opened
 from tests.launcher.builders import give_up
@@ -156,7 +157,7 @@ def asked_for(tmp_path: Path) -> tuple[Path, list[tuple[str, int]]]:
     trials = read_experiment([CARTPOLE], ["agent.learning_rate=3e-4,1e-4,1e-3"], {}, "10,2,0").trials
     path = tmp_path / "runs" / "one"
     folder.create(path, trials)
-    folder.add_revision(path, folder.revision("launch", Placement(2, 0, 1), [trials]))
+    folder.add_revision(path, revision_of("launch", Placement(2, 0, 1), [trials]))
     names = [f"cartpole_learning_rate={rate}" for rate in ("0.0003", "0.0001", "0.001")]
     return path, [(name, seed) for name in names for seed in (0, 2, 10)]
 

@@ -19,6 +19,7 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, TrialRow
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.revision import revision as revision_of
 from launcher.watch import status
 from runner.errors import UserError
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
@@ -44,7 +45,7 @@ def make(path: Path) -> list[str]:
     """A launch of two configurations and six seeds in every state, with its logs; the names of the first one's."""
     trials = read_experiment([CARTPOLE], ["trainer.timesteps=128", RATES], {}, "6").trials
     folder.create(path, trials)
-    folder.add_revision(path, folder.revision("launch a.yaml --seeds [6]", Placement(2, 0, 1), [trials]))
+    folder.add_revision(path, revision_of("launch a.yaml --seeds [6]", Placement(2, 0, 1), [trials]))
     names = [trial.id for trial in trials[:6]]
     with Ledger(path) as ledger:
         fill(ledger, names)
@@ -164,7 +165,7 @@ def test_status_of_a_launch_that_has_not_begun(tmp_path: Path, capsys: pytest.Ca
     assert lines[0] == "Ended before it trained" and lines[1].startswith("2 pending: 0 of ")
     told = json.loads(shown(capsys, "status", tmp_path / "new", "--json"))
     assert (told["command"], told["started"], told["revisions"]) == (None, None, 0)
-    folder.add_revision(tmp_path / "new", folder.revision("launch", Placement(1, 0, 1), []))
+    folder.add_revision(tmp_path / "new", revision_of("launch", Placement(1, 0, 1), []))
     assert shown(capsys, "status", tmp_path / "new").startswith("Ended before it trained; started 20")
     with folder.working(tmp_path / "new"):
         assert shown(capsys, "status", tmp_path / "new").startswith("Starting since 20")
