@@ -1,14 +1,11 @@
 """The launch directory's memory: who trains what, every metric record exactly once, every checkpoint.
 
-In come calls of the launcher (`add_trials`, `open`, `fail`, `close`) and of workers through the aggregator
-(`push`, `publish`); out go rows for the progress view, the exporter, the report and the next attempt. All
-state is in one SQLite file, so any process may die at any instant. One process writes, any number read.
+All state is in one SQLite file, so any process may die at any instant. One process writes, any number read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -20,26 +17,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from launcher.ledger import layout2
+from launcher.ledger.reader import Reader
 from launcher.ledger.rows import (
     BUSY,
     GAP,
     LOST,
     STORED,
     Attempt,
-    AttemptRow,
     Batch,
     Checkpoint,
-    Member,
-    Progress,
     Published,
-    StoredRecord,
     TrialRow,
 )
 from launcher.ledger.storage import LEDGER, disk_refuses, fold, is_whole, keep_log, lock, open_tables, plan_known
 from runner.errors import UserError
 from runner.files import write_whole
-from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 
 @contextlib.contextmanager
@@ -52,18 +44,14 @@ def reading(directory: Path) -> Iterator[Ledger]:
         raise UserError(f"{directory / LEDGER}: cannot be read: {error}") from None
 
 
-class Ledger:
+class Ledger(Reader):
     """One launch directory's SQLite file. Every call that writes is one transaction: on disk, or not done.
 
     Those calls, other than `push` and `publish`, raise sqlite3.OperationalError when the disk is full.
     """
 
     def __init__(self, directory: Path, writer: bool = True) -> None:
-        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
-
-        Raises:
-            sqlite3.Error: the file is damaged, or the disk is full.
-        """
+        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read."""
         self.directory = directory.resolve()
         path = self.directory / LEDGER
         if not writer and not path.is_file():
@@ -98,11 +86,7 @@ class Ledger:
             self._lock.close()
 
     def fold(self) -> None:
-        """Leave one file that holds everything; for the end of a launch, when nobody else has it open.
-
-        Raises:
-            sqlite3.OperationalError: somebody has, or the disk is full.
-        """
+        """Leave one file that holds everything; for the end of a launch, when nobody else has it open."""
         fold(self._db)
 
     # Written by the launcher
@@ -110,9 +94,7 @@ class Ledger:
     def add_trials(self, rows: Iterable[TrialRow], texts: Mapping[str, str] = MappingProxyType({})) -> None:
         """Add trials, all `pending`; those already there with the same values stay as they are.
 
-        Args:
-            rows: of the trials; new configurations come last in the order of `trials()`, as they are given.
-            texts: trial → its resolved configuration, as `text_of` has it.
+        New configurations come last in the order of `trials()`; `texts` are those of `text_of`, by trial.
         """
         names = "trial, config, seed, num_envs, timesteps"
         with self._transaction():
@@ -147,8 +129,7 @@ class Ledger:
     def open(self, trials: Sequence[str], token: str) -> Attempt:
         """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
 
-        Records beyond that checkpoint and later agents are forgotten; a best agent stays, since its file is
-        still the best one seen. Asked again with the same `token`, it answers the same attempt.
+        Asked again with the same `token`, it answers the same attempt.
         """
         with self._transaction():
             known = self._db.execute("SELECT number FROM attempts WHERE token = ?", (token,)).fetchone()
@@ -156,17 +137,7 @@ class Ledger:
                 insert = "INSERT INTO attempts (token, opened_at) VALUES (?, ?) RETURNING number"
                 known = self._db.execute(insert, (token, time.time())).fetchone()
                 for place, trial in enumerate(trials):
-                    found = self._db.execute("SELECT state FROM trials WHERE trial = ?", (trial,)).fetchone()
-                    (state,) = found or ("unknown",)
-                    if state in ("unknown", "finished", "diverged"):
-                        raise UserError(f"{self.directory}: trial {trial!r} cannot be trained: it is {state}.")
-                    last = self._rewind(trial)
-                    take = "UPDATE trials SET state = 'running', attempt = ?, error = NULL WHERE trial = ?"
-                    self._db.execute(take, (*known, trial))
-                    member = (*known, trial, place, last.timestep if last else 0)
-                    self._db.execute(
-                        "INSERT INTO members (attempt, trial, place, timestep) VALUES (?, ?, ?, ?)", member
-                    )
+                    self._take(known[0], place, trial)
             # The rewind has left the checkpoint to go on from as the last one, also for those who ask again.
             return Attempt(known[0], {trial: self._last_agent(trial) for trial in trials})
 
@@ -185,9 +156,8 @@ class Ledger:
     ) -> list[str]:
         """End `attempt`; whatever it still sends is LOST. The first outcome and `error`, which says why, stay.
 
-        Returns:
-            Its trials that are neither finished nor diverged, nor another attempt's by now. Those that still ran
-            have `state`, and the error with it.
+        Returns its trials that are neither finished nor diverged, nor another attempt's by now. Those that still ran
+        have `state`, and the error with it.
         """
         with self._transaction():
             update = "UPDATE attempts SET closed_at = ?, outcome = ?, error = ? WHERE number = ? AND closed_at IS NULL"
@@ -261,95 +231,6 @@ class Ledger:
         except (sqlite3.OperationalError, OSError) as error:
             return self._busy(error)
 
-    # Read by anyone
-
-    def trials(self) -> list[TrialRow]:
-        """All trials: configurations as they were asked for, seeds by number."""
-        query = """SELECT trial, config, seed, num_envs, timesteps, state, attempt, error FROM trials
-            LEFT JOIN (SELECT name AS config, MIN(number) AS place FROM configurations GROUP BY name) USING (config)
-            ORDER BY place IS NULL, place, config, seed"""
-        return [TrialRow(*row) for row in self._db.execute(query)]
-
-    def configurations(self, trials: Sequence[str] | None = None) -> dict[str, str]:
-        """Trial → its resolved configuration, as `text_of` has it; of all trials, or of these."""
-        if not self._knows_texts:
-            names = [row.id for row in self.trials()] if trials is None else trials
-            return layout2.configurations(self.directory, names)
-        if trials is None:
-            texts = dict(self._db.execute("SELECT number, text FROM configurations"))
-            numbers = self._db.execute("SELECT trial, configuration FROM trials")
-            return {trial: texts[number] for trial, number in numbers}
-        query = "SELECT text FROM trials JOIN configurations ON configuration = number WHERE trial = ?"
-        return {trial: self._db.execute(query, (trial,)).fetchone()[0] for trial in trials}
-
-    def revisions(self) -> list[dict[str, Any]]:
-        """What the launch and each resume was, in order."""
-        return [json.loads(text) for (text,) in self._db.execute("SELECT text FROM revisions ORDER BY number")]
-
-    def attempts(self) -> list[AttemptRow]:
-        """All attempts, in order."""
-        rows = self._db.execute("SELECT * FROM attempts ORDER BY number")
-        return [AttemptRow(*row) for *row, _token in rows]
-
-    def checkpoints(self, trial: str) -> list[Checkpoint]:
-        """The published checkpoints of `trial`, by timestep."""
-        query = "SELECT * FROM checkpoints WHERE trial = ? ORDER BY timestep, kind"
-        return [Checkpoint(*row) for row in self._db.execute(query, (trial,))]
-
-    def members(self) -> list[Member]:
-        """Who was in which attempt and where it began, by attempt and place in the pack."""
-        query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
-        return [Member(*row) for row in self._db.execute(query)]
-
-    def last_agents(self) -> dict[str, int]:
-        """Of each trial that has published an agent, the timestep of the last one."""
-        query = "SELECT trial, MAX(timestep) FROM checkpoints WHERE kind = 'agent' GROUP BY trial"
-        return dict(self._db.execute(query).fetchall())
-
-    def last_records(self, saved: bool = False) -> dict[str, StoredRecord]:
-        """The last record of each trial that has one.
-
-        Args:
-            saved: of a trial that a resume would go on with, the last one that its checkpoint covers: those after it
-                will be forgotten, and made again. So it is once no launch is at work.
-        """
-        newest = "(SELECT MAX(position) FROM records WHERE records.trial = trials.trial)"
-        if saved:
-            covered = """(SELECT records - 1 FROM checkpoints WHERE checkpoints.trial = trials.trial AND kind = 'agent'
-                ORDER BY timestep DESC LIMIT 1)"""
-            newest = f"CASE WHEN state IN ('finished', 'diverged') THEN {newest} ELSE {covered} END"
-        where = f"WHERE (trial, position) IN (SELECT trial, {newest} FROM trials)"
-        return {stored.trial: stored for stored in self._stored(where, ())}
-
-    def progress(self, tag: str = RETURN_MEAN, saved: bool = False) -> list[Progress]:
-        """How far each trial is, with the last value of `tag`, in the order of `trials()`; `saved` as above."""
-        rows = []
-        notes = {row.number: row.note for row in self.attempts()}
-        last = self.last_records(saved)
-        for trial in self.trials():
-            r = last[trial.id].record if trial.id in last else Record(-1, 0, 0, 0.0, {})
-            value, speed = r.values.get(tag), r.values.get(STEPS_PER_SECOND)
-            note = notes.get(trial.attempt or 0)
-            rows.append(Progress(trial, r.index + 1, r.timestep, r.env_steps, value, speed, note))
-        return rows
-
-    def records(self, trial: str, start: int = 0, limit: int = -1) -> list[StoredRecord]:
-        """The records of `trial` from index `start` on, in order; at most `limit` of them if it is not -1."""
-        clause = "WHERE trial = ? AND position >= ? ORDER BY position LIMIT ?"
-        return self._stored(clause, (trial, start, limit))
-
-    def changes(self, revision: int, limit: int) -> list[StoredRecord]:
-        """At most `limit` records stored after `revision`, of all trials, in the order in which they were.
-
-        Revisions only grow. So a reader that went up to `revision` misses nothing, and learns that a trial
-        was rewound from a record with an index that it has passed already.
-        """
-        return self._stored("WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit))
-
-    def stop_requested(self) -> bool:
-        """Whether workers are asked to save and leave."""
-        return bool(self._db.execute("SELECT requested FROM stop").fetchone()[0])
-
     # Inside a transaction
 
     @contextlib.contextmanager
@@ -418,29 +299,29 @@ class Ledger:
     def _last_agent(self, trial: str) -> Checkpoint | None:
         return next((c for c in reversed(self.checkpoints(trial)) if c.kind == "agent"), None)
 
+    def _take(self, attempt: int, place: int, trial: str) -> None:
+        """Make a trial the attempt's, in its last whole state."""
+        found = self._db.execute("SELECT state FROM trials WHERE trial = ?", (trial,)).fetchone()
+        (state,) = found or ("unknown",)
+        if state in ("unknown", "finished", "diverged"):
+            raise UserError(f"{self.directory}: trial {trial!r} cannot be trained: it is {state}.")
+        last = self._rewind(trial)
+        update = "UPDATE trials SET state = 'running', attempt = ?, error = NULL WHERE trial = ?"
+        self._db.execute(update, (attempt, trial))
+        member = (attempt, trial, place, last.timestep if last else 0)
+        self._db.execute("INSERT INTO members (attempt, trial, place, timestep) VALUES (?, ?, ?, ?)", member)
+
     def _rewind(self, trial: str) -> Checkpoint | None:
-        """Forget what comes after the last checkpoint of `trial` whose file is whole, and say which that is."""
+        """Forget what comes after the last checkpoint of `trial` whose file is whole, and say which that is.
+
+        A best agent stays, since its file is still the best one seen.
+        """
         while (last := self._last_agent(trial)) and not is_whole(self.directory / last.path, last.sha256):
             delete = "DELETE FROM checkpoints WHERE trial = ? AND timestep = ? AND kind = 'agent'"
             self._db.execute(delete, (trial, last.timestep))
         kept = last.records if last else 0
         self._db.execute("DELETE FROM records WHERE trial = ? AND position >= ?", (trial, kept))
         return last
-
-    def _stored(self, clause: str, arguments: tuple[object, ...]) -> list[StoredRecord]:
-        query = f"""SELECT revision, trial, wall_time,
-                COALESCE((SELECT env_steps FROM records AS previous
-                    WHERE previous.trial = records.trial AND previous.position = records.position - 1), -1),
-                position, timestep, env_steps, seconds, tags, numbers
-            FROM records JOIN tag_sets ON tag_set = id {clause}"""
-        stored = []
-        for row in self._db.execute(query, arguments):
-            revision, trial, wall_time, before, position, timestep, env_steps, seconds, tags, numbers = row
-            doubles = struct.unpack(f"<{len(numbers) // 8}d", numbers)
-            values = dict(zip(_tags(tags), doubles, strict=True))
-            record = Record(position, timestep, env_steps, seconds, values)
-            stored.append(StoredRecord(revision, trial, wall_time, before, record))
-        return stored
 
     def _busy(self, error: sqlite3.OperationalError | OSError) -> Literal["busy"]:
         """BUSY if `error` says that storage fails, logged once; any other error is raised again."""
@@ -450,9 +331,3 @@ class Ledger:
             logging.getLogger(__name__).warning("%s cannot be written to: %s", self.directory, error)
             self._warned = True
         return BUSY
-
-
-@functools.lru_cache
-def _tags(text: str) -> tuple[str, ...]:
-    """The names of a tag set; the same few are asked for again and again."""
-    return tuple(json.loads(text))

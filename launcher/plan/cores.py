@@ -110,15 +110,8 @@ def settle(
 ) -> Placement:
     """Give CPU workers several cores where cores would stand idle and that is faster.
 
-    Who counted workers wanted to leave the other cores alone.
-
-    Args:
-        placement: of workers of one core each, or of as many as a person wants.
-        packs: that they train.
-        programs: of all packs.
-        wanted: what may be used.
-        offer: what there is.
-        kept: threads of the arithmetic in this launch so far; None at its beginning.
+    Who counted workers wanted to leave the other cores alone. `kept` is how many threads the arithmetic has had in this
+    launch so far; None at its beginning.
     """
     given = wanted.cores_per_worker is not None
     most = share(offer.cores, len(packs)) if idle(placement, packs, wanted) else placement.cpus

@@ -72,14 +72,9 @@ def read_experiment(
     seeds: str | None,
     zips: Sequence[Sequence[str]] | None = None,
 ) -> Experiment:
-    """Resolve every configuration file × every combination of swept settings × every seed.
+    """Every configuration file, with the `sweep:` of its own × every combination of swept settings × every seed.
 
-    Args:
-        files: configuration files, each with the `sweep:` of its own.
-        settings: `a.b=value` texts; a top-level comma or a range makes alternatives.
-        flags: settings that have a flag of their own; they win over single `settings`.
-        seeds: see `parse_seeds`; None for the file's own seed.
-        zips: groups of `a.b=value` texts whose alternatives advance together; None without `--zip`.
+    `settings`, `flags` and `zips` are those of `sweep.typed_axes`, `seeds` of `parse_seeds`.
     """
     typed = sweep.typed_axes(settings, zips, flags)
     trials: dict[str, Trial] = {}
@@ -246,15 +241,12 @@ class Placement:
 
 
 def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int | None = None) -> list[list[Trial]]:
-    """Deal trials of equal Static signature and progress into packs, as even as can be, one per worker.
+    """Packs, longest work first: trials of equal Static signature and progress, as even as can be, one per worker.
 
     Args:
-        trials: with the timestep of the checkpoint that each goes on from.
+        trials: each with the timestep that it goes on from.
         workers: packs wanted of each signature.
         largest: members of a pack at most; None for LARGEST_PACK.
-
-    Returns:
-        Packs, longest work first.
     """
     signatures: dict[str, dict[int, list[Trial]]] = {}
     for trial, timestep in trials:
@@ -270,7 +262,7 @@ def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int |
 
 
 def _counts(sizes: Sequence[int], wanted: int, largest: int) -> list[int]:
-    """Into how many packs groups of these sizes are dealt: `wanted` together if that can be, the fullest first."""
+    """Packs of each group, of these sizes: `wanted` together if that can be, the fullest group first."""
     counts = [math.ceil(size / largest) for size in sizes]
     for _ in range(min(wanted, sum(sizes)) - sum(counts)):
         fullest = max(range(len(sizes)), key=lambda i: sizes[i] / counts[i])

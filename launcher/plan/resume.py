@@ -77,7 +77,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
 
     Args:
         directory: of the launch.
-        seeds: that every configuration is to have, as in `plan.parse_seeds`, counted from its first; None: as it is.
+        seeds: that every configuration is to have, as in `parse_seeds`, counted from its first; None: as it is.
         settings: `trainer.timesteps=N`, or nothing.
         retry_failed: also what has failed.
     """
@@ -103,13 +103,8 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     ]
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
-    return More(
-        todo,
-        added,
-        list(longer.values()),
-        _notes(directory, states, todo, retry_failed),
-        states["finished"] == len(rows),
-    )
+    notes = _notes(directory, states, todo, retry_failed)
+    return More(todo, added, list(longer.values()), notes, states["finished"] == len(rows))
 
 
 def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retry_failed: bool) -> list[str]:

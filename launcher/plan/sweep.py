@@ -64,13 +64,7 @@ def group_by_flag(_type: Any, tokens: Sequence[Token]) -> list[list[str]]:
 
 
 def typed_axes(settings: Iterable[str], zips: Sequence[Sequence[str]] | None, flags: Mapping[Key, Any]) -> list[Axis]:
-    """The axes of the command line.
-
-    Args:
-        settings: the texts after `--set`: an axis each.
-        zips: the texts after every `--zip`: an axis each, of lists of equal length; None without that flag.
-        flags: settings that have a flag of their own.
-    """
+    """The axes of the command line: one of each `--set` and each `--zip` (None without that flag), and the flags."""
     if zips is not None and not zips:
         raise UserError("command line: --zip requires arguments, such as agent.rollouts=16,32 agent.mini_batches=2,4")
     axes = []
@@ -107,16 +101,9 @@ def take_section(data: dict[str, Any], source: Source) -> list[Axis]:
 
 
 def combine(section: Sequence[Axis], typed: Sequence[Axis], era: Era, source: Source, seeds: str | None) -> list[Axis]:
-    """The axes of one file's sweep: its own, less what the command line sets, then those of the command line.
+    """The axes of one file's sweep: its `section`, less what the command line sets, then those that were `typed`.
 
-    Alternatives of `seed` come last, as seeds do.
-
-    Args:
-        section: axes of the file.
-        typed: axes of the command line.
-        era: of the file, whose names are compared.
-        source: for errors.
-        seeds: of the command line, which beat a file's alternatives of `seed`.
+    Alternatives of `seed` come last, as seeds do; `seeds` of the command line beat those of the file.
     """
     names = [canonical_key(choice.key, era) for axis in typed for choice in axis[0]]
     if seeds is not None:
@@ -201,12 +188,7 @@ def labels(axes: Iterable[Axis]) -> dict[Key, str]:
 def same_run(before: Sequence[Choice], after: Sequence[Choice], config: Config, reads: str, era: Era) -> str:
     """Why two steps of a sweep train the same run, in words; nothing where they only spell the same values.
 
-    Args:
-        before: the choices of one step.
-        after: those of the other, of the same keys.
-        config: that of the second.
-        reads: the role whose network both read where `models.separate` is False.
-        era: of the file.
+    `config` is that of the second; `reads` the role whose network both read where `models.separate` is False.
     """
     for choice, other in zip(after, before, strict=True):
         why = _idle(choice.key, config, reads, era)
