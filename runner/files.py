@@ -14,11 +14,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
 def expanded(path: str | Path) -> Path:
-    """A path in which `~` and `$VARIABLES` are what a shell makes of them; one that exists as it is written stays.
-
-    Raises:
-        UserError: a variable that is not set, or a home folder that is not known.
-    """
+    """A path in which `~` and `$VARIABLES` are what a shell makes of them; one that exists as it is written stays."""
     text = os.fspath(path)
     if "\0" in text or not ("$" in text or text.startswith("~")) or os.path.lexists(text):
         return Path(path)

@@ -26,9 +26,6 @@ def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> 
 
     Returns:
         The configuration and notes for the user (which era was read).
-
-    Raises:
-        UserError: anything wrong, with file, line, key, what was found and what is allowed.
     """
     data, source = read_yaml(path)
     return resolve(data, source, overrides)

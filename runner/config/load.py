@@ -124,21 +124,12 @@ def dump(data: Mapping[str, Any]) -> str:
 
 
 def parse_scalar(text: str) -> Any:
-    """Parse one value as it would be read from a YAML file; for `a.b=value` on the command line.
-
-    Raises:
-        UserError: the text is not valid YAML.
-    """
+    """Parse one value as it would be read from a YAML file; for `a.b=value` on the command line."""
     return parse(text, "command line")[0]
 
 
 def parse(text: str, name: str) -> tuple[Any, Source]:
-    """Parse YAML text into dicts, lists and scalars.
-
-    Raises:
-        UserError: not YAML, several documents, a tag that would build an object, a repeated key, or anchors that
-            expand to more than `MAX_NODES` nodes or contain themselves.
-    """
+    """Parse YAML text into dicts, lists and scalars."""
     loader = None
     try:
         loader = _Loader(text)
@@ -203,11 +194,7 @@ def _check(node: yaml.Node, key: Key, source: Source, sizes: dict[int, int], ope
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], Source]:
-    """Read a YAML file whose top level is a mapping.
-
-    Raises:
-        UserError: missing, unreadable, too large, not UTF-8, empty, not YAML or not a mapping.
-    """
+    """Read a YAML file whose top level is a mapping."""
     path = expanded(path)
     try:
         with path.open("rb") as file:
@@ -238,11 +225,7 @@ def plain_copy(value: Any) -> Any:
 
 
 def plain(value: Any, key: Key = ()) -> Any:
-    """Data of a Python program as a file would hold it: numpy's numbers, arrays, tuples and paths become plain ones.
-
-    Raises:
-        UserError: what no file can hold, such as an object, a function or a tensor; with the key path and the type.
-    """
+    """Data of a Python program as a file would hold it: numpy's numbers, arrays, tuples and paths become plain ones."""
     if isinstance(value, Mapping):
         return {str(name): plain(inner, (*key, str(name))) for name, inner in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -33,9 +33,6 @@ def parse_override(text: str, flag: str = "--set") -> tuple[Key, list[Any]]:
 
     Returns:
         The key path and its one or more values.
-
-    Raises:
-        UserError: no `=`, an empty key, a value that is not YAML, or a range that cannot be.
     """
     name, equals, value = text.partition("=")
     key = parse_key(name)
@@ -57,10 +54,6 @@ def expand_range(text: str) -> list[int | float] | None:
     A text that begins with a number and two dots is a range. Where an end is written with an exponent, its values have
     equal ratios (`1e-5..1e-2/4`: 1e-5, 1e-4, 1e-3, 1e-2), else equal steps (`0..1/5`: 0, 0.25, 0.5, 0.75, 1). They
     are whole numbers where ends and steps are. The last may be the smaller one.
-
-    Raises:
-        UserError: an end that is no finite number, ends that are equal, equal ratios from or to 0 or less, or a count
-            other than 2 to `LONGEST_RANGE`.
     """
     text = text.strip()
     first, dots, rest = text.partition("..")
@@ -124,9 +117,6 @@ def apply(data: dict[str, Any], key: Key, value: Any, where: str = "command line
         key: path to the value.
         value: plain data.
         where: the setting is written, for errors.
-
-    Raises:
-        UserError: the path runs through something that has no keys, or past the end of a list.
     """
     node: Any = data
     for depth, part in enumerate(key):

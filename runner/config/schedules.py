@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import override
+from pydantic import Field, model_validator
 
 from runner.config.marks import Mark
 from runner.config.numbers import Float, Int
+from runner.config.section import Section
 
 Positive = Annotated[Float, Field(gt=0)]
 Share = Annotated[Float, Field(ge=0, le=1)]
@@ -25,10 +25,9 @@ Count = Annotated[Int, Field(ge=1, le=10**12)]
 Start = Annotated[Int, Field(ge=0, le=10**12)]
 
 
-class Schedule(BaseModel):
+class Schedule(Section):
     """A schedule's arguments."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
     of_whole_training: ClassVar[bool] = False
     """Rates depend on how long training is to be."""
 
@@ -40,6 +39,10 @@ class Schedule(BaseModel):
             epoch: learning epochs before this one, of all updates.
             done: updates before this one over all updates.
         """
+        return initial * self._factor(epoch, done)
+
+    def _factor(self, epoch: int, done: float) -> float:
+        """What the configured rate is multiplied by."""
         raise NotImplementedError
 
 
@@ -77,9 +80,8 @@ class Linear(Schedule):
 
     of_whole_training = True
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * (1 - done)
+    def _factor(self, epoch: int, done: float) -> float:
+        return 1 - done
 
 
 class Cosine(Schedule):
@@ -87,9 +89,8 @@ class Cosine(Schedule):
 
     of_whole_training = True
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * 0.5 * (1 + math.cos(math.pi * done))
+    def _factor(self, epoch: int, done: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * done))
 
 
 class ConstantLR(Schedule):
@@ -98,9 +99,8 @@ class ConstantLR(Schedule):
     factor: Factor = 1 / 3
     total_iters: Count = 5
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * (self.factor if epoch < self.total_iters else 1.0)
+    def _factor(self, epoch: int, done: float) -> float:
+        return self.factor if epoch < self.total_iters else 1.0
 
 
 class LinearLR(Schedule):
@@ -110,10 +110,9 @@ class LinearLR(Schedule):
     end_factor: Share = 1.0
     total_iters: Count = 5
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
+    def _factor(self, epoch: int, done: float) -> float:
         part = min(epoch, self.total_iters) / self.total_iters
-        return initial * (self.start_factor + (self.end_factor - self.start_factor) * part)
+        return self.start_factor + (self.end_factor - self.start_factor) * part
 
 
 class ExponentialLR(Schedule):
@@ -121,9 +120,8 @@ class ExponentialLR(Schedule):
 
     gamma: Positive
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * _power(self.gamma, epoch)
+    def _factor(self, epoch: int, done: float) -> float:
+        return _power(self.gamma, epoch)
 
 
 class StepLR(Schedule):
@@ -132,9 +130,8 @@ class StepLR(Schedule):
     step_size: Count
     gamma: Positive = 0.1
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * _power(self.gamma, epoch // self.step_size)
+    def _factor(self, epoch: int, done: float) -> float:
+        return _power(self.gamma, epoch // self.step_size)
 
 
 class MultiStepLR(Schedule):
@@ -143,9 +140,8 @@ class MultiStepLR(Schedule):
     milestones: Annotated[list[Start], Field(min_length=1, max_length=1000)]
     gamma: Positive = 0.1
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * _power(self.gamma, bisect.bisect_right(sorted(self.milestones), epoch))
+    def _factor(self, epoch: int, done: float) -> float:
+        return _power(self.gamma, bisect.bisect_right(sorted(self.milestones), epoch))
 
 
 class PolynomialLR(Schedule):
@@ -154,9 +150,8 @@ class PolynomialLR(Schedule):
     total_iters: Count = 5
     power: Positive = 1.0
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return initial * (1 - min(epoch, self.total_iters) / self.total_iters) ** self.power
+    def _factor(self, epoch: int, done: float) -> float:
+        return (1 - min(epoch, self.total_iters) / self.total_iters) ** self.power
 
 
 class CosineAnnealingLR(Schedule):
@@ -165,8 +160,8 @@ class CosineAnnealingLR(Schedule):
     T_max: Count
     eta_min: Annotated[Float, Field(ge=0)] = 0.0
 
-    @override
     def rate(self, initial: float, epoch: int, done: float) -> float:
+        """The learning rate of an epoch."""
         return self.eta_min + (initial - self.eta_min) * (1 + math.cos(math.pi * epoch / self.T_max)) / 2
 
 
@@ -175,8 +170,12 @@ class _Optax(Schedule):
 
     init_value: Annotated[Float, Field(ge=0)] | None = None
 
-    def _initial(self, initial: float) -> float:
-        return initial if self.init_value is None else self.init_value
+    def rate(self, initial: float, epoch: int, done: float) -> float:
+        """The learning rate of an epoch."""
+        return self._rate(initial if self.init_value is None else self.init_value, epoch)
+
+    def _rate(self, first: float, epoch: int) -> float:
+        raise NotImplementedError
 
 
 class LinearSchedule(_Optax):
@@ -186,13 +185,9 @@ class LinearSchedule(_Optax):
     transition_steps: Count
     transition_begin: Start = 0
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return self._along(initial, epoch, 1.0)
-
-    def _along(self, initial: float, epoch: int, power: float) -> float:
+    def _rate(self, first: float, epoch: int, power: float = 1.0) -> float:
         part = 1 - min(max(epoch - self.transition_begin, 0), self.transition_steps) / self.transition_steps
-        return (self._initial(initial) - self.end_value) * part**power + self.end_value
+        return (first - self.end_value) * part**power + self.end_value
 
 
 class PolynomialSchedule(LinearSchedule):
@@ -200,9 +195,8 @@ class PolynomialSchedule(LinearSchedule):
 
     power: Positive
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        return self._along(initial, epoch, self.power)
+    def _rate(self, first: float, epoch: int, power: float = 1.0) -> float:
+        return super()._rate(first, epoch, self.power)
 
 
 class ExponentialDecay(_Optax):
@@ -214,9 +208,7 @@ class ExponentialDecay(_Optax):
     staircase: bool = False
     end_value: Annotated[Float, Field(ge=0)] | None = None
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
-        first = self._initial(initial)
+    def _rate(self, first: float, epoch: int) -> float:
         passed = max(epoch - self.transition_begin, 0) / self.transition_steps
         rate = first * _power(self.decay_rate, math.floor(passed) if self.staircase else passed)
         if self.end_value is None:
@@ -231,11 +223,10 @@ class CosineDecaySchedule(_Optax):
     alpha: Share = 0.0
     exponent: Positive = 1.0
 
-    @override
-    def rate(self, initial: float, epoch: int, done: float) -> float:
+    def _rate(self, first: float, epoch: int) -> float:
         part = min(epoch, self.decay_steps) / self.decay_steps
         cosine = (0.5 * (1 + math.cos(math.pi * part))) ** self.exponent
-        return self._initial(initial) * ((1 - self.alpha) * cosine + self.alpha)
+        return first * ((1 - self.alpha) * cosine + self.alpha)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -266,13 +257,7 @@ def without_effect(given: Mapping[Any, Any]) -> list[str]:
 
 
 def arguments(name: str | None, given: Any) -> Schedule:
-    """Read `learning_rate_scheduler_kwargs`.
-
-    KLAdaptiveLR's numbers may stay in a file over which another schedule, or none, is set.
-
-    Raises:
-        pydantic.ValidationError: an argument that the schedule does not have, or a wrong value.
-    """
+    """Read `learning_rate_scheduler_kwargs`; KLAdaptiveLR's numbers may stay where another schedule, or none, is set."""
     kind = arguments_of(name)
     if isinstance(given, Schedule):
         given = given.model_dump()

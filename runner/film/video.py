@@ -79,11 +79,7 @@ class Film:
 
 
 def film(job: Job) -> Film:
-    """Play and film episodes, in this process; see `launcher.evaluate.film` for one that survives it.
-
-    Raises:
-        UserError: the task cannot be drawn, a checkpoint is not of this policy, or an episode does not end.
-    """
+    """Play and film episodes, in this process; see `launcher.evaluate.film` for one that survives it."""
     config = resolve({**job.config, "backend": job.backend})[0]
     drawn = task(config.env).drawn()
     picture, seconds = _probe(drawn, environment_seeds(job.seed, 1, EVALUATION_RESET))
@@ -125,11 +121,7 @@ def _stride(form: Format, episodes: Sequence[Episode], seconds: float) -> int:
 
 
 def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
-    """A first picture, and the seconds that the next one takes.
-
-    Raises:
-        UserError: the task has none.
-    """
+    """A first picture, and the seconds that the next one takes."""
     env = task.seeded(seeds, 1)
     env.reset()
     env.render([0])

@@ -91,11 +91,7 @@ Expression = Name | Number | Part | Binary | Call
 
 
 def activation_name(name: Any, where: str) -> str:
-    """Canonical name of an activation; None and '' mean identity.
-
-    Raises:
-        UserError: unknown name.
-    """
+    """Canonical name of an activation; None and '' mean identity."""
     folded = "" if name is None else str(name).casefold()
     folded = ALIASES.get(folded, folded)
     if folded not in ACTIVATIONS:
@@ -107,11 +103,7 @@ def activation_name(name: Any, where: str) -> str:
 
 
 def parse(text: str, where: str) -> Expression:
-    """Read an expression; which of its names exist is for the caller to check (see `names`).
-
-    Raises:
-        UserError: anything that is not on the whitelist, named.
-    """
+    """Read an expression; which of its names exist is for the caller to check (see `names`)."""
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT:
         raise UserError(f"{where}: found {text!r}; allowed: an expression of at most {LONGEST_TEXT:,} characters")
     try:

@@ -82,11 +82,7 @@ class Plan:
 
 
 def plan(network: Sequence[Mapping[str, Any]], output: str) -> Plan:
-    """Read a role's `network` list and `output`.
-
-    Raises:
-        UserError: an unknown name, layer, argument or activation, with what is allowed.
-    """
+    """Read a role's `network` list and `output`."""
     containers: list[Container] = []
     for position, item in enumerate(network):
         name, place = item["name"], f"network.{position}"
@@ -127,11 +123,7 @@ def _check_names(expression: Expression, allowed: Sequence[str], where: str) -> 
 
 
 def layer(entry: Any, where: str) -> Layer:
-    """Read one layer: `64`, `{linear: 64}`, `{conv2d: [32, 8, 4]}`, `flatten`, … in all of skrl's spellings.
-
-    Raises:
-        UserError: an unknown type or argument, or a value out of range.
-    """
+    """Read one layer: `64`, `{linear: 64}`, `{conv2d: [32, 8, 4]}`, `flatten`, … in all of skrl's spellings."""
     if isinstance(entry, int) and not isinstance(entry, bool):
         return Linear(_units(entry, where))
     if entry == "flatten":
@@ -249,9 +241,6 @@ def activation_list(activations: Any, flat: Sequence[bool], where: str) -> list[
     """One activation per layer from a name, a list of one, or a list as long as the layers; none → identity.
 
     `flat` says which layers are flatten: what is given for all of them leaves those out, as in skrl.
-
-    Raises:
-        UserError: another length, or an unknown name.
     """
     listed = [activations] if activations is None or isinstance(activations, str) else list(activations)
     if len(listed) <= 1:

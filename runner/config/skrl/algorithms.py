@@ -27,11 +27,7 @@ _IN_NAME = re.compile(r"(?:^|[^a-z])(trpo|rpo)(?![a-z])")
 
 
 def check_class(value: Any, where: str) -> None:
-    """Refuse the name of another algorithm.
-
-    Raises:
-        UserError: it is one.
-    """
+    """Refuse the name of another algorithm."""
     name = str(value).rsplit(".", 1)[-1].upper()
     if name.removesuffix(_RECURRENT) in _OTHERS or (
         name.endswith(_RECURRENT) and name.removesuffix(_RECURRENT) in OURS
@@ -40,11 +36,7 @@ def check_class(value: Any, where: str) -> None:
 
 
 def check_keys(data: Mapping[str, Any], source: Source) -> None:
-    """Refuse what names no class and has another algorithm's keys, as files of Orbit do.
-
-    Raises:
-        UserError: naming the algorithm.
-    """
+    """Refuse what names no class and has another algorithm's keys, as files of Orbit do."""
     agent, models = (
         section if isinstance(section, Mapping) else {} for section in (data.get("agent"), data.get("models"))
     )

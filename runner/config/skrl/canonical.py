@@ -78,9 +78,6 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
 
     Returns:
         The canonical dict (a copy), and for the user a note on the era and what was translated, if anything was.
-
-    Raises:
-        UserError: two spellings of the same setting, or a legacy model that cannot be read.
     """
     out, era = plain_copy(data), era_of(data)
     notes = _Notes(frozenset(dotted(key) for key in source.overridden))
