@@ -14,21 +14,16 @@ from runner.config.explain import SWEEP, explained
 from runner.config.load import Key, Source, plain, plain_copy, read_yaml
 from runner.config.schema import Config
 from runner.config.skrl.algorithms import check_class, check_keys
-from runner.config.skrl.canonical import canonical, canonical_override
-from runner.config.skrl.eras import Era, era_of
+from runner.config.skrl.canonical import canonical, canonical_key, canonical_override
+from runner.config.skrl.eras import era_of
 from runner.errors import UserError, shown
 
 __all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> tuple[Config, list[str]]:
-    """Read a YAML file strictly and apply overrides.
-
-    Returns:
-        The configuration and notes for the user (which era was read).
-    """
-    data, source = read_yaml(path)
-    return resolve(data, source, overrides)
+    """The configuration of a YAML file with overrides, and notes for the user (which era was read)."""
+    return resolve(*read_yaml(path), overrides)
 
 
 def resolve(
@@ -71,7 +66,7 @@ def resolve(
             _overrides.apply(raw, key, plain_copy(value), where)
     _check_algorithm(raw, source, settings)
     era = era_of(raw)
-    others = [(*_canonical(key, value, era, where), where) for key, value, where in settings if key[0] != "models"]
+    others = [(*canonical_override(key, value, era, where), where) for key, value, where in settings]
     names = [canonical_key(key, era) for key, _ in overrides]
     places = {canonical_key(key, era): place for key, _, place in swept}
     source = replace(source, overridden=frozenset([*names, *(key for key, _ in overrides)]), written=dict(places))
@@ -79,7 +74,8 @@ def resolve(
     translated, notes = canonical(raw, replace(source, overridden=source.overridden | places.keys()))
     source = replace(source, written={**places, **source.written, **places})
     for key, value, where in others:
-        _overrides.apply(translated, key, plain_copy(value), where)
+        if key[0] != "models":
+            _overrides.apply(translated, key, plain_copy(value), where)
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:
@@ -101,16 +97,3 @@ def _check_algorithm(data: Mapping[str, Any], source: Source, settings: Iterable
         check_class(*chosen[-1])
     else:
         check_keys(data, source)
-
-
-def canonical_key(key: Key, era: Era) -> Key:
-    """The canonical name of a setting over a file of this era; keys below `models` stay as they are."""
-    return key if key[0] == "models" else canonical_override(key, False, era)[0]
-
-
-def _canonical(key: Key, value: Any, era: Era, where: str) -> tuple[Key, Any]:
-    """`canonical_override`, whose errors say where the setting is written."""
-    try:
-        return canonical_override(key, value, era)
-    except UserError as error:
-        raise UserError(str(error).replace("command line", where, 1)) from None

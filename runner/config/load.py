@@ -26,19 +26,14 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration came from.
-
-    Attributes:
-        name: to print.
-        lines: of each key path.
-        overridden: what the command line set.
-        written: canonical key path → the file's older name for it.
-    """
+    """Where a configuration came from."""
 
     name: str
     lines: dict[Key, int] = field(default_factory=dict)
     overridden: frozenset[Key] = frozenset()
+    """What the command line set."""
     written: dict[Key, Key] = field(default_factory=dict)
+    """Canonical key path → the file's older name for it."""
 
     def where(self, key: Key) -> str:
         """`cfg.yaml:12: agent.learning_rate` for a key path, or the nearest parent that has a line."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from runner.config.numbers import Float
 from runner.config.section import Section, class_name
 from runner.errors import UserError
 
-_POLICIES = ("GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin")
+_Policy = Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"]
 _PROBABILITIES = ("sigmoid", "softmax", "softplus")
 """Output activations whose values may be read as probabilities."""
 
@@ -35,6 +35,9 @@ class Container(Section):
 class Model(Section):
     """What policy and value have in common."""
 
+    expected_token: ClassVar[str]
+    """The output token that this role needs."""
+
     network: list[Container] = Field(default_factory=list)
     """Containers of layers, computed in order."""
     output: str
@@ -48,11 +51,6 @@ class Model(Section):
         return self
 
     @property
-    def expected_token(self) -> str:
-        """The output token that this role needs."""
-        raise NotImplementedError
-
-    @property
     def plan(self) -> Plan:
         """Containers and output, read; raises UserError for what cannot be built."""
         return plan([item.model_dump() for item in self.network], self.output)
@@ -61,10 +59,8 @@ class Model(Section):
 class PolicyModel(Model):
     """The policy network and its distribution."""
 
-    cls: Annotated[
-        Literal["GaussianMixin", "MultivariateGaussianMixin", "CategoricalMixin", "MultiCategoricalMixin"],
-        class_name(*_POLICIES),
-    ] = Field("GaussianMixin", alias="class")
+    expected_token = "ACTIONS"
+    cls: Annotated[_Policy, class_name(*get_args(_Policy))] = Field("GaussianMixin", alias="class")
     """Distribution of the actions: Gaussian for real numbers, categorical for whole ones."""
     output: str = "ACTIONS"
     """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
@@ -94,19 +90,10 @@ class PolicyModel(Model):
         """Actions are clipped to bounds, where there are some."""
         return self.clip_actions is not False
 
-    @property
-    def expected_token(self) -> str:
-        """Policies speak actions."""
-        return "ACTIONS"
-
     @model_validator(mode="after")
-    def _ordered(self) -> PolicyModel:
+    def _consistent(self) -> PolicyModel:
         if self.min_log_std >= self.max_log_std:
             raise ValueError(f"min_log_std {self.min_log_std} must be below max_log_std {self.max_log_std}")
-        return self
-
-    @model_validator(mode="after")
-    def _probable(self) -> PolicyModel:
         output = self.plan.output
         positive = isinstance(output, Call) and output.function in _PROBABILITIES
         if not self.unnormalized_log_prob and "Categorical" in self.cls and not positive:
@@ -120,6 +107,7 @@ class PolicyModel(Model):
 class ValueModel(Model):
     """The state-value network."""
 
+    expected_token = "ONE"
     cls: Annotated[Literal["DeterministicMixin"], class_name("DeterministicMixin")] = Field(
         "DeterministicMixin", alias="class"
     )
@@ -128,11 +116,6 @@ class ValueModel(Model):
     """Expression of the state value; ONE is a linear layer with one output."""
     clip_actions: bool = False
     """Accepted as in skrl, without effect: a value is no action."""
-
-    @property
-    def expected_token(self) -> str:
-        """A value is one number."""
-        return "ONE"
 
 
 class Models(Section):

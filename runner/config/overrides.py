@@ -7,7 +7,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from runner.config.load import Key, parse_scalar
+from runner.config.load import Key, dotted, parse_scalar
 from runner.config.numbers import LONGEST, number
 from runner.errors import UserError
 
@@ -22,17 +22,10 @@ def parse_key(name: str) -> Key | None:
 
 
 def parse_override(text: str, flag: str = "--set") -> tuple[Key, list[Any]]:
-    """Read one `a.b=value`.
+    """The key path and the one or more values of `a.b=value`; the flag that it was typed after is for errors.
 
     Only a comma outside brackets and quotes makes a list of alternatives: `a=1,2` is two values, `a=[64,64]` one.
     A range makes as many as it counts: see `expand_range`.
-
-    Args:
-        text: as it was typed.
-        flag: that it was typed after, for errors.
-
-    Returns:
-        The key path and its one or more values.
     """
     name, equals, value = text.partition("=")
     key = parse_key(name)
@@ -110,31 +103,20 @@ def split_top_level(text: str) -> list[str]:
 
 
 def apply(data: dict[str, Any], key: Key, value: Any, where: str = "command line") -> None:
-    """Set `value` at `key` in place, making the mappings on the way.
-
-    Args:
-        data: a configuration.
-        key: path to the value.
-        value: plain data.
-        where: the setting is written, for errors.
-    """
+    """Set `value` at `key` in place, making the mappings on the way; `where` it is written, for errors."""
     node: Any = data
-    for depth, part in enumerate(key):
-        last = depth == len(key) - 1
-        path = ".".join(str(p) for p in key[: depth + 1])
+    for depth, part in enumerate(key, 1):
+        path = dotted(key[:depth])
         if isinstance(node, list):
             if not isinstance(part, int) or part >= len(node):
                 raise UserError(f"{where}: {path}: the list has {len(node)} entries, 0 to {len(node) - 1}")
-            if last:
-                node[part] = value
-            else:
-                node = node[part]
-            continue
-        if not isinstance(node, dict):
-            raise UserError(f"{where}: {path}: {path.rpartition('.')[0]} is a single value without keys")
-        if last:
-            node[str(part)] = value
+        elif isinstance(node, dict):
+            part = str(part)
         else:
-            if node.get(str(part)) is None:
-                node[str(part)] = {}
-            node = node[str(part)]
+            raise UserError(f"{where}: {path}: {path.rpartition('.')[0]} is a single value without keys")
+        if depth == len(key):
+            node[part] = value
+            return
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+        node = node[part]

@@ -257,7 +257,7 @@ def without_effect(given: Mapping[Any, Any]) -> list[str]:
 
 
 def arguments(name: str | None, given: Any) -> Schedule:
-    """Read `learning_rate_scheduler_kwargs`; KLAdaptiveLR's numbers may stay where another schedule, or none, is set."""
+    """Read a schedule's arguments; KLAdaptiveLR's numbers may stay where another schedule, or none, is set."""
     kind = arguments_of(name)
     if isinstance(given, Schedule):
         given = given.model_dump()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -98,7 +98,9 @@ class Experiment(Section):
     """Arguments of wandb.init."""
 
 
+_Algorithm = Literal["PPO", "RPO", "A2C"]
 _Rate = Annotated[Float, Field(gt=0)]
+_ScalerArguments = Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING]
 _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
 
 
@@ -126,9 +128,7 @@ def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
 class Agent(Section):
     """PPO, RPO or A2C. Names and meaning are skrl's; docs/skrl.md says where the arithmetic differs and why."""
 
-    cls: Annotated[Literal["PPO", "RPO", "A2C"], class_name("PPO", "RPO", "A2C"), Mark.ACTING] = Field(
-        "PPO", alias="class"
-    )
+    cls: Annotated[_Algorithm, class_name(*get_args(_Algorithm)), Mark.ACTING] = Field("PPO", alias="class")
     """Algorithm: PPO, RPO (means perturbed in the update) or A2C."""
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
     """Timesteps collected between updates, of every environment (T)."""
@@ -152,21 +152,15 @@ class Agent(Section):
     """Arguments of the schedule, counted in learning epochs."""
     observation_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """RunningStandardScaler normalises observations to mean 0 and deviation 1; null: nothing does."""
-    observation_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
-        default_factory=ScalerArguments
-    )
+    observation_preprocessor_kwargs: _ScalerArguments = Field(default_factory=ScalerArguments)
     """Arguments of the observation_preprocessor."""
     state_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """The same for the privileged states that a value network reads."""
-    state_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
-        default_factory=ScalerArguments
-    )
+    state_preprocessor_kwargs: _ScalerArguments = Field(default_factory=ScalerArguments)
     """Arguments of the state_preprocessor."""
     value_preprocessor: Annotated[_Scaler | None, Mark.ACTING] = None
     """RunningStandardScaler lets the value network learn normalised returns; null: returns as they are."""
-    value_preprocessor_kwargs: Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING] = Field(
-        default_factory=ScalerArguments
-    )
+    value_preprocessor_kwargs: _ScalerArguments = Field(default_factory=ScalerArguments)
     """Arguments of the value_preprocessor."""
     observation_statistics: Literal["first_epoch", "frozen"] = "first_epoch"
     """When observations enter the statistics: in the first epoch as in skrl, or frozen until the update is over."""
@@ -266,13 +260,13 @@ class Config(Section):
     """The environment."""
     models: Models
     """The networks."""
-    memory: Memory = Field(default_factory=lambda: Memory.model_validate({}))
+    memory: Memory = Field(default_factory=Memory)
     """skrl's rollout buffer."""
-    agent: Agent = Field(default_factory=lambda: Agent.model_validate({}))
+    agent: Agent = Field(default_factory=Agent)
     """The algorithm and its numbers."""
-    trainer: Trainer = Field(default_factory=lambda: Trainer.model_validate({}))
+    trainer: Trainer = Field(default_factory=Trainer)
     """How long to train."""
-    evaluation: Annotated[Evaluation, Mark.OUTPUT] = Field(default_factory=lambda: Evaluation.model_validate({}))
+    evaluation: Annotated[Evaluation, Mark.OUTPUT] = Field(default_factory=Evaluation)
     """Evaluations while training."""
 
     @model_validator(mode="after")

@@ -17,8 +17,6 @@ from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_o
 from runner.config.skrl.ignored import leave_out
 from runner.errors import UserError
 
-__all__ = ["canonical", "canonical_override"]
-
 AGENT_RENAMES = {
     "lambda": "gae_lambda",
     "state_preprocessor": "observation_preprocessor",
@@ -108,14 +106,19 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     return out, notes.lines(era)
 
 
-def canonical_override(key: Key, value: Any, era: Era) -> tuple[Key, Any]:
-    """The canonical key and value of one `a.b=value` over a file of this era, whose key is not below `models`."""
+def canonical_key(key: Key, era: Era) -> Key:
+    """The canonical name of a setting over a file of this era; keys below `models` stay as they are."""
+    return canonical_override(key, False, era)[0]
+
+
+def canonical_override(key: Key, value: Any, era: Era, where: str = "command line") -> tuple[Key, Any]:
+    """The same with its value; `where` it is written, for errors."""
     if len(key) >= 2 and key[0] == "agent":
         if key[1] == "clip_predicted_values":
             if value is False:
                 return ("agent", "value_clip"), 0.0
             raise UserError(
-                "command line: agent.clip_predicted_values: can only be switched off here; "
+                f"{where}: agent.clip_predicted_values: can only be switched off here; "
                 "to clip, set agent.value_clip to the bound"
             )
         privileged = str(key[1]).startswith("state_preprocessor") and not era.before_2
