@@ -18,11 +18,7 @@ from runner.training.state import MemberState
 
 
 class Agent:
-    """The policies of a runner: act, save, load.
-
-    Attributes:
-        experiment_dir: where `run("train")` writes, each member of a pack into a folder of its own; made only then.
-    """
+    """The policies of a runner: act, save, load."""
 
     def __init__(self, members: Members, env: VectorEnv, experiment_dir: Path) -> None:
         self._members = members
@@ -30,6 +26,7 @@ class Agent:
         self._draws = 0
         self._carry: Any = None
         self.experiment_dir = experiment_dir
+        """Where `run("train")` writes, each member of a pack into a folder of its own; made only then."""
 
     def act(self, observations: Any, deterministic: bool = False) -> Any:
         """Actions for a batch of observations.
@@ -60,11 +57,9 @@ class Agent:
         return actions if tensor is None else like(tensor, actions)
 
     def save(self, path: str | Path | Sequence[str | Path], member: int | None = None) -> None:
-        """Write checkpoints, each whole or not at all: one file, or one per member.
+        """Write checkpoints, each whole or not at all: one file per member, or that of one `member` alone.
 
-        Args:
-            path: of a safetensors file; with the ending `.pt`, of a file that skrl 2.x loads.
-            member: of a pack, to write it alone.
+        They are safetensors files; with the ending `.pt`, files that skrl 2.x loads.
         """
         pack, paths = self._members.pack, list(map(expanded, [path] if isinstance(path, str | Path) else path))
         if member is not None and not 0 <= member < pack.size:
@@ -90,11 +85,9 @@ class Agent:
                 raise UserError(f"{file}: cannot be written: {error.strerror}") from None
 
     def load(self, path: str | Path | Sequence[str | Path]) -> None:
-        """Continue from, or act with, a checkpoint: one file, or one per member.
+        """Continue from, or act with, checkpoints, one per member: this program's, or skrl's `.pt` and `.pickle`.
 
-        Args:
-            path: of this program's files, or of skrl's (`.pt`, or `.pickle` of its JAX). skrl's say nothing of the
-                timestep: training from them begins at 0, with their parameters, statistics and moments.
+        skrl's say nothing of the timestep: training from them begins at 0, with their parameters, statistics, moments.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
         if len(paths) != self._members.pack.size:

@@ -101,14 +101,9 @@ class Runner:
 
     @classmethod
     def of_checkpoints(cls, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int) -> Runner:
-        """A runner whose members are checkpoints of one policy, which it can only evaluate.
+        """A runner whose members are P checkpoints of one policy, which it can only evaluate.
 
-        Args:
-            task: for all of them.
-            config: of any of them.
-            files: the checkpoints, P of them.
-            threads: cores to use.
-            seed: of what stochastic actions are drawn from, equal for all: no score depends on a place in the batch.
+        Stochastic actions are drawn from `seed` for all of them: no score depends on a place in the batch.
         """
         members = [config.model_copy(update={"seed": seed})] * len(files)
         runner = cls(task, members[0], configs=members, threads=threads)
@@ -125,15 +120,7 @@ class Runner:
             return {}
 
     def run(self, mode: str = "train") -> list[Episode] | None:
-        """Train to the configured length, or evaluate.
-
-        Returns:
-            For "eval" one episode per environment, also logged; nothing is written.
-
-        Raises:
-            ValueError: another mode.
-            UserError: the experiment directory cannot be written.
-        """
+        """Train to the configured length; or, for "eval", give and log one episode per environment."""
         if mode == "train":
             self._train()
             return None
@@ -154,10 +141,9 @@ class Runner:
         return self._members.finished
 
     def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train, yielding what is due; for callers that keep records and checkpoints themselves.
+        """Train, yielding what is due, until `stop()` after an update; a last report and checkpoint end it.
 
-        Args:
-            stop: asked after every update; True ends training there, with a last report and checkpoint.
+        For callers that keep records and checkpoints themselves.
         """
         evaluation, evaluate = self._static.evaluation, None
         if evaluation.interval:

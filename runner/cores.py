@@ -24,11 +24,7 @@ CLOSE = 1.05
 def stepping_threads(cores: int, envs: int, step: float, rest: float) -> int:
     """The fewest threads to step environments with that are about as fast as any number up to `cores`.
 
-    Args:
-        cores: that there are.
-        envs: environments that are stepped together.
-        step: seconds of one environment's step on one core.
-        rest: seconds of all other work for it.
+    `step` is the seconds of one environment's step on one core, `rest` those of all other work for it.
     """
 
     def seconds(threads: int) -> float:
@@ -43,12 +39,8 @@ def stepping_threads(cores: int, envs: int, step: float, rest: float) -> int:
 def worth_splitting(config: Config, parameters: int, rows: int) -> bool:
     """Whether the arithmetic of a minibatch is so large that several threads are faster than one.
 
-    A function of the configuration alone: the number of threads may change the last bits of what is trained.
-
-    Args:
-        config: gives the number of minibatches.
-        parameters: of one member's networks.
-        rows: of a rollout of all members.
+    A function of the configuration, with one member's parameters and the rows of all members' rollout: the number of
+    threads may change the last bits of what is trained.
     """
     # Forward and backward take about six operations per parameter and row.
     operations = 6 * parameters * rows / config.agent.mini_batches
@@ -69,10 +61,7 @@ def whole_cores(cores: int, quota: float) -> int:
 def cpu_quota(system: Path = Path("/")) -> float:
     """Seconds of processor time that this process may use in a second; infinite without a limit.
 
-    Every control group up to the hierarchy's root may have a limit, and the smallest holds.
-
-    Args:
-        system: where /proc and /sys are.
+    Every control group up to the hierarchy's root may have a limit, and the smallest holds. /proc is below `system`.
     """
     return min((_quota(group) for group in _groups(system)), default=float("inf"))
 

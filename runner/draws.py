@@ -49,13 +49,7 @@ def for_parameters(seed: int) -> np.random.Generator:
 
 
 def generators(seeds: Sequence[int], purpose: Literal["update", "act"], draw: int) -> list[np.random.Generator]:
-    """The draw-th generator of each member.
-
-    Args:
-        seeds: of the members.
-        purpose: "update" (rollout and minibatches of one update) or "act" (actions outside training).
-        draw: number of the update, or of the call.
-    """
+    """The generator of each member for the draw-th update, rollout and minibatches, or action outside training."""
     return [np.random.default_rng((seed, PURPOSES[purpose], draw)) for seed in seeds]
 
 

@@ -45,15 +45,9 @@ ROUNDING = 1e-4
 
 
 def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Path:
-    """Write the policy of a checkpoint, if its actions are those of our own runner.
+    """Write the policy of a checkpoint of either backend, if its actions are those of our own runner.
 
-    Args:
-        checkpoint: of this program, trained by either backend.
-        to: `torch` for a file of `torch.export`, `onnx` for ONNX runtimes.
-        out: the file; default beside the checkpoint, ending in `.pt2` or `.onnx`.
-
-    Returns:
-        The file.
+    The file is one of `torch.export` or for ONNX runtimes; by default beside the checkpoint, as `.pt2` or `.onnx`.
     """
     if to not in SUFFIXES:
         raise UserError(f"--to: found {to!r}; allowed: {' or '.join(SUFFIXES)}")
@@ -136,11 +130,7 @@ def _leaves(layout: Layout) -> Iterator[Layout]:
 def compare(act: Act, policy: Policy, runner: Runner, rows: np.ndarray) -> float:
     """The greatest difference between a file's actions and our runner's, also for a row alone; ties aside.
 
-    Args:
-        act: what the file does.
-        policy: that is in it.
-        runner: of the same member, on torch.
-        rows: observations `[B, …]`.
+    `act` is what the file does with observations `[B, …]`, and `runner` is one of the same member on torch.
     """
     from runner.torch import export as programs
 

@@ -34,19 +34,14 @@ BYTE = 255.0
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer in both namings.
-
-    Attributes:
-        ours: what our parameters' names begin with.
-        theirs: what skrl's begin with.
-        factor: our weights are skrl's times this.
-        channels: of the image that it reads in flat form, else 0; flax has channels last.
-    """
+    """One layer in both namings: what the names of its parameters begin with."""
 
     ours: str
     theirs: str
     factor: float = 1.0
+    """Our weights are skrl's times this."""
     channels: int = 0
+    """Of the image that it reads in flat form, else 0; flax has channels last."""
 
 
 Layers = dict[str, list[_Layer]]
@@ -64,12 +59,6 @@ def read(data: bytes, network: Network, config: Config, name: str) -> MemberStat
     Counters and score are those of a file that this program wrote, else they begin anew: skrl's files do not have them.
     So do, with a warning, the optimizer's moments where the file has none that fit, and the learning rate where it does
     not say: skrl's JAX agents save neither.
-
-    Args:
-        data: the whole file.
-        network: of the configuration.
-        config: what the file was trained with.
-        name: of the file, for errors.
     """
     file = opened(data, network.separate, name)
     layers = _layers(network, any(key.startswith("net.") for key in file.parameters["policy"]), file.flax, f"{name}: ")
@@ -135,14 +124,7 @@ def write(state: MemberState, network: Network, config: Config) -> bytes:
 
 
 def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:
-    """Every layer with parameters.
-
-    Args:
-        network: ours.
-        legacy: with the names of skrl 1.0 to 1.2.
-        flax: for a JAX agent's file.
-        where: what errors begin with.
-    """
+    """Every layer with parameters; `legacy` are the names of skrl 1.0 to 1.2, `flax` those of a JAX agent's file."""
     found: Layers = {}
     for name, role in zip(ROLES, (network.policy, network.value), strict=True):
         place, channels = f"{where}models.{name}", 0
@@ -239,14 +221,9 @@ def _check_names(network: Network, layers: Layers, file: File, name: str) -> Non
 
 
 def _row(network: Network, layers: Layers, roles: Mapping[str, Tensors], power: int, name: str) -> np.ndarray:
-    """skrl's arrays as a row of ours `[n]`, with zeros for missing ones.
+    """skrl's arrays, by role and its names, as a row of ours `[n]`, with zeros for missing ones.
 
-    Args:
-        network: ours.
-        layers: of the network.
-        roles: arrays by role and skrl's name.
-        power: 1 for parameters; −1 and −2 for first and second moments, which scale as gradients do.
-        name: of the file, for errors.
+    `power` is 1 for parameters, −1 and −2 for first and second moments, which scale as gradients do.
     """
     named = {entry.name: np.zeros(entry.shape) for entry in network.entries}
     for role, some in layers.items():

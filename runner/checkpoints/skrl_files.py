@@ -40,15 +40,9 @@ class Adam(NamedTuple):
 
 
 class File(NamedTuple):
-    """A checkpoint of skrl, in torch's names and layout.
+    """A checkpoint of skrl, in torch's names and layout: parameters by role, statistics by preprocessor.
 
-    Attributes:
-        parameters: by role.
-        adam: None where the file has no moments of these parameters.
-        learning_rate: as the schedule left it, None where the file does not say.
-        statistics: by skrl's name of the preprocessor.
-        flax: written by a JAX agent.
-        counters: what this program puts beside skrl's modules, None in skrl's own files.
+    None is what the file does not say; `flax` is one of a JAX agent, and `counters` are in files of this program alone.
     """
 
     parameters: dict[str, Tensors]

@@ -22,20 +22,12 @@ COLOURS = {"best": (126, 217, 140), "median": (240, 205, 110), "worst": (244, 14
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of film.
-
-    Attributes:
-        ending: of its file.
-        fps: pictures per second.
-        every: at least so many steps per picture, so that it plays as fast as environments do: 30 steps per second.
-        frames: pictures at most.
-        width: in pixels, at most.
-        height: in pixels, at most.
-    """
+    """A kind of film; its width and height in pixels, and its frames, are the most that it may have."""
 
     ending: str
     fps: int
     every: int
+    """Steps per picture at least, so that it plays as fast as environments do: 30 steps per second."""
     frames: int
     width: int
     height: int
@@ -61,24 +53,13 @@ def _codec() -> str | None:
 class Reel:
     """A film in the making: tiles of equal size, row by row, which change one at a time.
 
-    Attributes:
-        path: of the film, which is there when the context ends without an error.
-        form: of the film.
+    The file `path` is there when the context ends without an error.
     """
 
     def __init__(
         self, path: Path, form: Format, picture: np.ndarray, labels: Sequence[str], columns: int, threads: int
     ) -> None:
-        """Lay out the tiles.
-
-        Args:
-            path: of the film, without its ending.
-            form: of the film.
-            picture: `[H, W, 3]`, as large as all.
-            labels: of the tiles, which are as many.
-            columns: of tiles.
-            threads: of the encoder.
-        """
+        """Lay out a tile for each label; `path` has no ending, `picture` `[H, W, 3]` is as large as all will be."""
         self.path = path.with_name(path.name + form.ending)
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         rows, self._columns, self._labels = math.ceil(len(labels) / columns), columns, labels

@@ -36,42 +36,29 @@ RENDERING_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Job:
-    """A film to make.
-
-    Attributes:
-        config: of one of the policies, as plain data; all have its environment and networks.
-        files: their checkpoints.
-        labels: what their tiles are called, for example "seed 3 · best".
-        episodes: that each plays.
-        seed: of the episodes: with the most probable actions the same that `Runner.evaluate` plays with this seed.
-        deterministic: the most probable actions, not samples.
-        path: of the film, without its ending.
-        backend: torch or jax.
-        threads: cores to use.
-        preload: system libraries to load first; without these, MuJoCo finds no OpenGL and ends the process.
-    """
+    """A film to make, as plain data: policies of one environment and one form of networks, and how they play."""
 
     config: dict[str, Any]
+    """Of any of the policies."""
     files: tuple[str, ...]
+    """Their checkpoints."""
     labels: tuple[str, ...]
+    """Names of their tiles, for example "seed 3 · best"."""
     episodes: int
+    """Episodes that each plays: with the most probable actions those that `Runner.evaluate` plays with this seed."""
     seed: int
     deterministic: bool
     path: str
+    """Of the film, without its ending."""
     backend: str
     threads: int = 1
     preload: tuple[str, ...] = ()
+    """System libraries to load first; without these, MuJoCo finds no OpenGL and ends the process."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """A film that was made.
-
-    Attributes:
-        path: of the file.
-        stride: one step of so many is shown.
-        episodes: that can be seen in it, by policy and number.
-    """
+    """A film that was made: it shows one of `stride` steps of these episodes, by policy and number."""
 
     path: Path
     stride: int

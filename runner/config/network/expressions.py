@@ -321,13 +321,7 @@ class Operations(Protocol):
 
 
 def evaluate(expression: Expression, value: Callable[[Name, bool], Any], operations: Operations) -> Any:
-    """The expression's value.
-
-    Args:
-        expression: what `parse` read.
-        value: (name, as one-hot) → array `[…, batch, …]`.
-        operations: of the arrays' library.
-    """
+    """The expression's value; `value` is (name, as one-hot) → array `[…, batch, …]`."""
 
     def walk(node: Expression) -> Any:
         if isinstance(node, Name):

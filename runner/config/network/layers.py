@@ -68,12 +68,9 @@ class Container:
 
 @dataclass(frozen=True)
 class Plan:
-    """One role: containers in order, then the output, whose token is a linear layer on the last container.
+    """One role: containers in order, then the output, an expression of containers and a token.
 
-    Attributes:
-        containers: may be empty: the output's layer then reads the observations.
-        output: an expression of the token, of containers, or of both.
-        token: ACTIONS, ONE, or None where the output is made of containers alone.
+    The token, ACTIONS or ONE, is a linear layer on the last container, or on the observations where there is none.
     """
 
     containers: tuple[Container, ...]

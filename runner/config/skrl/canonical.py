@@ -68,14 +68,9 @@ class _Notes:
 
 
 def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
-    """Translate one configuration; unknown keys pass through, for the schema to refuse.
+    """A configuration of any spelling in the canonical one, and a note on what was translated, if anything was.
 
-    Args:
-        data: a configuration in any spelling.
-        source: names files and lines in errors.
-
-    Returns:
-        The canonical dict (a copy), and for the user a note on the era and what was translated, if anything was.
+    Unknown keys pass through, for the schema to refuse.
     """
     out, era = plain_copy(data), era_of(data)
     notes = _Notes(frozenset(dotted(key) for key in source.overridden))
