@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.config.load import Key, Source, dotted, plain_copy
@@ -37,34 +37,31 @@ UNSET: Mapping[Key, Mapping[str, Any]] = {
 _STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
 
 
-@dataclass
-class _Notes:
-    """What the user is told, in one line, about how a file was read."""
+TRANSLATED, DEFAULTS, DIFFERS, IGNORED = "translated", "1.x defaults used", "not as in skrl", "ignored"
 
-    overridden: frozenset[str]
-    translated: dict[str, None] = field(default_factory=dict)
-    defaults: dict[str, None] = field(default_factory=dict)
-    differences: dict[str, None] = field(default_factory=dict)
-    ignored: dict[str, None] = field(default_factory=dict)
+
+class _Notes:
+    """What the user is told, in one line, about how a file was read; `overridden` is what the command line sets."""
+
+    def __init__(self, overridden: Iterable[Key]) -> None:
+        self.overridden = frozenset(map(dotted, overridden))
+        self._said: dict[str, dict[str, None]] = {kind: {} for kind in (TRANSLATED, DEFAULTS, DIFFERS, IGNORED)}
+
+    def say(self, kind: str, text: str) -> None:
+        """Tell once that something was translated, differs or was ignored."""
+        self._said[kind][text] = None
 
     def default(self, key: str, text: str) -> None:
-        """A key that was missing got the default of its era, unless the command line sets it."""
+        """Tell that a key that was missing has the default of its era, unless the command line sets it."""
         if key not in self.overridden:
-            self.defaults[text] = None
+            self.say(DEFAULTS, text)
 
     def lines(self, era: Era) -> list[str]:
         """One line, or none for a canonical file."""
-        if not (era.before_2 or self.translated or self.defaults or self.ignored):
+        if not (era.before_2 or any(self._said[kind] for kind in (TRANSLATED, DEFAULTS, IGNORED))):
             return []
-        parts = {
-            "translated": self.translated,
-            "1.x defaults used": self.defaults,
-            "not as in skrl": self.differences,
-            "ignored": self.ignored,
-        }
-        return [
-            "; ".join([f"read as {era.value}", *(f"{name}: {', '.join(what)}" for name, what in parts.items() if what)])
-        ]
+        said = [f"{kind}: {', '.join(texts)}" for kind, texts in self._said.items() if texts]
+        return ["; ".join([f"read as {era.value}", *said])]
 
 
 def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
@@ -73,9 +70,14 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
     Unknown keys pass through, for the schema to refuse.
     """
     out, era = plain_copy(data), era_of(data)
-    notes = _Notes(frozenset(dotted(key) for key in source.overridden))
+    notes = _Notes(source.overridden)
     models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
-    _unset(out)
+    for path, meanings in UNSET.items():
+        block: Any = out
+        for name in path:
+            block = block.get(name) if isinstance(block, dict) else None
+        if isinstance(block, dict):
+            block.update({name: value for name, value in meanings.items() if name in block and block[name] is None})
     if era.before_2:
         for name, block in (("agent", agent), ("trainer", trainer)):
             _true(block, (name,), notes)
@@ -87,17 +89,16 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         _scheduler(agent, notes)
         _value_loss(agent, era, source, notes)
         _rewards_and_intervals(agent, era, notes)
-        _without_effect(agent.get("experiment"), notes)
         unnamed = era.before_2 and "class" not in agent and "agent.class" not in notes.overridden
         if unnamed and (named := trained_as_ppo(source)) is not None:
-            notes.differences[f"PPO, as agent.class is missing (the file's name says {named})"] = None
+            notes.say(DIFFERS, f"PPO, as agent.class is missing (the file's name says {named})")
         if "time_limit_bootstrap" not in agent and "agent.time_limit_bootstrap" not in notes.overridden:
-            notes.differences["time_limit_bootstrap is missing, which is True here and was False in skrl"] = None
+            notes.say(DIFFERS, "time_limit_bootstrap is missing, which is True here and was False in skrl")
     if isinstance(trainer, dict) and era is Era.ORBIT and "use_api" in trainer:
         del trainer["use_api"]
-        notes.ignored["trainer.use_api (chose a loop that trains the same)"] = None
+        notes.say(IGNORED, "trainer.use_api (chose a loop that trains the same)")
     if era.before_2:
-        leave_out(out, era, source, lambda what: notes.ignored.setdefault(what))
+        leave_out(out, era, source, functools.partial(notes.say, IGNORED))
     return out, notes.lines(era)
 
 
@@ -124,18 +125,6 @@ def canonical_override(key: Key, value: Any, era: Era, where: str = "command lin
     return key, value
 
 
-# ---------------------------------------------------------------------------------------------- agent
-
-
-def _unset(out: Mapping[str, Any]) -> None:
-    for path, meanings in UNSET.items():
-        block: Any = out
-        for name in path:
-            block = block.get(name) if isinstance(block, dict) else None
-        if isinstance(block, dict):
-            block.update({name: value for name, value in meanings.items() if name in block and block[name] is None})
-
-
 def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _Notes) -> None:
     if old not in agent:
         return
@@ -144,7 +133,7 @@ def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _N
     agent[new] = agent.pop(old)
     source.written["agent", new] = ("agent", old)
     if not old.endswith("_kwargs"):
-        notes.translated[f"{old} → {new}"] = None
+        notes.say(TRANSLATED, f"{old} → {new}")
 
 
 def _preprocessors(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
@@ -161,19 +150,19 @@ def _preprocessors(agent: dict[str, Any], era: Era, source: Source, notes: _Note
             _rename(agent, old, old.removeprefix("shared_"), source, notes)
         elif old in agent:
             del agent[old]
-            notes.ignored["agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)"] = None
+            notes.say(IGNORED, "agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)")
 
 
 def _scheduler(agent: dict[str, Any], notes: _Notes) -> None:
     name = agent.get("learning_rate_scheduler")
     if isinstance(name, str) and name in SCHEDULER_RENAMES:
         agent["learning_rate_scheduler"] = SCHEDULER_RENAMES[name]
-        notes.translated[f"{name} → {SCHEDULER_RENAMES[name]}"] = None
+        notes.say(TRANSLATED, f"{name} → {SCHEDULER_RENAMES[name]}")
     arguments = agent.get("learning_rate_scheduler_kwargs")
     if isinstance(arguments, dict):
         for key in without_effect(arguments):
             del arguments[key]
-            notes.ignored[f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)"] = None
+            notes.say(IGNORED, f"agent.learning_rate_scheduler_kwargs.{key} (does not change training)")
 
 
 def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
@@ -184,11 +173,11 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
         where = source.where(("agent", "clip_predicted_values"))
         raise UserError(f"{where}: found {clip!r}; allowed: True or False")
     if given:
-        notes.translated["clip_predicted_values → value_clip"] = None
+        notes.say(TRANSLATED, "clip_predicted_values → value_clip")
     if is_a2c(agent):
         if era.before_2 and agent.get("learning_epochs", 1) != 1 and "agent.learning_epochs" not in notes.overridden:
             del agent["learning_epochs"]
-            notes.ignored["agent.learning_epochs (A2C of skrl 1.x learns once from each rollout)"] = None
+            notes.say(IGNORED, "agent.learning_epochs (A2C of skrl 1.x learns once from each rollout)")
         return
     if era.before_2 and "value_loss_scale" not in agent:
         agent["value_loss_scale"] = 1.0
@@ -201,19 +190,20 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
 
 def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> None:
     for name in ("rewards_shaper", "rewards_shaper_scale"):
-        if name in agent and agent[name] is None:
+        if agent.get(name, "") is None:
             del agent[name]
     if era.before_2 and "rewards_shaper" in agent:
         del agent["rewards_shaper"]
-        notes.ignored["agent.rewards_shaper (skrl 1.x overwrites it; rewards_shaper_scale scales rewards)"] = None
-    experiment = agent.get("experiment")
-    if experiment is None:
-        experiment = {}
-    if era.intervals and isinstance(experiment, dict):
+        notes.say(IGNORED, "agent.rewards_shaper (skrl 1.x overwrites it; rewards_shaper_scale scales rewards)")
+    experiment = {} if agent.get("experiment") is None else agent["experiment"]
+    if isinstance(experiment, dict):
         for name, steps in era.intervals.items():
             if name not in experiment:
                 experiment[name] = steps
                 notes.default(f"agent.experiment.{name}", f"{name} {steps}")
+        if experiment.get("store_separately") is True:
+            experiment["store_separately"] = False
+            notes.say(IGNORED, "agent.experiment.store_separately (a checkpoint is one file)")
         agent["experiment"] = experiment
 
 
@@ -222,15 +212,8 @@ def _true(block: Any, key: Key, notes: _Notes) -> None:
     for name, value in block.items() if isinstance(block, dict) else ():
         if value == "True,":
             block[name] = True
-            notes.translated[f"{dotted((*key, name))} 'True,' → True"] = None
+            notes.say(TRANSLATED, f"{dotted((*key, name))} 'True,' → True")
         _true(value, (*key, name), notes)
-
-
-def _without_effect(experiment: Any, notes: _Notes) -> None:
-    """What only says how skrl's checkpoints are cut into files."""
-    if isinstance(experiment, dict) and experiment.get("store_separately") is True:
-        experiment["store_separately"] = False
-        notes.ignored["agent.experiment.store_separately (a checkpoint is one file)"] = None
 
 
 # ---------------------------------------------------------------------------------------------- models
@@ -246,7 +229,7 @@ def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> 
     for role in [role for role, model in models.items() if isinstance(model, dict)]:
         if LEGACY_MODEL & models[role].keys() or (era is Era.ORBIT and role in ("policy", "value")):
             models[role] = _network(models[role], era, ("models", role), source, notes)
-            notes.translated["hiddens → network"] = None
+            notes.say(TRANSLATED, "hiddens → network")
         elif era is Era.NETWORK:
             for key in ("network", "output"):
                 if key in models[role]:
@@ -265,7 +248,7 @@ def _as_observations(value: Any, notes: _Notes) -> Any:
     def replaced(match: re.Match[str]) -> str:
         if match[2] is None:
             return match[1] or ""
-        notes.translated["STATES → OBSERVATIONS"] = None
+        notes.say(TRANSLATED, "STATES → OBSERVATIONS")
         return "OBSERVATIONS" if match[2] == "STATES" else "OBSERVATION_SPACE"
 
     return _STATES.sub(replaced, value)
