@@ -260,11 +260,11 @@ class Config(Section):
     """The environment."""
     models: Models
     """The networks."""
-    memory: Memory = Field(default_factory=Memory)
+    memory: Memory = Field(default_factory=lambda: Memory.model_validate({}))
     """skrl's rollout buffer."""
-    agent: Agent = Field(default_factory=Agent)
+    agent: Agent = Field(default_factory=lambda: Agent.model_validate({}))
     """The algorithm and its numbers."""
-    trainer: Trainer = Field(default_factory=Trainer)
+    trainer: Trainer = Field(default_factory=lambda: Trainer.model_validate({}))
     """How long to train."""
     evaluation: Annotated[Evaluation, Mark.OUTPUT] = Field(default_factory=Evaluation)
     """Evaluations while training."""
