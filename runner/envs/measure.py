@@ -14,16 +14,13 @@ from runner.config.schema import EnvConfig
 from runner.envs.base import VectorEnv
 from runner.envs.task import task
 
-MEASURED_ENVS = 64
-"""Environments that are stepped at most: enough to share what a call costs."""
-
 
 def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
     """Seconds that a step of one environment takes on one core, measured for about so many `seconds`.
 
     The least of many steps counts, which other work on the machine hardly touches.
     """
-    count = min(env.num_envs, MEASURED_ENVS)
+    count = min(env.num_envs, env.measured)
     pool = env.seeded(range(count), 1)
     pool.reset()
     neutral = env.actions.low if env.actions.discrete else np.clip(0, env.actions.low, env.actions.high)

@@ -30,6 +30,8 @@ def refuse(made: Any) -> VectorEnv:
 class PythonTask(VectorEnv):
     """What a recipe makes: spaces are known, environments are made by `seeded`."""
 
+    measured = 4  # to make one may take seconds
+
     def __init__(self, recipe: Recipe, num_envs: int | None, adapter: Callable[[Any], VectorEnv] = refuse) -> None:
         """Make one, to know its spaces; the first that is asked for will be this one.
 

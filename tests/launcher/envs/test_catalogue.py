@@ -45,11 +45,11 @@ def test_families_have_every_task_once() -> None:
 
 
 def test_spaces_policies_and_needs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = EnvSpec("Gone-v0", entry_point="gone_package.envs:Gone", disable_env_checker=True)
+    spec = EnvSpec("Gone-v0", entry_point="gymnasium.envs.gone:Gone", disable_env_checker=True)
     monkeypatch.setitem(gymnasium.registry, "Gone-v0", spec)
     (gone,) = matching("gone-v0", families())
-    assert gone == Entry("gymnasium:Gone-v0", "gone_package")
-    assert "No module named 'gone_package'" in described(gone).needs
+    assert gone == Entry("gymnasium:Gone-v0", "gymnasium.gone")
+    assert "No module named 'gymnasium.envs.gone'" in described(gone).needs
     pong = described(Entry("Pong-v5", "atari"))
     assert (pong.observations, pong.actions, pong.needs) == ("Box 4x84x84 uint8", "Discrete 6", "")
     assert pong.policies == ("CategoricalMixin",)
