@@ -27,8 +27,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from launcher.cluster.connect import check_reachable, code, set_environment
-from launcher.cluster.parcel import END, LEDGER, PIECE
-from launcher.ledger.storage import lock
+from launcher.cluster.parcel import END, PIECE
+from launcher.ledger.storage import LEDGER, lock
 from launcher.plan.resume import Request
 from launcher.plan.revision import COMMIT, git_commit
 from runner.errors import UserError

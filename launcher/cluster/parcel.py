@@ -1,7 +1,4 @@
-"""`python -m launcher.cluster.parcel DIR`: a launch directory as lines of text, for whoever has only a job's output.
-
-The ledger is copied by SQLite's own backup, so it is whole while a launch is at work on it.
-"""
+"""`python -m launcher.cluster.parcel DIR`: a launch directory as lines of text, for whoever has only a job's output."""
 
 from __future__ import annotations
 
@@ -11,20 +8,18 @@ import gzip
 import hashlib
 import io
 import os
-import sqlite3
 import sys
 import tarfile
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
+from launcher.ledger.storage import LEDGER, copy_tables
 from runner.files import expanded
 
 PIECE, END = "~", "~~ "
 """What lines of the archive, and the last one with its SHA-256, begin with: no character of base64."""
 PIECE_BYTES = 9_000
 """Of the archive in a line: Ray hands on up to 20,000 characters at once."""
-LEDGER = "ledger.sqlite"
 NOT_CARRIED = {
     LEDGER,
     *(f"{LEDGER}-{part}" for part in ("wal", "shm", "journal")),
@@ -36,12 +31,7 @@ NOT_CARRIED = {
 
 
 def write(directory: Path) -> None:
-    """Print the directory.
-
-    Raises:
-        OSError: it cannot be read.
-        sqlite3.Error: its ledger cannot.
-    """
+    """Print the directory."""
     lines = _Lines()
     with (
         gzip.GzipFile(fileobj=lines, mode="wb", compresslevel=1, mtime=0) as packed,
@@ -50,10 +40,7 @@ def write(directory: Path) -> None:
         # The ledger as it is now, and only then the files that its rows speak of.
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / LEDGER
-            uri = f"{(directory / LEDGER).absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-                target.execute("PRAGMA journal_mode = DELETE")  # which a copy of a running one has not
+            copy_tables(directory / LEDGER, copy)
             _add(tar, copy, LEDGER)
         for path in sorted(directory.rglob("*")):
             if path.is_file() and path.name not in NOT_CARRIED:

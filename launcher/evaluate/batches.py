@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import reading
-from launcher.ledger.storage import disk_refuses, is_launch
+from launcher.ledger.storage import REFUSED, disk_refuses, is_launch
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
@@ -270,7 +269,7 @@ def _store(
         if evaluations.can_keep(directory):
             try:
                 evaluations.add(directory, [e for e, c in zip(found, batch, strict=True) if c.directory == directory])
-            except (sqlite3.OperationalError, OSError) as error:
+            except REFUSED as error:
                 if not disk_refuses(error):
                     raise
                 failures.append(f"{directory}: what was played is shown, but could not be kept: {error}")

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import math
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from launcher.export.hparams import HParams
 from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Progress, StoredRecord, TrialRow
+from launcher.ledger.storage import REFUSED
 from launcher.stats import interquartile_mean
 from runner.training.tracking import TensorBoard
 
@@ -75,7 +75,7 @@ class TensorBoardExport:
             self._due = began + (10 * spent if spent > SHORT_POLL else 0.0)
         except Exception as error:  # whatever it is, training goes on
             if not self._failing:
-                trace = None if isinstance(error, OSError | sqlite3.OperationalError) else error
+                trace = None if isinstance(error, REFUSED) else error
                 text = "%s/tensorboard is not up to date: %s"
                 logging.getLogger(__name__).error(text, self._directory, error, exc_info=trace)
             self._failing = True

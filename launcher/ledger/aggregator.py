@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.cluster.connect import START_SECONDS, not_started
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import BUSY, LOST, STORED, Batch, Order
-from launcher.ledger.storage import disk_refuses
+from launcher.ledger.storage import REFUSED, disk_refuses
 from runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class Aggregator:
             raise ValueError(f"{name}: not one of {sorted(self.CALLS)}")
         try:
             result = getattr(self._ledger, name)(*arguments)
-        except (sqlite3.OperationalError, OSError) as error:
+        except REFUSED as error:
             if not disk_refuses(error):
                 raise
             result = BUSY
@@ -138,7 +137,7 @@ class Aggregator:
         """Ask all workers, with their next reply, to save and leave."""
         self._stop = True
         # On a full disk the request lives as long as this process; the launcher can ask again.
-        with contextlib.suppress(sqlite3.OperationalError):
+        with contextlib.suppress(*REFUSED):
             self._ledger.request_stop(True)
 
 

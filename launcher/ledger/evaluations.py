@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.ledger.ledger import Ledger
-from launcher.ledger.storage import LEDGER, open_tables
+from launcher.ledger.ledger import reading
+from launcher.ledger.storage import LEDGER, open_tables, readable
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,12 @@ class Evaluation:
 
 
 def read(directory: Path) -> list[Evaluation]:
-    """All evaluations of a launch, by trial (in the order of all listings), timestep and settings.
-
-    Raises:
-        sqlite3.Error: its ledger is damaged.
-    """
-    with Ledger(directory, writer=False) as ledger:
+    """All evaluations of a launch, by trial (in the order of all listings), timestep and settings."""
+    with reading(directory) as ledger:
         places = {row.id: place for place, row in enumerate(ledger.trials())}
     columns = "sha256, settings, trial, timestep, returns, lengths, seeds, made_at"
-    with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=False)) as db:
+    path = directory.resolve() / LEDGER
+    with readable(path), contextlib.closing(open_tables(path, writer=False)) as db:
         rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()
     rows.sort(key=lambda row: (places.get(row[2], len(places)), row[2]))
     return [

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import sqlite3
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,18 @@ from launcher.ledger.rows import (
     Published,
     TrialRow,
 )
-from launcher.ledger.storage import LEDGER, disk_refuses, fold, is_whole, keep_log, lock, open_tables, plan_known
+from launcher.ledger.storage import (
+    LEDGER,
+    REFUSED,
+    disk_refuses,
+    fold,
+    is_whole,
+    keep_log,
+    lock,
+    open_tables,
+    plan_known,
+    readable,
+)
 from runner.errors import UserError
 from runner.files import write_whole
 
@@ -37,11 +47,8 @@ from runner.files import write_whole
 @contextlib.contextmanager
 def reading(directory: Path) -> Iterator[Ledger]:
     """The ledger of a launch directory, to read; a damaged one is a `UserError`."""
-    try:
-        with Ledger(directory, writer=False) as ledger:
-            yield ledger
-    except sqlite3.Error as error:
-        raise UserError(f"{directory / LEDGER}: cannot be read: {error}") from None
+    with readable(directory / LEDGER), Ledger(directory, writer=False) as ledger:
+        yield ledger
 
 
 class Ledger(Reader):
@@ -202,7 +209,7 @@ class Ledger(Reader):
                     trial: self._append(attempt, trial, batch) if trial in owned else LOST
                     for trial, batch in batches.items()
                 }
-        except (sqlite3.OperationalError, OSError) as error:
+        except REFUSED as error:
             return self._busy(error)
 
     def publish(
@@ -228,7 +235,7 @@ class Ledger(Reader):
                         self._publish(attempt, trial, new)
                         answers[trial] = STORED
                 return answers
-        except (sqlite3.OperationalError, OSError) as error:
+        except REFUSED as error:
             return self._busy(error)
 
     # Inside a transaction
@@ -323,7 +330,7 @@ class Ledger(Reader):
         self._db.execute("DELETE FROM records WHERE trial = ? AND position >= ?", (trial, kept))
         return last
 
-    def _busy(self, error: sqlite3.OperationalError | OSError) -> Literal["busy"]:
+    def _busy(self, error: Exception) -> Literal["busy"]:
         """BUSY if `error` says that storage fails, logged once; any other error is raised again."""
         if not disk_refuses(error):
             raise error

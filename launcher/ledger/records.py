@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.ledger.storage import open_tables
+from launcher.ledger.storage import open_tables, readable
 from runner.training.tracking import TIME
 
 Grid = NDArray[np.float64]
@@ -70,13 +70,9 @@ class Records:
 
 
 def read_records(path: Path, trial: str) -> Records:
-    """All records of `trial` in a ledger's file.
-
-    Raises:
-        sqlite3.Error: it is damaged.
-    """
+    """All records of `trial` in a ledger's file."""
     columns = "attempt, env_steps, seconds, wall_time, tag_set, numbers"
-    with contextlib.closing(open_tables(path.resolve(), writer=False)) as db:
+    with readable(path), contextlib.closing(open_tables(path.resolve(), writer=False)) as db:
         rows = db.execute(f"SELECT {columns} FROM records WHERE trial = ? ORDER BY position", (trial,)).fetchall()
         names = {number: json.loads(tags) for number, tags in db.execute("SELECT id, tags FROM tag_sets")}
     attempt, env_steps, seconds, wall_time, kinds, blobs = zip(*rows, strict=True) if rows else ((),) * 6

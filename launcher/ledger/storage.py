@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ from runner.errors import UserError
 LAYOUT = 3
 """Version of the tables, kept in the file: one of another version is not misread."""
 LEDGER = "ledger.sqlite"
+REFUSED = (OSError, sqlite3.OperationalError)
+"""Types of errors with which a disk refuses something, now or for ever."""
 _PLANNED = """
 CREATE TABLE configurations (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (name, text)
@@ -85,11 +88,20 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def disk_refuses(error: sqlite3.OperationalError | OSError) -> bool:
-    """Whether the storage is full, read-only or failing, rather than the program wrong."""
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Errors of a ledger that is damaged as a message about its file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def disk_refuses(error: Exception) -> bool:
+    """The storage is full, read-only or failing, rather than the program wrong; `error` is one of REFUSED."""
     if isinstance(error, OSError):
         return error.errno in _OS_STORAGE
-    return error.sqlite_errorcode & 0xFF in _SQLITE_STORAGE
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _SQLITE_STORAGE
 
 
 def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
@@ -135,6 +147,14 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def copy_tables(path: Path, copy: Path) -> None:
+    """A ledger's file as it is now, whole while a launch is at work on it: by SQLite's own backup."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")  # which a copy of a running one has not
 
 
 def is_launch(directory: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
 from launcher.ledger.rows import Progress
+from launcher.ledger.storage import LEDGER
 from launcher.report.figures import PLAIN, Style, styles
 from launcher.report.settings import read_settings
 from launcher.watch import status
@@ -234,7 +234,7 @@ def _configuration(
 ) -> Configuration:
     records = []
     for row in rows:
-        records.append(_read(standing.directory, row.trial.id))
+        records.append(read_records(standing.directory / LEDGER, row.trial.id))
         if each is not None:
             each(name, row, records[-1])
     tags = dict.fromkeys(tag for one in records for tag in one.values if not tag.startswith(TIME))
@@ -261,13 +261,6 @@ def _configuration(
     rng = np.random.default_rng(0)
     interval = stats.bootstrap_interval(scores, stats.interquartile_mean, rng) if len(scores) else None
     return Configuration(name, name, index, settings, text, seeds, curve, thin, others, iqm, interval)
-
-
-def _read(directory: Path, trial: str) -> Records:
-    try:
-        return read_records(directory / "ledger.sqlite", trial)
-    except sqlite3.Error as error:
-        raise UserError(f"{directory / 'ledger.sqlite'}: cannot be read: {error}") from None
 
 
 def _middle(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -302,5 +295,5 @@ def _evaluations(folder: Path) -> list[Evaluation]:
     """All evaluations; none where the table cannot be read, as in ledgers made before there were any."""
     try:
         return evaluations.read(folder)
-    except sqlite3.Error:
+    except UserError:
         return []

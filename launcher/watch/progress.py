@@ -6,7 +6,6 @@ import contextlib
 import functools
 import math
 import shlex
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.text import Text
 from launcher import stats
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Progress, StoredRecord
+from launcher.ledger.storage import REFUSED
 from launcher.plan.experiment import Placement, Trial
 from launcher.watch.layout import LOST_STATES, by_configuration, layout, scores, totals
 from launcher.watch.tables import count, duration, table
@@ -133,7 +133,7 @@ class View:
         if now < self._due:
             return
         full = f"DISK FULL for {duration(refusing)}: training waits for room in {self._directory}" if refusing else ""
-        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: readers need a little of it too
+        with contextlib.suppress(*REFUSED):  # a full disk: readers need a little of it too
             self._rows = self._ledger.progress(SCORE)
         if self._live is not None:
             self._live.update(_Screen(self._rows, full))

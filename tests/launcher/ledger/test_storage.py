@@ -204,7 +204,7 @@ def test_file_appears_with_its_tables(tmp_path: Path) -> None:
                 super().executescript(script)
                 os.kill(os.getpid(), 9)
 
-        module.sqlite3.connect = lambda *a, **k: Crashing(*a, **k)
+        sqlite3.connect = lambda *a, **k: Crashing(*a, **k)
         module.Ledger(Path(sys.argv[1]))
     """
     process = subprocess.run([sys.executable, "-c", textwrap.dedent(crash), str(tmp_path)], check=False)
