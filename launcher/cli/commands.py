@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from launcher.cli import environments, reading
-from launcher.cli.flags import Debug, Directory, Launches, Written, console, examples
+from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.experiment import Experiment, read_experiment
 from launcher.plan.resources import Resources
@@ -81,8 +81,9 @@ for _verb, _function in (
 def train(
     *cfgs: Annotated[Written, Parameter(help="Configuration files; each is a configuration.")],
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
-    env: Annotated[str | None, Parameter(help="Environment id of EnvPool.")] = None,
+    env: Annotated[str | None, Parameter(help="EnvPool's id, gymnasium:ID, or module:Name of your own.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
+    import_: Imports = None,
     backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -110,6 +111,7 @@ def train(
 ) -> int:
     """Train every configuration with every seed."""
     _refuse_words(cfgs)
+    allow(import_, env, set_)
     given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
         raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
@@ -164,6 +166,7 @@ def resume(
         Parameter(name="--set", help="trainer.timesteps=N: train on, to a greater length."),
     ] = None,
     retry_failed: Annotated[bool, Parameter(help="Try trials that failed again.")] = False,
+    import_: Imports = None,
     resources: Given = NOTHING_GIVEN,
     dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
     debug: Debug = False,
@@ -173,6 +176,7 @@ def resume(
     from launcher.plan.resume import Request
     from launcher.run import session
 
+    allow(import_)
     request = Request(_typed(), resources, seeds, tuple(set_ or ()), retry_failed, dry_run)
     if jobs.dashboard_of(resources.address) is None:
         return session.resume(console(), launches.chosen(directory, out), request)
@@ -204,6 +208,7 @@ def evaluate(
     episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
     stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
     env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
+    import_: Imports = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
     seed: Annotated[int, Parameter(help="Of the episodes, the same for all checkpoints; default 0.")] = 0,
     every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
@@ -217,6 +222,7 @@ def evaluate(
     from launcher.evaluate import session as examination
     from launcher.evaluate.batches import Terms, Which
 
+    allow(import_, env)
     if every + last + best > 1:
         raise UserError("command line: give one of --every, --last and --best")
     for flag, number, least in (("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0)):
@@ -234,11 +240,16 @@ def export(
     *,
     to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
     out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
+    import_: Imports = None,
     debug: Debug = False,
 ) -> int:
     """Write a policy that plain torch, or ONNX, runs."""
+    from launcher.plan import directory as folder
     from runner.export import export as write
 
+    allow(import_)
+    if (launch := folder.launch_of(checkpoint)) is not None:
+        folder.allow_recorded(launch)
     print(write(checkpoint, to, out))
     return 0
 

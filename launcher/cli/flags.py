@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from launcher.watch.launches import FOLDER
+from runner.config.overrides import parse_override
+from runner.envs.named import imports
 from runner.files import expanded
 
 if TYPE_CHECKING:
@@ -27,12 +29,17 @@ Directory = Annotated[
     Written | None, Parameter(name="DIR", help=f"Directory of the launch; default the latest in {FOLDER}.")
 ]
 Launches = Annotated[Written | None, Parameter(help=f"Folder whose latest launch it is; default {FOLDER}.")]
+Imports = Annotated[
+    list[str] | None,
+    Parameter(name="--import", help="Module that a configuration may import; may be given several times."),
+]
 Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 
 _EXAMPLES = {
     "train": (
         "launch configs/classic/cartpole.yaml --seeds 8",
         "launch configs/classic/pendulum.yaml --seeds 0-7",
+        "launch cfg.yaml --env my_package:PointEnv --num-envs 64 --seeds 8",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
     ),
     "resume": (
@@ -59,6 +66,13 @@ _EXAMPLES = {
     "stop": ("launch stop NAME --address http://HOST:8265",),
     "pull": ("launch pull NAME --address http://HOST:8265 --out runs",),
 }
+
+
+def allow(modules: Sequence[str] | None, env: str | None = None, settings: Sequence[str] | None = None) -> None:
+    """Let environments import what was typed: after --import, in --env module:Name, in --set env.id=module:Name."""
+    typed = [parse_override(text) for text in settings or ()]
+    names = [env, *(value for key, values in typed if key == ("env", "id") for value in values)]
+    imports.allow([*(modules or ()), *(module for name in names for module in imports.module_of(name))])
 
 
 def examples(verb: str) -> str:

@@ -6,6 +6,7 @@ It imports next to nothing before the handlers are in place, so that Ctrl-C is q
 from __future__ import annotations
 
 import faulthandler
+import shlex
 import signal
 import sys
 import threading
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        status, text = _explained(error)
+        status, text = _explained(error, tokens)
         _say(f"error: {text}")
         return status
     finally:
@@ -80,10 +81,11 @@ def _delivered(status: int) -> int:
     return status or 1
 
 
-def _explained(error: Exception) -> tuple[int, str]:
+def _explained(error: Exception, tokens: Sequence[str] = ()) -> tuple[int, str]:
     """Exit status and message."""
     from cyclopts import CycloptsError
 
+    from runner.envs.named.imports import ImportRefusedError
     from runner.errors import UserError
 
     # An error in another process comes wrapped, with that process's traceback as its text.
@@ -92,6 +94,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         error = cause
     if isinstance(error, CycloptsError):
         return 2, f"command line: {str(error).strip()} See launch --help."
+    if isinstance(error, ImportRefusedError):
+        return 2, f"{error}: {shlex.join(['launch', *tokens, '--import', error.module])}"
     if isinstance(error, UserError):
         return 2, str(error)
     text = f"{type(error).__name__}: {error}"

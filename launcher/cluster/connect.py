@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from launcher.cluster.temporary import ray_folder
 from launcher.run.import_path import job_config
+from runner.envs.named import imports
 from runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,9 +165,14 @@ def _deaf_children() -> Iterator[None]:
 
 
 def code() -> dict[str, Any]:
-    """Our packages, for machines that have another version of them, or none."""
-    packages = Path(__file__).parents[2]
-    return {"py_modules": [str(packages / name) for name in ("launcher", "runner")], "excludes": ["__pycache__"]}
+    """Our packages and those of a person's environments, for machines that have other versions of them, or none."""
+    packages = [Path(__file__).parents[2] / name for name in ("launcher", "runner")]
+    travelling = dict.fromkeys(map(str, [*packages, *imports.carried()]))
+    return {
+        "py_modules": list(travelling),
+        "excludes": ["__pycache__"],
+        "env_vars": {imports.VARIABLE: json.dumps(imports.allowed())},
+    }
 
 
 def check_reachable(address: str) -> None:

@@ -215,8 +215,8 @@ class Jobs:
     def _run(self, job: str, name: str, out: str, request: Request, taken: str, sent: Path | None = None) -> str:
         """Submit a launcher; `taken` is the error where there is a job of this name."""
         # What travels has no repository there.
-        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), COMMIT: git_commit() or ""}
-        environment = code() | {"env_vars": variables}
+        environment = code()
+        environment["env_vars"] |= {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), COMMIT: git_commit() or ""}
         words = ["on-head", f"{out}/{name}", request.as_json()]
         if sent is not None:
             environment["working_dir"] = str(sent)

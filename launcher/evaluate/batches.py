@@ -14,7 +14,7 @@ from typing import Any, Literal
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import reading
-from launcher.ledger.storage import REFUSED, disk_refuses, is_launch
+from launcher.ledger.storage import REFUSED, disk_refuses
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
@@ -22,6 +22,7 @@ from launcher.run.pool import Process, Processes, first_ended
 from launcher.run.process import EvaluationJob
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
+from runner.envs.named import imports
 from runner.errors import UserError
 from runner.training.evaluate import Episode
 from runner.training.pack import policy_key
@@ -91,7 +92,13 @@ def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
         what = "best agents" if which == "best" else "checkpoints"
         raise UserError(f"{', '.join(map(str, paths))}: no {what} have been published yet")
     found = list({(candidate.directory, candidate.trial, candidate.sha256): candidate for candidate in found}.values())
-    return found if terms.env is None else _moved(found, terms.env)
+    for launch in {candidate.directory for candidate in found if candidate.directory is not None}:
+        folder.allow_recorded(launch)
+    found = found if terms.env is None else _moved(found, terms.env)
+    for candidate in found:
+        for module in imports.module_of(candidate.config.env.id):
+            imports.check(module, f"{candidate.path}: env.id: {candidate.config.env.id}")
+    return found
 
 
 def _at(path: Path, which: Which) -> Iterator[Candidate]:
@@ -103,8 +110,7 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
             timestep = int(json.loads(metadata["counters"])["timestep"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged: {type(error).__name__}: {error}") from None
-        trials = next((up for up in path.absolute().parents if up.name == "trials"), None)
-        launch = trials.parent if trials is not None and is_launch(trials.parent) else None
+        launch = folder.launch_of(path)
         trial = path.absolute().relative_to(launch / "trials").parts[0] if launch is not None else str(path)
         name = trial.rsplit("_s", 1)[0] if launch is not None else trial
         yield Candidate(launch, trial, name, timestep, path, hashlib.sha256(data).hexdigest(), config)

@@ -27,6 +27,7 @@ from launcher.plan.experiment import Trial, slug
 from launcher.plan.revision import changes
 from runner.config import Config
 from runner.config.load import dump
+from runner.envs.named import imports
 from runner.errors import UserError
 from runner.files import expanded, write_all, write_whole
 
@@ -243,6 +244,21 @@ def trials_of(ledger: Ledger) -> list[Trial]:
             known[text] = config_of(text, row.seed)
         trials.append(Trial(row.id, row.config, known[text].model_copy(update={"seed": row.seed})))
     return trials
+
+
+def allow_recorded(directory: Path) -> None:
+    """Let this process import what the launch of a directory imports, if its user has allowed that here."""
+    with reading(directory) as ledger:
+        found: dict[str, Any] = {}
+        for revision in ledger.revisions():
+            found |= revision.get("imports", {})
+    imports.allow(imports.permitted(found) | imports.allowed())
+
+
+def launch_of(file: Path) -> Path | None:
+    """The launch directory in which a checkpoint is; None where it is in none."""
+    trials = next((up for up in file.absolute().parents if up.name == "trials"), None)
+    return trials.parent if trials is not None and is_launch(trials.parent) else None
 
 
 def arithmetic_threads(directory: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""What a launch or resume was: its command, code, versions of packages, machine, packs."""
+"""What a launch or resume was: its command, code, versions of packages, imports, machine, packs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from launcher.plan.experiment import Placement, Trial
 from runner.checkpoints.checkpoint import versions
 from runner.cores import usable_cores
+from runner.envs.named import imports
 
 COMMIT = "SUNFLOWER_COMMIT"
 """Variable that names the commit of code that has travelled, as to a cluster's head."""
@@ -27,6 +28,7 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
         "versions": {"python": platform.python_version(), **versions()},
         "git_commit": git_commit(),
         "hardware": hardware(),
+        "imports": imported(),
         "placement": asdict(placement),
         "packs": [[trial.id for trial in pack] for pack in packs],
     }
@@ -58,11 +60,25 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
+def imported() -> dict[str, dict[str, Any]]:
+    """Modules that were allowed to be imported for environments: where from, which version, who allowed it."""
+    found = imports.recorded()
+    for module, entry in found.items():
+        origin = imports.origin(module)
+        file = origin / "__init__.py" if origin is not None and origin.is_dir() else origin
+        entry["git_commit"] = None if file is None else _commit_of(file)
+    return found
+
+
 def git_commit() -> str | None:
     """Commit of this code, with `+` if files were changed; None where it is in no repository of its own."""
     if COMMIT in os.environ:
         return os.environ[COMMIT] or None
-    here = Path(__file__)
+    return _commit_of(Path(__file__))
+
+
+def _commit_of(here: Path) -> str | None:
+    """That of the repository that has this file."""
     # An environment may be inside another repository, and a hook of git's names yet another.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
@@ -86,6 +102,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     flat = [
         ({"code": _short_commit(revision)} if known else {})
         | {**revision.get("versions", {}), **revision.get("hardware", {})}
+        | {module: entry["git_commit"] or entry["version"] for module, entry in revision.get("imports", {}).items()}
         for revision in (before, after)
     ]
     return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]

@@ -10,6 +10,7 @@ from launcher.cluster.connect import START_SECONDS, is_own, not_started
 from launcher.plan.experiment import Placement
 from launcher.run.failures import is_lost
 from launcher.run.worker import Worker
+from runner.envs.named import imports
 
 
 class Process(NamedTuple):
@@ -54,7 +55,7 @@ class Processes:
         elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"} if self._lost else None
         cores = self._cores()
         actor = self._actor.options(label_selector=elsewhere, num_cpus=cores)
-        worker = actor.remote(backend, max(1, cores), self._placement.threads, on_gpu)
+        worker = actor.remote(backend, max(1, cores), self._placement.threads, on_gpu, imports.allowed())
         self._idle.append((backend, Process(worker, worker.where.remote(), worker.ready.remote())))
 
     def _cores(self) -> int:

@@ -46,6 +46,7 @@ def resume(console: Console, directory: Path, request: Request) -> int:
 
 def proceed(console: Console, directory: Path, request: Request) -> int:
     """Let the launch of a directory that one has for oneself go on: one that was just created, or an old one."""
+    folder.allow_recorded(directory)
     more = continuing.read(directory, request.seeds, request.settings, request.retry_failed)
     say(console, more.notes)
     if not more.todo:
@@ -307,7 +308,8 @@ def check_environments(trials: Sequence[Trial], measured: bool = False) -> Progr
             programs[key] = env, Network.of(config, env.layout, env.actions)
             env.close()
         except UserError as error:
-            raise UserError(f"{trial.name}: {error}") from None
+            error.args = (f"{trial.name}: {error}",)
+            raise
     if measured:
         measure(trials)
     return programs

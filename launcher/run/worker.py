@@ -21,6 +21,7 @@ from launcher.run.account import Account, failure
 from launcher.run.policy import leaves, obeyed
 from launcher.run.process import EvaluationJob, Job, Place, claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
+from runner.envs.named import imports
 from runner.errors import FailedEnvironmentError, UserError
 from runner.training.tracking import Record
 
@@ -45,7 +46,9 @@ class Worker:
     It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times.
     """
 
-    def __init__(self, backend: str, cores: int, threads: int, sharing: int) -> None:
+    def __init__(
+        self, backend: str, cores: int, threads: int, sharing: int, modules: Mapping[str, str] | None = None
+    ) -> None:
         """Nothing yet, so that Ray knows at once that the process has begun.
 
         Args:
@@ -53,8 +56,10 @@ class Worker:
             cores: to be pinned to, without a GPU.
             threads: of the arithmetic.
             sharing: processes on its GPU; 0: none was reserved, none must be used.
+            modules: that environments may import, see `runner.envs.named.imports`.
         """
         self._wanted = backend, cores, threads, sharing
+        imports.allow(modules or {})
         self._unready: Exception | None = None
 
     def where(self) -> Place:

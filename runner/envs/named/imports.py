@@ -16,6 +16,7 @@ import os
 import pkgutil
 import secrets
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,18 +31,9 @@ GYMNASIUM = "gymnasium"
 
 
 class ImportRefusedError(UserError):
-    """A configuration names a module that nobody has allowed.
+    """A configuration names a module that nobody has allowed: `module`, for `--import`."""
 
-    Attributes:
-        module: for `--import`.
-    """
-
-    def __init__(self, where: str, module: str) -> None:
-        super().__init__(
-            f"{where}: {module} is imported only where the command line says so, never because a file names it: add "
-            f"--import {module}"
-        )
-        self.module = module
+    module = ""
 
 
 def allowed() -> dict[str, str]:
@@ -72,8 +64,15 @@ def module_of(name: str | None) -> list[str]:
 
 def check(name: str, where: str) -> None:
     """Raise an `ImportRefusedError` if a module may not be imported."""
-    if name.partition(".")[0] not in {GYMNASIUM, *(module.partition(".")[0] for module in allowed())}:
-        raise ImportRefusedError(where, name.partition(".")[0])
+    root = name.partition(".")[0]
+    if root in {GYMNASIUM, *(module.partition(".")[0] for module in allowed())}:
+        return
+    error = ImportRefusedError(
+        f"{where}: {root} is imported only where the command line says so, never because a file names it; add "
+        f"--import {root}"
+    )
+    error.module = root
+    raise error
 
 
 def load(name: str, where: str) -> ModuleType:
@@ -150,11 +149,25 @@ def _shadows(module: str) -> str:
     return f" {own} has the name of an installed module and is hidden by it; rename it"
 
 
+def origin(module: str) -> Path | None:
+    """The package's folder, or the file of a single module; None where there is none."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
+    return next((Path(place) for place in places if place and Path(place).exists()), None)
+
+
+def carried() -> list[Path]:
+    """Where allowed modules are that are not installed like other libraries: what travels to a cluster."""
+    installed = [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")]
+    found = [place for place in map(origin, allowed()) if place is not None]
+    return [place for place in found if not any(place.is_relative_to(folder) for folder in installed)]
+
+
 # ---------------------------------------------------------------------- on record
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """What is allowed, for the record of a launch: `permitted` reads it again.
+    """What is allowed, for the record of a launch: `permitted` reads it.
 
     A record allows an import only to whom it was allowed: its seal needs a key that this program keeps in a user's own
     folder, and that no copied launch directory brings along.
@@ -200,13 +213,3 @@ def version(module: str) -> str | None:
 
     names = packages_distributions().get(module.partition(".")[0])
     return of(names[0]) if names else None
-
-
-def origin(module: str) -> Path | None:
-    """Folder of the package, or file of the single module, that an allowed module is in; None where it is built in."""
-    root = module.partition(".")[0]
-    spec = importlib.util.find_spec(root)
-    if spec is None or spec.origin in (None, "built-in", "frozen"):
-        places = list(spec.submodule_search_locations or ()) if spec is not None else []
-        return Path(places[0]) if places else None
-    return Path(str(spec.origin)).parent if spec.submodule_search_locations else Path(str(spec.origin))
