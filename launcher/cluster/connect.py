@@ -58,7 +58,7 @@ def set_environment(address: str | None) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is on this machine: `auto` is what runs here, or what RAY_ADDRESS names."""
+    """An address is on this machine: `auto` is what runs here, or what RAY_ADDRESS names."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
         if address in ("", "auto", "local"):
@@ -77,9 +77,6 @@ def connected(address: str | None, placement: Placement | None = None) -> Iterat
     """Be connected to Ray: to the cluster at `address`, or to one of our own that ends with the block.
 
     A connection that this process already has is used and kept.
-
-    Raises:
-        RuntimeError: our own did not start.
     """
     set_environment(address)
     import ray
@@ -135,7 +132,7 @@ def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
 
 
 def is_own() -> bool:
-    """Whether this process has started the Ray that it is connected to, which then has room for all that is wanted."""
+    """This process has started the Ray that it is connected to, which then has room for all that is wanted."""
     import ray
 
     node = ray._private.worker._global_node

@@ -71,11 +71,7 @@ class Jobs:
     """The launches of one cluster."""
 
     def __init__(self, address: str) -> None:
-        """Connect.
-
-        Args:
-            address: http://HOST:8265, or ray://HOST:10001.
-        """
+        """Connect to http://HOST:8265, or ray://HOST:10001."""
         url = dashboard_of(address)
         if url is None:
             raise UserError(f"command line: --address {address}: allowed here: http://HOST:8265 or ray://HOST:10001")
@@ -142,16 +138,9 @@ class Jobs:
         return "stopped" if ended.status == "STOPPED" else f"ended by itself meanwhile ({ended.status.lower()})"
 
     def pull(self, name: str, out: Path) -> Path:
-        """Bring a launch's directory here, as it is now, over what an earlier pull brought.
+        """Bring a launch's directory into the folder `out`, as it is now, over what an earlier pull brought.
 
         A job on the head prints it, since the jobs API has no other way to bring a file.
-
-        Args:
-            name: of the launch.
-            out: folder to put it into.
-
-        Returns:
-            The directory here.
         """
         job = self._jobs(name)[-1]
         directory = out / name
@@ -265,7 +254,7 @@ class Jobs:
         broke: Exception | None = None
 
         async def read() -> bool:
-            """Whether that was all."""
+            """Until the connection ends; True if that was all."""
             nonlocal seen, heard, broke
             skip = seen
             stream = self._client.tail_job_logs(job)

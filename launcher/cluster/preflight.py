@@ -1,4 +1,4 @@
-"""Before anything is trained on a cluster: whether every machine has what training needs."""
+"""A look at every machine of a cluster, before anything is trained there: it must have what training needs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,7 @@ class Machine:
 
 
 def inspect(backends: Collection[str] = ()) -> Machine:
-    """Look at the machine of this process.
-
-    Args:
-        backends: torch, jax: those that are to see GPUs.
-    """
+    """Look at the machine of this process; `backends`, torch or jax, are those that are to see GPUs."""
     return Machine(
         platform.node(),
         {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -81,12 +77,10 @@ _GPUS: dict[str, Callable[[], int]] = {"torch": _torch_gpus, "jax": _jax_gpus}
 
 
 def check(console: Console, backends: Collection[str], on_gpus: bool) -> None:
-    """Look at every machine of the connected cluster that trials can run on, all at once.
+    """Look at every machine of the connected cluster that trials can run on, all at once; refuse those that are wrong.
 
-    Args:
-        console: gets the table, where there are several machines or something is wrong.
-        backends: that trials are trained with.
-        on_gpus: on real GPUs; only machines that have some count then.
+    Prints a table where there are several machines or something is wrong. With real GPUs only machines that have some
+    count.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

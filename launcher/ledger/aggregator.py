@@ -30,12 +30,10 @@ RELEASE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class PushReply:
-    """What a worker hears on each beat.
+    """What a worker hears on each beat: what to do with each trial that it asked about.
 
-    Attributes:
-        high_water: trial → the index of the record to send next; of trials that are lost, and when busy, none.
-        busy: nothing was stored, the disk does not take it: keep the records and send them again.
-        orders: what to do with each trial that was asked about.
+    `high_water` is, by trial that is not lost, the index of the record to send next. When `busy` the disk has taken
+    nothing: keep the records and send them again.
     """
 
     high_water: dict[str, int]
@@ -47,9 +45,8 @@ class PushReply:
 class Pulse:
     """What the launcher hears when it asks how the attempts are.
 
-    Attributes:
-        silent: attempt that is not closed and has pushed before → seconds since it last did.
-        refusing: for how many seconds the disk has taken nothing; 0 when it takes everything.
+    `silent` is, by attempt that is not closed and has pushed before, the seconds since it last did; `refusing` the
+    seconds for which the disk has taken nothing, 0 when it takes everything.
     """
 
     silent: dict[int, float]
@@ -159,15 +156,8 @@ def writer(directory: Path) -> Ledger:
 def start_aggregator(directory: Path, interrupted: Callable[[], bool] = lambda: False) -> ray.actor.ActorHandle:
     """Start the aggregator of `directory` on this node of the Ray cluster that this process is connected to.
 
-    It ends with the handle or the driver. What an earlier launch was asked to stop goes on now.
-
-    Args:
-        directory: the launch directory.
-        interrupted: whether to wait no longer until it has started.
-
-    Raises:
-        TimeoutError: it has not started in a long time.
-        ray.exceptions.RayActorError: the actor did not start.
+    It ends with the handle or the driver. What an earlier launch was asked to stop goes on now. Once `interrupted`,
+    nobody waits until it has started.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

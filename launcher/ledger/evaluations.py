@@ -68,7 +68,7 @@ def read(directory: Path) -> list[Evaluation]:
 
 
 def can_keep(directory: Path) -> bool:
-    """Whether evaluations may be stored in a launch."""
+    """Evaluations may be stored in a launch."""
     return all(os.access(path, os.W_OK) for path in (directory, directory / LEDGER))
 
 
@@ -76,9 +76,6 @@ def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:
     """Store evaluations in one transaction; the same again changes nothing.
 
     A launch may be at work in the directory: this table is not its own, and SQLite lets one writer in at a time.
-
-    Raises:
-        sqlite3.OperationalError: the disk is full, or was busy for half a minute.
     """
     with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=True)) as db:
         db.execute("BEGIN IMMEDIATE")

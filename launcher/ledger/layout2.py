@@ -47,14 +47,7 @@ def configurations(directory: Path, trials: Iterable[str]) -> dict[str, str]:
 
 
 def upgrade(db: sqlite3.Connection, directory: Path, tables: str, layout: int) -> None:
-    """Bring a ledger to today's tables, all at once or not at all.
-
-    Args:
-        db: the ledger, opened to write.
-        directory: of the launch.
-        tables: SQL that makes those of configurations and launches.
-        layout: that the ledger has then.
-    """
+    """Bring a ledger to today's `layout`, whose new tables this SQL makes; all at once or not at all."""
     names, revisions = _plan(directory)
     trials = db.execute("SELECT trial, config FROM trials ORDER BY config, seed").fetchall()
     places = {name: place for place, name in enumerate(names)}

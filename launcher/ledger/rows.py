@@ -59,7 +59,7 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class Member:
-    """That an attempt trains or trained a trial, from `timestep` on: 0, or that of a checkpoint."""
+    """A trial in an attempt, which trains or trained it from `timestep` on: 0, or that of a checkpoint."""
 
     attempt: int
     trial: str

@@ -105,7 +105,7 @@ def disk_refuses(error: Exception) -> bool:
 
 
 def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether `directory` is on NFS, SMB, Lustre or the like; False where there is no table of `mounts`."""
+    """`directory` is on NFS, SMB, Lustre or the like; False where there is no table of `mounts`."""
     if not mounts.is_file():
         return False
     table = (line.split(" ") for line in mounts.read_text().splitlines())
@@ -116,11 +116,7 @@ def on_network_file_system(directory: Path, mounts: Path = Path("/proc/mounts"))
 
 
 def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
-    """Open the ledger's file: to write, made if it is not there; or only to read, also where nothing may be written.
-
-    Raises:
-        sqlite3.Error: it is damaged, or the disk is full.
-    """
+    """Open the ledger's file: to write, made if it is not there; or only to read, also where nothing may be written."""
     if writer and not path.is_file():
         # Readers may come at any time, so the file appears with all its tables.
         partial = path.with_name("ledger.partial")
@@ -158,12 +154,12 @@ def copy_tables(path: Path, copy: Path) -> None:
 
 
 def is_launch(directory: Path) -> bool:
-    """Whether a folder is the directory of a launch: one with a ledger."""
+    """A folder is the directory of a launch: one with a ledger."""
     return os.path.isfile(directory / LEDGER)  # False in a folder that others keep to themselves
 
 
 def plan_known(db: sqlite3.Connection, directory: Path, writer: bool) -> bool:
-    """Have tables of configurations and launches in an open ledger; whether the configurations' texts are there too."""
+    """Have tables of configurations and launches in an open ledger; True if the configurations' texts are there too."""
     (layout,) = db.execute("PRAGMA user_version").fetchone()
     if layout == LAYOUT:
         return True
@@ -213,11 +209,7 @@ def keep_log(db: sqlite3.Connection, directory: Path) -> None:
 
 
 def fold(db: sqlite3.Connection) -> None:
-    """Bring everything into the one file, which is then read without any other; not while others have it open.
-
-    Raises:
-        sqlite3.OperationalError: they do, or the disk is full.
-    """
+    """Bring everything into the one file, which is then read without any other; an error while others have it open."""
     last_try = time.monotonic() + FOLD_SECONDS
     db.execute("PRAGMA busy_timeout = 100")
     while True:
@@ -234,10 +226,7 @@ def fold(db: sqlite3.Connection) -> None:
 def lock(directory: Path, name: str = "lock", wait: float = 0.0) -> IO[bytes]:
     """Hold a lock of a launch directory until the result is closed or the process is gone, however it went.
 
-    Args:
-        directory: of the launch.
-        name: `lock` for a launch or resume as a whole, `ledger.lock` for the one process that writes the ledger.
-        wait: seconds until it is given up.
+    `name` is `lock` for a launch or resume as a whole, `ledger.lock` for the one process that writes the ledger.
     """
     file = (directory / name).open("ab")
     last_try = time.monotonic() + wait
@@ -253,7 +242,7 @@ def lock(directory: Path, name: str = "lock", wait: float = 0.0) -> IO[bytes]:
 
 
 def in_use(directory: Path) -> UserError:
-    """That another launch is at work in `directory`."""
+    """The error where another launch is at work."""
     return UserError(
         f"{directory} is in use by another launch. Wait until it ends (launch status {directory}), stop it with "
         "Ctrl-C, or start this one under another name."
@@ -261,7 +250,7 @@ def in_use(directory: Path) -> UserError:
 
 
 def at_work(directory: Path) -> bool | None:
-    """Whether a launch holds the lock of `directory`; None where that cannot be told."""
+    """A launch holds the lock of `directory`; None where that cannot be told."""
     try:
         with (directory / "lock").open("rb") as file:
             # Shared, and let go at once: two that ask do not see each other, and a launch that begins tries again.
@@ -276,11 +265,7 @@ def at_work(directory: Path) -> bool | None:
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Whether the file is there and its bytes have this digest.
-
-    Raises:
-        OSError: it is there, and cannot be read just now.
-    """
+    """The file is there and its bytes have this digest; an OSError where it cannot be read just now."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     except FileNotFoundError:

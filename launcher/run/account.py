@@ -17,17 +17,10 @@ from runner.training.tracking import Report
 
 
 class Account:
-    """Of one attempt: lines for its log at its beginning and end, and what they tell."""
+    """The lines of an attempt's log at its beginning and end, and what they tell."""
 
     def __init__(self, job: Job, runner: Any, device: str, threads: int) -> None:
-        """Nothing is told yet.
-
-        Args:
-            job: of the attempt.
-            runner: trains its members.
-            device: what the backend computes on.
-            threads: that step environments.
-        """
+        """Nothing is told yet; `device` is what the backend computes on, `threads` step environments."""
         self._job, self._runner, self._device, self._threads = job, runner, device, threads
         self._config = runner.configs[0]  # what all members share is printed
         self._network = Network.of(self._config, runner.env.layout, runner.env.actions)

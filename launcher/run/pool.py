@@ -25,12 +25,7 @@ class Processes:
     """Those without a pack. Each holds its cores or part of a GPU, so there are never more than may have work."""
 
     def __init__(self, placement: Placement, at_a_time: int) -> None:
-        """Decide what a process reserves.
-
-        Args:
-            placement: what workers run on.
-            at_a_time: workers at a time.
-        """
+        """Decide what a process reserves, of which so many are there at a time."""
         import ray
 
         self._placement = placement
@@ -99,8 +94,7 @@ class Processes:
 def first_ended(running: Mapping[Any, Process]) -> Any:
     """Wait for the first of futures, each of work that its process was given.
 
-    Raises:
-        TimeoutError: one has not begun in a long time, on a Ray of our own, where all have room.
+    It is an error if one has not begun in a long time, on a Ray of our own, where all have room.
     """
     import ray
 

@@ -89,10 +89,8 @@ def claim_cores(count: int) -> list[socket.socket]:
     """Pin this process to cores that no other worker on this machine has claimed, as many of `count` as there are.
 
     A claim is a socket's name, of which the system has one for all users, whatever their temporary folders are; it
-    ends with the process however that ends, and holds across launches.
-
-    Returns:
-        What holds the claims; nothing, and no pinning, where all cores are taken or the system cannot pin.
+    ends with the process however that ends, and holds across launches. There are none, and no pinning, where all cores
+    are taken or the system cannot pin.
     """
     if sys.platform != "linux":  # neither affinity nor names without files
         return []

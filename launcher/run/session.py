@@ -287,12 +287,7 @@ def refuse(trials: Iterable[Trial], wanted: Resources) -> None:
 def check_environments(trials: Sequence[Trial], measured: bool = False) -> Programs:
     """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
 
-    Args:
-        trials: one of each configuration.
-        measured: also measure what steps of the environments cost.
-
-    Returns:
-        Static key → environment and network.
+    The trials are one of each configuration; `measured`, what steps of their environments cost is measured, too.
     """
     from runner.envs.task import task
     from runner.networks.parameters import Network

@@ -95,11 +95,7 @@ class Worker:
         self._backend = framework
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
-        """Train a pack to its end, or until told to stop.
-
-        Returns:
-            "finished", "stopped" or "lost".
-        """
+        """Train a pack to its end, or until told to stop; returns "finished", "stopped" or "lost"."""
         with redirected(log_here(job.log, os.getpid())):
             try:
                 self._check_ready()
@@ -110,11 +106,7 @@ class Worker:
                 raise
 
     def evaluate(self, job: EvaluationJob) -> list[list[Episode]]:
-        """Let checkpoints, stacked as members of one pack, play the same episodes.
-
-        Returns:
-            The episodes of each checkpoint, in order.
-        """
+        """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
         self._check_ready()
         from runner.config import resolve
         from runner.envs.measure import step_seconds
