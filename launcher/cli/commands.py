@@ -210,7 +210,7 @@ def evaluate(
     env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
     import_: Imports = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
-    seed: Annotated[int, Parameter(help="Of the episodes, the same for all checkpoints; default 0.")] = 0,
+    seed: Annotated[int, Parameter(help="Seed of the episodes, the same for all checkpoints; default 0.")] = 0,
     every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
     last: Annotated[bool, Parameter(help="The last one; the default.")] = False,
     best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
@@ -254,7 +254,7 @@ def export(
     return 0
 
 
-Name = Annotated[str, Parameter(name="NAME", help="Of the launch.")]
+Name = Annotated[str, Parameter(name="NAME", help="Name of the launch.")]
 Address = Annotated[
     str,
     Parameter(

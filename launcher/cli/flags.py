@@ -1,4 +1,4 @@
-"""What several verbs of the `launch` command have in common: parameters, examples, and where they print."""
+"""Parameters and examples of several verbs of the `launch` command, and the console that they print on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _path(_type: Any, tokens: Sequence[Token]) -> Path:
-    """What was typed, for cyclopts."""
+    """A typed path, for cyclopts."""
     return expanded(tokens[0].value)
 
 
@@ -76,11 +76,11 @@ def allow(modules: Sequence[str] | None, env: str | None = None, settings: Seque
 
 
 def examples(verb: str) -> str:
-    """What `launch VERB --help` ends with."""
+    """The end of `launch VERB --help`."""
     return "\n\n  ".join(["Examples:", *_EXAMPLES[verb]]) + "\n"
 
 
 def console() -> Console:
-    """Where people read; a pipe has no width: lines are for programs then, and must not be cut at 80 columns."""
+    """The console; a pipe has no width: lines are for programs then, and must not be cut at 80 columns."""
     shown = Console()
     return shown if shown.is_terminal else Console(width=200)

@@ -1,1 +1,1 @@
-"""Where Ray is: joined, started, looked at, sent a launch."""
+"""Ray: started or joined, looked at, sent a launch."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES = 200_000_000
 """Checkpoints travel in calls; Ray's default of 30% of the machine's memory would be wasted."""
 START_SECONDS = 300.0
-"""How long a process may take to start and to import what it needs, from a slow network file system too."""
+"""The time that a process has to start and to import what it needs, from a slow network file system too."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray where it runs a program as a job."""
 LOGS = "session_latest/logs"

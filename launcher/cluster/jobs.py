@@ -34,17 +34,17 @@ from launcher.plan.revision import COMMIT, git_commit
 from runner.errors import UserError
 
 DASHBOARD_PORT = 8265
-"""Of the jobs API, unless an address names another."""
+"""The port of the jobs API, unless an address names another."""
 STOP_SECONDS = 90
-"""How long a launch may take to save after a stop, before Ray ends it; it gives its workers 60 of them."""
+"""The time that a launch has to save after a stop, before Ray ends it; it gives its workers 60 of them."""
 OVER = {"SUCCEEDED", "FAILED", "STOPPED"}
 POLL_SECONDS = 0.5
 QUIET_SECONDS = 60.0
 """A connection on which nothing came for so long is made again: one that was cut does not always end."""
 GIVE_UP_SECONDS = 300.0
-"""How long a cluster that was there may not answer."""
+"""The longest silence of a cluster that was there."""
 READY_SECONDS = 60
-"""How long a head that has just started may take until it accepts jobs."""
+"""The time that a head which has just started has until it accepts jobs."""
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -291,7 +291,7 @@ class Jobs:
         return info
 
     def _info(self, job: str) -> Any:
-        """How a job stands, as soon as the cluster answers."""
+        """The state of a job, as soon as the cluster answers."""
         began = time.monotonic()
         told = False
         while True:

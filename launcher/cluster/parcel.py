@@ -17,9 +17,9 @@ from launcher.ledger.storage import LEDGER, copy_tables
 from runner.files import expanded
 
 PIECE, END = "~", "~~ "
-"""What lines of the archive, and the last one with its SHA-256, begin with: no character of base64."""
+"""The beginnings of lines of the archive, and of the last one with its SHA-256: no character of base64."""
 PIECE_BYTES = 9_000
-"""Of the archive in a line: Ray hands on up to 20,000 characters at once."""
+"""Bytes of the archive in a line: Ray hands on up to 20,000 characters at once."""
 NOT_CARRIED = {
     LEDGER,
     *(f"{LEDGER}-{part}" for part in ("wal", "shm", "journal")),
@@ -27,7 +27,7 @@ NOT_CARRIED = {
     "ledger.lock",
     "lock",
 }
-"""What SQLite writes beside the ledger belongs to it, not to a copy."""
+"""Files of the ledger and its locks, which belong to it and not to a copy."""
 
 
 def write(directory: Path) -> None:

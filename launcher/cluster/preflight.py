@@ -21,14 +21,14 @@ from runner.errors import UserError
 PACKAGES = ("ray", "torch", "jax", "envpool")
 """Packages whose versions decide whether training starts, and what it trains."""
 ANSWER_SECONDS = 90.0
-"""How long a machine may take to start a process and look."""
+"""The time that a machine has to start a process and look."""
 LEAST_FREE = 1_000_000_000
 """Bytes that a machine must have free: logs, compiled programs, what Ray spills."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a process finds where it runs.
+    """The machine where a process runs, as it finds it.
 
     Attributes:
         host: name of the machine.
@@ -116,7 +116,7 @@ def check(console: Console, backends: Collection[str], on_gpus: bool) -> None:
 
 
 def faults(machine: Machine, here: Machine, resources: Mapping[str, float]) -> list[str]:
-    """What is wrong with a machine, compared with the one that launches; `resources` is what Ray offers there."""
+    """Faults of a machine, compared with the one that launches; `resources` is what Ray offers there."""
     wrong = []
     for name, version in machine.versions.items():
         if version is None:

@@ -17,7 +17,7 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def ray_folder(environment: Mapping[str, str] = os.environ, others: Sequence[str] = SHORT) -> Path:
-    """Where Ray would put its files, by RAY_TMPDIR or TMPDIR, or a folder of this user's that can take them."""
+    """The folder where Ray would put its files, by RAY_TMPDIR or TMPDIR, or one of this user's that can take them."""
     wrong = []
     for folder in _candidates(environment, others):
         reason = _unfit(folder)
@@ -37,7 +37,7 @@ def _candidates(environment: Mapping[str, str], others: Sequence[str]) -> Iterat
 
 
 def _unfit(folder: Path) -> str | None:
-    """Why Ray could not work in a folder, which is made; None if it can."""
+    """The reason why Ray could not work in a folder, which is made; None if it can."""
     length = len(os.fsencode(folder))
     if length > LONGEST:
         return f"{length} bytes long, at most {LONGEST} are possible"

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import ray.actor
 
 RELEASE_SECONDS = 3.0
-"""How long the lock of a launch that has just ended may linger: Ray kills actors without waiting for them."""
+"""The time that the lock of a launch which has just ended may linger: Ray kills actors without waiting for them."""
 
 
 @dataclass(frozen=True)
 class PushReply:
-    """What a worker hears on each beat: what to do with each trial that it asked about.
+    """The answer to a worker's beat: what to do with each trial that it asked about.
 
     `high_water` is, by trial that is not lost, the index of the record to send next. When `busy` the disk has taken
     nothing: keep the records and send them again.
@@ -43,7 +43,7 @@ class PushReply:
 
 @dataclass(frozen=True)
 class Pulse:
-    """What the launcher hears when it asks how the attempts are.
+    """The answer to the launcher's question how the attempts are.
 
     `silent` is, by attempt that is not closed and has pushed before, the seconds since it last did; `refusing` the
     seconds for which the disk has taken nothing, 0 when it takes everything.
@@ -73,7 +73,7 @@ class Aggregator:
         self._open = set(open_ones)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """What one of `CALLS` returns; or BUSY, with nothing done, where the disk takes nothing."""
+        """The answer of one of `CALLS`; or BUSY, with nothing done, where the disk takes nothing."""
         if name not in self.CALLS:
             raise ValueError(f"{name}: not one of {sorted(self.CALLS)}")
         try:
@@ -110,7 +110,7 @@ class Aggregator:
         return PushReply({t: count for t, count in answer.items() if count != LOST}, busy=False, orders=orders)
 
     def pulse(self) -> Pulse:
-        """How long each attempt has been silent, and the disk has taken nothing."""
+        """The silence of each attempt, and the time for which the disk has taken nothing."""
         now = self._now()
         refusing = 0.0 if self._refusing_since is None else now - self._refusing_since
         return Pulse({attempt: now - beat for attempt, beat in self._beats.items()}, refusing)

@@ -1,4 +1,4 @@
-"""What checkpoints scored: every episode of every evaluation, in the launch directory's ledger.
+"""Scores of checkpoints: every episode of every evaluation, in the launch directory's ledger.
 
 A checkpoint is known by the digest of its file: one that was evaluated with the same settings is not evaluated again.
 """

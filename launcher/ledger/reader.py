@@ -1,4 +1,4 @@
-"""What anyone may read in a ledger, while a launch is at work on it too."""
+"""The reading side of a ledger, for anyone, while a launch is at work on it too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 
 class Reader:
-    """The reading side of a ledger: rows for views, exporters, reports and the next attempt."""
+    """Rows for views, exporters, reports and the next attempt."""
 
     directory: Path
     _db: sqlite3.Connection
@@ -42,7 +42,7 @@ class Reader:
         return {trial: self._db.execute(query, (trial,)).fetchone()[0] for trial in trials}
 
     def revisions(self) -> list[dict[str, Any]]:
-        """What the launch and each resume was, in order."""
+        """Revisions: what the launch and each resume was, in order."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT text FROM revisions ORDER BY number")]
 
     def attempts(self) -> list[AttemptRow]:
@@ -61,7 +61,7 @@ class Reader:
         return [Member(*row) for row in self._db.execute(query)]
 
     def last_agents(self) -> dict[str, int]:
-        """Of each trial that has published an agent, the timestep of the last one."""
+        """The timestep of the last agent of each trial that has published one."""
         query = "SELECT trial, MAX(timestep) FROM checkpoints WHERE kind = 'agent' GROUP BY trial"
         return dict(self._db.execute(query).fetchall())
 
@@ -80,7 +80,7 @@ class Reader:
         return {stored.trial: stored for stored in self._stored(where, ())}
 
     def progress(self, tag: str = RETURN_MEAN, saved: bool = False) -> list[Progress]:
-        """How far each trial is, with the last value of `tag`, in the order of `trials()`; `saved` as above."""
+        """The progress of each trial, with the last value of `tag`, in the order of `trials()`; `saved` as above."""
         rows = []
         notes = {row.number: row.note for row in self.attempts()}
         last = self.last_records(saved)
@@ -105,7 +105,7 @@ class Reader:
         return self._stored("WHERE revision > ? ORDER BY revision LIMIT ?", (revision, limit))
 
     def stop_requested(self) -> bool:
-        """Whether workers are asked to save and leave."""
+        """Workers are asked to save and leave."""
         return bool(self._db.execute("SELECT requested FROM stop").fetchone()[0])
 
     def _stored(self, clause: str, arguments: tuple[object, ...]) -> list[StoredRecord]:

@@ -1,4 +1,4 @@
-"""What the ledger's callers give and get: rows of its tables, batches and checkpoints on their way, answers.
+"""Values that the ledger's callers give and get: rows of its tables, batches and checkpoints on their way, answers.
 
 All of it travels between processes, so it is plain and compares equal after pickling.
 """
@@ -14,7 +14,7 @@ from runner.training.tracking import Record
 State = Literal["pending", "running", "finished", "diverged", "failed", "interrupted"]
 Kind = Literal["agent", "best"]
 Order = Literal["go", "stop", "lost"]
-"""What a worker is to do with a trial: go on; save, publish and leave; drop it, since another attempt has it."""
+"""The order of a trial to its worker: go on; save, publish and leave; drop it, since another attempt has it."""
 
 LOST: Final = -1
 """The trial belongs to another attempt by now: stop working on it."""
@@ -100,7 +100,7 @@ class StoredRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial is: the number of its records, what the last one says (zero or None without); what it does."""
+    """The progress of a trial: the number of its records, what the last says (zero or None without); what it does."""
 
     trial: TrialRow
     records: int

@@ -1,1 +1,1 @@
-"""What will be trained, where, and in which directory; no Ray, no framework."""
+"""Plans: trials, packs, placement, launch directories; no Ray, no framework."""

@@ -1,4 +1,4 @@
-"""How many cores a CPU worker has where there are more of them than packs, and what it does with them.
+"""The cores of a CPU worker, where there are more of them than packs, and what it does with them.
 
 More threads that step environments change no number, so a measurement may decide on them. More threads of arithmetic
 may change last bits, so they follow from the configuration, the machine and the number of packs alone, are kept in the
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 Programs = dict[str, tuple["VectorEnv", Network]]
 """Static key of a configuration → its environment and its network."""
 EPOCH_SECONDS = 0.5e-6
-"""What a learning epoch takes for one env step besides the network's arithmetic: 0.2 µs in JAX, 1 µs in torch."""
+"""Time of a learning epoch for one env step besides the network's arithmetic: 0.2 µs in JAX, 1 µs in torch."""
 OPERATIONS = 1e11
 """Floating-point operations in a second of one core."""
 LOOK_SECONDS = 60.0
-"""How long a look at an environment may take."""
+"""The longest look at an environment."""
 MOST_THREADS = 16
 """Threads of arithmetic at most: matrices of a few megabytes do not keep more of them busy."""
 SHOWN = 3
@@ -42,7 +42,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Program:
-    """What a pack runs.
+    """The program that a pack runs.
 
     Attributes:
         env: id of its environment.
@@ -150,7 +150,7 @@ def _look(packs: Sequence[Sequence[Trial]], programs: Programs) -> dict[str, Pro
 
 
 def _why(found: Mapping[str, Program]) -> str:
-    """What was measured, of every environment."""
+    """The measurements, of every environment."""
     told = {
         f"a step of {program.env} {_told(program.step)} on one core, all else about "
         f"{1e6 * program.rest:,.1f} µs{', in arithmetic large enough to split' if program.splits else ''}"

@@ -32,7 +32,7 @@ from runner.errors import UserError
 from runner.files import expanded, write_all, write_whole
 
 LOOK_SECONDS = 0.3
-"""How long a `launch status` may look whether a launch is at work."""
+"""The longest look of a `launch status` whether a launch is at work."""
 
 
 @contextlib.contextmanager

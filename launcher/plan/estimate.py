@@ -1,4 +1,4 @@
-"""How long a launch will take, from what earlier launches on this machine ran at.
+"""The time that a launch will take, from what earlier launches on this machine ran at.
 
 Packs and the folder in which launches lie come in; a time goes out. Ledgers are only read.
 """
@@ -43,7 +43,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError)
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long training takes if nothing dies, Ray's own start left out.
+    """The time that training takes if nothing dies, Ray's own start left out.
 
     Attributes:
         seconds: from the first attempt's opening to the last one's end.
@@ -56,7 +56,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Rate:
-    """What a pack ran at: env steps/s of all its members together, after `start_up` seconds without training."""
+    """The speed of a pack: env steps/s of all its members together, after `start_up` seconds without training."""
 
     directory: Path
     program: str
@@ -68,7 +68,7 @@ class _Rate:
 def estimate(
     packs: Sequence[Sequence[Trial]], begin: Mapping[str, int], placement: Placement, folder: Path
 ) -> Estimate | None:
-    """How long training `packs` will take here.
+    """The time that training `packs` will take here.
 
     A pack is taken to run at the rate of the measured pack nearest in size, by ratio, of those with its Static
     signature but for length and intervals; on torch that overlooks that `compile: auto` compiles long runs only.
@@ -116,7 +116,7 @@ def _program(config: Config, placement: Placement) -> str:
 
 
 def _kind(placement: Placement, packs: int, machine: Mapping[str, Any]) -> tuple[object, ...]:
-    """What must be equal for workers to be equally fast: machine, device, cores, and how many share a device."""
+    """All that must be equal for workers to be equally fast: machine, device, cores, and how many share a device."""
     devices = placement.gpus if placement.on_gpus else machine["cores"]
     sharing = math.ceil(min(placement.workers, packs) / devices)
     parts = (machine["host"], machine["processor"], machine["cores"])
@@ -124,7 +124,7 @@ def _kind(placement: Placement, packs: int, machine: Mapping[str, Any]) -> tuple
 
 
 def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -> Iterator[_Rate]:
-    """What packs with one of `programs` ran at, the newest launch first."""
+    """The speeds of packs with one of `programs`, the newest launch first."""
     kind = _kind(placement, packs, hardware())
     attempts = ((directory, one) for directory in _launches(folder) for one in _attempts(directory, kind))
     for directory, (member, size, opened_at) in itertools.islice(attempts, CONFIGURATIONS):

@@ -52,7 +52,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a person asked for.
+    """The trials that a person asked for.
 
     Attributes:
         trials: all of them, in the order that was asked for.
@@ -204,7 +204,7 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where trials run.
+    """The place where trials run: workers and what they run on.
 
     Attributes:
         workers: processes at a time.

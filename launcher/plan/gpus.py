@@ -57,7 +57,7 @@ def usable(mask: str | None, there: Sequence[Device]) -> list[str]:
 
 
 def _names(mask: str | None) -> list[str]:
-    """What a mask names; `-1`, `NoDevFiles` and nothing at all hide every GPU."""
+    """The names in a mask; `-1`, `NoDevFiles` and nothing at all hide every GPU."""
     return [] if mask is None or mask.strip() in ("", "-1", "NoDevFiles") else mask.split(",")
 
 

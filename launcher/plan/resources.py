@@ -1,4 +1,4 @@
-"""What a person lets a launch use, what there is, and so where trials run."""
+"""Resources that a person lets a launch use, the offer of machines, and so the placement of trials."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Offer:
-    """What there is to run on: this machine, or the machines of a cluster; `where` says which in messages."""
+    """The machines to run on: this one, or those of a cluster; `where` says which in messages."""
 
     machines: tuple[Machine, ...]
     where: str = "on this machine"

@@ -23,7 +23,7 @@ LENGTH = ("trainer", "timesteps")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a launch directory that is there: to go on, with more of this, on these resources.
+    """A request to a launch directory that is there: to go on, with more of this, on these resources.
 
     Attributes:
         command: what a person typed.
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True)
 class More:
-    """What a resume does.
+    """The work of a resume.
 
     Attributes:
         todo: trials to train, each with the timestep that it goes on from.
@@ -162,7 +162,7 @@ def _extended(trial: Trial, row: TrialRow, begin: int, length: object) -> Trial 
 
 
 def _added(trials: Sequence[Trial], seeds: str | None) -> list[Trial]:
-    """Of each configuration, trials with those of the seeds that it does not have."""
+    """Trials of each configuration, with those of the seeds that it does not have."""
     if seeds is None:
         return []
     by_name: dict[str, dict[int, Config]] = {}

@@ -1,4 +1,4 @@
-"""What a launch or resume was: its command, code, versions of packages, imports, machine, packs."""
+"""The revision that a launch or resume is: its command, code, versions of packages, imports, machine, packs."""
 
 from __future__ import annotations
 

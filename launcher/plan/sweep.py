@@ -160,7 +160,7 @@ _NOTHING = object()
 
 
 def _inside(block: Any, path: Key) -> Any:
-    """What a block has at a path, or `_NOTHING`."""
+    """The value in a block at a path, or `_NOTHING`."""
     for part in path:
         if isinstance(block, Mapping) and str(part) in block:
             block = block[str(part)]
@@ -172,7 +172,7 @@ def _inside(block: Any, path: Key) -> Any:
 
 
 def labels(axes: Iterable[Axis]) -> dict[Key, str]:
-    """What names of trials call the keys that vary: the last words, as many as tell them apart."""
+    """The names that trials give to keys that vary: the last words, as many as tell them apart."""
     varied = (axis for axis in axes if len(axis) > 1 and not _of_seeds(axis))
     keys = dict.fromkeys(choice.key for axis in varied for choice in axis[0])
 
@@ -186,7 +186,7 @@ def labels(axes: Iterable[Axis]) -> dict[Key, str]:
 
 
 def same_run(before: Sequence[Choice], after: Sequence[Choice], config: Config, reads: str, era: Era) -> str:
-    """Why two steps of a sweep train the same run, in words; nothing where they only spell the same values.
+    """The reason why two steps of a sweep train the same run, in words; nothing where they only spell the same values.
 
     `config` is that of the second; `reads` the role whose network both read where `models.separate` is False.
     """
@@ -210,7 +210,7 @@ def idle_key(axes: Iterable[Axis], configs: Iterable[Config], reads: str, era: E
 
 
 def _idle(key: Key, config: Config, reads: str, era: Era) -> str:
-    """Why a key changes nothing in a configuration; empty where it does."""
+    """The reason why a key changes nothing in a configuration; empty where it does."""
     name = canonical_key(key, era)
     other = len(name) > 2 and name[0] == "models" and name[1] != reads and name[2] in _LAYERS
     if other and not config.models.separate:

@@ -1,4 +1,4 @@
-"""What the log of an attempt says of a normal life: what trains on what, from where, and how it ended."""
+"""The account of a normal life in an attempt's log: what trains on what, from where, and how it ended."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def describe(network: Network) -> str:
 
 
 def failure(attempt: int) -> str:
-    """How an attempt ended that raised an error, which is printed behind it."""
+    """The end of an attempt that raised an error, which is printed behind it."""
     return f"{_now()} attempt {attempt} ends: failed"
 
 

@@ -38,7 +38,7 @@ HUNG_SECONDS = 60.0
 GIVE_UP_SECONDS = 600.0
 """A disk that has taken nothing for so long ends the launch."""
 STOP_SECONDS = 60.0
-"""How long workers may take to save after a stop, before they are ended."""
+"""The time that workers have to save after a stop, before they are ended."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Result:
-    """How a launch ended: the number of the signal that stopped it, or 0; or why it could not go on."""
+    """The end of a launch: the number of the signal that stopped it, or 0; or why it could not go on."""
 
     stopped_by: int = 0
     error: str | None = None
@@ -287,7 +287,7 @@ class _Dispatch:
             self.asked = (future, now)
 
     def _silence(self, item: Running) -> str | None:
-        """What is wrong with a worker that does not answer; None if all is well with it."""
+        """The fault of a worker that does not answer; None if all is well with it."""
         if item.place is None:
             return self._find(item)
         now = time.monotonic()
@@ -413,7 +413,7 @@ class _Dispatch:
 
 
 def log_of(attempt: int) -> Path:
-    """Where an attempt's log is, relative to the launch directory."""
+    """The path of an attempt's log, relative to the launch directory."""
     return Path("logs") / f"attempt-{attempt}.log"
 
 

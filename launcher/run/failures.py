@@ -1,4 +1,4 @@
-"""Why an attempt ended early: read from Ray's error, the state of its machine, and the log of its process."""
+"""Reasons why attempts ended early, read from Ray's error, the state of its machine, and the log of its process."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _kill(pid: int) -> None:
 
 
 def _last_words(log: Path) -> str:
-    """What a process that died said last, as the end of a sentence; empty if nothing."""
+    """The last words of a process that died, as the end of a sentence; empty if nothing."""
     with contextlib.suppress(UserError):
         lines = [line.strip() for line in tail(log, LAST_WORDS) if line.strip()]
         telling = ([line for line in lines if any(word in line for word in words)] for words in TELLING)
@@ -116,7 +116,7 @@ def _last_words(log: Path) -> str:
 
 
 def is_lost(machine: str) -> bool:
-    """Whether Ray's node of this ID is gone; Ray takes up to 15 s to say so, its port says it at once."""
+    """Ray's node of this ID is gone; Ray takes up to 15 s to say so, its port says it at once."""
     import ray
 
     node = next((node for node in ray.nodes() if node["NodeID"] == machine), None)

@@ -1,4 +1,4 @@
-"""Where this program's processes look for modules: never in the folder where somebody happens to start it.
+"""The places where this program's processes look for modules: never in the folder where somebody happens to start it.
 
 A file there called random.py or runner.py would be taken for the module of that name.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = str(Path(__file__).absolute().parents[2])
-"""Where our packages are."""
+"""The folder of our packages."""
 
 
 def forget_folder() -> None:

@@ -56,7 +56,7 @@ def harmless(number: int, like: TextIO | None = None) -> TextIO:
 
 
 def lost() -> OSError | None:
-    """Why something that was printed to stdout is lost; None if nothing is, or it is excused."""
+    """The error by which something that was printed to stdout is lost; None if nothing is, or it is excused."""
     if _guarded is None or _excused:
         return None
     _guarded.flush()

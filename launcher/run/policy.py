@@ -1,4 +1,4 @@
-"""What is decided of packs and their trials while they train: who trains together, whose order holds, what is tried
+"""Decisions on packs and their trials while they train: who trains together, whose order holds, what is tried
 again. Only bookkeeping: no Ray, no ledger.
 
 A death cannot be blamed on one member of a pack. So a pack that dies again where it died before is halved, until
@@ -48,7 +48,7 @@ def together(pack: Sequence[Trial], begins: Mapping[str, int]) -> list[list[Tria
 
 @dataclass(frozen=True)
 class Failure:
-    """How an attempt ended early.
+    """The early end of an attempt.
 
     Attributes:
         kind: `crash`, the process died or hung; `error`, a Python exception; `refused`, a `UserError`, which the next
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with the trials of an attempt that ended early: packs to try again, after a wait; who is given up."""
+    """The further course of trials whose attempt ended early: packs to try again, after a wait; who is given up."""
 
     packs: tuple[list[Trial], ...] = ()
     wait: float = 0.0

@@ -1,4 +1,4 @@
-"""What a worker's process is given: work; and before it imports anything cores, variables, a log."""
+"""The things that a worker's process is given: work; and before it imports anything cores, variables, a log."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from launcher.run.output import harmless
 
 CLAIMS = "sunflower-core-"
-"""What the names of claimed cores begin with."""
+"""The beginning of the names of claimed cores."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to train.
+    """A pack for a worker to train.
 
     Attributes:
         attempt: its number in the ledger.
@@ -41,7 +41,7 @@ class Job:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What a worker is to evaluate.
+    """Checkpoints for a worker to evaluate.
 
     Attributes:
         config: of one of the checkpoints, as plain data; all have its policy.
@@ -64,7 +64,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process is: Ray's id of the node, the machine's name, the process's number there."""
+    """The place of a process: Ray's id of the node, the machine's name, the process's number there."""
 
     node: str
     host: str
@@ -111,7 +111,7 @@ def claim_cores(count: int) -> list[socket.socket]:
 
 
 def log_here(log: Path, pid: int) -> Path:
-    """Where the process `pid` of this machine prints what belongs into `log` of the launch directory.
+    """The file into which the process `pid` of this machine prints what belongs into `log` of the launch directory.
 
     That is the file itself on the launcher's machine and where the directory is shared; else one among the temporary
     files, which the launcher fetches.

@@ -61,7 +61,7 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
 
 @dataclass(frozen=True)
 class Session:
-    """What is to be trained in a launch directory, and on what.
+    """Trials to be trained in a launch directory, and what on.
 
     Attributes:
         console: where to tell.
@@ -183,7 +183,7 @@ class Session:
             )
 
     def _room(self, placement: Placement) -> Callable[[], int] | None:
-        """How many workers there may be now, where nobody has counted them and machines come and go."""
+        """The number of workers that there may be now, where nobody has counted them and machines come and go."""
         if self.wanted.address is None or self.wanted.workers is not None or self.wanted.gpus is not None:
             return None
         return lambda: workers_now(self.wanted, placement, look(self.wanted))

@@ -37,7 +37,7 @@ BEAT_SECONDS = 1.0
 BACKLOG = 20_000
 """Records that wait for the aggregator before training waits too."""
 CALL_BYTES, CALLS = 64_000_000, 3
-"""Of checkpoints in one call, which Ray's object store must hold; and calls that wait before training waits too."""
+"""Bytes of checkpoints in one call, which Ray's store must hold; and calls that wait before training waits too."""
 
 
 class Worker:
@@ -63,7 +63,7 @@ class Worker:
         self._unready: Exception | None = None
 
     def where(self) -> Place:
-        """Where this process is."""
+        """The place of this process."""
         import ray
 
         return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
