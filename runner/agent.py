@@ -26,7 +26,7 @@ class Agent:
         self._draws = 0
         self._carry: Any = None
         self.experiment_dir = experiment_dir
-        """Where `run("train")` writes, each member of a pack into a folder of its own; made only then."""
+        """Folder that `run("train")` makes and writes, each member of a pack into one of its own."""
 
     def act(self, observations: Any, deterministic: bool = False) -> Any:
         """Actions for a batch of observations.

@@ -201,7 +201,7 @@ class Runner:
 
     @property
     def _static(self) -> Config:
-        """What the members' configurations share."""
+        """Any member's configuration, for what all share."""
         return self._members.pack.static
 
     def _seeded(self, timestep: int) -> VectorEnv:

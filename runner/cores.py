@@ -13,7 +13,7 @@ WORTH_SPLITTING = 1e9
 """Floating-point operations of a minibatch from which several threads are faster than one."""
 
 PASS_SECONDS, WAIT_SECONDS, WAKE_SECONDS = 0.35e-6, 60e-6, 10e-6
-"""What several threads take to hand on an environment, to meet at every step of the pool, and to be woken one by one.
+"""Seconds of several threads to hand on an environment, to meet at a step of the pool, to be woken one by one.
 
 Measured with two threads on a virtual machine, where they cost the most.
 """
@@ -37,7 +37,7 @@ def stepping_threads(cores: int, envs: int, step: float, rest: float) -> int:
 
 
 def worth_splitting(config: Config, parameters: int, rows: int) -> bool:
-    """Whether the arithmetic of a minibatch is so large that several threads are faster than one.
+    """The arithmetic of a minibatch is so large that several threads are faster than one.
 
     A function of the configuration, with one member's parameters and the rows of all members' rollout: the number of
     threads may change the last bits of what is trained.

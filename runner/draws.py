@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 PURPOSES = {"update": 1, "act": 2, "parameters": 0x1217}
-"""What a member's generators are for. Its environments' seeds are of (seed, environment, timestep of the reset)."""
+"""Purposes of a member's generators. Its environments' seeds are of (seed, environment, timestep of the reset)."""
 
 
 class Draws(NamedTuple):
@@ -54,7 +54,7 @@ def generators(seeds: Sequence[int], purpose: Literal["update", "act"], draw: in
 
 
 def noise(members: Sequence[np.random.Generator], steps: int, envs: int, width: int, gaussian: bool) -> np.ndarray:
-    """What actions are drawn with, `[T, P, N, W]` float32: standard normal, or Gumbel(0, 1) for logits."""
+    """Noise that actions are drawn with, `[T, P, N, W]` float32: standard normal, or Gumbel(0, 1) for logits."""
     shape = (steps, envs, width)
     out = np.empty((steps, len(members), envs, width), np.float32)
     for member, rng in enumerate(members):
@@ -70,7 +70,7 @@ def noise(members: Sequence[np.random.Generator], steps: int, envs: int, width: 
 def shifts(
     members: Sequence[np.random.Generator], epochs: int, rows: int, actions: int, alpha: np.ndarray
 ) -> np.ndarray:
-    """What RPO adds to the means, uniform within ± `alpha` of each member, `[E, P, B, A]` float32.
+    """RPO's shifts of the means, uniform within ± `alpha` of each member, `[E, P, B, A]` float32.
 
     Source: Rahman and Xue 2022, "Robust Policy Optimization in Deep Reinforcement Learning".
     """

@@ -81,7 +81,7 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
 
 
 def _configuration(data: bytes, name: str) -> Config:
-    """That of a checkpoint, in float32: a policy that was trained in bfloat16 acts in it as well."""
+    """A checkpoint's configuration, in float32: a policy that was trained in bfloat16 acts in it as well."""
     metadata = files.read_metadata(data, name)
     try:
         config = resolve(json.loads(metadata["config"]))[0]

@@ -26,7 +26,7 @@ from runner.training.state import Counters, MemberState, Moments
 log = logging.getLogger(__name__)
 
 ACTIVATIONS = ("elu", "leaky_relu", "relu", "selu", "sigmoid", "softmax", "softplus", "softsign", "tanh")
-"""Those that skrl has; it leaves out any other without a word."""
+"""Activations that skrl has; it leaves out any other without a word."""
 THEIR_LOG_STD = "log_std_parameter"
 BYTE = 255.0
 """Our first layer divides uint8 images by this, skrl's does not."""
@@ -41,7 +41,7 @@ class _Layer:
     factor: float = 1.0
     """Our weights are skrl's times this."""
     channels: int = 0
-    """Of the image that it reads in flat form, else 0; flax has channels last."""
+    """Channels of the image that it reads in flat form, else 0; flax has them last."""
 
 
 Layers = dict[str, list[_Layer]]
@@ -49,7 +49,7 @@ Layers = dict[str, list[_Layer]]
 
 
 def recognizes(data: bytes) -> bool:
-    """These bytes are a torch or pickle file, and not a safetensors file whose length begins like one."""
+    """A torch or pickle file, not a safetensors file whose length begins like one."""
     return data[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and data[8:9] != b"{"
 
 
@@ -171,7 +171,7 @@ def _block(network: Network, block: Block, legacy: bool, flax: bool, place: str)
 
 
 def _image_factor(network: Network, block: Block, place: str) -> float:
-    """What turns skrl's weights of a container's first layer into ours."""
+    """Factor of skrl's weights of a container's first layer in ours."""
     read = expressions.names(block.input)
     images = [n.text in ("OBSERVATIONS", "STATES") and leaf(network.observations, n).image for n in read]
     if not block.scaled or not any(images):
@@ -272,7 +272,7 @@ def _preprocessors(network: Network, config: Config) -> dict[str, slice]:
 def _statistics(
     found: Mapping[str, Tensors], network: Network, config: Config, name: str
 ) -> tuple[Moments | None, Moments | None]:
-    """Of observations and of values."""
+    """Statistics of observations and of values."""
     wanted = _preprocessors(network, config)
     # skrl 2.x keeps a preprocessor of no columns where the environment has no states.
     found = {key: tensors for key, tensors in found.items() if np.size(tensors.get("running_mean", 0)) > 0}

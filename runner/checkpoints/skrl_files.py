@@ -163,7 +163,7 @@ def _flax_parameters(tree: Any) -> Tensors:
 
 
 def _counters(data: bytes) -> dict[str, Any] | None:
-    """What `torch_bytes` put beside the modules."""
+    """Counters that `torch_bytes` put beside the modules."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return json.loads(archive.read(COUNTERS)) if COUNTERS in archive.namelist() else None
 

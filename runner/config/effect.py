@@ -1,4 +1,4 @@
-"""Which keys of a configuration change nothing in a launch, and why; so that nobody sweeps them for nothing."""
+"""Keys of a configuration that change nothing in a launch, and why; so that nobody sweeps them for nothing."""
 
 from __future__ import annotations
 

@@ -74,14 +74,14 @@ def _said(detail: ErrorDetails, source: Source, table: Mapping[str, keys.Entry])
 
 
 def _of_validator(key: Key, said: str) -> tuple[Key, str]:
-    """What a validator says of a key; a model's begins with the place in its network or output."""
+    """The key and the sentence of a validator; a model's begins with the place in its network or output."""
     place, colon, what = said.partition(": ")
     inner = tuple(int(part) if part.isdecimal() else part for part in place.split("."))
     return ((*key, *inner), what) if key and colon and inner[0] in ("network", "output") else (key, said)
 
 
 def _sentence(detail: ErrorDetails, key: Key, source: Source, table: Mapping[str, keys.Entry]) -> str:
-    """What is wrong with a key."""
+    """The mistake at a key, in words."""
     kind, found = detail["type"], shown(detail["input"])
     if kind in _UNKNOWN_KEY:
         return f"unknown key.{_unknown(key, source, table)}"

@@ -19,7 +19,7 @@ SECTION = "block of keys"
 ANYTHING = "anything"
 REQUIRED = "required"
 ACCEPTED = "Accepted as in skrl, without effect"
-"""What the lines of keys begin with that do nothing here."""
+"""Beginning of the lines on keys that do nothing here."""
 SCHEDULE = "agent.learning_rate_scheduler_kwargs"
 _REFERENCE = "#/$defs/"
 _KINDS = {

@@ -26,12 +26,12 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration came from."""
+    """The file, or other place, that a configuration came from."""
 
     name: str
     lines: dict[Key, int] = field(default_factory=dict)
     overridden: frozenset[Key] = frozenset()
-    """What the command line set."""
+    """Keys that the command line set."""
     written: dict[Key, Key] = field(default_factory=dict)
     """Canonical key path → the file's older name for it."""
 
@@ -56,7 +56,7 @@ _STRING, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _DATE = "tag:yaml.org,2002:timestamp"
 _PLAIN = (_STRING, _INT, _FLOAT, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "seq", "map")), None)
-"""What a value may be; None is every other tag, which is refused."""
+"""Tags that a value may have; None is every other one, which is refused."""
 
 
 class _Loader(yaml.SafeLoader):

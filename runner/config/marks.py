@@ -1,4 +1,4 @@
-"""What a field of a configuration is to a trial, marked where the field is declared in the schema.
+"""Marks of a configuration's fields, where the schema declares them: what they are to a trial.
 
 Keys of a configuration (its identity, the packs it may join, the program it compiles to) are its canonical text without
 the fields of some marks, so that a new field says once what it is.
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 
 class Mark(Enum):
-    """What a field is besides a part of the trial's identity and of its Static signature."""
+    """Role of a field besides being a part of the trial's identity and of its Static signature."""
 
     HYPER = "a number of its own for every member of a pack"
     SEED = "the seed, which members of a pack differ in"

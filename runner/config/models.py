@@ -33,7 +33,7 @@ class Container(Section):
 
 
 class Model(Section):
-    """What policy and value have in common."""
+    """Network and output, which policy and value have in common."""
 
     expected_token: ClassVar[str]
     """The output token that this role needs."""
@@ -65,11 +65,11 @@ class PolicyModel(Model):
     output: str = "ACTIONS"
     """Expression of means or logits; ACTIONS is a linear layer with one output per action number."""
     clip_actions: Annotated[bool | Literal["bounded"], CountsAs("bounded", True)] = False
-    """Whether the environment gets actions clipped to its bounds; bounded: where it has some, as in skrl 1.x."""
+    """Clipping of the environment's actions to its bounds; bounded: only where it has some, as in skrl 1.x."""
     clip_mean_actions: bool = False
-    """Whether means are clipped to the environment's bounds before sampling."""
+    """Clipping of the means to the environment's bounds, before sampling."""
     clip_log_std: bool = True
-    """Whether the log standard deviation is kept within min_log_std and max_log_std."""
+    """Clipping of the log standard deviation to min_log_std and max_log_std."""
     min_log_std: Float = -20.0
     """Least log standard deviation, in natural logarithms of action units."""
     max_log_std: Float = 2.0
@@ -77,13 +77,13 @@ class PolicyModel(Model):
     initial_log_std: Float | Annotated[list[Float], Field(min_length=1)] = 0.0
     """Log standard deviation before training, for all action numbers or a list with one for each."""
     fixed_log_std: bool = False
-    """Whether the standard deviation stays as it began."""
+    """Constant standard deviation: it stays as it began."""
     reduction: Literal["sum", "mean", "prod", "none"] = "sum"
-    """How log-probabilities of several action numbers become one; none: each has a ratio of its own."""
+    """Reduction of the log-probabilities of several action numbers to one; none: each has a ratio of its own."""
     unnormalized_log_prob: bool = True
-    """Whether a categorical policy's outputs are logits; False: probabilities."""
+    """Meaning of a categorical policy's outputs: logits, or False: probabilities."""
     action_mask: Literal["auto"] | bool = "auto"
-    """Whether the policy takes only actions that the environment says are possible; auto: where it says so."""
+    """Restriction to actions that the environment says are possible; auto: where it says so."""
 
     @property
     def clips(self) -> bool:
@@ -122,13 +122,13 @@ class Models(Section):
     """Policy and value networks."""
 
     separate: bool = True
-    """Whether each has layers of its own; False: both read the containers of the one that is listed first."""
+    """Layers of its own for each; False: both read the containers of the one that is listed first."""
     initialization: Literal["torch", "orthogonal"] = "torch"
     """Initial weights: torch's default, or orthogonal with gains √2 (hidden), 0.01 (policy's head), 1 (value's)."""
     policy: PolicyModel
-    """What chooses actions."""
+    """The network that chooses actions, and their distribution."""
     value: ValueModel
-    """What estimates returns."""
+    """The network that estimates returns."""
 
     @model_validator(mode="wrap")
     @classmethod

@@ -42,7 +42,7 @@ class Schedule(Section):
         return initial * self._factor(epoch, done)
 
     def _factor(self, epoch: int, done: float) -> float:
-        """What the configured rate is multiplied by."""
+        """The rate over the configured one."""
         raise NotImplementedError
 
 
@@ -64,9 +64,9 @@ class KLAdaptiveLR(Schedule):
     max_lr: Annotated[Positive, Mark.HYPER] = 1e-2
     """Greatest learning rate."""
     kl_factor: Annotated[Float, Field(ge=1), Mark.HYPER] = 2.0
-    """How many times the threshold a KL may be too large or too small."""
+    """Factor by which a KL may be above or below the threshold."""
     lr_factor: Annotated[Float, Field(ge=1), Mark.HYPER] = 1.5
-    """What the rate is divided or multiplied by."""
+    """Factor that the rate is divided or multiplied by."""
 
     @model_validator(mode="after")
     def _ordered(self) -> KLAdaptiveLR:
@@ -76,7 +76,7 @@ class KLAdaptiveLR(Schedule):
 
 
 class Linear(Schedule):
-    """To zero over the whole training, in equal steps per update."""
+    """Linear to zero over the whole training, in equal steps per update."""
 
     of_whole_training = True
 
@@ -247,7 +247,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "exponential_decay": ExponentialDecay,
     "cosine_decay_schedule": CosineDecaySchedule,
 }
-"""What `agent.learning_rate_scheduler` may name → its arguments and formula."""
+"""Names for `agent.learning_rate_scheduler` → arguments and formula."""
 
 
 def without_effect(given: Mapping[Any, Any]) -> list[str]:

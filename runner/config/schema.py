@@ -80,7 +80,7 @@ class ScalerArguments(Section):
 
 
 class Experiment(Section):
-    """Where and how often a run is written; intervals are in timesteps."""
+    """Folder of a run, and how often it is written; intervals are in timesteps."""
 
     directory: Annotated[str, Mark.NAME] = ""
     """Folder for outputs; empty: runs."""
@@ -93,7 +93,7 @@ class Experiment(Section):
     store_separately: Literal[False] = False
     """A checkpoint is one file."""
     wandb: Annotated[bool, Mark.OUTPUT] = False
-    """Whether curves go to Weights & Biases as well."""
+    """Weights & Biases: curves go there as well."""
     wandb_kwargs: Annotated[dict[str, Any], BeforeValidator(null_to_empty), Mark.OUTPUT] = Field(default_factory=dict)
     """Arguments of wandb.init."""
 
@@ -108,7 +108,7 @@ _SCHEDULES = Field(json_schema_extra={"enum": [*SCHEDULES]})
 
 
 def is_a2c(agent: Mapping[Any, Any]) -> bool:
-    """Whether an agent section, as it was written, is of A2C."""
+    """The agent section, as it was written, is A2C's."""
     return str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c"
 
 
@@ -137,7 +137,7 @@ class Agent(Section):
     mini_batches: Annotated[Int, Field(ge=1)] = 2
     """Parts that a rollout is cut into in every epoch: a count, not a size."""
     discount_factor: Annotated[Float, Field(ge=0, le=1), Mark.HYPER] = 0.99
-    """What a reward is worth one timestep later."""
+    """Discount: the worth of a reward one timestep later."""
     gae_lambda: Annotated[Float, Field(ge=0, le=1), Mark.HYPER] = 0.95
     """λ of generalised advantage estimation: 0 trusts the values alone, 1 the returns alone."""
     learning_rate: Annotated[_Rate | Annotated[list[_Rate], Field(min_length=2, max_length=2)], Mark.HYPER] = 1e-3
@@ -145,7 +145,7 @@ class Agent(Section):
     adam_epsilon: Annotated[Float, Field(gt=0), Mark.HYPER, Mark.LATER] = 1e-8
     """Added to the root of Adam's second moment, which gradients are divided by; 1e-5 in Stable-Baselines3."""
     learning_rate_scheduler: Annotated[str, PlainValidator(_schedule_name), _SCHEDULES] | None = None
-    """How the learning rate changes: KLAdaptiveLR, linear, cosine, or one of torch's or optax's; null: not."""
+    """Schedule of the learning rate: KLAdaptiveLR, linear, cosine, or one of torch's or optax's; null: none."""
     learning_rate_scheduler_kwargs: Annotated[SerializeAsAny[Schedule], PlainValidator(_schedule_arguments)] = Field(
         default_factory=KLAdaptiveLR
     )
@@ -163,7 +163,7 @@ class Agent(Section):
     value_preprocessor_kwargs: _ScalerArguments = Field(default_factory=ScalerArguments)
     """Arguments of the value_preprocessor."""
     observation_statistics: Literal["first_epoch", "frozen"] = "first_epoch"
-    """When observations enter the statistics: in the first epoch as in skrl, or frozen until the update is over."""
+    """Time when observations enter the statistics: the first epoch, as in skrl; frozen: after the update."""
     random_timesteps: Annotated[Int, Field(ge=0)] = 0
     """Timesteps at the beginning that take random actions."""
     learning_starts: Annotated[Int, Field(ge=0)] = 0
@@ -185,15 +185,15 @@ class Agent(Section):
     rewards_shaper_scale: Annotated[Float, Mark.HYPER] = 1.0
     """Factor of rewards as they are learned from; reported returns are unscaled."""
     time_limit_bootstrap: bool = True
-    """Whether a truncated episode is worth V of its last observation; False: it counts as terminated."""
+    """Truncated episodes are worth V of their last observation; False: they count as terminated."""
     advantage_normalization: Literal["rollout", "minibatch", "none"] = "rollout"
-    """Over what advantages are normalised: rollout, minibatch or none."""
+    """Rows that advantages are normalised over: the rollout's, a minibatch's or none."""
     alpha: Annotated[Float, Field(ge=0), Mark.HYPER] = 0.5
     """Half the width of RPO's perturbation of the means, in action units."""
     mixed_precision: Annotated[bool, Mark.ACTING] = False
-    """Whether layers compute in bfloat16, on GPUs that have it."""
+    """Layers compute in bfloat16, on GPUs that have it."""
     experiment: Annotated[Experiment, BeforeValidator(null_to_empty)] = Field(default_factory=Experiment)
-    """Where and how often to write."""
+    """Outputs: their folder, and how often they are written."""
 
     @model_validator(mode="before")
     @classmethod
@@ -216,7 +216,7 @@ class Agent(Section):
 
 
 class Trainer(Section):
-    """How long to train; `timesteps` counts steps of every environment (skrl's meaning)."""
+    """Length of the training; `timesteps` counts steps of every environment (skrl's meaning)."""
 
     cls: Annotated[Literal["SequentialTrainer"], class_name("SequentialTrainer")] = Field(
         "SequentialTrainer", alias="class"
@@ -227,13 +227,13 @@ class Trainer(Section):
     headless: bool = True
     """Accepted as in skrl, without effect: nothing is rendered."""
     disable_progressbar: bool | None = None
-    """Whether `run("train")` shows no progress; a launch has a display of its own."""
+    """No progress of `run("train")` is shown; a launch has a display of its own."""
     close_environment_at_exit: bool = True
     """Accepted as in skrl, without effect."""
     environment_info: str = "episode"
     """Accepted as in skrl, without effect."""
     stochastic_evaluation: bool = False
-    """Whether evaluations sample actions; False: the most probable ones."""
+    """Actions of evaluations are samples; False: the most probable ones."""
     render_interval: Int = 1
     """Accepted as in skrl, without effect."""
 
@@ -255,7 +255,7 @@ class Config(Section):
     backend: Literal["auto", "torch", "jax"] = "auto"
     """Framework; auto: JAX on CPUs, torch on GPUs and for convolutions."""
     compile: Literal["auto"] | bool = "auto"
-    """Whether torch compiles the update; auto: where the run is long enough."""
+    """Compiling of the update by torch; auto: where the run is long enough."""
     env: Annotated[EnvConfig, BeforeValidator(null_to_empty)] = Field(default_factory=EnvConfig)
     """The environment."""
     models: Models
@@ -265,7 +265,7 @@ class Config(Section):
     agent: Agent = Field(default_factory=lambda: Agent.model_validate({}))
     """The algorithm and its numbers."""
     trainer: Trainer = Field(default_factory=lambda: Trainer.model_validate({}))
-    """How long to train."""
+    """Length of the training."""
     evaluation: Annotated[Evaluation, Mark.OUTPUT] = Field(default_factory=Evaluation)
     """Evaluations while training."""
 

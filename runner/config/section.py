@@ -1,4 +1,4 @@
-"""What the sections of a configuration have in common."""
+"""The base of a configuration's sections, and what reads their values."""
 
 from __future__ import annotations
 

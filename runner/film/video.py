@@ -29,7 +29,7 @@ from runner.film.reel import Format, Reel, best_format
 from runner.training.evaluate import EVALUATION_RESET, Episode
 
 MOST_EPISODES = 12
-"""Of one policy: their tiles are beside each other."""
+"""Episodes of one policy: their tiles are beside each other."""
 RENDERING_SECONDS = 180.0
 """A film whose pictures would take longer shows fewer of its steps."""
 
@@ -39,7 +39,7 @@ class Job:
     """A film to make, as plain data: policies of one environment and one form of networks, and how they play."""
 
     config: dict[str, Any]
-    """Of any of the policies."""
+    """Configuration of any of the policies."""
     files: tuple[str, ...]
     """Their checkpoints."""
     labels: tuple[str, ...]
@@ -49,7 +49,7 @@ class Job:
     seed: int
     deterministic: bool
     path: str
-    """Of the film, without its ending."""
+    """File of the film, without its ending."""
     backend: str
     threads: int = 1
     preload: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ ACTIVATIONS = (
 ALIASES = {"": "identity", "none": "identity", "linear": "identity", "swish": "silu"}
 FUNCTIONS = ("concatenate", "permute", "one_hot_encoding")
 LIBRARIES = ("torch", "jnp", "jax.numpy", "nn", "jax.nn", "nn.functional", "torch.nn.functional")
-"""What may stand in front of a function, as in `torch.flatten(x, 1)`."""
+"""Modules that may stand in front of a function, as in `torch.flatten(x, 1)`."""
 CONCATENATIONS = ("cat", "concat", "concatenate")
 TOKENS = ("OBSERVATIONS", "STATES", "ACTIONS", "ONE")
 PARTED = ("OBSERVATIONS", "STATES")
@@ -305,7 +305,7 @@ def names(expression: Expression) -> list[Name]:
 
 
 class Operations(Protocol):
-    """What an array library does for `evaluate`."""
+    """Operations of an array library, for `evaluate`."""
 
     leading: int
     """Axes in front of the batch."""

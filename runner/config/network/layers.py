@@ -28,7 +28,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Over `[batch, channels, height, width]`; padding in front of and behind each axis, or "same"."""
+    """A convolution over `[batch, channels, height, width]`; padding on both sides of each axis, or "same"."""
 
     channels: int
     kernel: tuple[int, int]

@@ -1,4 +1,4 @@
-"""Which of skrl's algorithms a configuration is of: PPO, RPO and A2C are ours, the others are refused by name."""
+"""skrl's algorithms, told by a configuration: PPO, RPO and A2C are ours, the others are refused by name."""
 
 from __future__ import annotations
 

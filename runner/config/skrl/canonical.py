@@ -33,7 +33,7 @@ UNSET: Mapping[Key, Mapping[str, Any]] = {
     ("agent", "experiment"): {"directory": "", "experiment_name": "", "store_separately": False, "wandb": False},
     ("trainer",): {"close_environment_at_exit": False, "headless": False},
 }  # fmt: skip
-"""What null means where skrl only asks whether a key is set."""
+"""Meaning of null where skrl only asks whether a key is set."""
 _STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
 
 
@@ -41,7 +41,7 @@ TRANSLATED, DEFAULTS, DIFFERS, IGNORED = "translated", "1.x defaults used", "not
 
 
 class _Notes:
-    """What the user is told, in one line, about how a file was read; `overridden` is what the command line sets."""
+    """One line for the user about how a file was read; `overridden` is what the command line sets."""
 
     def __init__(self, overridden: Iterable[Key]) -> None:
         self.overridden = frozenset(map(dotted, overridden))

@@ -1,4 +1,4 @@
-"""Which skrl a configuration was written for, told by its marks, and what that skrl did where a key is missing.
+"""The skrl that a configuration was written for, told by its marks, and its defaults for missing keys.
 
 Read from the published wheels of skrl 1.0 to 2.1.1 and from the scripts of Orbit and Isaac Lab that used skrl without a
 Runner.
@@ -48,7 +48,7 @@ class Era(Enum):
 
     @property
     def layers(self) -> dict[str, Any]:
-        """What a model of `hiddens` had where a key is missing."""
+        """Defaults of a model of `hiddens`."""
         if self is Era.ORBIT:
             return {"hiddens": [256, 256], "hidden_activation": "relu", "output_activation": "tanh"}
         return {"hiddens": [], "hidden_activation": None, "output_activation": ""}

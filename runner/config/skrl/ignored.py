@@ -1,4 +1,4 @@
-"""What is written in a file of skrl 1.x, and what that skrl does not read.
+"""Keys in a file of skrl 1.x that that skrl does not read.
 
 skrl 1.x updates its defaults with whatever a file has, so that it takes unknown keys without a word; skrl 2.x refuses
 them. Here they are told, and left out.
