@@ -6,7 +6,6 @@ import importlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,21 +19,62 @@ DARK, OVER, TEXT, PALE = (22, 24, 29), (52, 58, 72), (238, 238, 238), (170, 176,
 COLOURS = {"best": (126, 217, 140), "median": (240, 205, 110), "worst": (244, 146, 128)}
 
 
-@dataclass(frozen=True)
-class Format:
-    """A kind of film; its width and height in pixels, and its frames, are the most that it may have."""
+class MP4:
+    """H.264, or MPEG-4 where PyAV has no other, one picture at a time.
 
-    ending: str
-    fps: int
-    every: int
-    """Steps per picture at least, so that it plays as fast as environments do: 30 steps per second."""
-    frames: int
-    width: int
-    height: int
+    Width and height in pixels and the number of frames are the most that a film may have, `every` the least steps per
+    picture: it plays as fast as environments do, 30 steps per second.
+    """
+
+    ending, fps, every, frames, width, height = ".mp4", 30, 1, 1800, 1920, 1080
+
+    def __init__(self, path: Path, size: tuple[int, int], threads: int) -> None:
+        self._av = importlib.import_module("av")
+        self._container = self._av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        name = str(_codec())
+        options = {"crf": "23", "preset": "veryfast"} if name == "libx264" else {}
+        self._stream = self._container.add_stream(name, rate=self.fps, options=options)
+        self._stream.width, self._stream.height = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.thread_count = threads
+        if name != "libx264":
+            self._stream.bit_rate = 6_000_000
+
+    def write(self, image: Image.Image, times: int) -> None:
+        """Add a picture, so many times."""
+        for _ in range(times):
+            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(image)))
+
+    def close(self) -> None:
+        """Write the rest."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
 
 
-MP4 = Format(".mp4", fps=30, every=1, frames=1800, width=1920, height=1080)
-GIF = Format(".gif", fps=15, every=2, frames=240, width=960, height=720)
+class GIF:
+    """Pictures of 128 colours, kept until the end; its numbers are as those of `MP4`."""
+
+    ending, fps, every, frames, width, height = ".gif", 15, 2, 240, 960, 720
+
+    def __init__(self, path: Path, size: tuple[int, int], threads: int) -> None:
+        self._path = path
+        self._images: list[Image.Image] = []
+        self._durations: list[int] = []
+
+    def write(self, image: Image.Image, times: int) -> None:
+        """Add a picture, so many times."""
+        if len(self._images) < self.frames:
+            self._images.append(image.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+            self._durations.append(1000 // self.fps * times)
+
+    def close(self) -> None:
+        """Write the film."""
+        if self._images:
+            first, *others = self._images
+            first.save(self._path, "GIF", save_all=True, append_images=others, duration=self._durations, loop=0)
+
+
+Format = type[MP4] | type[GIF]
 
 
 def best_format() -> Format:
@@ -72,8 +112,7 @@ class Reel:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        encoder = _Mp4 if self.form is MP4 else _Gif
-        self._encoder: _Mp4 | _Gif = encoder(self._partial, self._canvas.size, self.form.fps, self._threads)
+        self._encoder = self.form(self._partial, self._canvas.size, self._threads)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -116,46 +155,3 @@ def _font(text: str, width: int) -> Any:
     """Pillow's font, as large as fits."""
     fonts = (ImageFont.load_default(size) for size in (14, 13, 12, 11, 10, 9))
     return next((font for font in fonts if font.getlength(text) <= width), ImageFont.load_default(8))
-
-
-class _Mp4:
-    """H.264, or MPEG-4 where PyAV has no other, one picture at a time."""
-
-    def __init__(self, path: Path, size: tuple[int, int], fps: int, threads: int) -> None:
-        self._av = importlib.import_module("av")
-        self._container = self._av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
-        name = str(_codec())
-        options = {"crf": "23", "preset": "veryfast"} if name == "libx264" else {}
-        self._stream = self._container.add_stream(name, rate=fps, options=options)
-        self._stream.width, self._stream.height = size
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.thread_count = threads
-        if name != "libx264":
-            self._stream.bit_rate = 6_000_000
-
-    def write(self, image: Image.Image, times: int) -> None:
-        for _ in range(times):
-            self._container.mux(self._stream.encode(self._av.VideoFrame.from_image(image)))
-
-    def close(self) -> None:
-        self._container.mux(self._stream.encode())
-        self._container.close()
-
-
-class _Gif:
-    """Pictures of 128 colours, kept until the end: `GIF.frames` bounds them."""
-
-    def __init__(self, path: Path, size: tuple[int, int], fps: int, threads: int) -> None:
-        self._path, self._milliseconds = path, 1000 // fps
-        self._images: list[Image.Image] = []
-        self._durations: list[int] = []
-
-    def write(self, image: Image.Image, times: int) -> None:
-        if len(self._images) < GIF.frames:
-            self._images.append(image.quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
-            self._durations.append(self._milliseconds * times)
-
-    def close(self) -> None:
-        if self._images:
-            first, *others = self._images
-            first.save(self._path, "GIF", save_all=True, append_images=others, duration=self._durations, loop=0)
