@@ -27,7 +27,7 @@ FAST = {
     "RAY_health_check_failure_threshold": "2",
 }
 """As in cluster/README.md."""
-LONG, RECORDS = 12_800, 400
+LONG, RECORDS = 51_200, 1_600
 IMPATIENT = """
 import sys
 from launcher.run import dispatch

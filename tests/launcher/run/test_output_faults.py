@@ -21,7 +21,7 @@ from tests.launcher.commands import LAUNCH, assert_saved, command, launch, wait_
 from tests.launcher.faulty import assert_whole, counts, wait_until, write_config
 
 pytestmark = pytest.mark.cluster
-TIMESTEPS, RECORDS = 12_800, 400
+TIMESTEPS, RECORDS = 38_400, 1_200
 
 
 def words(tmp_path: Path, timesteps: int = TIMESTEPS) -> list[str]:
