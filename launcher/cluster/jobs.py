@@ -7,18 +7,13 @@ nothing. A launch is known by its name; the job that began it has that as its su
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import contextlib
-import hashlib
-import json
 import logging
-import os
 import secrets
 import shlex
 import signal
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from launcher.cluster.archive import Unpacker, bring, refuse_to_lose
 from launcher.cluster.connect import check_reachable, code, set_environment
-from launcher.cluster.parcel import END, PIECE
-from launcher.ledger.storage import LEDGER, lock
 from launcher.plan.resume import Request
 from launcher.plan.revision import COMMIT, git_commit
 from runner.errors import UserError
@@ -143,63 +137,31 @@ class Jobs:
         A job on the head prints it, since the jobs API has no other way to bring a file.
         """
         job = self._jobs(name)[-1]
-        directory = out / name
-        _refuse_to_lose(directory)
+        directory, source = out / name, f"{job.metadata['out']}/{name}"
+        refuse_to_lose(directory)
         out.mkdir(parents=True, exist_ok=True)
-        carrier = f"{name}@pull-{secrets.token_hex(4)}"
-        source = f"{job.metadata['out']}/{name}"
         with tempfile.TemporaryDirectory(dir=out, prefix=f".{name}.") as folder:
-            archive, new = Path(folder) / "archive", Path(folder) / "new"
-            with self._asking():
-                self._submit(carrier, f"python -P -m launcher.cluster.parcel {shlex.quote(source)}", code(), {})
-            try:
-                with archive.open("wb") as file:
-                    self._unpack(carrier, file.write)
-            finally:
-                # What it would print for nobody fills the head's disk.
-                with contextlib.suppress(UserError), self._asking():
-                    self._client.stop_job(carrier)
-                    self._over(carrier)
-                    self._client.delete_job(carrier)
-            with tarfile.open(archive) as tar:
-                tar.extractall(new, filter="data")
-            note = {"address": self.url, "directory": source, "time": time.time(), "ledger": _digest(new)}
-            (new / "pulled.json").write_text(json.dumps(note) + "\n")
-            _refuse_to_lose(directory)
-            old = Path(folder) / "old"
-            try:
-                if directory.exists():
-                    directory.rename(old)
-                new.rename(directory)
-            except BaseException:
-                if old.exists() and not directory.exists():
-                    old.rename(directory)
-                raise
+            archive = Path(folder) / "archive"
+            with archive.open("wb") as file:
+                self._print(f"{name}@pull-{secrets.token_hex(4)}", source, Unpacker(file.write))
+            bring(archive, directory, {"address": self.url, "directory": source, "time": time.time()})
         return directory
 
-    def _unpack(self, job: str, write: Callable[[bytes], Any]) -> None:
-        digest, told, others, rest = hashlib.sha256(), "", [], ""
-
-        def take(text: str) -> None:
-            nonlocal rest, told
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                if line.startswith(END):
-                    told = line[len(END) :]
-                elif line.startswith(PIECE):
-                    data = base64.b64decode(line[len(PIECE) :], validate=True)
-                    digest.update(data)
-                    write(data)
-                else:
-                    others.append(line)
-
-        with contextlib.suppress(binascii.Error):  # the digest tells
-            self._watch(job, take)
-        self._over(job)
-        if told != digest.hexdigest():
-            said = next((line for line in reversed(others) if line.strip()), "")
-            why = f": {said}" if said else ""
-            raise UserError(f"{self.url}: the launch's directory did not arrive whole{why}")
+    def _print(self, job: str, directory: str, unpacker: Unpacker) -> None:
+        """Let a job print a directory for somebody who unpacks it."""
+        with self._asking():
+            self._submit(job, f"python -P -m launcher.cluster.archive {shlex.quote(directory)}", code(), {})
+        try:
+            with contextlib.suppress(binascii.Error):  # `check` tells
+                self._watch(job, unpacker.take)
+            self._over(job)
+            unpacker.check(self.url)
+        finally:
+            # What it would print for nobody fills the head's disk.
+            with contextlib.suppress(UserError), self._asking():
+                self._client.stop_job(job)
+                self._over(job)
+                self._client.delete_job(job)
 
     def _run(self, job: str, name: str, out: str, request: Request, taken: str, sent: Path | None = None) -> str:
         """Submit a launcher; `taken` is the error where there is a job of this name."""
@@ -319,25 +281,3 @@ class Jobs:
         except (RuntimeError, ConnectionError, requests.exceptions.RequestException) as error:
             lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
             raise UserError(f"{self.url}: {lines[-1] if lines else type(error).__name__}"[:2000]) from None
-
-
-def _digest(directory: Path) -> str:
-    with (directory / LEDGER).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refuse_to_lose(directory: Path) -> None:
-    """Raise a `UserError` if a directory holds anything but what was pulled into it; reports are made again."""
-    if not os.path.lexists(directory):
-        return
-    note = directory / "pulled.json"
-    if not note.is_file():
-        raise UserError(f"{directory}: exists already, and was not pulled; choose another --out")
-    with contextlib.closing(lock(directory)):
-        journal = directory / f"{LEDGER}-wal"
-        written = journal.exists() and journal.stat().st_size > 0
-        if written or json.loads(note.read_text()).get("ledger") != _digest(directory):
-            raise UserError(
-                f"{directory}: was trained or evaluated in since it was pulled, which another pull would undo; "
-                "rename it, or choose another --out"
-            )

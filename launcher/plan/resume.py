@@ -54,7 +54,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class More:
+class Continuation:
     """The work of a resume.
 
     Attributes:
@@ -72,7 +72,7 @@ class More:
     all_finished: bool
 
 
-def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> More:
+def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> Continuation:
     """Find out what there is to do.
 
     Args:
@@ -104,7 +104,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
     notes = _notes(directory, states, todo, retry_failed)
-    return More(todo, added, list(longer.values()), notes, states["finished"] == len(rows))
+    return Continuation(todo, added, list(longer.values()), notes, states["finished"] == len(rows))
 
 
 def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retry_failed: bool) -> list[str]:
@@ -176,7 +176,7 @@ def _added(trials: Sequence[Trial], seeds: str | None) -> list[Trial]:
     ]
 
 
-def write(directory: Path, more: More) -> None:
+def write(directory: Path, more: Continuation) -> None:
     """Add to the launch directory what is new; the same again, after a crash in between, changes nothing.
 
     What was added and is not trained yet is what the next resume trains.

@@ -43,7 +43,7 @@ def make(tmp_path: Path, *settings: str) -> Path:
     return path
 
 
-def seeds(more: continuing.More) -> list[tuple[int | None, int]]:
+def seeds(more: continuing.Continuation) -> list[tuple[int | None, int]]:
     return [(trial.config.seed, begin) for trial, begin in more.todo]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +22,10 @@ import aiohttp
 import pytest
 
 from launcher.cli.main import main
+from launcher.cluster.archive import Unpacker, bring, refuse_to_lose
 from launcher.cluster.jobs import Jobs, dashboard_of
 from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import TrialRow
 from launcher.plan.resources import Resources
 from launcher.plan.resume import Request
 from launcher.run import session
@@ -96,31 +101,39 @@ def test_a_log_that_cannot_be_read_for_minutes_is_given_up(monkeypatch: pytest.M
 
 def carried(directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "launcher.cluster.parcel", str(directory)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "launcher.cluster.archive", str(directory)], capture_output=True, text=True, check=True
     )
     return done.stdout
 
 
-class Printed(Jobs):
-    """Jobs whose output is known."""
-
-    def __init__(self, text: str) -> None:
-        self.url, self.text = "http://nowhere:8265", text
-
-    def _watch(self, job: str, take: Callable[[str], object]) -> None:
-        for first in range(0, len(self.text), 7_001):  # as it comes: not in lines
-            take(self.text[first : first + 7_001])
-
-    def _over(self, job: str) -> None:
-        pass
-
-
 def unpacked(text: str, folder: Path) -> Path:
     with (folder / "archive").open("wb") as file:
-        Printed(text)._unpack("job", file.write)
+        unpacker = Unpacker(file.write)
+        with contextlib.suppress(ValueError):  # a line that was harmed
+            for first in range(0, len(text), 7_001):  # as it comes: not in lines
+                unpacker.take(text[first : first + 7_001])
+        unpacker.check("http://nowhere:8265")
     with tarfile.open(folder / "archive") as tar:
         tar.extractall(folder / "out", filter="data")
     return folder / "out"
+
+
+def test_what_is_brought_takes_the_place_of_what_was_brought_before_and_of_nothing_else(
+    directory: Path, tmp_path: Path
+) -> None:
+    archive, here = tmp_path / "archive", tmp_path / "here"
+    unpacked(carried(directory), tmp_path)
+    for turn in range(2):
+        bring(archive, here, {"time": turn})
+        assert json.loads((here / "pulled.json").read_text())["time"] == turn
+        shutil.rmtree(tmp_path / "old", ignore_errors=True)
+    with Ledger(here) as ledger:
+        ledger.add_trials([TrialRow("c-1", "c", 1, 4, 1000)])
+    with pytest.raises(UserError, match="was trained or evaluated in since it was pulled"):
+        refuse_to_lose(here)
+    (here / "pulled.json").unlink()
+    with pytest.raises(UserError, match="exists already, and was not pulled"):
+        refuse_to_lose(here)
 
 
 @pytest.fixture
