@@ -28,12 +28,12 @@ def explained(error: ValidationError, source: Source, data: Mapping[str, Any]) -
     """A line for each mistake; what one value may be in several ways is said in one."""
     agent = data.get("agent")
     schedule = agent.get("learning_rate_scheduler") if isinstance(agent, Mapping) else None
-    table = keys.table(schedule if isinstance(schedule, str) else None)
+    schedule = schedule if isinstance(schedule, str) else None
     found: dict[str, tuple[dict[str, None], str]] = {}
     for detail in error.errors():
-        key, sentence = _said(detail, source, table)
+        key, sentence = _said(detail, source, schedule)
         start, separator, way = sentence.partition("; allowed: ")
-        ways, _ = found.setdefault(start + separator, ({}, _meaning(key, table)))
+        ways, _ = found.setdefault(start + separator, ({}, _meaning(key, schedule)))
         ways[way] = None
     lines = [_joined(start, list(ways), meaning) for start, (ways, meaning) in found.items()]
     if len(lines) > MAX_REPORTED:
@@ -46,11 +46,11 @@ def _joined(start: str, ways: list[str], meaning: str) -> str:
     return f"{(start + allowed).removesuffix('.')} ({meaning})" if meaning else start + allowed
 
 
-def _meaning(key: Key, table: Mapping[str, keys.Entry]) -> str:
+def _meaning(key: Key, schedule: str | None) -> str:
     """The schema's line on a key, or on the list that it is in; nothing for unknown keys and for sections."""
     while key and isinstance(key[-1], int):
         key = key[:-1]
-    entry = table.get(keys.spelled(key))
+    entry = keys.table(schedule).get(keys.spelled(key))
     return "" if entry is None or entry.section else entry.text.removesuffix(".")
 
 
@@ -63,14 +63,14 @@ def _key(location: tuple[int | str, ...], unknown: bool) -> Key:
     )
 
 
-def _said(detail: ErrorDetails, source: Source, table: Mapping[str, keys.Entry]) -> tuple[Key, str]:
+def _said(detail: ErrorDetails, source: Source, schedule: str | None) -> tuple[Key, str]:
     """The key of an error, and the sentence on it."""
     kind, context = detail["type"], detail.get("ctx", {})
     key = _key(detail["loc"], kind in _UNKNOWN_KEY)
     if kind == "value_error":
         key, what = _of_validator(key, str(context["error"]))
         return key, f"{source.where(key) if key else source.name}: {what}"
-    return key, f"{source.where(key)}: {_sentence(detail, key, source, table)}"
+    return key, f"{source.where(key)}: {_sentence(detail, key, source, schedule)}"
 
 
 def _of_validator(key: Key, said: str) -> tuple[Key, str]:
@@ -80,11 +80,11 @@ def _of_validator(key: Key, said: str) -> tuple[Key, str]:
     return ((*key, *inner), what) if key and colon and inner[0] in ("network", "output") else (key, said)
 
 
-def _sentence(detail: ErrorDetails, key: Key, source: Source, table: Mapping[str, keys.Entry]) -> str:
+def _sentence(detail: ErrorDetails, key: Key, source: Source, schedule: str | None) -> str:
     """The mistake at a key, in words."""
     kind, found = detail["type"], shown(detail["input"])
     if kind in _UNKNOWN_KEY:
-        return f"unknown key.{_unknown(key, source, table)}"
+        return f"unknown key.{_unknown(key, source, schedule)}"
     if kind == "missing":
         return "required, but not given"
     allowed = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
@@ -97,13 +97,12 @@ def _sentence(detail: ErrorDetails, key: Key, source: Source, table: Mapping[str
     return f"found {found}; allowed: {allowed}"
 
 
-def _unknown(key: Key, source: Source, table: Mapping[str, keys.Entry]) -> str:
+def _unknown(key: Key, source: Source, schedule: str | None) -> str:
     """The nearest names of a key that is unknown, here or elsewhere, and those that are allowed here."""
-    section = keys.spelled(key[:-1])
-    fields = [entry.name for name, entry in table.items() if name.rpartition(".")[0] == section]
-    if not section and key not in source.overridden:
+    fields = keys.below(key[:-1], schedule)
+    if len(key) == 1 and key not in source.overridden:
         fields.append(SWEEP)
-    known = sorted({*fields, *_OLDER.get(section, ())})
+    known = sorted({*fields, *_OLDER.get(keys.spelled(key[:-1]), ())})
     hint = _elsewhere(key) or did_you_mean(key[-1], known) or _elsewhere(key, similar=True)
     return f"{hint} Allowed here: {', '.join(sorted(fields))}."
 

@@ -114,6 +114,12 @@ def places() -> dict[str, list[str]]:
     return found
 
 
+def below(section: Key, schedule: str | None = None) -> list[str]:
+    """Names of the keys of a section."""
+    above = spelled(section)
+    return [entry.name for name, entry in table(schedule).items() if name.rpartition(".")[0] == above]
+
+
 def spelled(key: Key) -> str:
     """A key as tables have it: `('network', 0, 'name')` → `network[].name`."""
     return "".join("[]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")

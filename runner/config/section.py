@@ -13,11 +13,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
 
 
-def keys_of(section: type[BaseModel]) -> list[str]:
-    """Names of a section's keys, as they are written."""
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
 def class_name(*names: str) -> BeforeValidator:
     """Class names are case-insensitive in skrl, and may come with their module in front."""
     table = {name.casefold(): name for name in names}
