@@ -6,6 +6,7 @@ run needs to go on: counters, the resolved configuration and the versions that w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -26,16 +27,15 @@ from runner.training.state import Counters, MemberState, Moments
 FORMAT = "sunflower-checkpoint-1"
 LARGEST_HEADER = 10_000_000
 PACKAGES = ("sunflower", "torch", "jax", "envpool", "gymnasium", "numpy", "ray")
+PREPROCESSORS = ("observation_preprocessor", "value_preprocessor")
 
 
 def versions() -> dict[str, str]:
     """Installed versions of what decides a result."""
     out = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             out[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return out
 
 
@@ -44,10 +44,7 @@ def to_bytes(state: MemberState, network: Network, config: Config) -> bytes:
     tensors = dict(network.split(state.parameters))
     for prefix, row in (("first_moment", state.first_moment), ("second_moment", state.second_moment)):
         tensors |= {f"optimizer.{prefix}.{name}": value for name, value in network.split(row).items()}
-    for prefix, moments in (
-        ("observation_preprocessor", state.observation_statistics),
-        ("value_preprocessor", state.value_statistics),
-    ):
+    for prefix, moments in zip(PREPROCESSORS, (state.observation_statistics, state.value_statistics), strict=True):
         if moments is not None:
             tensors[f"{prefix}.running_mean"] = np.asarray(moments.mean, np.float64)
             tensors[f"{prefix}.running_variance"] = np.asarray(moments.variance, np.float64)
@@ -116,28 +113,20 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
     surplus = sorted(n for n in tensors if n not in known and n.startswith(("policy.", "value.")))
     if surplus:
         raise UserError(f"{name}: of another network: it has {surplus[0]}, which the configuration does not")
-    moments = {
-        prefix: network.join({e.name: tensors[f"optimizer.{prefix}.{e.name}"] for e in network.entries})
+    first, second = (
+        network.join({e.name: tensors[f"optimizer.{prefix}.{e.name}"] for e in network.entries})
         for prefix in ("first_moment", "second_moment")
-    }
-    return MemberState(
-        network.join(tensors),
-        moments["first_moment"],
-        moments["second_moment"],
-        _moments(tensors, "observation_preprocessor"),
-        _moments(tensors, "value_preprocessor"),
-        counters,
     )
+    observation, value = (_moments(tensors, prefix) for prefix in PREPROCESSORS)
+    return MemberState(network.join(tensors), first, second, observation, value, counters)
 
 
 def _moments(tensors: dict[str, np.ndarray], prefix: str) -> Moments | None:
-    if f"{prefix}.running_mean" not in tensors:
+    names = [f"{prefix}.{part}" for part in ("running_mean", "running_variance", "current_count")]
+    if names[0] not in tensors:
         return None
-    return Moments(
-        tensors[f"{prefix}.running_mean"],
-        tensors[f"{prefix}.running_variance"],
-        float(tensors[f"{prefix}.current_count"][0]),
-    )
+    mean, variance, count = (tensors[name] for name in names)
+    return Moments(mean, variance, float(count[0]))
 
 
 def _digest(tensors: dict[str, np.ndarray]) -> str:
