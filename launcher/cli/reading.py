@@ -36,8 +36,9 @@ def status(
     """Show how a launch stands, while it runs or after."""
     from launcher.run import session
     from launcher.watch import status as view
+    from launcher.watch.standing import read
 
-    standing = view.read(launches.chosen(directory, out))
+    standing = read(launches.chosen(directory, out))
     if as_json:
         print(json.dumps(view.describe(standing), allow_nan=False))
         return 0
@@ -58,11 +59,12 @@ def logs(
     debug: Debug = False,
 ) -> int:
     """Print the end of a trial's last log; without TRIAL, list all."""
-    from launcher.watch import status as view
+    from launcher.watch import logs as view
+    from launcher.watch.standing import read
 
     if directory is not None and trial is None and directory.name == str(directory) and not directory.exists():
         directory, trial = None, str(directory)  # one word: a trial of the latest launch
-    standing = view.read(launches.chosen(directory, out))
+    standing = read(launches.chosen(directory, out))
     if trial is None and attempt is None:
         view.list_logs(standing)
     else:

@@ -110,6 +110,11 @@ class Progress:
     steps_per_second: float | None
     note: str | None = None
 
+    @property
+    def env_steps_total(self) -> int:
+        """Env steps that the trial is to reach."""
+        return self.trial.timesteps * self.trial.num_envs
+
 
 @dataclass(frozen=True)
 class Attempt:

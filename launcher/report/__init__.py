@@ -26,12 +26,8 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
 
     Returns:
         The page.
-
-    Raises:
-        UserError: no directory, one that is none of a launch or is damaged, or the page cannot be written.
     """
-    from launcher.report import export, page
-    from launcher.report.data import read
+    from launcher.report import data, export, page
     from launcher.report.panels import panels
     from runner.files import write_whole
 
@@ -39,9 +35,10 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
     path = page_path(directories, out)
     folder = path.with_suffix("")
+    launches = data.find(directories)
     try:
-        with export.Curves(folder) as curves:
-            report = read(directories, curves.add)
+        with export.curves(folder) as add:
+            report = data.read(launches, add)
         shown = panels(report)
         export.write(report, [plot for panel in shown for plot in panel.plots], folder)
         write_whole(path, page.render(report, shown, path).encode())
@@ -51,21 +48,16 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def page_path(directories: Sequence[Path], out: Path | None) -> Path:
-    """Where the page goes.
-
-    Raises:
-        UserError: `out` is no name of an HTML file, or files would be added to a launch.
-    """
-    if out is not None:
-        if out.suffix not in (".html", ".htm") or out.is_dir():
-            raise UserError(f"command line: --out {out}: allowed: a file whose name ends in .html, such as report.html")
-        if is_launch(out.with_suffix("")):
-            raise UserError(
-                f"command line: --out {out}: its CSV files would go to {out.with_suffix('')}, which is a launch; "
-                "choose another name"
-            )
-        return out.absolute()
-    folders = [directory.resolve() for directory in directories]
-    if len(folders) == 1:
-        return folders[0] / "report.html"
-    return Path(os.path.commonpath([folder.parent for folder in folders])) / "report.html"
+    """The file of the page, which is no other kind of file, and whose folder is no launch."""
+    if out is None:
+        folders = [directory.resolve() for directory in directories]
+        above = [folders[0]] if len(folders) == 1 else [folder.parent for folder in folders]
+        return Path(os.path.commonpath(above)) / "report.html"
+    if out.suffix not in (".html", ".htm") or out.is_dir():
+        raise UserError(f"command line: --out {out}: allowed: a file whose name ends in .html, such as report.html")
+    if is_launch(out.with_suffix("")):
+        raise UserError(
+            f"command line: --out {out}: its CSV files would go to {out.with_suffix('')}, which is a launch; "
+            "choose another name"
+        )
+    return out.absolute()

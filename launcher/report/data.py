@@ -1,17 +1,18 @@
-"""What a report tells of launch directories: configurations by final return, their seeds, curves, attempts, failures.
+"""The contents of a report: configurations of launches by final return, with their seeds, curves and attempts.
 
-In come launch directories; out goes one `Report`, from which pages, tables and figures are made. Final returns are
-those of finished trials, as in `launch status`; the others are kept, shown and counted.
+Final returns are those of finished trials, as in `launch status`; the others are kept, shown and counted.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from numpy.typing import NDArray
 
 from launcher import stats
 from launcher.ledger import evaluations
+from launcher.ledger.configurations import settings_of
 from launcher.ledger.evaluations import Evaluation
+from launcher.ledger.ledger import reading
 from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
-from launcher.ledger.rows import Progress
+from launcher.ledger.rows import Progress, TrialRow
 from launcher.ledger.storage import LEDGER
 from launcher.report.figures import PLAIN, Style, styles
-from launcher.report.settings import read_settings
-from launcher.watch import status
-from launcher.watch.layout import LOST_STATES
+from launcher.watch import standing
+from launcher.watch.layout import LOST_STATES, by_configuration
+from launcher.watch.standing import Standing
+from runner.config.load import dump
 from runner.errors import UserError
 from runner.training.tracking import SCORE, TIME
 
@@ -38,7 +42,7 @@ OTHER_POINTS = 80
 CURVE_NUMBERS = 400_000
 """Numbers of all curves of seeds together, at most: 2 MB of the page."""
 
-Each = Callable[[str, Progress, Records], None]
+Each = Callable[[str, TrialRow, Records], None]
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Seed:
     split: Mapping[str, float]
 
     @property
+    def trial(self) -> TrialRow:
+        """Its name, number and state."""
+        return self.row.trial
+
+    @property
     def score(self) -> float | None:
         """Mean return of its last 100 episodes so far; None before the first has ended."""
         value = self.row.value
@@ -67,8 +76,8 @@ class Seed:
 
     @property
     def counts(self) -> bool:
-        """Whether its final return enters the statistics."""
-        return self.row.trial.state == "finished" and self.score is not None
+        """Its final return enters the statistics."""
+        return self.trial.state == "finished" and self.score is not None
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,7 @@ class Configuration:
         settings: dotted key → value, seed and logging left out.
         text: its YAML.
         curve: interquartile mean of the returns; its grid is that of the seeds' curves, too.
-        others: metric → interquartile mean over seeds, on `thin`.
-        interval: of the IQM of the final returns; None for fewer than 3.
+        thin: grid of all other metrics.
         style: in all figures and tables.
     """
 
@@ -95,9 +103,6 @@ class Configuration:
     seeds: Sequence[Seed]
     curve: stats.Curve
     thin: Grid
-    others: Mapping[str, NDArray[np.float64]]
-    iqm: float | None
-    interval: stats.Interval | None
     style: Style = PLAIN
 
     @property
@@ -105,15 +110,25 @@ class Configuration:
         """The environment: returns of different ones are not compared."""
         return str(self.settings.get("env.id", "?"))
 
-    @property
+    @cached_property
     def scores(self) -> NDArray[np.float64]:
         """[R] final returns of finished trials."""
         return np.array([seed.score for seed in self.seeds if seed.counts], dtype=np.float64)
 
+    @cached_property
+    def iqm(self) -> float | None:
+        """Their interquartile mean."""
+        return float(stats.interquartile_mean(self.scores)) if len(self.scores) else None
+
+    @cached_property
+    def interval(self) -> stats.Interval | None:
+        """The interval of the IQM; None for fewer than 3."""
+        return stats.bootstrap_interval(self.scores)
+
     @property
     def states(self) -> Counter[str]:
-        """How many trials are in which state."""
-        return Counter(seed.row.trial.state for seed in self.seeds)
+        """State → number of trials."""
+        return Counter(seed.trial.state for seed in self.seeds)
 
     @property
     def lost(self) -> int:
@@ -126,27 +141,22 @@ class Launch:
     """One launch directory."""
 
     name: str
-    standing: status.Standing
+    standing: Standing
     evaluations: Sequence[Evaluation]
-
-    @property
-    def revision(self) -> Mapping[str, Any]:
-        """The last launch or resume; empty before the first has begun to train."""
-        return self.standing.revisions[-1] if self.standing.revisions else {}
-
-    def block(self, key: str) -> Mapping[str, Any]:
-        """A block of the last revision, empty where it is missing or is none."""
-        found = self.revision.get(key)
-        return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that is told: launches as given, configurations by task and final IQM, best first."""
+    """Launches as given, and configurations by task and final IQM, best first."""
 
     launches: Sequence[Launch]
     configurations: Sequence[Configuration]
-    tags: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def tags(self) -> list[str]:
+        """Metrics, the return first."""
+        tags = {tag for c in self.configurations for seed in c.seeds for tag in seed.curves}
+        return sorted(tags, key=lambda tag: (tag != SCORE, tag))
 
     @property
     def tasks(self) -> list[str]:
@@ -158,17 +168,18 @@ class Report:
         """All trials."""
         return [seed for c in self.configurations for seed in c.seeds]
 
-    def of_task(self, task: str) -> list[Configuration]:
-        """Configurations that can be compared with each other, best first."""
-        return [c for c in self.configurations if c.task == task]
+    def by_task(self) -> Iterator[tuple[str, list[Configuration], str, str]]:
+        """Task, its configurations, best first, and how headings and files name it where there are several."""
+        for task in self.tasks:
+            several = len(self.tasks) > 1
+            group = [c for c in self.configurations if c.task == task]
+            yield task, group, f": {task}" if several else "", task if several else ""
 
-    def of_launch(self, index: int) -> list[Seed]:
-        """The trials of a launch."""
-        return [seed for seed in self.seeds if seed.launch == index]
-
-    def suffix(self, task: str) -> str:
-        """Of a heading: names the task where there are several."""
-        return f": {task}" if len(self.tasks) > 1 else ""
+    def by_launch(self) -> Iterator[tuple[Launch, list[Seed], str]]:
+        """Launch, its trials, and how headings name it where there are several."""
+        for index, launch in enumerate(self.launches):
+            heading = f": {launch.name}" if len(self.launches) > 1 else ""
+            yield launch, [seed for seed in self.seeds if seed.launch == index], heading
 
 
 def axes(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
@@ -178,99 +189,67 @@ def axes(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
     return {key: values for key, values in columns.items() if len({str(value) for value in values}) > 1}
 
 
-def read(directories: Sequence[Path], each: Each | None = None) -> Report:
-    """Read launch directories.
-
-    Args:
-        directories: of launches, each once.
-        each: called with (configuration's name, progress row, all its records) of every trial, for exports.
-
-    Raises:
-        UserError: one is no launch directory, is damaged, or is given twice.
-    """
+def find(directories: Sequence[Path]) -> list[Launch]:
+    """The launches of directories, none of which may be given twice."""
     folders = [directory.resolve() for directory in directories]
     for folder in folders:
         if folders.count(folder) > 1:
             raise UserError(f"{folder}: given twice; name each launch directory once")
-    standings = [status.read(folder) for folder in folders]
-    names = _launch_names(folders)
-    taken = Counter(name for standing in standings for name in {row.trial.config for row in standing.rows})
-    total = sum(len(standing.rows) for standing in standings)
-    configurations = []
-    for index, standing in enumerate(standings):
-        groups: dict[str, list[Progress]] = {}
-        for row in standing.rows:
-            groups.setdefault(row.trial.config, []).append(row)
-        for name, rows in groups.items():
-            shown = f"{names[index]}: {name}" if taken[name] > 1 else name
-            configurations.append(_configuration(standing, index, shown, rows, total, each))
-    labels = _labels([c.name for c in configurations], axes(configurations))
-    configurations = [replace(c, label=label) for c, label in zip(configurations, labels, strict=True)]
-    tasks = list(dict.fromkeys(c.task for c in configurations))
-    configurations.sort(key=lambda c: (tasks.index(c.task), *_rank(c)))
-    looks = styles(len(configurations))
-    configurations = [replace(c, style=look) for c, look in zip(configurations, looks, strict=True)]
-    tags = dict.fromkeys(tag for c in configurations for seed in c.seeds for tag in seed.curves)
-    launches = [
-        Launch(name, standing, _evaluations(folder))
-        for name, standing, folder in zip(names, standings, folders, strict=True)
-    ]
-    return Report(launches, configurations, sorted(tags, key=lambda tag: (tag != SCORE, tag)))
+    found = []
+    for name, folder in zip(_launch_names(folders), folders, strict=True):
+        with reading(folder):
+            found.append(Launch(name, standing.read(folder), evaluations.read(folder)))
+    return found
 
 
-def last_value(curve: stats.Curve) -> float:
+def read(launches: Sequence[Launch], each: Each = lambda *_: None) -> Report:
+    """Read all records; `each` is called with the configuration's name, row and records of every trial, for exports."""
+    taken = Counter(name for launch in launches for name in {row.trial.config for row in launch.standing.rows})
+    trials = sum(len(launch.standing.rows) for launch in launches)
+    found = []
+    for index, launch in enumerate(launches):
+        for rows in by_configuration(launch.standing.rows):
+            name = rows[0].trial.config
+            shown = f"{launch.name}: {name}" if taken[name] > 1 else name
+            found.append(_configuration(launch, index, shown, rows, trials, each))
+    labels = _labels([c.name for c in found], axes(found))
+    found = [replace(c, label=label) for c, label in zip(found, labels, strict=True)]
+    tasks = list(dict.fromkeys(c.task for c in found))
+    found.sort(key=lambda c: (tasks.index(c.task), c.iqm is None, -(c.iqm or 0.0), -_last_value(c.curve), c.name))
+    return Report(launches, [replace(c, style=look) for c, look in zip(found, styles(len(found)), strict=True)])
+
+
+def _last_value(curve: stats.Curve) -> float:
     """The IQM at the last point that has one; minus infinity without any."""
     known = curve.iqm[~np.isnan(curve.iqm)]
     return float(known[-1]) if len(known) else -math.inf
 
 
-def _rank(c: Configuration) -> tuple[bool, float, float, str]:
-    """Best first: by final IQM; those without after all others, by where their curve ended."""
-    return c.iqm is None, -(c.iqm or 0.0), -last_value(c.curve), c.name
-
-
 def _configuration(
-    standing: status.Standing, index: int, name: str, rows: Sequence[Progress], trials: int, each: Each | None
+    launch: Launch, index: int, name: str, rows: Sequence[Progress], trials: int, each: Each
 ) -> Configuration:
+    directory = launch.standing.directory
     records = []
-    for row in rows:
-        records.append(read_records(standing.directory / LEDGER, row.trial.id))
-        if each is not None:
-            each(name, row, records[-1])
+    with reading(directory) as ledger:
+        (text,) = ledger.configurations([rows[0].trial.id]).values()
+        for row in rows:
+            records.append(read_records(directory / LEDGER, row.trial.id))
+            each(name, row.trial, records[-1])
     tags = dict.fromkeys(tag for one in records for tag in one.values if not tag.startswith(TIME))
     grid = grid_of(records, max(20, min(CURVE_POINTS, CURVE_NUMBERS // (2 * trials))))
     thin = grid_of(records, max(10, min(OTHER_POINTS, CURVE_NUMBERS // (2 * trials * max(len(tags), 1)))))
-    curves: list[dict[str, NDArray[np.float64]]] = [{} for _ in rows]
-    others = {}
-    for tag in tags:
-        for one, held in zip(records, curves, strict=True):
-            if tag in one.values:
-                held[tag] = stats.held(one.env_steps, one.values[tag], grid if tag == SCORE else thin)
-        if tag != SCORE:
-            others[tag] = _middle([held[tag] for held in curves if tag in held])
-    returns = [(one.env_steps, one.values[SCORE]) for one in records if SCORE in one.values]
-    curve = stats.sample_efficiency(returns, grid, np.random.default_rng(0))
     seeds = []
-    for row, held, one in zip(rows, curves, records, strict=True):
+    for row, one in zip(rows, records, strict=True):
+        curves = {
+            tag: stats.held(one.env_steps, one.values[tag], grid if tag == SCORE else thin)
+            for tag in tags
+            if tag in one.values
+        }
         # An attempt that has begun since the launch was read is left to the next report.
-        spans = {attempt: span for attempt, span in one.spans().items() if attempt in standing.attempts}
-        seeds.append(Seed(row, index, held, spans, one.split()))
-    settings, text = read_settings(standing.directory, rows[0].trial.id)
-    scores = np.array([seed.score for seed in seeds if seed.counts])
-    iqm = float(stats.interquartile_mean(scores)) if len(scores) else None
-    rng = np.random.default_rng(0)
-    interval = stats.bootstrap_interval(scores, stats.interquartile_mean, rng) if len(scores) else None
-    return Configuration(name, name, index, settings, text, seeds, curve, thin, others, iqm, interval)
-
-
-def _middle(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """[G] interquartile mean of the seeds that have a value there."""
-    ordered = np.sort(np.array(values), axis=0).T
-    counts = np.count_nonzero(~np.isnan(ordered), axis=1)
-    result = np.full(len(ordered), np.nan)
-    for runs in np.unique(counts[counts > 0]):
-        result[counts == runs] = stats.interquartile_mean(ordered[counts == runs, :runs])
-    return result
+        spans = {attempt: span for attempt, span in one.spans().items() if attempt in launch.standing.attempts}
+        seeds.append(Seed(row, index, curves, spans, one.split()))
+    curve = stats.sample_efficiency([seed.curves[SCORE] for seed in seeds if SCORE in seed.curves], grid)
+    return Configuration(name, name, index, settings_of(text), dump(json.loads(text)), seeds, curve, thin)
 
 
 def _launch_names(folders: Sequence[Path]) -> list[str]:
@@ -289,11 +268,3 @@ def _labels(names: Sequence[str], keys: Iterable[str]) -> list[str]:
     found = re.search(f"_(?=(?:{swept})=)", names[0]) if swept and names else None
     cut = found.end() if found and found.end() <= len(common) else 0
     return [re.sub(f"_(?=(?:{swept})=)", ", ", name[cut:]) if swept else name for name in names]
-
-
-def _evaluations(folder: Path) -> list[Evaluation]:
-    """All evaluations; none where the table cannot be read, as in ledgers made before there were any."""
-    try:
-        return evaluations.read(folder)
-    except UserError:
-        return []

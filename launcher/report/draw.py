@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from launcher.report.figures import Axis, Figure, Series
+from launcher.report.figures import PERCENT, Figure, Series
 from runner.files import write_whole
 
 if TYPE_CHECKING:
@@ -51,54 +51,49 @@ def write(figure: Figure, path: Path) -> None:
 
 
 def _draw(axes: Axes, figure: Figure, one: Series) -> None:
-    colour = one.style.colour
-    ends = None if one.low is None or one.high is None else np.array([one.low, one.high], dtype=float)
+    colour, front = one.style.colour, one.style.front
+    ends = np.array(one.ends, dtype=float) if one.ends is not None else None
     if one.kind == "line":
-        name = _literal(one.name) if one.style.front else None
         line: dict[str, Any] = {"color": colour, "linestyle": "--" if one.style.dash == "dash" else "-"}
-        marker = "o" if len(one.x) == 1 else None
-        width = 1.6 if one.style.front else 0.7
-        axes.plot(one.x, one.y, label=name, linewidth=width, zorder=3, marker=marker, **line)
+        line |= {"linewidth": 1.6 if front else 0.7, "marker": "o" if len(one.x) == 1 else None}
+        axes.plot(one.x, one.y, label=_literal(one.name) if front else None, zorder=3, **line)
         if ends is not None:
             axes.fill_between(one.x, *ends, color=colour, alpha=0.16, linewidth=0)
     elif one.kind == "points":
         if ends is not None:
-            middle = np.asarray(one.x if figure.lying else one.y, dtype=float)
-            bars = {"xerr" if figure.lying else "yerr": np.abs(ends - middle)}
-            axes.errorbar(one.x, one.y, fmt="none", ecolor=colour, elinewidth=2, zorder=3, **bars)
+            bars = np.abs(ends - np.asarray(one.x if figure.lying else one.y, dtype=float))
+            along: dict[str, Any] = {"xerr" if figure.lying else "yerr": bars}
+            axes.errorbar(one.x, one.y, fmt="none", ecolor=colour, elinewidth=2, zorder=3, **along)
         axes.scatter(one.x, one.y, s=28, marker="D", color=colour, zorder=4)
-    elif one.kind in ("dots", "crosses"):
-        crosses = one.kind == "crosses"
-        axes.scatter(
-            one.x, one.y, s=16 if crosses else 10, marker="x" if crosses else "o", color=colour, alpha=0.6, zorder=2
-        )
+    elif one.kind != "thin":
+        size, marker = (16, "x") if one.kind == "crosses" else (10, "o")
+        axes.scatter(one.x, one.y, s=size, marker=marker, color=colour, alpha=0.6, zorder=2)
 
 
 def _dress(axes: Axes, figure: Figure, inches: float) -> None:
     for axis, name in ((figure.x, "x"), (figure.y, "y")):
-        _set_axis(axes, axis, name)
+        wanted: dict[str, Any] = {f"{name}label": _literal(axis.title)}
+        if axis.kind == "log":
+            wanted[f"{name}scale"] = "log"
+        axes.set(**wanted)
+        if axis.labels:
+            axes.set(
+                **{f"{name}ticks": list(axis.labels), f"{name}ticklabels": list(map(_literal, axis.labels.values()))}
+            )
+        if axis.percent:
+            axes.set(**{f"{name}lim": PERCENT})
+            getattr(axes, f"{name}axis").set_major_formatter("{x:.0%}")
     if figure.lying:
         axes.set_ylim(len(figure.y.labels) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
+    elif figure.is_empty:
+        axes.text(0.5, 0.5, figure.nothing, transform=axes.transAxes, ha="center")
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
         # Drawn last is the first: it comes first here, too.
         handles, labels = handles[::-1][:LEGEND], labels[::-1][:LEGEND]
         columns = 2 if max(map(len, labels)) < 36 else 1
         axes.legend(handles, labels, fontsize=7, ncols=columns, loc="upper left", bbox_to_anchor=(0.0, -0.45 / inches))
-
-
-def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
-    set_ = {key: getattr(axes, f"set_{name}{key}") for key in ("label", "scale", "lim", "ticks")}
-    set_["label"](_literal(axis.title))
-    if axis.kind == "log":
-        set_["scale"]("log")
-    if axis.labels:
-        set_["ticks"](list(axis.labels), [_literal(text) for text in axis.labels.values()], minor=False)
-    if axis.limits is not None:
-        set_["lim"](*axis.limits)
-    if axis.percent:
-        getattr(axes, f"{name}axis").set_major_formatter("{x:.0%}")
 
 
 def _literal(text: object) -> str:

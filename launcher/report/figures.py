@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OTHERS = "#8b929c"
-"""Of configurations beyond those that are highlighted."""
+"""The colour of configurations beyond those that are highlighted."""
 PALETTE = ("#0173b2", "#d55e00", "#029e73", "#cc78bc", "#56b4e9", "#de8f05")
 """Told apart by colour-blind people, too, on white and on black (seaborn's `colorblind`, in another order)."""
 DASHES = ("solid", "dash")
@@ -24,20 +24,22 @@ _LIGHT = "#ffffff #f6f7f9 #1a1d21 #5b6470 #dfe3e8 #0b62a3 #b3261e #fdf1f0 #1b7f4
 _DARK = "#14171b #1c2026 #e7eaee #9aa4b1 #323841 #6cb8ee #ff8a80 #2c1c1c #63cf95 #3a3115"
 THEMES = {name: dict(zip(_INKS, inks.split(), strict=True)) for name, inks in (("light", _LIGHT), ("dark", _DARK))}
 """Colours of paper and ink, for the page and its figures."""
+PERCENT = (-0.02, 1.02)
+"""The range of an axis of fractions."""
 Values = Sequence[Any] | NDArray[Any]
 Kind = Literal["line", "thin", "dots", "points", "crosses"]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a configuration looks."""
+    """The look of a configuration."""
 
     colour: str = OTHERS
     dash: str = "solid"
 
     @property
     def front(self) -> bool:
-        """Whether it stands out from a crowd."""
+        """It stands out from a crowd."""
         return self.colour != OTHERS
 
 
@@ -45,7 +47,7 @@ PLAIN = Style()
 
 
 def styles(number: int) -> list[Style]:
-    """Of each of `number` configurations, best first; of many only the best stand out."""
+    """A style for each of `number` configurations, best first; of many only the best stand out."""
     pairs = [Style(colour, dash) for dash in DASHES for colour in PALETTE]
     shown = pairs if number <= len(pairs) else pairs[: len(PALETTE)]
     return [shown[i] if i < len(shown) else PLAIN for i in range(number)]
@@ -60,8 +62,7 @@ class Series:
         x: numbers or categories.
         y: likewise.
         kind: `thin` lines, `crosses` and `dots` are details of other series.
-        low: ends of intervals around the points: a band of a line, else bars.
-        high: likewise.
+        ends: low and high ends of intervals around the points: a band of a line, else bars.
         notes: a text for each point.
         place: of its configuration in the report; -1 for what is of none.
     """
@@ -71,8 +72,7 @@ class Series:
     y: Values
     style: Style = PLAIN
     kind: Kind = "line"
-    low: Values | None = None
-    high: Values | None = None
+    ends: tuple[Values, Values] | None = None
     notes: Sequence[Any] = ()
     place: int = -1
 
@@ -85,12 +85,14 @@ class Axis:
     kind: Literal["linear", "log", "category"] = "linear"
     labels: Mapping[Any, str] = field(default_factory=dict)
     percent: bool = False
-    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: `lying` where it has a row for each label of y, and intervals along x."""
+    """A figure: `lying` where it has a row for each label of y, and intervals along x.
+
+    `nothing` is said where it has no values.
+    """
 
     series: Sequence[Series]
     x: Axis
@@ -98,6 +100,12 @@ class Figure:
     height: int = 360
     lying: bool = False
     legend: bool = False
+    nothing: str = "nothing to show yet"
+
+    @property
+    def is_empty(self) -> bool:
+        """It has no values."""
+        return all(value == "" for one in self.series for value in listed(one.y))
 
 
 def written(value: float) -> str:
@@ -120,15 +128,12 @@ def rows(figure: Figure) -> Iterator[Sequence[Any]]:
     yield "series", figure.x.title, figure.y.title, "low", "high", "note"
     for one in figure.series:
         empty = [""] * len(one.x)
-        columns = (one.x, one.y, *(empty if part is None else part for part in (one.low, one.high)), one.notes or empty)
-        for x, y, *rest in zip(*map(_listed, columns), strict=True):
-            yield one.name, figure.x.labels.get(x, x), figure.y.labels.get(y, plain(y)), *map(plain, rest)
+        columns = (one.x, one.y, *(one.ends or (empty, empty)), one.notes or empty)
+        for x, y, *rest in zip(*map(listed, columns), strict=True):
+            yield one.name, figure.x.labels.get(x, x), figure.y.labels.get(y, y), *rest
 
 
-def _listed(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
-
-
-def plain(value: Any) -> Any:
-    """Empty for what is not there."""
-    return "" if isinstance(value, float) and math.isnan(value) else value
+def listed(values: Any) -> list[Any]:
+    """Numbers as Python has them, empty for what is not there."""
+    plain = values.tolist() if isinstance(values, np.ndarray) else values
+    return ["" if isinstance(value, float) and math.isnan(value) else value for value in plain]

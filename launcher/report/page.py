@@ -14,35 +14,23 @@ from launcher.report.data import Report
 from launcher.report.figures import THEMES
 from launcher.report.parts import Panel
 from launcher.report.plots import Arrays, plot, template
-from launcher.watch.tables import count
+from launcher.watch.tables import count, cut
 
 ROWS = 1000
 """Rows of a table at most."""
 
 
 def render(report: Report, panels: Sequence[Panel], path: Path) -> str:
-    """The whole page.
-
-    Args:
-        report: what it tells.
-        panels: its tabs.
-        path: where it will be; files beside it are named relative to it.
-    """
+    """The whole page, with the panels as tabs; files beside it are named relative to its `path`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    pages = Environment(
-        loader=PackageLoader("launcher.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("launcher.report", ".")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.globals["link"] = lambda file: quote(os.path.relpath(file, path.parent))
-    names = " · ".join(launch.name for launch in report.launches)
     return pages.get_template("page.html").render(
-        title=names if len(names) < 120 else f"{names[:119]}…",
+        title=cut(" · ".join(launch.name for launch in report.launches), 120),
         subtitle=_subtitle(report),
         panels=panels,
         folder=path.with_suffix(""),
@@ -56,7 +44,7 @@ def render(report: Report, panels: Sequence[Panel], path: Path) -> str:
 
 
 def _data(panels: Sequence[Panel]) -> str:
-    """What the script reads."""
+    """Figures and templates for the script."""
     arrays = Arrays()
     figures = {one.name: plot(one.figure, arrays) for panel in panels for one in panel.plots}
     data = {"figures": figures, "arrays": arrays.all(), "templates": {theme: template(theme) for theme in THEMES}}

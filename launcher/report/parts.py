@@ -1,4 +1,4 @@
-"""What the tabs of the page are made of: figures, tables, notes; `page.html` says how each looks."""
+"""The parts that tabs of the page are made of: figures, tables, words; `parts.html` says how each looks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from launcher.report.data import Configuration
 from launcher.report.figures import Figure, written
 
 RANGE = 4
-"""Of so many seeds or fewer the interval of the IQM reaches from the least to the greatest."""
-FEW = f"with fewer than {stats.FEWEST_RUNS} seeds there is none"
+"""Seeds up to which the interval of the IQM reaches from the least to the greatest."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, the number to sort by if there is one, and the configuration whose swatch it has."""
+    """A text in a table, the number to sort by if there is one, and the configuration whose swatch it has."""
 
     text: str
     value: float | None = None
@@ -33,6 +32,7 @@ class Cell:
 class Table:
     """A table that a click sorts; headings that end in a colon are of numbers."""
 
+    title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     caption: str = ""
@@ -48,6 +48,7 @@ class Plot:
     """
 
     name: str
+    title: str
     figure: Figure
     caption: str = ""
     main: bool = True
@@ -60,6 +61,7 @@ class Words:
 
     part: str
     data: Any
+    title: str = ""
 
 
 Part = Table | Plot | Words
@@ -109,28 +111,25 @@ def span(ends: stats.Interval | None, seeds: int) -> Cell:
     return Cell(f"{written(ends[0])} to {written(ends[1])}", None, "n")
 
 
-def of(c: Configuration) -> Cell:
+def named(c: Configuration) -> Cell:
     """The name of a configuration."""
     return Cell(c.label, None, "c", c)
 
 
 def interval(seeds: Iterable[int]) -> str:
-    """What the intervals of figures and tables are that stand on so many seeds."""
+    """A description of the intervals in figures and tables that stand on so many seeds."""
     ranges = [str(number) for number in sorted(set(seeds)) if stats.FEWEST_RUNS <= number <= RANGE]
     words = f" With {' or '.join(ranges)} seeds it is their range, from the worst to the best." if ranges else ""
-    return f"95% bootstrap interval of the IQM ({stats.RESAMPLES:,} resamples of the seeds); {FEW}.{words}"
+    few = f"with fewer than {stats.FEWEST_RUNS} seeds there is none"
+    return f"95% bootstrap interval of the IQM ({stats.RESAMPLES:,} resamples of the seeds); {few}.{words}"
 
 
-def short(value: object) -> str:
+def short(value: object, inner: bool = False) -> str:
     """A setting's value as a person writes it: `a: 1, b: (2, 3)`."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_inner(one)}" for key, one in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_inner, value)) or "none"
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else ((None, one) for one in value)
+        shown = [short(one, True) if key is None else f"{key}: {short(one, True)}" for key, one in parts]
+        return "none" if not shown else f"({', '.join(shown)})" if inner else ", ".join(shown)
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _inner(value: object) -> str:
-    return f"({short(value)})" if isinstance(value, dict | list | tuple) and value else short(value)

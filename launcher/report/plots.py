@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.report.figures import THEMES, Axis, Figure, Kind, Series, Values, said
+from launcher.report.figures import PERCENT, THEMES, Axis, Figure, Kind, Series, Values, said
 
 Trace = dict[str, Any]
 _WIDTHS: dict[Kind, float] = {"line": 2.4, "thin": 1.0}
@@ -21,7 +21,7 @@ _MARKERS: dict[Kind, Trace] = {
 
 
 def template(theme: str) -> dict[str, Any]:
-    """What all figures have in common in `light` or `dark`."""
+    """The look of all figures in `light` or `dark`."""
     ink = THEMES[theme]
     axis = {
         "gridcolor": ink["line"],
@@ -69,21 +69,22 @@ def plot(figure: Figure, arrays: Arrays) -> dict[str, Any]:
     # Later traces lie on top: the best configuration, which is the first, is drawn last.
     traces = [trace for one in reversed(figure.series) for trace in _traces(figure, one, arrays)]
     layout = {"height": figure.height, "showlegend": False, "xaxis": _axis(figure.x), "yaxis": _axis(figure.y)}
+    beside: Trace = {"xref": "paper", "showarrow": False}
     if figure.lying:
         layout["yaxis"] = {"visible": False, "range": [len(figure.y.labels) - 0.5, -0.75], "fixedrange": True}
         layout["margin"] = {"l": 12}
         # Beside the rows there is no room for names on a phone, so each stands above its own.
-        place = {"x": 0, "xref": "paper", "xanchor": "left", "yshift": 14, "showarrow": False, "font": {"size": 12}}
-        layout["annotations"] = [{"y": y, "text": said(text, 50), **place} for y, text in figure.y.labels.items()]
+        above = beside | {"x": 0, "xanchor": "left", "yshift": 14, "font": {"size": 12}}
+        layout["annotations"] = [above | {"y": y, "text": said(text, 50)} for y, text in figure.y.labels.items()]
+    elif figure.is_empty:
+        layout["annotations"] = [beside | {"x": 0.5, "y": 0.5, "yref": "paper", "text": said(figure.nothing)}]
     return {"data": traces, "layout": layout}
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": {"text": said(axis.title)}, "type": axis.kind}
+def _axis(axis: Axis) -> Trace:
+    found: Trace = {"title": {"text": said(axis.title)}, "type": axis.kind}
     if axis.percent:
-        found["tickformat"] = ".0%"
-    if axis.limits is not None:
-        found["range"] = list(axis.limits)
+        found |= {"tickformat": ".0%", "range": PERCENT}
     if axis.labels:
         found |= {"tickvals": list(axis.labels), "ticktext": [said(text) for text in axis.labels.values()]}
     if axis.kind == "category":
@@ -92,34 +93,31 @@ def _axis(axis: Axis) -> dict[str, Any]:
 
 
 def _traces(figure: Figure, one: Series, arrays: Arrays) -> Iterator[Trace]:
-    colour = one.style.colour
-    trace: Trace = {"name": said(one.name), "x": arrays(one.x, "f8"), "y": arrays(one.y), "meta": one.place}
-    trace["hovertemplate"] = _hover(figure, one)
+    colour, front = one.style.colour, one.style.front
+    common: Trace = {"type": "scatter", "meta": one.place}
+    trace = common | {"name": said(one.name), "x": arrays(one.x, "f8"), "y": arrays(one.y)}
+    trace |= {"hovertemplate": _hover(figure, one), "zorder": (2 if front else 1) + (one.kind == "line")}
     if len(one.notes):
         trace["text"] = list(one.notes)
-    trace |= {"type": "scatter", "zorder": (2 if one.style.front else 1) + (one.kind == "line")}
     if one.kind in _MARKERS:
         marker = {"color": colour, **_MARKERS[one.kind]}
         if one.kind == "points" and one.style.dash != "solid":
             marker["symbol"] = "diamond-open"
-        trace |= {"mode": "markers", "marker": marker}
-        if one.low is not None and one.high is not None:
-            trace["error_x" if figure.lying else "error_y"] = _bars(one, figure.lying)
-        yield trace
+        bars = {"error_x" if figure.lying else "error_y": _bars(one, figure.lying)} if one.ends else {}
+        yield trace | {"mode": "markers", "marker": marker} | bars
         return
-    if one.low is not None and one.high is not None:
-        x, y = _band(one)
+    if one.ends is not None:
+        x, y = _band(one.x, *one.ends)
         fill = {"fill": "toself", "fillcolor": faint(colour), "line": {"width": 0}, "hoverinfo": "skip"}
-        yield {"type": "scatter", "mode": "lines", "x": arrays(x, "f8"), "y": arrays(y), "meta": one.place} | fill
-    width = _WIDTHS[one.kind] if one.style.front or one.kind == "thin" else 1.2
+        yield common | {"mode": "lines", "x": arrays(x, "f8"), "y": arrays(y)} | fill
+    width = _WIDTHS[one.kind] if front or one.kind == "thin" else 1.2
     line = {"color": colour, "width": width, "dash": one.style.dash}
     shown = {"mode": "lines" if len(one.x) > 1 else "markers", "line": line}
     yield trace | shown | ({"opacity": 0.55, "thin": True} if one.kind == "thin" else {})
 
 
 def _hover(figure: Figure, one: Series) -> str:
-    numbers = ",.5~g"
-    x, y = ("%" if axis.percent else numbers for axis in (figure.x, figure.y))
+    x, y = ("%" if axis.percent else ",.5~g" for axis in (figure.x, figure.y))
     value = f"{said(figure.x.title)} %{{x:{x}}}"
     if not figure.lying:
         value += f"<br>{said(figure.y.title)} %{{y:{y}}}"
@@ -128,21 +126,20 @@ def _hover(figure: Figure, one: Series) -> str:
 
 def _bars(one: Series, lying: bool) -> Trace:
     """Intervals around points."""
-    middle, low, high = (np.asarray(part, dtype=float) for part in (one.x if lying else one.y, one.low, one.high))
+    middle, low, high = np.array([one.x if lying else one.y, *(one.ends or ())], dtype=float)
     ends = {"array": (high - middle).tolist(), "arrayminus": (middle - low).tolist()}
     return {"type": "data", "symmetric": False, "color": one.style.colour, "thickness": 2.5, "width": 6, **ends}
 
 
-def _band(one: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A closed line around each stretch of points that have an interval."""
-    x, low, high = (np.asarray(part, dtype=float) for part in (one.x, one.low, one.high))
+def _band(*columns: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A closed line around each stretch of points, x, low and high, that have an interval."""
+    x, low, high = np.array(columns, dtype=float)
     (known,) = np.nonzero(~np.isnan(low))
     xs: list[NDArray[np.float64]] = []
     ys: list[NDArray[np.float64]] = []
-    gap = np.array([np.nan])
     for stretch in np.split(known, np.nonzero(np.diff(known) > 1)[0] + 1):
-        xs += [x[stretch], x[stretch][::-1], gap]
-        ys += [low[stretch], high[stretch][::-1], gap]
+        xs += [x[stretch], x[stretch][::-1], np.array([np.nan])]
+        ys += [low[stretch], high[stretch][::-1], np.array([np.nan])]
     return np.concatenate(xs), np.concatenate(ys)
 
 

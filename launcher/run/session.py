@@ -25,7 +25,7 @@ from launcher.plan.resources import Offer, Resources, gpu_note, look, place, wor
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
-from launcher.watch import progress
+from launcher.watch import progress, status
 from launcher.watch.tables import duration
 from runner.errors import UserError
 from runner.training.pack import static_key
@@ -125,7 +125,7 @@ class Session:
                     raise
                 finally:
                     folder.fold(self.directory)
-        progress.show_result(self.console, self.directory, time.monotonic() - began, before)
+        status.show_result(self.console, self.directory, time.monotonic() - began, before)
         return _status(self.console, self.directory, result)
 
     @property

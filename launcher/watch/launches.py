@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from launcher.ledger.ledger import reading
+from launcher.ledger.rows import State
 from launcher.ledger.storage import LEDGER, is_launch
+from launcher.watch.layout import LOST_STATES
+from launcher.watch.standing import read
+from launcher.watch.tables import Column, table
 from runner.errors import UserError
 
 FOLDER = Path("runs")
@@ -41,11 +44,7 @@ def _started(directory: Path) -> float:
 
 
 def latest(folder: Path | None = None) -> Path:
-    """The latest launch of a folder, which is said to stderr.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The latest launch of a folder, which is said to stderr."""
     folder = FOLDER if folder is None else folder
     found = find(folder)
     if not found:
@@ -55,60 +54,41 @@ def latest(folder: Path | None = None) -> Path:
 
 
 def chosen(directory: Path | None, folder: Path | None) -> Path:
-    """The directory that a verb is about: the one that is named, else the latest of a folder.
-
-    Raises:
-        UserError: both are named, or there is none.
-    """
+    """The directory that a verb is about: the one that is named, else the latest of a folder."""
     if directory is not None and folder is not None:
         raise UserError(f"command line: {directory} and --out {folder}: give one, a launch or the folder of launches")
     return (latest(folder) if directory is None else directory).absolute()
 
 
 def describe(folder: Path) -> Iterator[dict[str, Any]]:
-    """How each launch of a folder stands, the latest first.
-
-    - directory: as a path from here
-    - state: running, finished, interrupted, failed, diverged (all over, but not all well), or damaged
-    - started: when it was started or resumed last, in Unix seconds
-    - trials, finished: how many there are, and how many are finished
-    - env_steps, env_steps_total: of all trials together, trained and to be trained
-    - error: what is damaged, or null
-    """
-    from launcher.watch import status
-
+    """The launches of a folder, the latest first, each as `launch list --json` has it (see docs/guide.md)."""
     for directory in find(folder):
         about = {"directory": str(directory), "started": _started(directory), "error": None}
         try:
-            found = status.describe(status.read(directory))
+            standing = read(directory)
         except UserError as error:
             yield about | {"state": "damaged", "error": str(error)}
             continue
-        counts = Counter(found["counts"])
+        counts = Counter(row.trial.state for row in standing.rows)
         yield about | {
-            "state": "running" if found["running"] else _ended(counts),
+            "state": "running" if standing.running else _ended(counts),
             "trials": counts.total(),
             "finished": counts["finished"],
-            "env_steps": found["env_steps"],
-            "env_steps_total": found["env_steps_total"],
+            "env_steps": sum(row.env_steps for row in standing.rows),
+            "env_steps_total": sum(row.env_steps_total for row in standing.rows),
         }
 
 
-def _ended(counts: Counter[str]) -> str:
+def _ended(counts: Mapping[State, int]) -> str:
     """The state of a launch that nobody is at work at."""
     if counts["pending"] or counts["interrupted"] or counts["running"]:
         return "interrupted"
-    return next((state for state in ("failed", "diverged") if counts[state]), "finished")
+    return next((state for state in LOST_STATES if counts[state]), "finished")
 
 
 def show(console: Console, launches: Sequence[dict[str, Any]]) -> None:
     """Print a line for each launch."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("launch", overflow="fold")
-    for heading in ("state", "started"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("trials", "env steps", "done"):
-        table.add_column(heading, no_wrap=True, justify="right")
+    rows, when = [], ""
     for one in launches:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["started"]))
         numbers = ["-"] * 3
@@ -116,5 +96,6 @@ def show(console: Console, launches: Sequence[dict[str, Any]]) -> None:
             steps, total = one["env_steps"], one["env_steps_total"]
             trials = f"{one['trials']:,}" if one["state"] == "finished" else f"{one['finished']:,} of {one['trials']:,}"
             numbers = [trials, f"{steps:,}", f"{100 * steps // total if total else 0}%"]
-        table.add_row(one["directory"], one["state"], when, *numbers)
-    console.print(table)
+        rows.append([one["directory"], one["state"], when, *numbers])
+    shown = "launch", Column("state", least=len("interrupted")), Column("started", least=len(when))
+    console.print(table([*shown, "trials:", "env steps:", "done:"], rows, console.width))

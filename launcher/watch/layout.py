@@ -1,4 +1,4 @@
-"""How trials stand, in as much room as there is: a row for each, or for each configuration, and always the total.
+"""The table of trials, in as much room as there is: a row for each, or for each configuration, and always the total.
 
 Pure functions of what the ledger says.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from launcher.ledger.rows import Progress
+from launcher.ledger.rows import Progress, State
 from launcher.watch.names import abbreviated, briefest, unshared
 from launcher.watch.tables import LEAST_TEXT, Column, count, cut, duration, table
 
-LOST_STATES = ("failed", "diverged")
+LOST_STATES: tuple[State, ...] = ("failed", "diverged")
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
 LEAVING = ("seed:", "return:", "state", "seeds:", "spread:", "steps/s:", "done:", "attempts:", "env steps:")
 """Columns that a narrow table does without, the last one first; and before all of them, where nothing runs, TIME."""
@@ -27,7 +27,7 @@ LONGEST_BRIEF = 24
 """Characters of a name with short keys up to which it is shown whole before columns are."""
 
 Group = Sequence[Progress]
-"""What a row stands for: one trial, the trials of a configuration, or all."""
+"""The trials that a row stands for: one, those of a configuration, or all."""
 
 
 def layout(
@@ -42,7 +42,7 @@ def layout(
 ) -> Table:
     """A row per trial, or per configuration where there are more trials than room, and a total.
 
-    Where there are more configurations than room, too, those are shown that tell most.
+    If there are more configurations than room, too, those are shown that tell most.
 
     Args:
         rows: all trials.
@@ -82,7 +82,7 @@ def layout(
 def _cells(
     single: bool, final: bool, attempts: Mapping[str, int] | None, width: int
 ) -> dict[str, Callable[[Group], Text]]:
-    """What a group has in each column, by heading."""
+    """Heading of a column → the cell of a group."""
     cells: dict[str, Callable[[Group], Text]] = {
         "seed:" if single else "seeds:": lambda g: Text(str(g[0].trial.seed) if single else f"{len(g):,}"),
         "state": _states,
@@ -92,7 +92,7 @@ def _cells(
     cells["env steps:"] = lambda g: Text(f"{_trained(g):,}")
     if not final:
         cells["done:"] = lambda g: Text(_percent(g))
-        cells["steps/s:"] = lambda g: Text(f"{_rate(g):,.0f}" if _rate(g) else "-")
+        cells["steps/s:"] = lambda g: Text(_number(_rate(g) or None, ",.0f"))
     cells["return (last 100 episodes):" if final and width >= 80 else "return:"] = lambda g: Text(_number(_mean(g)))
     if not single:
         cells["spread:"] = lambda g: Text(_number(_spread(g)))
@@ -140,11 +140,11 @@ def scores(rows: Sequence[Progress]) -> list[float]:
 
 
 def _doing(row: Progress) -> str:
-    """The state of a trial; of one that runs but does not train yet, what it waits for."""
-    state = row.trial.state
-    if state == "pending" and row.trial.error:
-        return "retrying"
-    return state if state != "running" or row.note == "training" else row.note or "starting"
+    """The state of a trial, or if it has begun but does not train, what it waits for."""
+    trial = row.trial
+    if trial.state == "pending" and trial.attempt is not None:
+        return "retrying" if trial.error else "waiting"
+    return trial.state if trial.state != "running" or row.note == "training" else row.note or "starting"
 
 
 def _states(rows: Group) -> Text:
@@ -175,8 +175,7 @@ def _trained(rows: Group) -> int:
 
 
 def _wanted(rows: Group) -> int:
-    """Env steps that the trials are to reach."""
-    return sum(row.trial.timesteps * row.trial.num_envs for row in rows)
+    return sum(row.env_steps_total for row in rows)
 
 
 def _percent(rows: Group) -> str:
@@ -184,19 +183,23 @@ def _percent(rows: Group) -> str:
 
 
 def _mean(rows: Group) -> float | None:
-    """Mean return; None across configurations, where it would mean nothing."""
-    values = scores(rows)
-    return float(np.mean(values)) if values and len({row.trial.config for row in rows}) == 1 else None
+    values = _comparable(rows)
+    return float(np.mean(values)) if values else None
 
 
 def _spread(rows: Group) -> float | None:
-    """Standard deviation of the return across seeds; None across configurations, and of fewer than two."""
-    values = scores(rows)
-    return float(np.std(values, ddof=1)) if len(values) > 1 and len({row.trial.config for row in rows}) == 1 else None
+    """The standard deviation of the return across seeds; None of fewer than two."""
+    values = _comparable(rows)
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:,.2f}"
+def _comparable(rows: Group) -> list[float]:
+    """Returns of one configuration; across configurations a mean of them would mean nothing."""
+    return scores(rows) if len({row.trial.config for row in rows}) == 1 else []
+
+
+def _number(value: float | None, spec: str = ",.2f") -> str:
+    return "-" if value is None or math.isnan(value) else format(value, spec)
 
 
 def _left(rows: Group) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel
@@ -16,7 +17,7 @@ SHORTEST_KEY = 6
 
 
 def unshared(names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What all names share, such as `cartpole_…`, or nothing; and of every name the rest.
+    """The parts that all names share, such as `cartpole_…`, or nothing; and of every name the rest.
 
     A name is shared in whole parts: `a_learning_rate=0.1` and `a_learning_rate=0.2` share `a`.
     """
@@ -32,11 +33,8 @@ def unshared(names: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 def _equal(lists: Sequence[Sequence[str]], most: int) -> int:
-    """How many of the first parts, `most` at most, are the same in all lists."""
-    for place in range(most):
-        if len({words[place] for words in lists}) > 1:
-            return place
-    return most
+    """The number of first parts, `most` at most, that are the same in all lists."""
+    return next((place for place in range(most) if len({words[place] for words in lists}) > 1), most)
 
 
 def abbreviated(names: Sequence[str], width: int) -> list[str]:
@@ -63,37 +61,19 @@ def _with_keys(name: str, change: Callable[[str], str]) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    """`cartpole_learning_rate=0.001_ratio_clip=0.2` → `cartpole`, `learning_rate=0.001`, `ratio_clip=0.2`.
-
-    Where a key begins is told by the words that configurations have.
-    """
-    head, *rest = name.split("=")
-    words = head.split("_")
-    if not rest:
-        return words
-    start = _key(words, 0, len(words) - 1)
-    parts, key = words[:start], "_".join(words[start:])
-    for text in rest[:-1]:
-        words = text.split("_")
-        start = _key(words, 1, min(1, len(words) - 1))
-        parts.append(f"{key}={'_'.join(words[:start])}")
-        key = "_".join(words[start:])
-    return [*parts, f"{key}={rest[-1]}"]
-
-
-def _key(words: Sequence[str], least: int, otherwise: int) -> int:
-    """The place from which on words are the longest key that is known."""
-    for start in range(least, len(words)):
-        if all(word.isdecimal() or word in _keys() for word in "_".join(words[start:]).split(".")):
-            return start
-    return otherwise
+    """`cartpole_learning_rate=0.001_ratio_clip=0.2` → `cartpole`, `learning_rate=0.001`, `ratio_clip=0.2`."""
+    head, *rest = _key().split(name)
+    keyed = [f"{key}={value}" for key, value in zip(rest[::2], rest[1::2], strict=True)]
+    return [*(head.split("_") if head or not rest else []), *keyed]
 
 
 @functools.cache
-def _keys() -> frozenset[str]:
-    """Every word of a key in a configuration."""
+def _key() -> re.Pattern[str]:
+    """A key in a name, with = after it: the longest of words that configurations have; else one word without _."""
     sections: list[type[BaseModel]] = [EnvConfig, *_below(Section)]
-    return frozenset(field.alias or name for kind in sections for name, field in kind.model_fields.items())
+    words = {field.alias or name for kind in sections for name, field in kind.model_fields.items()}
+    word = rf"(?:{'|'.join(map(re.escape, words))}|\d+)"
+    return re.compile(rf"(?:^|_)({word}(?:\.{word})*|[^_=]+)=")
 
 
 def _below(kind: type[Section]) -> Iterator[type[Section]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -33,12 +34,12 @@ class Column:
 
     @property
     def number(self) -> bool:
-        """Whether it holds numbers."""
+        """It holds numbers."""
         return self.heading.endswith(":")
 
     @property
     def title(self) -> str:
-        """What stands above it."""
+        """The text above it."""
         return self.heading.removesuffix(":")
 
 
@@ -54,7 +55,7 @@ def table(
     for i, taken in widths.items():
         column = all_columns[i]
         one_line = column.number or column.shorten is not None
-        title, *shorter[i] = _shortened([column.title, *(row[i].plain for row in texts)], column, taken)
+        title, *shorter[i] = _lines([column.title, *(row[i].plain for row in texts)], column, taken)
         justify, overflow = ("right" if column.number else "left"), ("ellipsis" if one_line else "fold")
         shown.add_column(title, justify=justify, width=taken, no_wrap=one_line, overflow=overflow)  # type: ignore[arg-type]
     for place, row in enumerate(texts):
@@ -87,8 +88,13 @@ def _longest(texts: Sequence[str]) -> int:
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _shortened(texts: Sequence[str], column: Column, width: int) -> Sequence[str]:
+def _lines(texts: Sequence[str], column: Column, width: int) -> Sequence[str]:
     return column.shorten(texts, width) if column.shorten else texts
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a text as it is: in one line however long, with its brackets, numbers in no colour."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def cut(text: str, width: int) -> str:

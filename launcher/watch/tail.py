@@ -1,4 +1,4 @@
-"""The end of a log."""
+"""The ends of logs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ LONGEST_TAIL = 1 << 24
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last `lines` lines of a file, however long it is.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The last `lines` lines of a file, however long it is."""
     data = b""
     try:
         with path.open("rb") as file:

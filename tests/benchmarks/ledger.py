@@ -44,7 +44,8 @@ from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
 from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
 from launcher.plan.revision import revision as revision_of
-from launcher.watch import progress, status
+from launcher.watch import status
+from launcher.watch.standing import read
 from runner.training import tracking
 from runner.training.tracking import Record
 
@@ -205,11 +206,11 @@ def size(parent: Path, count: int, each: int) -> None:
         timed("Ledger.progress, which the live table shows", ledger.progress)
     poll_without_news(directory, trials, each)
     timed("launch status, whole process", lambda: command("status", str(directory)))
-    standing = timed("  inside: status.read", lambda: status.read(directory))
+    standing = timed("  inside: read", lambda: read(directory))
     with Path(os.devnull).open("w") as nowhere:
         console = Console(file=nowhere, width=200)
         timed("  inside: status.show", lambda: status.show(console, standing))
-        timed("    of it progress.show_statistics", lambda: progress.show_statistics(console, standing.rows, 20))
+        timed("    of it show_statistics", lambda: status._show_statistics(console, standing.rows, 20))
     timed("launch status --json, whole process", lambda: command("status", str(directory), "--json"))
     timed("launch resume --dry-run, whole process", lambda: command("resume", str(directory), "--dry-run"))
     more = timed("  inside: continuing.read", lambda: continuing.read(directory, None, [], False))

@@ -159,39 +159,18 @@ def test_improvement_over_nan_is_nan() -> None:
     assert interval is not None and np.isnan(interval).all()
 
 
-# Performance profiles
+# Distributions
 
 
-def test_performance_profile_by_hand() -> None:
+def test_fraction_above_by_hand() -> None:
     # Higher than, not as high as.
-    np.testing.assert_array_equal(stats.performance_profile([0, 1, 1, 2], [-1, 0, 1, 2]), [1, 0.75, 0.25, 0])
+    np.testing.assert_array_equal(stats.fraction_above([0, 1, 1, 2], [-1, 0, 1, 2]), [1, 0.75, 0.25, 0])
 
 
-def test_area_under_the_profile_is_the_mean() -> None:
+def test_area_under_the_fractions_is_the_mean() -> None:
     scores = generator().random(21)
     thresholds = (np.arange(10_000) + 0.5) / 10_000
-    assert stats.performance_profile(scores, thresholds).mean() == pytest.approx(scores.mean(), abs=1e-4)
-
-
-def test_profile_band_has_the_width_of_the_binomial_distribution() -> None:
-    scores = generator().random(400)
-    thresholds = np.array([0.2, 0.5, 0.8])
-    band = stats.profile_band(scores, thresholds, generator(1))
-    assert band is not None
-    profile = stats.performance_profile(scores, thresholds)
-    half = 1.959964 * np.sqrt(profile * (1 - profile) / 400)
-    np.testing.assert_array_less(np.abs(band[0] - (profile - half)), 0.2 * half)
-    np.testing.assert_array_less(np.abs(band[1] - (profile + half)), 0.2 * half)
-
-
-def test_profile_of_two_runs_has_no_band() -> None:
-    assert stats.profile_band([1, 2], [0.5], generator()) is None
-
-
-def test_profile_of_nan_is_nan() -> None:
-    assert np.isnan(stats.performance_profile([1, 2, NAN], [0.5])).all()
-    band = stats.profile_band([1, 2, NAN], [0.5], generator())
-    assert band is not None and np.isnan(band).all()
+    assert stats.fraction_above(scores, thresholds).mean() == pytest.approx(scores.mean(), abs=1e-4)
 
 
 # Sample efficiency
@@ -218,7 +197,10 @@ def test_curve_says_on_how_many_seeds_each_point_stands() -> None:
         ([5, 10], [-6, NAN]),  # diverged at 10
         ([10, 20], [NAN, NAN]),  # ended no episode
     ]
-    curve = stats.sample_efficiency(curves, [0, 5, 10, 15, 20, 30, 40], generator(), level=0.5)
+    grid = [0, 5, 10, 15, 20, 30, 40]
+    values = [stats.held(*each, grid) for each in curves]
+    curve = stats.sample_efficiency(values, grid, generator(), level=0.5)
+    np.testing.assert_array_equal(curve.iqm, stats.middle(values))
     np.testing.assert_array_equal(curve.env_steps, [0, 5, 10, 15, 20, 30, 40])
     np.testing.assert_array_equal(curve.seeds, [0, 1, 3, 3, 3, 3, 0])
     # At 10: 1, 3 and -6; at 15: 1, 3 and 8; at 20: 2, 3 and 8; at 30: 3, 9 and 9.
@@ -229,8 +211,7 @@ def test_curve_says_on_how_many_seeds_each_point_stands() -> None:
 
 def test_curve_of_three_seeds_by_enumeration() -> None:
     # As the interval of three runs above; which seed has which score differs from point to point.
-    curves = [([1, 2], [0, 10]), ([1, 2], [1, 0]), ([1, 2], [10, 1])]
-    curve = stats.sample_efficiency(curves, [1, 2], generator(), level=0.5)
+    curve = stats.sample_efficiency([[0, 10], [1, 0], [10, 1]], [1, 2], generator(), level=0.5)
     np.testing.assert_allclose(curve.low, [2 / 3, 2 / 3])
     np.testing.assert_allclose(curve.high, [20 / 3, 20 / 3])
 
@@ -239,7 +220,7 @@ def test_curve_of_three_seeds_by_enumeration() -> None:
 def test_interval_of_a_curve_is_that_of_its_scores(seeds: int) -> None:
     scores = generator(seeds).normal(size=(seeds, 5))
     steps = np.arange(5)
-    curve = stats.sample_efficiency([(steps, values) for values in scores], steps, generator(1))
+    curve = stats.sample_efficiency(scores, steps, generator(1))
     for point in steps:
         interval = bootstrap_interval(scores[:, point], interquartile_mean, generator(2))
         assert (curve.low[point], curve.high[point]) == pytest.approx(interval, abs=0.15)
@@ -249,8 +230,8 @@ def test_interval_of_a_curve_is_that_of_its_scores(seeds: int) -> None:
 def test_points_with_the_same_scores_have_the_same_interval() -> None:
     # More points than are computed at a time, in the middle of which a fifth seed ends.
     steps = np.arange(1000)
-    curves = [(steps, np.full(1000, score)) for score in (1.0, 2.0, 4.0, 8.0)] + [([0, 499], [16.0, 16.0])]
-    curve = stats.sample_efficiency(curves, steps, generator())
+    values = [np.full(1000, score) for score in (1.0, 2.0, 4.0, 8.0)] + [np.where(steps < 500, 16.0, NAN)]
+    curve = stats.sample_efficiency(values, steps, generator())
     for numbers in (curve.iqm, curve.low, curve.high):
         assert len(set(numbers[:500])) == len(set(numbers[500:])) == 1
     np.testing.assert_array_equal(curve.seeds, [5] * 500 + [4] * 500)
@@ -265,15 +246,13 @@ def test_curve_of_no_seeds() -> None:
 
 def test_same_generator_same_intervals() -> None:
     scores = generator().normal(size=(50, 3))
-    curves = [([1, 2, 3], values) for values in scores]
     first_scores = scores[:, 0]
 
     def intervals(seed: int) -> list[np.ndarray]:
-        curve = stats.sample_efficiency(curves, [1, 2, 3], generator(seed))
+        curve = stats.sample_efficiency(scores, [1, 2, 3], generator(seed))
         return [
             np.array([curve.low, curve.high]),
             np.array(stats.improvement_interval(first_scores, first_scores + 0.5, generator(seed))),
-            np.array(stats.profile_band(first_scores, [-0.3, 0.6], generator(seed))),
         ]
 
     for first, again, other in zip(intervals(1), intervals(1), intervals(2), strict=True):

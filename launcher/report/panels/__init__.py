@@ -16,10 +16,21 @@ from launcher.report.panels import (
 )
 from launcher.report.parts import Panel
 
-TABS = (summary, curves, comparison, sweep, evaluations, throughput, failures, trials, configurations)
+TABS = {
+    curves: "learning curves (no trial has reported yet)",
+    comparison: "comparison (there is one configuration)",
+    sweep: "sweep (no setting varies between configurations with finished trials)",
+    evaluations: "evaluation (no checkpoint has been evaluated: launch eval does)",
+    throughput: "throughput (no training has begun)",
+    failures: "failures (no trial failed or diverged)",
+    trials: "",
+    configurations: "configurations (there are none)",
+}
+"""Tab → why there is none, where there is nothing for it."""
 
 
 def panels(report: Report) -> list[Panel]:
-    """The tabs that there is something for."""
-    found = (tab.panel(report) for tab in TABS)
-    return [panel for panel in found if panel is not None]
+    """The tabs that there is something for; the first says which are missing, and why."""
+    found = {tab: tab.panel(report) for tab in TABS}
+    missing = [why for tab, why in TABS.items() if found[tab] is None]
+    return [summary.panel(report, missing), *(panel for panel in found.values() if panel is not None)]

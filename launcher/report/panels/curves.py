@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from launcher import stats
 from launcher.report.data import Configuration, Report
 from launcher.report.figures import Axis, Figure, Series, written
 from launcher.report.parts import Panel, Plot, Words, distinct, interval, slug
@@ -18,13 +19,11 @@ def panel(report: Report) -> Panel | None:
     """All metrics of all tasks; the reader chooses one."""
     if not report.tags:
         return None
-    pairs = [(task, tag) for task in report.tasks for tag in report.tags]
-    several = len(report.tasks) > 1
-    names = distinct(
-        (slug("learning_curves", task if several else "", "" if tag == SCORE else tag) for task, tag in pairs), "{}_{}"
-    )
+    pairs = [(task, name, tag) for task, _, _, name in report.by_task() for tag in report.tags]
+    names = distinct((slug("learning_curves", name, "" if tag == SCORE else tag) for _, name, tag in pairs), "{}_{}")
     plots = [
-        Plot(name, figure(report, task, tag), main=tag == SCORE) for name, (task, tag) in zip(names, pairs, strict=True)
+        Plot(name, "", figure(report, task, tag), main=tag == SCORE)
+        for name, (task, _, tag) in zip(names, pairs, strict=True)
     ]
     told = {
         "tasks": report.tasks,
@@ -51,33 +50,32 @@ def _caption(report: Report) -> str:
 
 def figure(report: Report, task: str, tag: str) -> Figure:
     """One metric of the configurations of a task."""
-    series: list[Series] = []
     places = [(place, c) for place, c in enumerate(report.configurations) if c.task == task]
-    for place, c in places:
-        series += _of(c, place, tag)
-    title = "return (mean of the last 100 episodes)" if tag == SCORE else tag
-    return Figure(series, Axis("env steps"), Axis(title), 480)
+    series = [one for place, c in places for one in _series(c, place, tag)]
+    if tag == SCORE:
+        nothing = "no episode has ended yet"
+        return Figure(series, Axis("env steps"), Axis("return (mean of the last 100 episodes)"), 480, nothing=nothing)
+    return Figure(series, Axis("env steps"), Axis(tag), 480, nothing="no trial of this task has reported this metric")
 
 
-def _of(c: Configuration, place: int, tag: str) -> Iterator[Series]:
+def _series(c: Configuration, place: int, tag: str) -> Iterator[Series]:
     grid, seeds = (c.curve.env_steps if tag == SCORE else c.thin), [seed for seed in c.seeds if tag in seed.curves]
     if tag == SCORE:
         curve = c.curve
+        known = zip(curve.seeds, curve.low, curve.high, strict=True)
         notes = [
             f"{n} of {len(c.seeds)} seeds"
             + ("" if np.isnan(low) else f", 95% interval {written(low)} to {written(high)}")
-            for n, low, high in zip(curve.seeds, curve.low, curve.high, strict=True)
+            for n, low, high in known
         ]
-        yield Series(c.label, grid, curve.iqm, c.style, "line", curve.low, curve.high, notes, place=place)
-        ends = [seed for seed in seeds if seed.row.trial.state in LOST_STATES and not np.isnan(seed.curves[tag]).all()]
-        last = [int(np.flatnonzero(~np.isnan(seed.curves[tag]))[-1]) for seed in ends]
-        if last:
+        yield Series(c.label, grid, curve.iqm, c.style, "line", (curve.low, curve.high), notes, place)
+        ends = [seed for seed in seeds if seed.trial.state in LOST_STATES and not np.isnan(seed.curves[tag]).all()]
+        if last := [int(np.flatnonzero(~np.isnan(seed.curves[tag]))[-1]) for seed in ends]:
             y = [seed.curves[tag][at] for seed, at in zip(ends, last, strict=True)]
-            notes = [f"seed {seed.row.trial.seed} {seed.row.trial.state}" for seed in ends]
+            notes = [f"seed {seed.trial.seed} {seed.trial.state}" for seed in ends]
             yield Series(c.label, grid[last], y, c.style, "crosses", notes=notes, place=place)
-    elif tag in c.others:
-        yield Series(c.label, grid, c.others[tag], c.style, place=place)
+    elif seeds:
+        yield Series(c.label, grid, stats.middle([seed.curves[tag] for seed in seeds]), c.style, place=place)
     for seed in seeds:
-        state = "" if seed.row.trial.state == "finished" else f" ({seed.row.trial.state})"
-        name = f"{c.label}, seed {seed.row.trial.seed}{state}"
-        yield Series(name, grid, seed.curves[tag], c.style, "thin", place=place)
+        state = "" if seed.trial.state == "finished" else f" ({seed.trial.state})"
+        yield Series(f"{c.label}, seed {seed.trial.seed}{state}", grid, seed.curves[tag], c.style, "thin", place=place)

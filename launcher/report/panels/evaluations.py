@@ -15,24 +15,24 @@ from launcher import stats
 from launcher.ledger.evaluations import Evaluation
 from launcher.report.data import Configuration, Report
 from launcher.report.figures import Axis, Figure, Series
-from launcher.report.panels.comparison import above
-from launcher.report.parts import Cell, Panel, Part, Plot, Table, Words, distinct, interval, num, of, short, slug, span
+from launcher.report.parts import (
+    Cell,
+    Panel,
+    Part,
+    Plot,
+    Table,
+    Words,
+    distinct,
+    interval,
+    named,
+    num,
+    short,
+    slug,
+    span,
+)
 
 FILMS = (".mp4", ".gif")
-SCORES = "configuration", "IQM:", "95% interval:", "mean:", "seeds:", "episodes:", "settings"
-CHECKPOINTS = (
-    "configuration",
-    "seed:",
-    "env steps:",
-    "episodes:",
-    "mean:",
-    "sd:",
-    "median:",
-    "min:",
-    "max:",
-    "length:",
-    "settings",
-)
+SCORES = ("configuration", "IQM:", "95% interval:", "mean:", "sd:", "min:", "max:", "length:", "seeds:", "episodes:")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Evaluated:
     """A configuration's evaluations of one kind of settings: of each checkpoint, the seed's number and its episodes."""
 
     configuration: Configuration
+    place: int
     settings: str
     checkpoints: Sequence[tuple[int, int, Evaluation]]
 
@@ -49,68 +50,63 @@ class Evaluated:
         return list({seed: one for seed, _, one in self.checkpoints}.values())
 
     @property
-    def means(self) -> NDArray[np.float64]:
-        """[R] mean return of the last checkpoint of each seed."""
-        return np.array([np.mean(one.returns) for one in self.last])
-
-    @property
     def returns(self) -> NDArray[np.float64]:
-        """Of all episodes of these."""
+        """Returns of all episodes of these."""
         return np.concatenate([np.asarray(one.returns) for one in self.last])
 
     @cached_property
     def curve(self) -> stats.Curve:
         """Mean return of seeds' checkpoints over env steps."""
-        seeds: dict[int, list[tuple[int, float]]] = {}
+        seeds: dict[int, dict[int, float]] = {}
         for seed, steps, one in self.checkpoints:
-            seeds.setdefault(seed, []).append((steps, float(np.mean(one.returns))))
-        curves = [tuple(zip(*points, strict=True)) for points in seeds.values()]
+            seeds.setdefault(seed, {})[steps] = float(np.mean(one.returns))
         grid = sorted({steps for _, steps, _ in self.checkpoints})
-        return stats.sample_efficiency(curves, grid, np.random.default_rng(0))  # type: ignore[arg-type]
+        return stats.sample_efficiency([stats.held([*s], [*s.values()], grid) for s in seeds.values()], grid)
 
 
 def panel(report: Report) -> Panel | None:
-    """Scores, curves where several checkpoints of a trial were evaluated, episodes, films, every evaluation."""
+    """Scores, curves where several checkpoints of a trial were evaluated, episodes, films."""
     found, films = list(evaluated(report)), list(_films(report))
     if not found and not films:
         return None
     groups: dict[tuple[str, str], list[Evaluated]] = {}
     for one in found:
         groups.setdefault((one.configuration.task, one.settings), []).append(one)
-    parts: list[Part] = [Words("heading", "Last evaluated checkpoints"), _scores(found)] if found else []
+    parts: list[Part] = [_scores(found)] if found else []
     names = distinct((slug(task) for task, _ in groups), "{}_{}")
     for name, ((task, settings), group) in zip(names, groups.items(), strict=True):
         only = name if len(groups) > 1 else ""
         if any(len(one.curve.env_steps) > 1 for one in group):
-            parts.append(Words("heading", f"Score while training: {task}"))
             standing = {int(number) for one in group for number in one.curve.seeds}
             words = (
                 f"IQM over seeds of the mean return of each checkpoint's episodes. {terms(settings)}. Bands: "
                 f"{interval(standing)}"
             )
-            parts.append(Plot(slug("evaluated_checkpoints", only), curves(report, group), words))
+            parts.append(
+                Plot(slug("evaluated_checkpoints", only), f"Score while training: {task}", curves(group), words)
+            )
         episodes = sum(len(one.returns) for one in group)
         words = (
             f"Fraction of episodes whose return is higher than τ: {episodes:,} episodes of the last evaluated "
             f"checkpoints, seeds of a configuration together. {terms(settings)}."
         )
-        parts += [Words("heading", f"Episodes: {task}"), Plot(slug("evaluated_episodes", only), spread(group), words)]
+        parts.append(Plot(slug("evaluated_episodes", only), f"Episodes: {task}", spread(group), words))
     if films:
-        parts += [Words("heading", "Films"), Words("films", films)]
-    return Panel("evaluation", "Evaluation", [*parts, *_all(found)])
+        parts.append(Words("films", films, "Films"))
+    return Panel("evaluation", "Evaluation", parts)
 
 
 def evaluated(report: Report) -> Iterator[Evaluated]:
     """The evaluations of each configuration, once for each kind of settings."""
-    for c in report.configurations:
-        trials = {seed.row.trial.id: seed.row.trial for seed in c.seeds}
+    for place, c in enumerate(report.configurations):
+        trials = {seed.trial.id: seed.trial for seed in c.seeds}
         kinds: dict[str, list[tuple[int, int, Evaluation]]] = {}
         for one in report.launches[c.launch].evaluations:  # by trial and timestep: the last one of a seed is its last
             if one.trial in trials and one.returns:
                 trial = trials[one.trial]
                 kinds.setdefault(one.settings, []).append((trial.seed, one.timestep * trial.num_envs, one))
         for settings, checkpoints in kinds.items():
-            yield Evaluated(c, settings, checkpoints)
+            yield Evaluated(c, place, settings, checkpoints)
 
 
 def terms(settings: str) -> str:
@@ -125,58 +121,53 @@ def terms(settings: str) -> str:
     return ", ".join([words, *(short({key: value}) for key, value in {**env, **parts}.items())])
 
 
-def curves(report: Report, group: Sequence[Evaluated]) -> Figure:
+def curves(group: Sequence[Evaluated]) -> Figure:
     """Score over env steps of each configuration."""
     series = []
     for one in group:
         curve, c = one.curve, one.configuration
         notes = [f"{seeds} of {len(c.seeds)} seeds" for seeds in curve.seeds]
-        place = report.configurations.index(c)
-        series.append(
-            Series(c.label, curve.env_steps, curve.iqm, c.style, "line", curve.low, curve.high, notes, place=place)
-        )
+        ends = curve.low, curve.high
+        series.append(Series(c.label, curve.env_steps, curve.iqm, c.style, "line", ends, notes, one.place))
     return Figure(series, Axis("env steps"), Axis("return of an evaluation (IQM)"), legend=len(series) > 1)
 
 
 def spread(group: Sequence[Evaluated]) -> Figure:
-    """How returns of episodes are distributed, of the configurations that stand out."""
+    """The distribution of episodes' returns, of the configurations that stand out."""
     shown = [one for one in group if one.configuration.style.front] or group
     finite = [(one.configuration, one.returns[np.isfinite(one.returns)]) for one in shown]
-    series = above([(c, returns) for c, returns in finite if len(returns)], bands=False)
-    axis = Axis("episodes above τ", percent=True, limits=(-0.02, 1.02))
-    return Figure(series, Axis("return of an episode τ"), axis, legend=len(series) > 1)
+    finite = [(c, returns) for c, returns in finite if len(returns)]
+    everything = np.concatenate([returns for _, returns in finite] or [np.zeros(1)])
+    room = 0.03 * float(np.ptp(everything)) or 1.0
+    thresholds = np.linspace(everything.min() - room, everything.max() + room, 121)
+    series = [Series(c.label, thresholds, stats.fraction_above(returns, thresholds), c.style) for c, returns in finite]
+    axis = Axis("episodes above τ", percent=True)
+    return Figure(series, Axis("return of an episode τ"), axis, legend=len(series) > 1, nothing="no finite return")
 
 
 def _scores(found: Sequence[Evaluated]) -> Table:
     rows = []
     for one in found:
-        means = one.means
-        ends = stats.bootstrap_interval(means, stats.interquartile_mean, np.random.default_rng(0))
-        numbers = [num(float(stats.interquartile_mean(means))), span(ends, len(means)), num(float(means.mean()))]
-        counts = [num(len(means), "d"), num(len(one.returns), ",d")]
-        rows.append([of(one.configuration), *numbers, *counts, Cell(terms(one.settings), None, "wrap")])
-    seeds = interval(len(one.means) for one in found)
-    return Table(SCORES, rows, f"Over seeds, of the mean return of each seed's episodes. Interval: {seeds}")
-
-
-def _all(found: Sequence[Evaluated]) -> list[Part]:
-    rows = []
-    for kind in found:
-        for seed, steps, one in kind.checkpoints:
-            returns = np.asarray(one.returns)
-            of_all = (returns.mean(), returns.std(), np.median(returns), returns.min(), returns.max())
-            who = [of(kind.configuration), num(seed, "d"), num(steps, ",d"), num(len(returns), ",d")]
-            length = num(float(np.mean(one.lengths)), ",.1f")
-            rows.append([*who, *map(num, of_all), length, Cell(terms(kind.settings), None, "wrap")])
-    return [Words("heading", "All evaluations"), Table(CHECKPOINTS, rows)] if rows else []
+        means, returns = np.array([np.mean(each.returns) for each in one.last]), one.returns
+        numbers = num(float(stats.interquartile_mean(means))), span(stats.bootstrap_interval(means), len(means))
+        of_all = (returns.mean(), returns.std(), returns.min(), returns.max())
+        length = num(float(np.mean(np.concatenate([each.lengths for each in one.last]))), ",.1f")
+        counts = num(len(means), "d"), num(len(returns), ",d")
+        settings = Cell(terms(one.settings), None, "wrap")
+        rows.append([named(one.configuration), *numbers, *map(num, of_all), length, *counts, settings])
+    seeds = interval(len(one.last) for one in found)
+    note = (
+        f"IQM and interval: over seeds, of the mean return of each seed's episodes; interval: {seeds} The others: of "
+        "all episodes together. Every episode of every evaluated checkpoint is in evaluations.csv."
+    )
+    return Table("Last evaluated checkpoints", [*SCORES, "settings"], rows, note)
 
 
 def _films(report: Report) -> Iterator[tuple[Path, str]]:
     """The files that `launch eval --video` left in launches, and what they show."""
     for index, launch in enumerate(report.launches):
-        known = {c.seeds[0].row.trial.config: c for c in report.configurations if c.launch == index}
+        labels = {c.seeds[0].trial.config: c.label for c in report.configurations if c.launch == index}
         for path in sorted((launch.standing.directory / "videos").glob("*")):
             if path.suffix in FILMS:
                 name, _, timestep = path.stem.rpartition("_")
-                label = known[name].label if name in known else path.stem
-                yield path, f"{label}, checkpoint of timestep {timestep}" if name in known else label
+                yield path, f"{labels[name]}, checkpoint of timestep {timestep}" if name in labels else path.stem

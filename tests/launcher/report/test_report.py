@@ -21,9 +21,9 @@ from launcher.plan.experiment import read_experiment
 from launcher.report import data, draw, figures
 from launcher.report import page as page_of
 from launcher.report.data import Report
-from launcher.report.panels import comparison, evaluations, failures, panels, summary, sweep, throughput
-from launcher.report.parts import Table, Words, distinct, interval, short
-from launcher.watch import status
+from launcher.report.panels import comparison, evaluations, panels, summary, sweep, throughput
+from launcher.report.parts import Table, distinct, interval, short
+from launcher.watch import standing
 from runner.errors import UserError
 from runner.training.tracking import SCORE
 from tests.launcher import report_launches
@@ -49,12 +49,16 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(launched: Path) -> Report:
-    return data.read([launched])
+    return read(launched)
 
 
 @pytest.fixture(scope="module")
 def page(launched: Path) -> Path:
     return report.write([launched])
+
+
+def read(*launches: Path) -> Report:
+    return data.read(data.find(launches))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -70,7 +74,7 @@ def data_of(page: Path) -> dict[str, Any]:
 
 def text_of(launch: Path, path: Path | None = None) -> str:
     """The page of a launch, without the pictures beside it."""
-    told = data.read([launch])
+    told = read(launch)
     return page_of.render(told, panels(told), path or launch / "report.html")
 
 
@@ -94,8 +98,7 @@ def test_configurations_are_sorted_and_only_finished_trials_count(told: Report) 
     assert (first.lost, len(first.scores), first.interval) == (2, 2, None)
     second = of_name["cartpole_learning_rate=0.001_entropy_loss_scale=0.01"]
     assert (second.lost, len(second.scores)) == (1, 3)
-    rng = np.random.default_rng(0)
-    assert second.interval == stats.bootstrap_interval(second.scores, stats.interquartile_mean, rng)
+    assert second.interval == stats.bootstrap_interval(second.scores)
 
 
 def test_labels_leave_out_what_all_names_begin_with(told: Report) -> None:
@@ -228,7 +231,7 @@ def test_probability_of_improvement_and_its_interval(told: Report) -> None:
     cells = [row[table.headings.index("P(best > this):")] for row in table.rows]
     first, second, *_ = told.configurations
     expected = stats.probability_of_improvement(first.scores, second.scores)
-    low, high = stats.improvement_interval(first.scores, second.scores, np.random.default_rng(0))  # type: ignore[misc]
+    low, high = stats.improvement_interval(first.scores, second.scores)  # type: ignore[misc]
     assert cells[0].text == "-" and cells[1].value == pytest.approx(expected)
     assert cells[1].text == f"{expected:.2f} ({low:.2f} to {high:.2f})"
     assert cells[-1].text == "1.00"  # two seeds: no interval
@@ -237,7 +240,7 @@ def test_probability_of_improvement_and_its_interval(told: Report) -> None:
 def test_few_seeds_have_no_error_bars(told: Report) -> None:
     figure = comparison.returns(told.configurations)
     diamonds = [one for one in figure.series if one.kind == "points"]
-    assert [one.low is not None for one in diamonds] == [c.interval is not None for c in told.configurations]
+    assert [one.ends is not None for one in diamonds] == [c.interval is not None for c in told.configurations]
     assert sum(len(one.x) for one in figure.series if one.kind == "dots") == 20
     assert "(2 of 4)" in str(figure.y.labels)
 
@@ -280,25 +283,23 @@ def test_sweep_over_two_axes(told: Report, page: Path) -> None:
 def test_settings_that_go_together_are_one_axis(tmp_path: Path) -> None:
     zips = [["agent.learning_rate=0.001,0.01,0.1", "agent.entropy_loss_scale=0.0,0.01,0.02"]]
     report_launches.build(tmp_path / "a", seeds=3, points=4, zips=zips)
-    told = data.read([tmp_path / "a"])
+    told = read(tmp_path / "a")
     assert list(sweep.swept(told.configurations)) == ["agent.learning_rate"]
     ((_, figure),) = sweep.by_setting(told.configurations).items()
     assert figure.x.kind == "log"
     (line,) = [one for one in figure.series if one.kind == "line"]
     assert list(line.x) == [0.001, 0.01, 0.1]
-    assert all(one.low is not None for one in figure.series if one.kind == "points")
+    assert all(one.ends is not None for one in figure.series if one.kind == "points")
     by_rate = {c.settings["agent.learning_rate"]: c for c in told.configurations}
     assert line.y == pytest.approx([by_rate[x].iqm for x in line.x])
 
 
 def test_time_of_attempts(told: Report) -> None:
-    parts = throughput.spent(told, 0)
-    assert list(parts) == [1, 2, 3, 4, 5, 6]
-    start_up, training, closing, steps = parts[3]
-    assert (start_up, training, closing) == pytest.approx((START_UP, 0.05 * POINTS, 1.0), abs=1e-5)
-    assert steps == 4 * told.seeds[0].row.env_steps
+    ((launch, seeds, _),) = told.by_launch()
+    assert len(launch.standing.attempts) == 6  # of which one is not closed
+    expected = (6 * START_UP, 6 * 0.05 * POINTS, 5 * 1.0)
+    assert throughput.spent(launch, seeds) == pytest.approx(expected, abs=1e-4)
     figure = throughput.throughput(told)
-    assert figure is not None
     (line,) = figure.series
     width = line.x[1] - line.x[0]
     assert sum(line.y) * width == pytest.approx(sum(seed.row.env_steps for seed in told.seeds), rel=1e-3)
@@ -316,15 +317,14 @@ def test_time_split_is_told_where_records_tell_it(told: Report, tmp_path: Path) 
     records = read_records(told.launches[0].standing.directory / "ledger.sqlite", seed.row.trial.id)
     assert seed.split["Update"] == pytest.approx(records.values["Time / Update"].sum())
     report_launches.build(tmp_path / "a", seeds=1, points=4)
-    assert throughput.speeds(data.read([tmp_path / "a"])).headings[-1] == "steps/s of a trial, median:"
+    assert throughput.speeds(read(tmp_path / "a")).headings[-1] == "steps/s of a trial, median:"
 
 
 def test_evaluations(page: Path, told: Report) -> None:
     first = next(evaluations.evaluated(told))
     assert first.returns.tolist() == [value for one in first.last for value in one.returns]
-    assert first.means.tolist() == [np.mean(one.returns) for one in first.last]
     words = "CartPole-v1, 20 episodes, most probable actions, seed 0"
-    assert evaluations.terms(SETTINGS) == words and page.read_text().count(words) == 2 + 3 + 1
+    assert evaluations.terms(SETTINGS) == words and page.read_text().count(words) == 2 + 1
     assert evaluations.terms("odd") == "odd"
     figure = evaluations.spread(list(evaluations.evaluated(told)))
     assert [one.y[0] for one in figure.series] == [1, 1] and [one.y[-1] for one in figure.series] == [0, 0]
@@ -334,7 +334,7 @@ def test_evaluations_of_every_checkpoint_are_a_curve(tmp_path: Path) -> None:
     trials = report_launches.build(tmp_path / "a", ["agent.learning_rate=0.001,0.002"], 5, 4)
     for timestep in (100, 200, 300):
         report_launches.evaluate(tmp_path / "a", trials[:5] if timestep > 200 else trials, timestep=timestep)
-    told = data.read([tmp_path / "a"])
+    told = read(tmp_path / "a")
     panel = evaluations.panel(told)
     assert panel is not None
     plot = next(plot for plot in panel.plots if plot.name == "evaluated_checkpoints")
@@ -345,7 +345,7 @@ def test_evaluations_of_every_checkpoint_are_a_curve(tmp_path: Path) -> None:
     (found,) = [one for one in evaluations.evaluated(told) if one.configuration.label == "learning_rate=0.001"]
     means = [np.mean(one.returns) for _, steps, one in found.checkpoints if steps == 100 * envs]
     assert len(means) == 5 and whole.y[0] == pytest.approx(stats.interquartile_mean(means))
-    assert whole.low is not None and whole.low[0] < whole.y[0] < whole.high[0]  # type: ignore[index]
+    assert whole.ends is not None and whole.ends[0][0] < whole.y[0] < whole.ends[1][0]
 
 
 def test_films_are_shown_beside_what_they_show(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_several_launches_make_one_comparison(tmp_path: Path) -> None:
     paths = [tmp_path / "x" / name for name in ("a", "b", "c")]
     page = report.write(paths)
     assert page == tmp_path / "x" / "report.html"
-    told = data.read(paths)
+    told = read(*paths)
     names = {c.name for c in told.configurations}
     assert len(names) == 5 and {"a: cartpole_learning_rate=0.001", "b: cartpole_learning_rate=0.001"} <= names
     assert [launch.name for launch in told.launches] == ["a", "b", "c"]
@@ -429,14 +429,25 @@ def test_tasks_are_not_compared_with_each_other(told: Report) -> None:
     found = {plot.name: plot.figure for plot in panel.plots}
     assert list(found["final_returns_acrobot_v1"].y.labels) == [0]
     assert list(found["final_returns_cartpole_v1"].y.labels) == [0, 1, 2, 3, 4]
-    assert Words("heading", "Final returns: Acrobot-v1") in panel.parts
+    assert [plot.title for plot in panel.plots] == ["Final returns: Acrobot-v1", "Final returns: CartPole-v1"]
 
 
 def test_launch_that_has_not_begun(tmp_path: Path) -> None:
     folder.create(tmp_path / "new", read_experiment([CARTPOLE], [], {}, "2").trials)
     page = report.write([tmp_path / "new"])
     assert tabs(page) == ["summary", "trials", "configurations"]
-    assert "<b>Not finished:</b> 2 pending of 2 trials" in page.read_text()
+    text = page.read_text()
+    assert "<b>Not finished:</b> 2 pending of 2 trials" in text
+    missing = ["no trial has reported yet", "there is one configuration", "no training has begun", "launch eval"]
+    assert "Not on this page: learning curves (" in text and all(words in text for words in missing)
+
+
+def test_a_figure_without_values_says_so(tmp_path: Path) -> None:
+    report_launches.build(tmp_path / "a", seeds=2, points=1)  # no episode has ended
+    page = report.write([tmp_path / "a"])
+    (note,) = data_of(page)["figures"]["learning_curves"]["layout"]["annotations"]
+    assert note["text"] == "no episode has ended yet"
+    assert note["text"] in (page.with_suffix("") / "learning_curves.svg").read_text()
 
 
 def test_launch_at_work_is_not_disturbed(launched: Path, tmp_path: Path) -> None:
@@ -481,9 +492,10 @@ def test_import_is_light() -> None:
 
 
 def test_logs_that_are_elsewhere(launched: Path) -> None:
-    standing = status.read(launched)
-    lost = next(row for row in standing.rows if row.trial.state == "failed")
-    away = {number: dataclasses.replace(row, log="logs/away.log") for number, row in standing.attempts.items()}
-    found = failures.failures(dataclasses.replace(standing, attempts=away))
-    assert found[0].trials[0] == lost.trial.id and found[0].lines == []
+    launch = standing.read(launched)
+    lost = next(row for row in launch.rows if row.trial.state == "failed")
+    away = {number: dataclasses.replace(row, log="logs/away.log") for number, row in launch.attempts.items()}
+    found = dataclasses.replace(launch, attempts=away).failures(9, 9)
+    assert found[0].trials[0] == lost.trial.id and found[0].lines == ()
     assert "is not on this machine" in found[0].log
+    assert all(one.log == "" for one in launch.failures(0, 9))

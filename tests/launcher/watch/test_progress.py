@@ -18,7 +18,9 @@ from launcher.ledger.rows import Batch, Progress, Published, TrialRow
 from launcher.plan.experiment import Placement, form_packs, read_experiment
 from launcher.watch import progress
 from launcher.watch.layout import layout
-from launcher.watch.progress import EvaluationView, View, progress_line, show_plan, show_result, summary, time_left
+from launcher.watch.progress import EvaluationView, View, progress_line, show_plan, time_left
+from launcher.watch.standing import at_present
+from launcher.watch.status import _busy_seconds, show_result, summary
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.builders import give_up
 
@@ -156,6 +158,18 @@ def test_a_trial_that_does_not_train_yet_shows_what_it_waits_for(ledger: Ledger)
     assert table(ledger.progress(SCORE), 200)[1][2] == "failed"
 
 
+def test_a_trial_of_a_launch_before_waits_for_a_worker(ledger: Ledger) -> None:
+    attempt = train(ledger, TRIALS[0], [1.0])
+    ledger.close(attempt, "interrupted", None, "interrupted")
+    rows = ledger.progress(SCORE)
+    shown = {
+        (running, stopping): table(at_present(rows, running, stopping), 200)[1][2]
+        for running, stopping in ((True, False), (True, True), (False, False), (None, False))
+    }
+    assert list(shown.values()) == ["waiting", "interrupted", "interrupted", "interrupted"]
+    assert [row.trial.state for row in at_present(rows, True, False)] == ["pending"] * 5
+
+
 def test_line(ledger: Ledger) -> None:
     train(ledger, TRIALS[0], [math.nan])
     rows = ledger.progress(SCORE)
@@ -208,7 +222,7 @@ def test_view_tells_of_a_full_disk_as_long_as_it_is_full(ledger: Ledger, tmp_pat
             before = len(file.getvalue())
             view._due = 0.0
             view.refresh(refusing)
-            if view._live is not None:
+            if terminal:
                 before = len(file.getvalue())  # its thread may have shown what was before
                 view._live.refresh()
             shown = file.getvalue()[before:]
@@ -251,7 +265,7 @@ def test_result(ledger: Ledger, tmp_path: Path, width: int) -> None:
     show_result(screen.console, tmp_path, 12.34, 0)
     lines = screen.lines
     assert f"{TRIALS[2].id} diverged: a loss or parameter stopped being a finite number" in screen.text
-    assert f"the last finite state is saved (log: logs/attempt-{attempt - 1}.log)" in screen.text
+    assert f"  {tmp_path}/logs/attempt-{attempt - 1}.log is not on this machine" in screen.text
     assert f"{TRIALS[3].id} failed: out of memory (log: logs/attempt-4.log)" in lines
     assert (
         f"{SWEPT}: 2 seeds, final return mean 15.00, IQM 15.00, fewer than 3 seeds: no interval; "
@@ -283,9 +297,9 @@ def test_speed_counts_time_in_which_something_trained(ledger: Ledger) -> None:
     for trial in TRIALS[:2]:
         train(ledger, trial, [1.0] * 10, "finished")  # both say: 5 s of training, until now
     last = [ledger.records(trial.id, 9)[0] for trial in TRIALS[:2]]
-    assert progress._busy_seconds(last, now - 100) == pytest.approx(5, abs=0.5)
-    assert progress._busy_seconds(last, now - 2) == pytest.approx(2, abs=0.5)  # the rest was before this launch
-    assert progress._busy_seconds([], now) == 0
+    assert _busy_seconds(last, now - 100) == pytest.approx(5, abs=0.5)
+    assert _busy_seconds(last, now - 2) == pytest.approx(2, abs=0.5)  # the rest was before this launch
+    assert _busy_seconds([], now) == 0
 
 
 def test_time_left_of_an_evaluation() -> None:

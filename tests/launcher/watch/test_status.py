@@ -20,7 +20,9 @@ from launcher.ledger.rows import Batch, TrialRow
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Placement, read_experiment
 from launcher.plan.revision import revision as revision_of
-from launcher.watch import status
+from launcher.watch import standing, status
+from launcher.watch.standing import Standing
+from launcher.watch.tail import tail
 from runner.errors import UserError
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.boards import checkpoint, opened
@@ -132,7 +134,8 @@ def test_status_while_it_runs(launched: tuple[Path, list[str]], capsys: pytest.C
     text = shown(capsys, "status", launched[0])
     assert text.startswith("Running since 20")
     assert cells(text)[str(BUSY)] == ["running", "1", "2,048", "50%", "2,048", "-", "0:01"]
-    assert "Continue" not in text and status.at_work(launched[0]) is True
+    assert (cells(text)[str(LATE)][0], cells(text)[str(WAITING)][0]) == ("waiting", "pending")
+    assert "Continue" not in text and storage.at_work(launched[0]) is True
 
 
 def test_status_sees_what_is_being_written_and_does_not_disturb(at_work: Ledger, launched: Any) -> None:
@@ -140,8 +143,8 @@ def test_status_sees_what_is_being_written_and_does_not_disturb(at_work: Ledger,
     change = "UPDATE trials SET error = ? WHERE trial = ?"
     with at_work._transaction():
         at_work._db.execute(change, ("not yet", names[WAITING]))
-        assert status.find(status.read(path), names[WAITING]).trial.error is None
-    assert status.find(status.read(path), names[WAITING]).trial.error == "not yet"
+        assert standing.read(path).find(names[WAITING]).trial.error is None
+    assert standing.read(path).find(names[WAITING]).trial.error == "not yet"
     at_work._db.execute(change, (None, names[WAITING]))
     with pytest.raises(UserError, match="in use by another launch"):
         Ledger(path)
@@ -173,10 +176,10 @@ def test_status_of_a_launch_that_has_not_begun(tmp_path: Path, capsys: pytest.Ca
 
 def test_revisions_that_name_little(tmp_path: Path) -> None:
     two: dict[str, Any] = {"command": "launch resume x"}
-    standing = status.Standing(tmp_path, None, [{"command": "launch a.yaml", "time": 1e9}, two], [], {}, {}, {})
-    assert status._about(standing) == ["Whether it runs cannot be told; started (resumed 1 time): launch resume x"]
+    told = Standing(tmp_path, None, [{"command": "launch a.yaml", "time": 1e9}, two], [], {}, {}, {})
+    assert status._about(told) == ["Whether it runs cannot be told; started (resumed 1 time): launch resume x"]
     two |= {"placement": {"workers": 4, "gpus": 2, "logical": False}, "git_commit": "0123456789abcdef+"}
-    assert status._about(standing)[1:] == ["With:        4 workers on 2 GPUs, code 0123456789ab+"]
+    assert status._about(told)[1:] == ["With:        4 workers on 2 GPUs, code 0123456789ab+"]
 
 
 def test_failed_trials_alone_need_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,15 +350,15 @@ def test_tail_is_the_end_of_the_file(tmp_path: Path, size: int, end: str) -> Non
     path = tmp_path / "log"
     path.write_text("\n".join(lines) + end * bool(lines))
     for count in (1, 7, 5000, 200_000):
-        assert status.tail(path, count) == lines[-count:]
+        assert tail(path, count) == lines[-count:]
 
 
 def test_tail_of_bytes_and_of_one_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"a\xff\nb\r50%\r100%\n")
-    assert status.tail(path, 2) == ["a\ufffd", "b\r50%\r100%"]
+    assert tail(path, 2) == ["a\ufffd", "b\r50%\r100%"]
     monkeypatch.setattr("launcher.watch.tail.LONGEST_TAIL", 1000)
     path.write_bytes(b"x" * 100_000)
-    assert status.tail(path, 5) == ["x" * 1000]
+    assert tail(path, 5) == ["x" * 1000]
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        status.tail(tmp_path, 1)
+        tail(tmp_path, 1)
