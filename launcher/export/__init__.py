@@ -1,1 +1,1 @@
-"""What is derived from the ledger for other programs: TensorBoard's event files, wandb's runs."""
+"""Files for other programs that are derived from the ledger: TensorBoard's event files, wandb's runs."""

@@ -1,6 +1,6 @@
 """From the ledger to TensorBoard: a folder per trial, and two per configuration with averages over its seeds.
 
-What the HParams tab shows is written beside the points (see `launcher.export.hparams`).
+A trial's settings are written before its points (see `launcher.export.hparams`).
 
 The exporter follows the ledger from the revision in `tensorboard/cursor.json`, which it writes after the
 event files are flushed; what a crash leaves between the two is written again by the next exporter. Each time
@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from launcher.export import hparams
 from launcher.export.hparams import HParams
 from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import Progress, StoredRecord, TrialRow
+from launcher.ledger.rows import Progress, State, StoredRecord, TrialRow
 from launcher.ledger.storage import REFUSED
 from launcher.stats import interquartile_mean
+from launcher.watch.layout import LOST_STATES, by_configuration
 from runner.training.tracking import TensorBoard
 
 CHUNK = 200
@@ -38,7 +38,8 @@ LONGEST_POLL = 0.5
 """Seconds that a poll writes at most: the launcher, which polls, has leases to watch."""
 SHORT_POLL = 0.1
 """One that takes longer, as with ten thousand trials, is followed by a pause of ten times as long."""
-
+OVER: tuple[State, ...] = ("finished", "diverged", "failed")
+"""States of trials that are not trained any more."""
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda numbers: float(np.mean(numbers)),
     "iqm": interquartile_mean,
@@ -47,10 +48,12 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 class TensorBoardExport:
-    """Keeps `DIR/tensorboard` up to date with the ledger of `DIR`. Errors are logged, never raised."""
+    """Keeps `DIR/tensorboard` up to date with the ledger of `DIR`. Errors are logged, never raised.
+
+    Nothing is opened before the first `poll`; `wandb` is told which folders are opened, and which complete.
+    """
 
     def __init__(self, ledger_directory: Path, wandb: WandbExport | None = None) -> None:
-        """Nothing is opened before the first `poll`; `wandb` is told which folders are opened, and which complete."""
         self._directory = ledger_directory
         self._wandb = wandb
         self._tail: _Tail | None = None
@@ -58,10 +61,9 @@ class TensorBoardExport:
         self._due = 0.0
 
     def poll(self, longest: float = LONGEST_POLL) -> None:
-        """Write what is new. After an error, logged once until it is over, try again a minute later.
+        """Write what is new, and after `longest` seconds leave the rest to the next poll.
 
-        Args:
-            longest: seconds, after which the rest is left to the next poll.
+        After an error, logged once until it is over, try again a minute later.
         """
         began = time.monotonic()
         if began < self._due:
@@ -102,17 +104,12 @@ class _Run:
         self.board = TensorBoard(folder)
         self.next: int | None = None
 
-    def write(
-        self,
-        index: int,
-        previous_env_steps: int,
-        env_steps: int,
-        values: Mapping[str, float],
-        wall_time: float,
-    ) -> None:
+    def write(self, index: int, rows: Sequence[StoredRecord], values: Mapping[str, float]) -> None:
+        """Write the values of a record, or those that stand for records of several trials."""
+        wall_time = max(row.wall_time for row in rows)
         if index != self.next:
-            self.board.restart(previous_env_steps + 1, wall_time)
-        self.board.write(env_steps, values, wall_time)
+            self.board.restart(max(row.previous_env_steps for row in rows) + 1, wall_time)
+        self.board.write(max(row.record.env_steps for row in rows), values, wall_time)
         self.next = index + 1
 
 
@@ -124,9 +121,9 @@ class _Tail:
         self._root = directory / "tensorboard"
         self._root.mkdir(exist_ok=True)
         self._ledger = Ledger(directory, writer=False)
-        self._hparams = HParams(directory, self._ledger.trials())
+        self._hparams = HParams(self._ledger)
         self._runs: dict[str, _Run] = {}
-        self._ended: dict[str, str] = {}  # folder → state of its trial, which is over and said to be
+        self._ended: dict[str, str] = {}  # folder, closed → state of its trial
         self._revision = 0
         self._averaged: dict[str, int] = defaultdict(int)  # configuration → records that its averages cover
         with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or cut short by a power cut
@@ -148,16 +145,13 @@ class _Tail:
                 self._save()
                 return
         trials = self._ledger.progress()
-        configs = defaultdict(list)
-        for progress in trials:
-            configs[progress.trial.config].append(progress)
-        for config, seeds in configs.items():
+        for seeds in by_configuration(trials):
             if len(seeds) > 1:
-                self._write_averages(config, seeds)
+                self._write_averages(seeds[0].trial.config, seeds)
         if (self._revision, self._averaged) != before:
             self._save()
         for progress in trials:
-            if progress.trial.state in hparams.STATUS:
+            if progress.trial.state in OVER:
                 self._end(progress)
 
     def close(self) -> None:
@@ -180,7 +174,7 @@ class _Tail:
             run = self._trial_run(row, stored.wall_time)
             if record.index != run.next:  # perhaps rewound: then the averages are wrong from here on
                 self._averaged[row.config] = min(self._averaged[row.config], record.index)
-            run.write(record.index, stored.previous_env_steps, record.env_steps, record.values, stored.wall_time)
+            run.write(record.index, [stored], record.values)
             self._revision = stored.revision
 
     def _write_averages(self, config: str, seeds: Sequence[Progress]) -> None:
@@ -189,7 +183,7 @@ class _Tail:
         Those count as far as they got. So the averages do not depend on when the exporter looks.
         """
         counts = {p.trial.id: self._written(p) for p in seeds}
-        live = [counts[p.trial.id] for p in seeds if p.trial.state not in ("failed", "diverged")]
+        live = [counts[p.trial.id] for p in seeds if p.trial.state not in LOST_STATES]
         end = min(live) if live else max(counts.values())
         for first in range(self._averaged[config], end, CHUNK):
             at: dict[int, list[StoredRecord]] = defaultdict(list)
@@ -208,16 +202,10 @@ class _Tail:
         for name, statistic in STATISTICS.items():
             with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and that is what is to be seen
                 values = {tag: statistic(some) if some else math.nan for tag, some in numbers.items()}
-            self._run(f"{config}/{name}").write(
-                index,
-                max(row.previous_env_steps for row in rows),
-                max(row.record.env_steps for row in rows),
-                values,
-                max(row.wall_time for row in rows),
-            )
+            self._run(f"{config}/{name}").write(index, rows, values)
 
     def _written(self, progress: Progress) -> int:
-        """How many records of a trial are both in its folder and, not rewound since, in the ledger."""
+        """The number of a trial's records that are both in its folder and, not rewound since, in the ledger."""
         run = self._runs.get(_folder(progress.trial))
         return progress.records if run is None or run.next is None else min(run.next, progress.records)
 
@@ -225,7 +213,6 @@ class _Tail:
         """A trial's folder; if it must be opened, from `wall_time` on the trial is in training."""
         folder = _folder(row)
         if folder not in self._runs:
-            hparams.forget_end(self._root / folder)
             self._ended.pop(folder, None)
             self._run(folder).board.add_summary(self._hparams.start(row, folder, wall_time), wall_time)
             if self._wandb is not None:
@@ -233,18 +220,15 @@ class _Tail:
         return self._runs[folder]
 
     def _end(self, progress: Progress) -> None:
-        """Close the folder of a trial that is over, if all is written, and say there how it ended."""
+        """Close the folder of a trial that is over, if all is written."""
         row, folder = progress.trial, _folder(progress.trial)
         run = self._runs.get(folder)
         if self._ended.get(folder) == row.state or (run is not None and run.next != progress.records):
             return
-        last = self._ledger.records(row.id, progress.records - 1) if progress.records else []
-        ended_at = last[-1].wall_time if last else time.time()
         if not (self._root / folder).is_dir():  # it failed before its first record
-            self._trial_run(row, ended_at)
+            self._trial_run(row, time.time())
         if folder in self._runs:
             self._runs.pop(folder).board.close()  # a process may have a thousand files open, and there may be more
-        hparams.end(self._root / folder, row.state, ended_at)
         if self._wandb is not None:
             self._wandb.completed(row, self._root / folder)
         self._ended[folder] = row.state

@@ -37,10 +37,11 @@ class WandbExport:
 
     Attributes:
         where: to look at the runs (see `runner.training.wandb.address`); None while there are none.
+
+    `configs` are by trial, of those that ask for a run.
     """
 
     def __init__(self, directory: Path, configs: Mapping[str, Config]) -> None:
-        """Of the launch in `directory`; `configs` by trial, of those that ask for a run."""
         self.where: str | None = None
         self._directory = directory
         self._configs = configs
@@ -93,13 +94,9 @@ class WandbExport:
 
     def _start(self, row: TrialRow, folder: Path) -> None:
         if row.id not in self._runs:
-            names = {
-                "id": f"{row.id}-{self._launch()}",
-                "name": f"{row.config}_seed_{row.seed}",
-                "group": row.config,
-            }
-            config, settings = self._configs[row.id], {"settings": SETTINGS}
-            run = weights_and_biases.start(config, folder, self._directory, names | settings, whole=True)
+            names = {"id": f"{row.id}-{self._launch()}", "name": f"{row.config}_seed_{row.seed}", "group": row.config}
+            asked = names | {"settings": SETTINGS}
+            run = weights_and_biases.start(self._configs[row.id], folder, self._directory, asked, whole=True)
             self._runs[row.id], self.where = run, weights_and_biases.address(run)
 
     def _finish(self, row: TrialRow, folder: Path) -> None:
@@ -108,7 +105,7 @@ class WandbExport:
         del self._unfinished[row.id]
 
     def _launch(self) -> str:
-        """What tells this launch's runs from those of others with the same configuration, kept in a file."""
+        """A word that only this launch's runs have, kept in a file."""
         file = self._directory / "wandb/launch.txt"
         if not file.exists():
             write_whole(file, secrets.token_hex(4).encode())

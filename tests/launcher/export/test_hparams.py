@@ -1,4 +1,4 @@
-"""The HParams tab's data: settings that differ, seeds, metrics, and how trials ended, through rewinds and resumes."""
+"""The HParams tab's data: settings that differ and seeds, through rewinds and resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams import metadata
 
 from launcher.export import hparams
 from launcher.export.hparams import HParams
@@ -24,25 +24,14 @@ def write_settings(ledger: Ledger, settings: dict[str, dict[str, Any]]) -> None:
 
 
 def content(folder: Path, tag: str) -> Any:
-    """What the plugin reads in a run, None without."""
+    """What the plugin reads in a run."""
     run = plugin_event_accumulator.EventAccumulator(str(folder)).Reload()
-    if tag not in run.Tags()["tensors"]:
-        return None
-    read = {
-        metadata.SESSION_START_INFO_TAG: metadata.parse_session_start_info_plugin_data,
-        metadata.SESSION_END_INFO_TAG: metadata.parse_session_end_info_plugin_data,
-    }[tag]
-    return read(run.SummaryMetadata(tag).plugin_data.content)
+    return metadata.parse_session_start_info_plugin_data(run.SummaryMetadata(tag).plugin_data.content)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
     values = content(folder, metadata.SESSION_START_INFO_TAG).hparams
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
-
-
-def status_of(folder: Path) -> str | None:
-    ended = content(folder, metadata.SESSION_END_INFO_TAG)
-    return None if ended is None else api_pb2.Status.Name(ended.status).removeprefix("STATUS_")
 
 
 @pytest.fixture
@@ -82,72 +71,41 @@ def test_of_too_many_configurations_there_are_names_and_seeds(
 ) -> None:
     write_settings(ledger, {"a-0": {"rate": 1}, "b-0": {"rate": 2}})
     rows = ledger.trials()
-    assert HParams(tmp_path, rows)._settings == {"a": {"rate": 1}, "b": {"rate": 2}}
+    assert HParams(ledger)._settings == {"a": {"rate": 1}, "b": {"rate": 2}}
     monkeypatch.setattr(hparams, "MOST_READ", 1)
-    started = HParams(tmp_path, rows).start(rows[-1], "b/seed_0", 1.0).value[0].metadata.plugin_data.content
+    started = HParams(ledger).start(rows[-1], "b/seed_0", 1.0).value[0].metadata.plugin_data.content
     assert set(metadata.parse_session_start_info_plugin_data(started).hparams) == {"configuration", "seed"}
 
 
-# ---------------------------------------------------------------------------------------------- ends
-
-
-def test_a_trial_says_how_it_ended(ledger: Ledger, tmp_path: Path) -> None:
-    attempt = opened(ledger, "a-0", "a-1", "a-2", "a-3")
-    for trial in ("a-0", "a-1", "a-2"):
-        push(ledger, attempt, trial, 0, [1.0])
-    checkpoint(ledger, attempt, "a-0", 1, state="finished")
-    checkpoint(ledger, attempt, "a-1", 1, state="diverged")
-    exporter = TensorBoardExport(tmp_path)
-    exporter.poll()
+def test_a_trial_that_failed_before_its_first_record_has_its_row(ledger: Ledger, tmp_path: Path) -> None:
+    give_up(ledger, opened(ledger, "a-3"), ["a-3"], "killed")
+    export(tmp_path)
     boards = tmp_path / "tensorboard"
-    statuses = [status_of(boards / f"a/seed_{seed}") for seed in range(3)]
-    assert statuses == ["SUCCESS", "FAILURE", None]
-    give_up(ledger, attempt, ["a-2", "a-3"], "killed")
-    exporter.poll()
-    assert [status_of(boards / f"a/seed_{seed}") for seed in (2, 3)] == ["FAILURE", "FAILURE"]
     assert settings_of(boards / "a/seed_3") == {"configuration": "a", "seed": 3}  # which has no point
     assert not (boards / "b").exists()
-    ended = content(boards / "a/seed_0", metadata.SESSION_END_INFO_TAG)
-    assert ended.end_time_secs == ledger.records("a-0")[0].wall_time
-    exporter.close()
     written = sorted(boards.rglob("events*"))
     export(tmp_path)
     assert sorted(boards.rglob("events*")) == written
 
 
 @pytest.mark.parametrize("same_exporter", [True, False])
-def test_a_trial_that_is_trained_on_ends_anew(ledger: Ledger, tmp_path: Path, same_exporter: bool) -> None:
-    folder = tmp_path / "tensorboard/b/seed_0"
+def test_a_trial_that_is_trained_on_goes_on_in_its_folder(ledger: Ledger, tmp_path: Path, same_exporter: bool) -> None:
     exporter = TensorBoardExport(tmp_path)
     attempt = opened(ledger, "b-0")
     push(ledger, attempt, "b-0", 0, [1.0])
     give_up(ledger, attempt, ["b-0"], "killed")
     exporter.poll()
-    assert status_of(folder) == "FAILURE"
-    for covered, state, status in ((1, "finished", "SUCCESS"), (2, "diverged", "FAILURE")):
+    for covered, state in ((1, "finished"), (2, "diverged")):
         if not same_exporter:
             exporter.close()
             exporter = TensorBoardExport(tmp_path)
         ledger.extend({"b-0": 1000 * covered})
         attempt = opened(ledger, "b-0")
         push(ledger, attempt, "b-0", covered - 1, [2.0, 3.0])
-        exporter.poll()
-        assert status_of(folder) is None
         checkpoint(ledger, attempt, "b-0", covered + 1, state=state)
         exporter.poll()
-        assert status_of(folder) == status
-    assert read_scalars(folder, TAG) == steps(2.0, 3.0, 3.0)
+    assert read_scalars(tmp_path / "tensorboard/b/seed_0", TAG) == steps(2.0, 3.0, 3.0)
     exporter.close()
-
-
-def test_an_end_that_a_crash_kept_back_is_written_later(ledger: Ledger, tmp_path: Path) -> None:
-    attempt = opened(ledger, "b-0")
-    push(ledger, attempt, "b-0", 0, [1.0])
-    export(tmp_path)
-    checkpoint(ledger, attempt, "b-0", 1, state="finished")
-    export(tmp_path)
-    assert status_of(tmp_path / "tensorboard/b/seed_0") == "SUCCESS"
-    assert read_scalars(tmp_path / "tensorboard/b/seed_0", "index") == steps(0.0)
 
 
 def test_a_seed_that_is_added_later_has_its_row(ledger: Ledger, tmp_path: Path) -> None:

@@ -77,15 +77,15 @@ def until(found: Callable[[], Any], what: Callable[[Any], bool]) -> Any:
 
 
 @pytest.mark.parametrize("loader", ["true", "false"])
-def test_a_person_finds_configurations_seeds_metrics_and_states(launch: Path, loader: str) -> None:
+def test_a_person_finds_configurations_seeds_and_metrics(launch: Path, loader: str) -> None:
     request = {"experimentName": "", "allowedStatuses": ALL, "startIndex": 0, "sliceSize": 100}
     with served(launch, f"--load_fast={loader}") as ask:
 
-        def ended() -> list[dict[str, Any]]:
+        def rows() -> list[dict[str, Any]]:
             groups: list[dict[str, Any]] = ask("plugin/hparams/session_groups", request).get("sessionGroups", [])
             return groups
 
-        groups = until(ended, lambda groups: len(groups) == 4 and all(map(status, groups)))
+        groups = until(rows, lambda groups: len(groups) == 4)
         runs = until(lambda: ask("runs"), lambda runs: len(runs) == 8)
         tags = ask("plugin/scalars/tags")
         experiment = ask("plugin/hparams/experiment", {"experimentName": "", "includeMetrics": True})
@@ -102,18 +102,8 @@ def test_a_person_finds_configurations_seeds_metrics_and_states(launch: Path, lo
         name: {"configuration": config, "agent.learning_rate": RATES[config], "seed": seed}
         for name, (config, seed) in trials.items()
     }
-    assert {group["name"]: status(group) for group in groups} == {
-        name: "STATUS_SUCCESS" if config.endswith("0.001") else "STATUS_FAILURE" for name, (config, _) in trials.items()
-    }
     with Ledger(launch, writer=False) as ledger:
         scores = {f"{row.trial.config}/seed_{row.trial.seed}": row.value for row in ledger.progress(SCORE)}
     for group in groups:
         shown = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         assert shown.get(SCORE) == (None if scores[group["name"]] is None else pytest.approx(scores[group["name"]]))
-
-
-def status(group: dict[str, Any]) -> str:
-    """How the one trial of a row ended; empty before."""
-    (session,) = group["sessions"]
-    found = str(session.get("status", ""))
-    return "" if found in ("STATUS_UNKNOWN", "STATUS_RUNNING") else found
