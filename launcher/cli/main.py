@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments is None:
             import_path.forget_folder()
-        return _delivered(_run(tokens))
+        from runner.envs.named import imports
+
+        with imports.scope():
+            return _delivered(_run(tokens))
     except KeyboardInterrupt:
         _say("interrupted")
         return 128 + signal.SIGINT

@@ -7,6 +7,7 @@ variable of this process's environment, so the processes that it starts may impo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import importlib
@@ -18,7 +19,7 @@ import secrets
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,6 +55,17 @@ def allow(modules: Iterable[str] | Mapping[str, str]) -> None:
             raise UserError(f"command line: --import {module}: allowed: the name of a module, such as my_package")
     os.environ[VARIABLE] = json.dumps(allowed() | dict(modules))
     sys.path += [folder for folder in dict.fromkeys(modules.values()) if folder not in sys.path]
+
+
+@contextlib.contextmanager
+def scope() -> Iterator[None]:
+    """What is allowed inside is allowed no longer afterwards."""
+    before = os.environ.get(VARIABLE)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        os.environ.update({} if before is None else {VARIABLE: before})
 
 
 def module_of(name: str | None) -> list[str]:

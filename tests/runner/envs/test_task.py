@@ -148,6 +148,9 @@ def test_a_folder_hides_nothing(tmp_path: Path) -> None:
     import colorsys
 
     assert Path(colorsys.__file__).parent != tmp_path
+    with imports.scope():
+        imports.allow({"other": "/there"})
+    assert list(imports.allowed()) == ["mine"]
     with pytest.raises(UserError, match="--import my-env: allowed: the name of a module"):
         imports.allow(["my-env"])
 
