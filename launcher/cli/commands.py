@@ -5,44 +5,24 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from launcher.cli import environments, reading
+from launcher.cli import clusters, environments, reading
 from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.experiment import Experiment, read_experiment
 from launcher.plan.resources import Resources
 from launcher.plan.sweep import FLAGS, group_by_flag
-from launcher.run import output
 from launcher.watch import launches
 from runner.config.load import dump
 from runner.errors import UserError
-
-if TYPE_CHECKING:
-    from launcher.cluster.jobs import Jobs
-
-VERBS = {
-    "eval": "let the checkpoints of a launch play",
-    "export": "write a policy for plain torch or ONNX",
-    "report": "write a page about launches",
-    "resume": "continue a launch, or add seeds and length to it",
-    "status": "show how a launch stands",
-    "logs": "show what the workers of a launch printed",
-    "list": "list launches, the latest first",
-    "keys": "say what the keys of a configuration are",
-    "envs": "list environments",
-    "follow": "watch a launch that runs on a cluster by itself",
-    "stop": "let such a launch save and end",
-    "pull": "bring its directory here",
-}
 
 Given = Annotated[Resources, Parameter(name="*")]
 NOTHING_GIVEN = Resources()
@@ -52,8 +32,7 @@ def _version() -> str:
     """This program, what its results depend on, and its code."""
     from launcher.plan.revision import software
 
-    found = software()
-    return "\n".join(f"{name} {version}" for name, version in found.items())
+    return "\n".join(f"{name} {version}" for name, version in software().items())
 
 
 app = App(
@@ -73,6 +52,9 @@ for _verb, _function in (
     ("list", reading.list_),
     ("keys", reading.keys),
     ("envs", environments.envs),
+    ("follow", clusters.follow),
+    ("stop", clusters.stop),
+    ("pull", clusters.pull),
 ):
     app.command(_function, name=_verb, help_epilogue=examples(_verb))
 
@@ -144,7 +126,7 @@ def _begin(
             made = folder.create(Path(packed) / folder.choose_name(trials, name, stem)[0], trials)
             folder.fold(made)
             where = cluster.begin(made, there, request)
-        return _follow(cluster, made.name, where)
+        return clusters.watch(cluster, made.name, where)
     directory, named = folder.choose_directory(trials, out, name, stem)
     if dry_run:
         return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted).show()
@@ -183,7 +165,7 @@ def resume(
     if directory is None:
         raise UserError("command line: which launch of the cluster? Give its name: launch resume NAME --address …")
     cluster = jobs.Jobs(str(resources.address))
-    return _follow(cluster, directory.name, cluster.resume(directory.name, request))
+    return clusters.watch(cluster, directory.name, cluster.resume(directory.name, request))
 
 
 @app.command(show=False)
@@ -254,75 +236,6 @@ def export(
     return 0
 
 
-Name = Annotated[str, Parameter(name="NAME", help="Name of the launch.")]
-Address = Annotated[
-    str,
-    Parameter(
-        help="http://HOST:8265 or ray://HOST:10001; default RAY_ADDRESS.", env_var="RAY_ADDRESS", show_env_var=False
-    ),
-]
-
-
-@app.command(help_epilogue=examples("follow"))
-def follow(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
-    """Show what a launch on a cluster prints, until it is over."""
-    from launcher.cluster.jobs import Jobs
-
-    return _follow(Jobs(address), launch)
-
-
-@app.command(help_epilogue=examples("stop"))
-def stop(launch: Name, /, *, address: Address, debug: Debug = False) -> int:
-    """Let a launch on a cluster save, and end it."""
-    from launcher.cluster.jobs import Jobs
-
-    print(f"{launch}: {Jobs(address).stop(launch)}; launch resume {launch} --address {address} continues")
-    return 0
-
-
-@app.command(help_epilogue=examples("pull"))
-def pull(
-    launch: Name,
-    /,
-    *,
-    address: Address,
-    out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
-    debug: Debug = False,
-) -> int:
-    """Bring the directory of a launch on a cluster here."""
-    from launcher.cluster.jobs import Jobs
-
-    print(Jobs(address).pull(launch, out))
-    return 0
-
-
-class _UnreadError(Exception):
-    """Nothing that is shown can be written any more; `cli` says why."""
-
-
-def _follow(jobs: Jobs, launch: str, directory: str | None = None) -> int:
-    """Show a launch until it is over; Ctrl-C only stops showing."""
-    if directory is not None:
-        print(f"{launch} runs on {jobs.url} by itself, in {directory} on its head")
-
-    def show(text: str) -> None:
-        print(text, end="", flush=True)
-        if output.lost():
-            raise _UnreadError
-
-    try:
-        return jobs.follow(launch, show)
-    except _UnreadError:
-        return 0
-    except KeyboardInterrupt:
-        verbs = " or ".join(f"launch {verb} {launch} --address {jobs.url}" for verb in ("follow", "stop"))
-        print(f"\n{launch} goes on; {verbs}")
-        return 128 + signal.SIGINT
-    finally:
-        if directory is not None:
-            print(f"Bring it here: launch pull {launch} --address {jobs.url}")
-
-
 def _typed() -> str:
     """The command line, as a person could type it again."""
     return shlex.join(["launch", *sys.argv[1:]])
@@ -360,6 +273,6 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
         raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
     if first.exists() or first.suffix or "/" in str(first):
         return
-    near = difflib.get_close_matches(str(first), VERBS, 1, 0.6)
+    near = difflib.get_close_matches(str(first), list(app), 1, 0.6)
     if near:
         raise UserError(f"command line: '{first}' is no file. Did you mean `launch {near[0]}`?")
