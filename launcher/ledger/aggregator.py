@@ -19,7 +19,6 @@ from launcher.cluster.connect import START_SECONDS, not_started
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import BUSY, LOST, STORED, Batch, Order
 from launcher.ledger.storage import REFUSED, disk_refuses
-from runner.errors import UserError
 
 if TYPE_CHECKING:
     import ray.actor
@@ -143,14 +142,7 @@ def writer(directory: Path) -> Ledger:
 
     That is the aggregator of a launch that has just ended, or a `launch status` that looks whether one is running.
     """
-    last_try = time.monotonic() + RELEASE_SECONDS
-    while True:
-        try:
-            return Ledger(directory)
-        except UserError:
-            if time.monotonic() > last_try:
-                raise
-            time.sleep(0.05)
+    return Ledger(directory, wait=RELEASE_SECONDS)
 
 
 def start_aggregator(directory: Path, interrupted: Callable[[], bool] = lambda: False) -> ray.actor.ActorHandle:

@@ -57,28 +57,25 @@ class Ledger(Reader):
     Those calls, other than `push` and `publish`, raise sqlite3.OperationalError when the disk is full.
     """
 
-    def __init__(self, directory: Path, writer: bool = True) -> None:
-        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read."""
+    def __init__(self, directory: Path, writer: bool = True, wait: float = 0.0) -> None:
+        """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
+
+        Whoever holds the lock has `wait` seconds to let go of it.
+        """
         self.directory = directory.resolve()
         path = self.directory / LEDGER
         if not writer and not path.is_file():
             missing = f"it has no {LEDGER}" if directory.is_dir() else "there is no such folder"
             raise UserError(f"{directory}: not a launch directory: {missing}")
-        self._lock = lock(self.directory, "ledger.lock") if writer else None
         self._warned = False
-        try:
-            self._db = open_tables(path, writer)
-            try:
-                if writer:
-                    keep_log(self._db, self.directory)
-                self._knows_texts = plan_known(self._db, self.directory, writer)
-            except BaseException:
-                self._db.close()
-                raise
-        except BaseException:
-            if self._lock:
-                self._lock.close()
-            raise
+        with contextlib.ExitStack() as held:
+            if writer:
+                held.enter_context(lock(self.directory, "ledger.lock", wait))
+            self._db = held.enter_context(contextlib.closing(open_tables(path, writer)))
+            if writer:
+                keep_log(self._db, self.directory)
+            self._knows_texts = plan_known(self._db, self.directory, writer)
+            self._held = held.pop_all()
 
     def __enter__(self) -> Ledger:
         return self
@@ -88,9 +85,7 @@ class Ledger(Reader):
 
     def disconnect(self) -> None:
         """Close the file and let the next writer in."""
-        self._db.close()
-        if self._lock:
-            self._lock.close()
+        self._held.close()
 
     def fold(self) -> None:
         """Leave one file that holds everything; for the end of a launch, when nobody else has it open."""
@@ -130,8 +125,7 @@ class Ledger(Reader):
 
     def add_revision(self, revision: Mapping[str, Any]) -> None:
         """Note what a launch or resume was: a mapping that JSON takes."""
-        with self._transaction():
-            self._db.execute("INSERT INTO revisions (text) VALUES (?)", (json.dumps(revision),))
+        self._write("INSERT INTO revisions (text) VALUES (?)", json.dumps(revision))
 
     def open(self, trials: Sequence[str], token: str) -> Attempt:
         """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
@@ -150,9 +144,7 @@ class Ledger(Reader):
 
     def describe_attempt(self, attempt: int, log: str, host: str, pid: int) -> None:
         """Note where `attempt` runs and where its log is, relative to the launch directory."""
-        with self._transaction():
-            update = "UPDATE attempts SET log = ?, host = ?, pid = ? WHERE number = ?"
-            self._db.execute(update, (log, host, pid, attempt))
+        self._write("UPDATE attempts SET log = ?, host = ?, pid = ? WHERE number = ?", log, host, pid, attempt)
 
     def close(
         self,
@@ -184,20 +176,17 @@ class Ledger(Reader):
 
     def request_stop(self, requested: bool) -> None:
         """Set or clear the flag which asks all workers to save and leave."""
-        with self._transaction():
-            self._db.execute("UPDATE stop SET requested = ?", (requested,))
+        self._write("UPDATE stop SET requested = ?", requested)
 
     # Sent by workers
 
     def push(
         self, attempt: int, batches: Mapping[str, Batch], note: str | None = None
     ) -> dict[str, int] | Literal["busy"]:
-        """Store records, and `note` with the attempt if there is one.
+        """Store records, and `note` with the attempt if there is one; a batch without records only asks.
 
-        Returns:
-            BUSY; or for each trial the number of its records on disk, which is the index to send next: lower
-            than was sent if records in between are missing, higher if some came before; LOST if the trial is
-            not the attempt's. A batch without records only asks.
+        Returns BUSY; or for each trial the number of its records on disk, which is the index to send next: lower than
+        was sent if records in between are missing, higher if some came before; LOST if the trial is not the attempt's.
         """
         try:
             with self._transaction():
@@ -217,10 +206,9 @@ class Ledger(Reader):
     ) -> dict[str, Literal["stored", "gap", -1]] | Literal["busy"]:
         """Store one checkpoint or state change of each trial; the same again changes nothing.
 
-        Returns:
-            BUSY; or for each trial STORED, GAP while records before the checkpoint are missing, LOST if it is
-            not the attempt's. A crash between a best agent's file and its row leaves the old digest in the
-            row, until the worker, which got no answer, sends it again.
+        Returns BUSY; or for each trial STORED, GAP while records before the checkpoint are missing, LOST if it is not
+        the attempt's. A crash between a best agent's file and its row leaves the old digest in the row, until the
+        worker, which got no answer, sends it again.
         """
         try:
             with self._transaction():
@@ -238,8 +226,6 @@ class Ledger(Reader):
         except REFUSED as error:
             return self._busy(error)
 
-    # Inside a transaction
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
@@ -250,6 +236,11 @@ class Ledger(Reader):
             if self._db.in_transaction:  # after some storage errors SQLite has rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
+
+    def _write(self, statement: str, *values: object) -> None:
+        """A transaction of one statement."""
+        with self._transaction():
+            self._db.execute(statement, values)
 
     def _configuration(self, name: str, text: str) -> int:
         """The number of a configuration, which is added if it is not there."""

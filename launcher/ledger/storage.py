@@ -121,27 +121,25 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
         # Readers may come at any time, so the file appears with all its tables.
         partial = path.with_name("ledger.partial")
         partial.unlink(missing_ok=True)
-        with contextlib.closing(_connect(partial, writer)) as db:
+        with closing(_connect(partial, writer)) as db:
             db.executescript(f"BEGIN IMMEDIATE; {_PLANNED} {_SCHEMA} PRAGMA user_version = {LAYOUT}; COMMIT;")
         partial.replace(path)
-    db = _connect(path, writer)
-    try:
+    with contextlib.ExitStack() as held:
+        db = held.enter_context(closing(_connect(path, writer)))
         try:
             (layout,) = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as error:
             if writer or error.sqlite_errorcode & 0xFF not in _MAY_NOT_WRITE:
                 raise
-            db.close()
-            db = _connect_unwritable(path)
+            held.close()
+            db = held.enter_context(closing(_connect_unwritable(path)))
             (layout,) = db.execute("PRAGMA user_version").fetchone()
         if layout not in (layout2.LAYOUT, LAYOUT):
             raise UserError(
                 f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "
                 "that made it (plan.json names it)"
             )
-    except BaseException:
-        db.close()
-        raise
+        held.pop_all()
     return db
 
 
@@ -172,14 +170,11 @@ def plan_known(db: sqlite3.Connection, directory: Path, writer: bool) -> bool:
 
 def _connect(path: Path, writer: bool) -> sqlite3.Connection:
     """Open a database: to write, made if it is not there, every commit on disk when it returns; or only to read."""
-    db = _open(path, f"mode={'rwc' if writer else 'ro'}")
-    if writer:
-        try:
-            for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-                db.execute(f"PRAGMA {pragma}")
-        except BaseException:
-            db.close()
-            raise
+    with contextlib.ExitStack() as held:
+        db = held.enter_context(closing(_open(path, f"mode={'rwc' if writer else 'ro'}")))
+        for pragma in ("synchronous = FULL", "foreign_keys = ON") if writer else ():
+            db.execute(f"PRAGMA {pragma}")
+        held.pop_all()
     return db
 
 
