@@ -85,15 +85,10 @@ class Jobs:
             self._client = JobSubmissionClient(url)
 
     def begin(self, directory: Path, out: Path, request: Request) -> str:
-        """Send a launch directory to the cluster and let its launch go on there.
+        """Send a launch directory, whose name is the job's, to the cluster and let its launch go on there.
 
-        Args:
-            directory: of the launch; its name is the job's.
-            out: folder of launches on the cluster's head; if relative, in the home folder there.
-            request: to go on.
-
-        Returns:
-            The directory of the launch, on the head; it may contain `$HOME`.
+        Returns the directory on the head, below `out`, which is in the home folder there if it is relative; it may
+        contain `$HOME`.
         """
         name = directory.name
         # `~` and variables are the head's, whose launcher reads them.

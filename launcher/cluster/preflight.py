@@ -28,13 +28,8 @@ LEAST_FREE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine where a process runs, as it finds it.
-
-    Attributes:
-        host: name of the machine.
-        versions: of Python and the packages; None where one is missing.
-        free: bytes on the disk of temporary files.
-        gpus: backend → GPUs that it sees; empty where none was asked for.
+    """The machine where a process runs, as it finds it: versions of packages, None where one is missing, bytes that are
+    free on the disk of temporary files, and how many GPUs each backend sees, where they were asked for.
     """
 
     host: str

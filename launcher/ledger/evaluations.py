@@ -20,17 +20,9 @@ from launcher.ledger.storage import LEDGER, open_tables, readable
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The episodes of one checkpoint.
+    """The episodes of one checkpoint, by the digest of its file: raw returns, lengths, and seeds of the environments.
 
-    Attributes:
-        sha256: of the checkpoint's file.
-        settings: canonical text of everything that decides which episodes they are, besides the checkpoint.
-        trial: whose checkpoint it is.
-        timestep: at which it was made.
-        returns: raw reward of each episode.
-        lengths: steps of each.
-        seeds: of the environment that each was played in.
-        made_at: Unix seconds.
+    `settings` is the canonical text of everything else that decides which episodes they are.
     """
 
     sha256: str

@@ -42,14 +42,10 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Program:
-    """The program that a pack runs.
+    """The program that a pack runs: so many environments, stepped together.
 
-    Attributes:
-        env: id of its environment.
-        envs: environments that are stepped together.
-        step: seconds of one environment's step on one core.
-        rest: about the seconds of all other work for an env step on one core.
-        splits: the arithmetic is so large that several threads are faster.
+    On one core `step` seconds are a step of one environment, about `rest` seconds all other work for it; the
+    arithmetic `splits` if it is so large that several threads are faster.
     """
 
     env: str

@@ -53,8 +53,7 @@ def refuse_running(directory: Path) -> None:
 def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None, stem: str) -> tuple[Path, bool]:
     """`OUT/NAME`: the flags, else the first configuration's experiment section, else `runs` and `stem` and time.
 
-    Returns:
-        The directory, and that somebody chose its name: else `create` finds one that is free.
+    With it comes that somebody chose its name; else `create` finds one that is free.
     """
     called, chosen = choose_name(trials, name, stem)
     base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
@@ -115,10 +114,7 @@ def _unbegun(directory: Path) -> bool:
 def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> Path:
     """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
 
-    Args:
-        directory: to make.
-        trials: of the launch.
-        named: somebody chose this name; else it gets a number where another launch began in the same second.
+    If nobody has chosen its name, it gets a number where another launch began in the same second.
     """
 
     def fill(made: Path) -> None:
@@ -208,11 +204,7 @@ def fold(directory: Path) -> None:
 
 
 def add_revision(directory: Path, revision: dict[str, Any]) -> list[str]:
-    """Note in the ledger what a launch or resume is.
-
-    Returns:
-        A line on what differs from the revision before it: code, versions of packages, machine; or nothing.
-    """
+    """Note in the ledger what a launch or resume is; returns a line on what differs from the one before, or nothing."""
     with writing(directory), writer(directory) as ledger:
         before = ledger.revisions()[-1:]
         ledger.add_revision(revision)

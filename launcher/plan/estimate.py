@@ -43,12 +43,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError)
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time that training takes if nothing dies, Ray's own start left out.
-
-    Attributes:
-        seconds: from the first attempt's opening to the last one's end.
-        source: what that stands on, for people: the newest launch of those used, and env steps/s a worker.
-    """
+    """Seconds from the first attempt's opening to the last one's end, if nothing dies; and what that stands on."""
 
     seconds: float
     source: str
@@ -73,14 +68,8 @@ def estimate(
     A pack is taken to run at the rate of the measured pack nearest in size, by ratio, of those with its Static
     signature but for length and intervals; on torch that overlooks that `compile: auto` compiles long runs only.
 
-    Args:
-        packs: in the order in which they get workers.
-        begin: trial → timestep that it goes on from; 0 where it is missing.
-        placement: how many at a time, on what.
-        folder: where launches lie, if it exists; what is no readable launch in it is passed over.
-
-    Returns:
-        None if a pack is like none that was trained on this machine by workers of this kind.
+    Packs get workers in their order; trials go on from the timestep in `begin`, or 0. What is no readable launch in
+    `folder` is passed over. None if a pack is like none that was trained on this machine by workers of this kind.
     """
     programs = [_program(pack[0].config, placement) for pack in packs]
     rates = list(_rates(folder, set(programs), placement, len(packs)))

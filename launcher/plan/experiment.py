@@ -32,12 +32,9 @@ LARGEST_LAUNCH = 100_000
 
 @dataclass(frozen=True)
 class Trial:
-    """One resolved configuration with one seed.
+    """One resolved configuration with one seed, which `config` includes; `name` is equal for all its seeds.
 
-    Attributes:
-        id: readable and unique; stable when length, logging or output change.
-        name: of the configuration, equal for all its seeds.
-        config: resolved, seed included.
+    The id is readable and unique, and stable when length, logging or output change.
     """
 
     id: str
@@ -52,13 +49,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The trials that a person asked for.
-
-    Attributes:
-        trials: all of them, in the order that was asked for.
-        notes: on how the files were read.
-        files: where each configuration comes from, by the name of its trials.
-    """
+    """The trials that a person asked for, in that order, notes on how the files were read, and each name's file."""
 
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]

@@ -39,9 +39,7 @@ def mask_note() -> str | None:
 def usable(mask: str | None, there: Sequence[Device]) -> list[str]:
     """The names in a mask that CUDA finds: it ignores the first unknown or repeated one, and all behind it.
 
-    Args:
-        mask: indices or UUIDs, which may be cut short; None: all GPUs.
-        there: the GPUs, by index.
+    They are indices or UUIDs, which may be cut short; no mask names all GPUs.
     """
     if mask is None:
         return [str(index) for index in range(len(there))]

@@ -23,16 +23,7 @@ LENGTH = ("trainer", "timesteps")
 
 @dataclass(frozen=True)
 class Request:
-    """A request to a launch directory that is there: to go on, with more of this, on these resources.
-
-    Attributes:
-        command: what a person typed.
-        resources: what may be used.
-        seeds: see `read`.
-        settings: see `read`.
-        retry_failed: see `read`.
-        dry_run: only show the plan.
-    """
+    """A request, by the command that a person typed, to let a launch go on on these resources; see `read`."""
 
     command: str
     resources: Resources
@@ -55,14 +46,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Continuation:
-    """The work of a resume.
+    """The work of a resume: trials `todo`, each with the timestep that it goes on from.
 
-    Attributes:
-        todo: trials to train, each with the timestep that it goes on from.
-        added: those of them that the launch does not have yet.
-        longer: those that it has, which are to get longer, finished ones too.
-        notes: for people.
-        all_finished: every trial of the launch is finished.
+    The launch does not have those that are `added` yet; those that it has and that get `longer` may be finished.
     """
 
     todo: list[tuple[Trial, int]]

@@ -29,14 +29,7 @@ _LONGEST_FOUND = 80
 
 @dataclass(frozen=True)
 class Choice:
-    """One value for one key.
-
-    Attributes:
-        key: of the configuration.
-        value: plain data.
-        place: of the value below `sweep:` in the file; None for the command line.
-        typed: what the value was typed as; empty for the file.
-    """
+    """One value for one key: from a `place` below `sweep:` in the file, or as it was `typed`."""
 
     key: Key
     value: Any

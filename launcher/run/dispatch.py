@@ -51,14 +51,7 @@ class Waiting:
 
 @dataclass
 class Running:
-    """An attempt: its pack, its process, and the answers that are waited for.
-
-    Attributes:
-        done: future of how the training ended.
-        place: what `process.where` said.
-        imported: `process.ready` is done.
-        since: when the last of these two changed, or the worker was asked for.
-    """
+    """An attempt: its pack, its process, and the future of how the training ends."""
 
     attempt: int
     pack: list[Trial]
@@ -67,6 +60,7 @@ class Running:
     place: Place | None = None
     imported: bool = False
     since: float = field(default_factory=time.monotonic)
+    """When one of these two came to be known, or the worker was asked for."""
 
 
 @dataclass(frozen=True)

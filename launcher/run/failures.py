@@ -27,13 +27,7 @@ MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "
 
 
 def failure_of(error: Exception, place: Place | None, log: Path) -> Failure:
-    """Sort what a worker's future raised.
-
-    Args:
-        error: of `ray.get`.
-        place: where the process was, if it had begun.
-        log: what it printed; it may not be there.
-    """
+    """Sort what a worker's future raised, by the place of its process, if it has begun, and its log."""
     import ray
 
     if isinstance(error, ray.exceptions.RayTaskError):

@@ -46,10 +46,8 @@ def _same(one: str, other: str) -> bool:
 def job_config(own: bool) -> Any:
     """Ray's settings of a driver whose workers find what is installed, and nothing that lies around the driver.
 
-    Ray would have them look into the folders of the running script and of the shell first.
-
-    Args:
-        own: all workers are on this machine; our packages do not travel to them.
+    Ray would have them look into the folders of the running script and of the shell first. To workers of our own Ray,
+    on this machine, our packages do not travel.
     """
     from ray.job_config import JobConfig
 

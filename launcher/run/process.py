@@ -41,16 +41,9 @@ class Job:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Checkpoints for a worker to evaluate.
+    """Checkpoints for a worker to evaluate: each plays so many episodes, in `at_once` environments at a time.
 
-    Attributes:
-        config: of one of the checkpoints, as plain data; all have its policy.
-        files: the checkpoints.
-        episodes: that each plays.
-        at_once: environments of one checkpoint that are stepped together.
-        seed: of the episodes.
-        deterministic: the most probable actions, not samples.
-        threads: to step environments with at most.
+    All have the policy of `config`, which is plain data. Environments are stepped with so many threads at most.
     """
 
     config: dict[str, Any]

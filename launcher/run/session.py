@@ -61,13 +61,9 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
 
 @dataclass(frozen=True)
 class Session:
-    """Trials to be trained in a launch directory, and what on.
+    """Trials to be trained in a launch directory, each from a timestep on, and what they may use.
 
-    Attributes:
-        console: where to tell.
-        directory: of the launch; on a dry run it may not be there.
-        todo: trials, each with the timestep that it goes on from.
-        wanted: what may be used.
+    On a dry run the directory may not be there.
     """
 
     console: Console
@@ -92,11 +88,7 @@ class Session:
         return 0
 
     def go_on(self, command: str) -> int:
-        """Train.
-
-        Returns:
-            The exit status: 0 all trials finished; 1 any failed, diverged or missing; 128 + signal when interrupted.
-        """
+        """Train; returns 0: all trials finished; 1: any failed, diverged or missing; 128 + signal: interrupted."""
         from launcher.cluster.connect import connected
 
         began = time.monotonic()
