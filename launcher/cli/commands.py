@@ -63,7 +63,7 @@ for _verb, _function in (
 def train(
     *cfgs: Annotated[Written, Parameter(help="Configuration files; each is a configuration.")],
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
-    env: Annotated[str | None, Parameter(help="EnvPool's id, gymnasium:ID, or module:Name of your own.")] = None,
+    env: Annotated[str | None, Parameter(help="EnvPool's id, gymnasium:ID or module:Name.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
     import_: Imports = None,
     backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,

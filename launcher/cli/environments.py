@@ -19,7 +19,7 @@ def envs(
     as_json: Annotated[bool, Parameter(name="--json", help="A JSON list, with spaces.")] = False,
     debug: Debug = False,
 ) -> int:
-    """List environments by family; those of a PATTERN with their spaces."""
+    """List environments; those of a PATTERN with spaces."""
     from launcher.envs import catalogue
 
     known = catalogue.families()

@@ -31,14 +31,13 @@ Directory = Annotated[
 Launches = Annotated[Written | None, Parameter(help=f"Folder whose latest launch it is; default {FOLDER}.")]
 Imports = Annotated[
     list[str] | None,
-    Parameter(name="--import", help="Module that a configuration may import; may be given several times."),
+    Parameter(name="--import", help="A module that configurations may import."),
 ]
 Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 
 _EXAMPLES = {
     "train": (
         "launch configs/classic/cartpole.yaml --seeds 8",
-        "launch configs/classic/pendulum.yaml --seeds 0-7",
         "launch cfg.yaml --env my_package:PointEnv --num-envs 64 --seeds 8",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
     ),

@@ -95,7 +95,7 @@ def keys(
     *,
     debug: Debug = False,
 ) -> int:
-    """Say what the keys of a configuration are, which values they may have, and their defaults."""
+    """Explain keys of a configuration: values and defaults."""
     from runner.config.keys import search
 
     print("\n".join(f"{entry.line}\n    {entry.text}" for entry in search(pattern)))
