@@ -19,7 +19,7 @@ _PROBABILITIES = ("sigmoid", "softmax", "softplus")
 """Output activations whose values may be read as probabilities."""
 
 
-class Container(Section):
+class NetworkEntry(Section):
     """One entry of a skrl `network:` list."""
 
     name: str = "net"
@@ -38,7 +38,7 @@ class Model(Section):
     expected_token: ClassVar[str]
     """The output token that this role needs."""
 
-    network: list[Container] = Field(default_factory=list)
+    network: list[NetworkEntry] = Field(default_factory=list)
     """Containers of layers, computed in order."""
     output: str
     """Expression of what the network gives."""

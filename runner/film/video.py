@@ -25,7 +25,7 @@ from runner.draws import environment_seeds
 from runner.envs.base import Step, VectorEnv
 from runner.envs.task import task
 from runner.errors import UserError
-from runner.film.reel import Format, Reel, best_format
+from runner.film.writer import FilmWriter, Format, best_format
 from runner.training.evaluate import EVALUATION_RESET, Episode
 
 MOST_EPISODES = 12
@@ -70,10 +70,10 @@ def film(job: Job) -> Film:
     config = resolve({**job.config, "backend": job.backend})[0]
     drawn = task(config.env).drawn()
     picture, seconds = _probe(drawn, environment_seeds(job.seed, 1, EVALUATION_RESET))
-    stage = _Stage(drawn)
+    filmed = _FilmedTask(drawn)
     files = [checkpoint.read_file(path) for path in job.files]
     framework = importlib.import_module(f"runner.{job.backend}")
-    runner = framework.Runner.of_checkpoints(stage, config, files, job.threads, job.seed)
+    runner = framework.Runner.of_checkpoints(filmed, config, files, job.threads, job.seed)
 
     def play() -> list[Episode]:
         found: list[Episode] = runner.evaluate(job.deterministic, job.episodes, job.seed, job.episodes)
@@ -83,10 +83,10 @@ def film(job: Job) -> Film:
     stride = _stride(form, play(), seconds)
     columns = _columns(len(job.files), job.episodes)
     labels = [label for label in job.labels for _ in range(job.episodes)]
-    with Reel(Path(job.path), form, picture, labels, columns, job.threads) as reel:
-        stage.reel, stage.stride = reel, stride
+    with FilmWriter(Path(job.path), form, picture, labels, columns, job.threads) as writer:
+        filmed.writer, filmed.stride = writer, stride
         episodes = play()
-    return Film(reel.path, stride, episodes)
+    return Film(writer.path, stride, episodes)
 
 
 def _columns(policies: int, episodes: int) -> int:
@@ -116,34 +116,34 @@ def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     return env.render([0])[0], time.perf_counter() - start
 
 
-class _Stage(VectorEnv):
-    """A task whose environments are filmed once there is a reel."""
+class _FilmedTask(VectorEnv):
+    """A task whose environments are filmed once there is a writer."""
 
     def __init__(self, task: VectorEnv) -> None:
         super().__init__(task.num_envs, task.observation_space, task.action_space)
         self.task = task
-        self.reel: Reel | None = None
+        self.writer: FilmWriter | None = None
         self.stride = 1
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """A pool, filmed or not."""
         pool = self.task.seeded(seeds, threads)
-        return pool if self.reel is None else _Filmed(pool, self.reel, self.stride)
+        return pool if self.writer is None else _FilmedEnv(pool, self.writer, self.stride)
 
 
-class _Filmed(VectorEnv):
+class _FilmedEnv(VectorEnv):
     """Films the first episode of every environment while someone else steps them."""
 
-    def __init__(self, env: VectorEnv, reel: Reel, stride: int) -> None:
+    def __init__(self, env: VectorEnv, writer: FilmWriter, stride: int) -> None:
         super().__init__(env.num_envs, env.observation_space, env.action_space)
-        self._env, self._reel, self._stride = env, reel, stride
+        self._env, self._writer, self._stride = env, writer, stride
         self._returns, self._playing, self._steps = np.zeros(env.num_envs), np.ones(env.num_envs, bool), 0
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes; the first picture."""
         answer = self._env.reset()
         self._paint(self._playing)
-        self._reel.write()
+        self._writer.write()
         return answer
 
     def step(self, actions: Any) -> Step:
@@ -158,7 +158,7 @@ class _Filmed(VectorEnv):
         self._paint(self._playing if due else over, over)
         self._playing = self._playing & ~over
         if due:
-            self._reel.write(self._reel.form.fps if last else 1)
+            self._writer.write(self._writer.form.fps if last else 1)
         return answer
 
     def _paint(self, which: np.ndarray, over: np.ndarray | None = None) -> None:
@@ -168,7 +168,7 @@ class _Filmed(VectorEnv):
             return
         for index, picture in zip(indices, self._env.render(indices), strict=True):
             text = f"step {self._steps:,} · return {self._returns[index]:,.1f}"
-            self._reel.paint(index, picture, text, over is not None and bool(over[index]))
+            self._writer.paint(index, picture, text, over is not None and bool(over[index]))
 
 
 def main(job_path: str, result_path: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
-from runner.film.reel import GIF, MP4, STRIP, Reel, best_format, caption
 from runner.film.video import Film, Job, _columns, _stride, film
+from runner.film.writer import GIF, MP4, STRIP, FilmWriter, best_format, caption
 from runner.training.evaluate import Episode
 from tests.runner.builders import make_config, runner_class
 
@@ -126,9 +126,9 @@ def test_a_task_without_pictures_says_so_and_leaves_nothing(tmp_path: Path) -> N
 
 def test_a_film_that_fails_leaves_nothing(tmp_path: Path) -> None:
     picture = np.zeros((20, 30, 3), np.uint8)
-    with pytest.raises(RuntimeError), Reel(tmp_path / "film", best_format(), picture, ["a"], 1, 1) as reel:
-        reel.paint(0, picture, "step 0")
-        reel.write()
+    with pytest.raises(RuntimeError), FilmWriter(tmp_path / "film", best_format(), picture, ["a"], 1, 1) as writer:
+        writer.paint(0, picture, "step 0")
+        writer.write()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -148,7 +148,7 @@ def test_long_episodes_and_slow_pictures_are_shown_in_larger_steps() -> None:
 def test_tiles_are_laid_out_for_a_screen() -> None:
     assert [_columns(*shape) for shape in ((3, 4), (3, 1), (1, 1), (1, 3), (1, 9))] == [4, 3, 1, 2, 3]
     for shape, count in (((480, 480), 9), ((210, 160), 36), ((150, 600), 36), ((1000, 30), 3)):
-        reel = Reel(Path("unused"), MP4, np.zeros((*shape, 3), np.uint8), ["seed 1"] * count, min(count, 12), 1)
-        width, height = reel._canvas.size
+        writer = FilmWriter(Path("unused"), MP4, np.zeros((*shape, 3), np.uint8), ["seed 1"] * count, min(count, 12), 1)
+        width, height = writer._canvas.size
         assert width <= MP4.width and height <= MP4.height
         assert width % 2 == height % 2 == 0

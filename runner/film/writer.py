@@ -90,7 +90,7 @@ def _codec() -> str | None:
     return next((name for name in ("libx264", "mpeg4") if name in available), None)
 
 
-class Reel:
+class FilmWriter:
     """A film in the making: tiles of equal size, row by row, which change one at a time.
 
     The file `path` is there when the context ends without an error.
