@@ -42,14 +42,9 @@ def canonical(name: str) -> str:
 
 
 def rearrangement(function: str, numbers: Sequence[int | None]) -> Rearrangement:
-    """A call as it is written, checked as far as that is possible without the array.
+    """A call as it is written, checked as far as that is possible without the array; ValueError says what is allowed.
 
-    Args:
-        function: canonical.
-        numbers: its arguments, tuples unpacked; None is the size of the batch, `x.shape[0]`.
-
-    Raises:
-        ValueError: the batch would not stay the first axis; the message says what is allowed.
+    `numbers` are the function's arguments, tuples unpacked; None is the size of the batch, `x.shape[0]`.
     """
     if function == "reshape":
         batch, *sizes = numbers or [0]
@@ -81,11 +76,7 @@ def rearrangement(function: str, numbers: Sequence[int | None]) -> Rearrangement
 
 
 def order(function: str, numbers: tuple[int, ...], row: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The axes of an array, batch included, in their new order; None for a function that does not move them.
-
-    Raises:
-        ValueError: an axis that the array has not, or the batch.
-    """
+    """The axes of an array, batch included, in their new order; None for a function that does not move them."""
     count = len(row) + 1
     if function == "permute":
         if len(numbers) != count:
@@ -103,11 +94,7 @@ def order(function: str, numbers: tuple[int, ...], row: tuple[int, ...]) -> tupl
 
 
 def reshaped(function: str, numbers: tuple[int, ...], row: tuple[int, ...]) -> tuple[int, ...]:
-    """The new shape of a row.
-
-    Raises:
-        ValueError: an axis that the array has not, the batch, or a shape of another size.
-    """
+    """The new shape of a row."""
     count, new = len(row) + 1, list(row)
     if function == "reshape":
         new = list(numbers)
