@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,33 +27,33 @@ _OLDER = {"models.policy": LEGACY_MODEL, "models.value": LEGACY_MODEL, "agent": 
 
 
 def explained(error: ValidationError, source: Source, data: Mapping[str, Any]) -> str:
-    """A line for each mistake; what one value may be in several ways is said in one."""
+    """A line for each mistake; a value that none of several ways allows is one."""
     agent = data.get("agent")
     schedule = agent.get("learning_rate_scheduler") if isinstance(agent, Mapping) else None
     schedule = schedule if isinstance(schedule, str) else None
-    found: dict[str, tuple[dict[str, None], str]] = {}
-    for detail in error.errors():
-        key, sentence = _said(detail, source, schedule)
-        start, separator, way = sentence.partition("; allowed: ")
-        ways, _ = found.setdefault(start + separator, ({}, _meaning(key, schedule)))
-        ways[way] = None
-    lines = [_joined(start, list(ways), meaning) for start, (ways, meaning) in found.items()]
+    lines = list(dict.fromkeys(_sentence(detail, source, schedule) for detail in error.errors()))
     if len(lines) > MAX_REPORTED:
         lines = [*lines[:MAX_REPORTED], f"… and {len(lines) - MAX_REPORTED} more"]
     return "\n".join(lines)
 
 
-def _joined(start: str, ways: list[str], meaning: str) -> str:
-    allowed = ways[0] if len(ways) == 1 else " or ".join(way.rstrip(".") for way in ways)
-    return f"{(start + allowed).removesuffix('.')} ({meaning})" if meaning else start + allowed
-
-
-def _meaning(key: Key, schedule: str | None) -> str:
-    """The schema's line on a key, or on the list that it is in; nothing for unknown keys and for sections."""
-    while key and isinstance(key[-1], int):
-        key = key[:-1]
-    entry = keys.table(schedule).get(keys.spelled(key))
-    return "" if entry is None or entry.section else entry.text.removesuffix(".")
+def _sentence(detail: ErrorDetails, source: Source, schedule: str | None) -> str:
+    """One mistake, and what the key is, in the schema's words."""
+    kind = detail["type"]
+    key = _key(detail["loc"], kind in _UNKNOWN_KEY)
+    if kind in _UNKNOWN_KEY:
+        return f"{source.where(key)}: unknown key.{_unknown(key, source, schedule)}"
+    if kind == "value_error":
+        key, said = _of_validator(key, str(detail["ctx"]["error"]))
+    entry = keys.find(key, schedule)
+    if kind == "missing":
+        said = "required, but not given"
+    elif kind != "value_error":
+        said = _refused(detail, key, entry)
+    where = source.where(key) if key else source.name
+    if entry is None or entry.section:
+        return f"{where}: {said}"
+    return f"{where}: {said.removesuffix('.')} ({entry.text.removesuffix('.')})"
 
 
 def _key(location: tuple[int | str, ...], unknown: bool) -> Key:
@@ -63,16 +65,6 @@ def _key(location: tuple[int | str, ...], unknown: bool) -> Key:
     )
 
 
-def _said(detail: ErrorDetails, source: Source, schedule: str | None) -> tuple[Key, str]:
-    """The key of an error, and the sentence on it."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    key = _key(detail["loc"], kind in _UNKNOWN_KEY)
-    if kind == "value_error":
-        key, what = _of_validator(key, str(context["error"]))
-        return key, f"{source.where(key) if key else source.name}: {what}"
-    return key, f"{source.where(key)}: {_sentence(detail, key, source, schedule)}"
-
-
 def _of_validator(key: Key, said: str) -> tuple[Key, str]:
     """The key and the sentence of a validator; a model's begins with the place in its network or output."""
     place, colon, what = said.partition(": ")
@@ -80,21 +72,15 @@ def _of_validator(key: Key, said: str) -> tuple[Key, str]:
     return ((*key, *inner), what) if key and colon and inner[0] in ("network", "output") else (key, said)
 
 
-def _sentence(detail: ErrorDetails, key: Key, source: Source, schedule: str | None) -> str:
-    """The mistake at a key, in words."""
-    kind, found = detail["type"], shown(detail["input"])
-    if kind in _UNKNOWN_KEY:
-        return f"unknown key.{_unknown(key, source, schedule)}"
-    if kind == "missing":
-        return "required, but not given"
-    allowed = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    if kind == "literal_error":
-        expected = str(detail["ctx"]["expected"])
-        names = [name.strip("' ") for name in expected.replace(" or ", ", ").split(", ")]
-        allowed = f"{expected}.{did_you_mean(detail['input'], names)}"
-    elif kind in ("model_type", "dict_type"):
-        allowed = "a block of keys"
-    return f"found {found}; allowed: {allowed}"
+def _refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
+    """A value that was found, and those that the schema allows."""
+    found = f"found {shown(detail['input'])}; allowed: "
+    if entry is None:
+        return found + detail["msg"].removeprefix("Input should be ")
+    allowed = entry.each if entry.each and isinstance(key[-1], int) else entry.allowed
+    near = did_you_mean(detail["input"], re.split(", | or ", allowed)) if isinstance(detail["input"], str) else ""
+    finite = "finite " if detail["input"] in (math.inf, -math.inf) or detail["input"] != detail["input"] else ""
+    return f"{found}{finite}{allowed}.{near}" if near else found + finite + allowed
 
 
 def _unknown(key: Key, source: Source, schedule: str | None) -> str:

@@ -42,6 +42,7 @@ class Entry:
         default: as YAML; empty for lists and blocks, REQUIRED where there is none.
         allowed: kinds of values and their bounds.
         text: what it is.
+        each: the same as `allowed` for every entry of a list.
         section: it has keys of its own.
         of: the schedule that it is an argument of.
     """
@@ -50,6 +51,7 @@ class Entry:
     default: str
     allowed: str
     text: str
+    each: str = ""
     section: bool = False
     of: str = ""
 
@@ -114,6 +116,13 @@ def places() -> dict[str, list[str]]:
     return found
 
 
+def find(key: Key, schedule: str | None) -> Entry | None:
+    """The entry on a key, or on the list that it is in."""
+    while key and isinstance(key[-1], int):
+        key = key[:-1]
+    return table(schedule).get(spelled(key))
+
+
 def below(section: Key, schedule: str | None = None) -> list[str]:
     """Names of the keys of a section."""
     above = spelled(section)
@@ -128,26 +137,37 @@ def spelled(key: Key) -> str:
 def _entries(section: Mapping[str, Any], sections: Mapping[str, Any], above: str, text: str = "") -> Iterator[Entry]:
     below = []
     for name, field in section["properties"].items():
-        inner, each = (field["items"], "[]") if "$ref" in field.get("items", {}) else (field, "")
+        inner, of_each = (field["items"], "[]") if "$ref" in field.get("items", {}) else (field, "")
         is_section = "$ref" in inner
         if is_section:
-            below.append((sections[inner["$ref"].removeprefix(_REFERENCE)], f"{above}{name}{each}."))
-        allowed = SECTION if is_section or above + name == SCHEDULE else " or ".join(dict.fromkeys(_allowed(field)))
+            below.append((sections[inner["$ref"].removeprefix(_REFERENCE)], f"{above}{name}{of_each}."))
+        allowed = SECTION if is_section or above + name == SCHEDULE else _allowed(field)
+        each = next((_allowed(way["items"]) for way in _ways(field) if way.get("type") == "array"), "")
         default = REQUIRED if name in section.get("required", ()) else ""
         if "default" in field and not is_section:
             default = dump({"x": field["default"]})[3:].strip()
-        yield Entry(above + name, default, allowed, field.get("description", text), is_section)
+        yield Entry(above + name, default, allowed, field.get("description", text), each, is_section)
     for inner, key in below:
         yield from _entries(inner, sections, key)
 
 
-def _allowed(field: Mapping[str, Any]) -> list[str]:
+def _ways(field: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [way for choice in field["anyOf"] for way in _ways(choice)] if "anyOf" in field else [field]
+
+
+def _allowed(field: Mapping[str, Any]) -> str:
     """The ways to write a value."""
-    if "anyOf" in field:
-        return [way for choice in field["anyOf"] for way in _allowed(choice)]
+    return " or ".join(dict.fromkeys(map(_kind, _ways(field))))
+
+
+def _kind(field: Mapping[str, Any]) -> str:
+    """One way to write a value."""
     if "const" in field or "enum" in field:
-        return [", ".join(map(str, field.get("enum", [field.get("const")])))]
-    if field.get("type") == "array":
-        return [f"list of {' or '.join(_allowed(field['items']))}"]
-    kind = _KINDS.get(field.get("type", ""), ANYTHING)
-    return [" ".join([kind, *(f"{word} {field[bound]:,}" for bound, word in _BOUNDS if bound in field)])]
+        return ", ".join(map(str, field.get("enum", [field.get("const")])))
+    if field.get("type") != "array":
+        bounds = (f"{word} {field[bound]:,}" for bound, word in _BOUNDS if bound in field)
+        return " ".join([_KINDS.get(field.get("type", ""), ANYTHING), *bounds])
+    least, most, each = field.get("minItems", 0), field.get("maxItems"), _allowed(field["items"])
+    count = str(least) if most == least else f"{least} or more" if most is None else f"{least} to {most:,}"
+    bounded = f" of {count}" if least else ""
+    return f"list{bounded}" if each == ANYTHING else f"list{bounded} (each {each})"

@@ -87,7 +87,7 @@ TYPED = {
     ),
     "backend": (
         [CARTPOLE, "--backend", "tensorflow"],
-        "backend: found 'tensorflow'; allowed: 'auto', 'torch' or 'jax'",
+        "backend: found 'tensorflow'; allowed: auto, torch, jax",
     ),
     "gpus 4": ([CARTPOLE, "--gpus", "4"], "--gpus 4: Ray finds 0 on this machine"),
     "gpus hint": ([CARTPOLE, "--gpus", "4"], "--logical-gpus to only count them"),
@@ -154,7 +154,7 @@ SETTINGS = {
     "agent.learning_rate.x=1": "agent.learning_rate.x: agent.learning_rate is a single value without keys",
     "models.policy.network.5.name=x": "models.policy.network.5: the list has 1 entries, 0 to 0",
     "models.policy.network.x=1": "models.policy.network.x: the list has 1 entries, 0 to 0",
-    "agent=5": "command line: agent: found 5; allowed: a block of keys",
+    "agent=5": "command line: agent: found 5; allowed: block of keys",
     "agent.mini_batches=99999": "agent.mini_batches 99999 is more than the 1024 rows of a rollout",
     "trainer.timesteps=31": "trainer.timesteps 31 is less than one rollout (agent.rollouts 32)",
     "env.stack_num=4": "env.stack_num: CartPole-v1 has no such argument. Allowed for CartPole-v1: max_episode_steps",

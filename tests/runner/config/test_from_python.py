@@ -59,7 +59,7 @@ def test_a_configuration_from_python_may_hold_numpys_numbers_tuples_and_paths() 
         ("agent.learning_rate_scheduler", Config, "found <class 'runner.config.schema.Config'>, of type pydantic"),
         ("models.policy.network", [{"name": "net", "layers": {8}}], "network.0.layers: found {8}, of type set"),
         ("agent.experiment", {"directory": b"runs"}, "agent.experiment.directory: found b'runs', of type bytes"),
-        ("seed", np.array([1, None], object), "seed: found [1, None]; allowed: integer"),
+        ("seed", np.array([1, None], object), "seed: found [1, None]; allowed: whole number"),
     ],
 )  # fmt: skip
 def test_what_no_file_can_hold_is_refused_with_its_key_and_type(key: str, value: object, expected: str) -> None:

@@ -201,33 +201,33 @@ REFUSED: dict[str, tuple[str, str]] = {
         "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.kl_treshold", "unknown key. Did you mean 'kl_threshold'?",
     ),
     "StepLR {step_size: 0}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.step_size", "found 0; allowed: greater than or equal to 1",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.step_size", "found 0; allowed: whole number from 1",
     ),
     "StepLR {step_size: 2.5}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.step_size", "found 2.5; allowed: integer",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.step_size", "found 2.5; allowed: whole number",
     ),
     "ConstantLR {total_iters: 0}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.total_iters", "found 0; allowed: greater than or equal to 1",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.total_iters", "found 0; allowed: whole number from 1",
     ),
     "ConstantLR {factor: 0}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.factor", "found 0; allowed: greater than 0",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.factor", "found 0; allowed: number above 0",
     ),
     "ExponentialLR {gamma: abc}": (
         "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.gamma", "found 'abc'; allowed: number",
     ),
     "ExponentialLR {gamma: .nan}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.gamma", "found nan; allowed: a finite number",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.gamma", "found nan; allowed: finite number",
     ),
     "MultiStepLR {milestones: [3, -1]}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.milestones.1", "found -1; allowed: greater than or equal to",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.milestones.1", "found -1; allowed: whole number from 0",
     ),
     "MultiStepLR {milestones: 3}": (
         "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.milestones", "found 3; allowed: list",
     ),
     "exponential_decay {transition_steps: 1, decay_rate: 1, staircase: 1}": (
-        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.staircase", "found 1; allowed: boolean",
+        "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.staircase", "found 1; allowed: True or False",
     ),
-    "StepLR [3]": ("cfg.yaml:6: agent.learning_rate_scheduler_kwargs", "found [3]; allowed: a block of keys"),
+    "StepLR [3]": ("cfg.yaml:6: agent.learning_rate_scheduler_kwargs", "found [3]; allowed: block of keys"),
     "KLAdaptiveLR {min_lr: 1}": ("cfg.yaml:6: agent.learning_rate_scheduler_kwargs", "min_lr 1.0 must not be above"),
     "StpLR {}": ("cfg.yaml:5: agent.learning_rate_scheduler", "found 'StpLR'; allowed: KLAdaptiveLR, linear, cosine"),
     "LambdaLR {}": ("cfg.yaml:5: agent.learning_rate_scheduler", "or null."),

@@ -63,12 +63,12 @@ def test_the_table_has_every_key_of_a_configuration_and_its_schedule() -> None:
 
 
 MEANINGS = {
-    "agent.rollouts=0": "equal to 1 (Timesteps collected between updates, of every environment (T))",
-    "agent.lambda=7": "found 7; allowed: less than or equal to 1 (λ of generalised advantage estimation",
-    "agent.value_loss=maxi": "allowed: 'skrl' or 'max'. Did you mean 'max'? (Value loss: skrl's, of the",
-    "agent.learning_rate=[1, -1]": "agent.learning_rate.1: found -1; allowed: greater than 0 (Adam's step size",
-    "agent.learning_rate=fast": "allowed: number or list (Adam's step size, or a list of two",
-    "agent.learning_rate_scheduler_kwargs.lr_factor=0": "greater than or equal to 1 (Factor that the rate is div",
+    "agent.rollouts=0": "whole number from 1 to 1,000,000 (Timesteps collected between updates, of every",
+    "agent.lambda=7": "found 7; allowed: number from 0 to 1 (λ of generalised advantage estimation",
+    "agent.value_loss=maxi": "allowed: skrl, max. Did you mean 'max'? (Value loss: skrl's, of the",
+    "agent.learning_rate=[1, -1]": "agent.learning_rate.1: found -1; allowed: number above 0 (Adam's step size",
+    "agent.learning_rate=fast": "allowed: number above 0 or list of 2 (each number above 0) (Adam's step size",
+    "agent.learning_rate_scheduler_kwargs.lr_factor=0": "allowed: number from 1 (Factor that the rate is div",
     "agent.learning_rate_scheduler=StepLR": "step_size: required, but not given (torch: times `gamma` after every",
     "agent.learning_rate_scheduler=Steps": "(Schedule of the learning rate: KLAdaptiveLR, linear,",
     "agent.experiment.wandb=maybe": "(Weights & Biases: curves go there as well)",
