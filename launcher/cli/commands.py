@@ -201,7 +201,7 @@ def evaluate(
     debug: Debug = False,
 ) -> int:
     """Let checkpoints play the same episodes; keep what they score."""
-    from launcher.evaluate import session as examination
+    from launcher.evaluate import session as evaluation
     from launcher.evaluate.batches import Terms, Which
 
     allow(import_, env)
@@ -212,7 +212,7 @@ def evaluate(
             raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
     which: Which = "every" if every else "best" if best else "last"
     terms = Terms(episodes, seed, not stochastic, env, num_envs)
-    return examination.conduct(console(), paths or [launches.latest()], which, terms, resources, video)
+    return evaluation.conduct(console(), paths or [launches.latest()], which, terms, resources, video)
 
 
 @app.command(help_epilogue=examples("export"))

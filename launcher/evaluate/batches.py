@@ -58,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Terms:
-    """Which episodes are played: those of environments seeded from `seed`, in the environment that the trial names."""
+    """The episodes that are played: of environments seeded from `seed`, in `env` or the one that the trial names."""
 
     episodes: int
     seed: int
@@ -72,7 +72,7 @@ class Terms:
         return min(self.num_envs or POOL, self.episodes)
 
     def settings(self, config: Config) -> str:
-        """Canonical text of what decides a checkpoint's episodes: the key under which they are kept."""
+        """A canonical text of all that decides a checkpoint's episodes: the key under which they are kept."""
         env = {name: value for name, value in config.dump()["env"].items() if name != "num_envs"}
         parts: dict[str, Any] = {"env": env, "episodes": self.episodes, "seed": self.seed}
         parts["deterministic"] = self.deterministic
@@ -82,11 +82,7 @@ class Terms:
 
 
 def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
-    """The checkpoints of launch directories, and files.
-
-    Raises:
-        UserError: neither, damaged, or no checkpoint at all.
-    """
+    """The checkpoints of launch directories, and files."""
     found = [candidate for path in paths for candidate in _at(path, which)]
     if not found:
         what = "best agents" if which == "best" else "checkpoints"
@@ -125,11 +121,7 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
 
 
 def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
-    """The same checkpoints in another environment, for which their networks must be made.
-
-    Raises:
-        UserError: it is unknown, or a checkpoint's network would be another there.
-    """
+    """The same checkpoints in another environment, for which their networks must be made."""
     configs: dict[str, Config] = {}
     for candidate in candidates:
         config, key = candidate.config, policy_key(candidate.config)
@@ -161,7 +153,7 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation]:
-    """Of those that were evaluated before on the same terms, what they scored, by sha256."""
+    """Scores of those that were evaluated before on the same terms, by sha256."""
     wanted = {(c.sha256, terms.settings(c.config)) for c in candidates}
     return {
         found.sha256: found
@@ -190,76 +182,91 @@ def run(
     placement: Placement,
     done: Callable[[list[Evaluation]], None],
 ) -> list[str]:
-    """Evaluate batches on the Ray that this process is connected to; every batch is stored when it is there.
+    """Evaluate batches on the Ray that this process is connected to.
 
-    Args:
-        work: batches of equal policy.
-        terms: of all.
-        placement: how many at a time, on what.
-        done: called with what a batch scored, after it was stored.
+    Every batch is stored when it is there, and `done` is called with what it scored.
 
     Returns:
         Why checkpoints could not be evaluated, a sentence for each.
     """
-    import ray
+    players = _Players(terms, placement, min(len(work), placement.workers))
+    waiting = [list(batch) for batch in work]
+    try:
+        while waiting or players.running:
+            while waiting and len(players.running) < placement.workers:
+                players.begin(waiting.pop(0))
+            if not players.running:
+                break
+            batch, played = players.first()
+            if played is not None:
+                done(_store(batch, terms, played, players.failures))
+            elif len(batch) > 1:
+                # One of them cannot be evaluated, or all together do not fit: alone each has its own fate.
+                waiting += [[candidate] for candidate in batch]
+    finally:
+        players.end()
+    return players.failures
 
-    processes = Processes(placement, min(len(work), placement.workers))
-    waiting, failures = [list(batch) for batch in work], []
-    running: dict[Any, tuple[Process, list[Candidate]]] = {}
 
-    def begin(batch: list[Candidate]) -> None:
+class _Players:
+    """Workers, `at_a_time` at most, and the batches that they play; `failures` says what cannot be played alone."""
+
+    def __init__(self, terms: Terms, placement: Placement, at_a_time: int) -> None:
+        self._terms, self._placement = terms, placement
+        self._processes = Processes(placement, at_a_time)
+        self.running: dict[Any, tuple[Process, list[Candidate]]] = {}
+        self.failures: list[str] = []
+
+    def begin(self, batch: list[Candidate]) -> None:
+        """Let a worker play those of a batch that can be read."""
         files = []
         for candidate in list(batch):
             try:
                 files.append(_read(candidate))
             except UserError as error:
                 batch.remove(candidate)
-                failures.append(str(error))
+                self.failures.append(str(error))
         if batch:
-            process = processes.take(placement.backend(batch[0].config), placement.workers - len(running))
-            threads = max(1, placement.cpus)
-            config, played = batch[0].config.dump(), (terms.episodes, terms.at_once, terms.seed, terms.deterministic)
-            job = EvaluationJob(config, tuple(files), *played, threads)
-            running[process.worker.evaluate.remote(job)] = process, batch
+            room, terms = self._placement.workers - len(self.running), self._terms
+            process = self._processes.take(self._backend(batch), room)
+            played = terms.episodes, terms.at_once, terms.seed, terms.deterministic
+            job = EvaluationJob(batch[0].config.dump(), tuple(files), *played, max(1, self._placement.cpus))
+            self.running[process.worker.evaluate.remote(job)] = process, batch
 
-    try:
-        while waiting or running:
-            while waiting and len(running) < placement.workers:
-                begin(waiting.pop(0))
-            if not running:
-                break
-            future = first_ended({future: process for future, (process, _) in running.items()})
-            process, batch = running.pop(future)
-            try:
-                ray.get(process.ready)  # why it could not start is told by nothing else
-                played = ray.get(future)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", error)
-                if isinstance(cause, UserError):
-                    processes.give(placement.backend(batch[0].config), process)
-                else:
-                    ray.kill(process.worker)
-                if len(batch) > 1:
-                    # One of them cannot be evaluated, or all together do not fit: alone each has its own fate.
-                    waiting += [[candidate] for candidate in batch]
-                else:
-                    failures.append(f"{batch[0].path}: {words_of(cause)}")
-                continue
-            processes.give(placement.backend(batch[0].config), process)
-            done(_store(batch, terms, played, failures))
-    finally:
-        processes.end()
-        for process, _ in running.values():
+    def first(self) -> tuple[list[Candidate], list[list[Episode]] | None]:
+        """Wait for the first batch that ends; its episodes, or None where it failed."""
+        import ray
+
+        future = first_ended({future: process for future, (process, _) in self.running.items()})
+        process, batch = self.running.pop(future)
+        played = cause = None
+        try:
+            ray.get(process.ready)  # why it could not start is told by nothing else
+            played = ray.get(future)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", error)
+            if len(batch) == 1:
+                self.failures.append(f"{batch[0].path}: {words_of(cause)}")
+        if cause is None or isinstance(cause, UserError):
+            self._processes.give(self._backend(batch), process)
+        else:
             ray.kill(process.worker)
-    return failures
+        return batch, played
+
+    def end(self) -> None:
+        """End all workers."""
+        import ray
+
+        self._processes.end()
+        for process, _ in self.running.values():
+            ray.kill(process.worker)
+
+    def _backend(self, batch: Sequence[Candidate]) -> str:
+        return self._placement.backend(batch[0].config)
 
 
 def _read(candidate: Candidate) -> bytes:
-    """The bytes that a candidate is known by.
-
-    Raises:
-        UserError: they are gone, or others: a running launch replaces its best agents.
-    """
+    """The bytes that a candidate is known by: a running launch replaces its best agents."""
     data = checkpoint.read_file(candidate.path)
     if hashlib.sha256(data).hexdigest() != candidate.sha256:
         raise UserError(f"{candidate.path}: was replaced meanwhile; evaluate again, or it is damaged")
@@ -270,7 +277,10 @@ def _store(
     batch: Sequence[Candidate], terms: Terms, played: Sequence[Sequence[Episode]], failures: list[str]
 ) -> list[Evaluation]:
     """Keep what a batch scored in the launches that it is of, as far as they may be written to."""
-    found = [_evaluation(candidate, terms, episodes) for candidate, episodes in zip(batch, played, strict=True)]
+    found = []
+    for c, episodes in zip(batch, played, strict=True):
+        returns, lengths, seeds = zip(*((one.ret, one.length, one.seed) for one in episodes), strict=True)
+        found.append(Evaluation(c.sha256, terms.settings(c.config), c.trial, c.timestep, returns, lengths, seeds))
     for directory in {candidate.directory for candidate in batch if candidate.directory is not None}:
         if evaluations.can_keep(directory):
             try:
@@ -280,15 +290,3 @@ def _store(
                     raise
                 failures.append(f"{directory}: what was played is shown, but could not be kept: {error}")
     return found
-
-
-def _evaluation(candidate: Candidate, terms: Terms, episodes: Sequence[Episode]) -> Evaluation:
-    return Evaluation(
-        candidate.sha256,
-        terms.settings(candidate.config),
-        candidate.trial,
-        candidate.timestep,
-        tuple(episode.ret for episode in episodes),
-        tuple(episode.length for episode in episodes),
-        tuple(episode.seed for episode in episodes),
-    )

@@ -122,9 +122,6 @@ def film(
 
     Returns:
         The films, and why others could not be made, a sentence for each.
-
-    Raises:
-        UserError: too many episodes, or none.
     """
     check(episodes)
     made, failures = [], []
@@ -171,19 +168,7 @@ def _label(role: str, candidate: Candidate) -> str:
 
 
 def record(job: Job, seconds: float = LONGEST, platforms: Sequence[Platform] = PLATFORMS) -> Path:
-    """Make a film in a process of its own.
-
-    Args:
-        job: the film.
-        seconds: that it may take.
-        platforms: ways to OpenGL, in the order in which they are tried.
-
-    Returns:
-        Its path.
-
-    Raises:
-        UserError: it cannot be made: why, what was tried and what to install.
-    """
+    """Make a film, within so many seconds, in a process of its own for each of the platforms until one works."""
     task = job.config["env"]["id"]
     tried = []
     with tempfile.TemporaryDirectory(prefix="sunflower-film-") as folder:
@@ -208,7 +193,7 @@ def record(job: Job, seconds: float = LONGEST, platforms: Sequence[Platform] = P
 
 
 def _attempt(job: Job, platform: Platform, folder: Path, seconds: float) -> tuple[dict[str, str] | None, str]:
-    """What the process left, and the last that it said."""
+    """The result that the process left, and the last that it said."""
     preload = (platform.library,) if platform.library else ()
     task, result = folder / "job.json", folder / "result.json"
     task.write_text(json.dumps(asdict(replace(job, preload=preload))))

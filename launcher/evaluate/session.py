@@ -11,14 +11,14 @@ from rich.table import Table
 
 from launcher import stats
 from launcher.cluster.jobs import dashboard_of
-from launcher.evaluate import batches as evaluating
+from launcher.evaluate import batches
 from launcher.evaluate.batches import Candidate, Terms, Which
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.plan.cores import spread
 from launcher.plan.resources import Resources, gpu_note, look, place
 from launcher.watch.progress import EvaluationView
-from launcher.watch.tables import Column, count, table
+from launcher.watch.tables import Column, count, say, table
 from runner.errors import UserError
 
 
@@ -29,12 +29,7 @@ def conduct(
 
     Returns:
         The exit status: 0, or 1 where a checkpoint could not be evaluated or filmed.
-
-    Raises:
-        UserError: nothing was begun.
     """
-    from launcher.cluster import connect as cluster
-    from launcher.cluster import preflight
     from launcher.evaluate import film as filming
 
     wanted.check()
@@ -43,47 +38,56 @@ def conduct(
             f"command line: --address {wanted.address}: launch eval runs here (without --address and RAY_ADDRESS), or "
             "on a cluster that this machine has joined (auto, HOST:PORT); launch pull brings a launch here"
         )
-    candidates = evaluating.find(paths, which, terms)
+    candidates = batches.find(paths, which, terms)
     if video:
         filming.check(video, candidates)
-    scores = evaluating.known(candidates, terms)
-    missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
-    kept = f", {len(candidates) - len(missing):,} of them known" if len(missing) < len(candidates) else ""
-    what = f"{count(len(candidates), 'checkpoint')} x {count(terms.episodes, 'episode')}{kept}"
-    console.print(what, highlight=False)
-    for directory in dict.fromkeys(candidate.directory for candidate in missing):
-        if directory is not None and not evaluations.can_keep(directory):
-            text = f"{directory}: nothing may be written there; what is played is shown, but not kept"
-            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    failures: list[str] = []
-    if missing:
-        placement = place(wanted, look(wanted)) if wanted.address is None else None
-        if (note := gpu_note(wanted)) is not None:
-            console.print(note, style="yellow", highlight=False, soft_wrap=True)
-        with cluster.connected(wanted.address, placement):
-            offer = look(wanted)
-            if placement is None:
-                placement = place(wanted, offer)
-                preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
-            work = evaluating.batches(missing, terms, placement.workers)
-            placement = spread(placement, work, wanted, offer)
-            with EvaluationView(console, len(candidates), len(scores)) as view:
-
-                def done(found: list[Evaluation]) -> None:
-                    scores.update({evaluation.sha256: evaluation for evaluation in found})
-                    view.show(len(scores))
-
-                failures = evaluating.run(work, terms, placement, done)
+    scores = batches.known(candidates, terms)
+    known = sum(candidate.sha256 in scores for candidate in candidates)
+    kept = f", {known:,} of them known" if known else ""
+    say(console, f"{count(len(candidates), 'checkpoint')} x {count(terms.episodes, 'episode')}{kept}")
+    failures = _play(console, candidates, terms, wanted, scores)
     console.print(_table(candidates, scores, which == "every", console.width))
     if video:
         with console.status("") as shown:
             films, missed = filming.film(candidates, scores, terms, video, which == "every", shown.update)
         for path in films:
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+            say(console, str(path))
         failures += missed
     for failure in failures:
-        console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(console, failure, "red")
     return 1 if failures else 0
+
+
+def _play(
+    console: Console, candidates: Sequence[Candidate], terms: Terms, wanted: Resources, scores: dict[str, Evaluation]
+) -> list[str]:
+    """Add what is missing to `scores`, by sha256; returns why checkpoints could not be evaluated."""
+    from launcher.cluster import preflight
+    from launcher.cluster.connect import connected
+
+    missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
+    if not missing:
+        return []
+    for directory in dict.fromkeys(candidate.directory for candidate in missing):
+        if directory is not None and not evaluations.can_keep(directory):
+            say(console, f"{directory}: nothing may be written there; what is played is shown, but not kept", "yellow")
+    placement = place(wanted, look(wanted)) if wanted.address is None else None
+    if (note := gpu_note(wanted)) is not None:
+        say(console, note, "yellow")
+    with connected(wanted.address, placement):
+        offer = look(wanted)
+        if placement is None:
+            placement = place(wanted, offer)
+            preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
+        work = batches.batches(missing, terms, placement.workers)
+        placement = spread(placement, work, wanted, offer)
+        with EvaluationView(console, len(candidates), len(scores)) as view:
+
+            def done(found: list[Evaluation]) -> None:
+                scores.update({evaluation.sha256: evaluation for evaluation in found})
+                view.show(len(scores))
+
+            return batches.run(work, terms, placement, done)
 
 
 def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool, width: int) -> Table:
@@ -94,9 +98,15 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         group = groups.setdefault(key, [])
         if candidate.sha256 in scores:
             group.append(scores[candidate.sha256])
-    ranks = {"seeds:": 1, "mean return:": 0, "IQM:": 3, "95% interval of the IQM:": 2, "mean length:": 4}
-    timesteps = [Column("timestep:")] if by_timestep else []
-    columns = [Column("config"), *timesteps, *(Column(*one) for one in ranks.items())]
+    ranks = {
+        "timestep:": 0,
+        "seeds:": 1,
+        "mean return:": 0,
+        "IQM:": 3,
+        "95% interval of the IQM:": 2,
+        "mean length:": 4,
+    }
+    columns = [Column(*one) for one in ranks.items() if by_timestep or one[0] != "timestep:"]
     rows: list[list[str]] = []
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
     for (directory, name, timestep), played in groups.items():
@@ -104,7 +114,7 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         returns = np.array([np.mean(one.returns) for one in played])
         numbers = ["-"] * 4
         if played:
-            interval = stats.bootstrap_interval(returns, stats.interquartile_mean, np.random.default_rng(0))
+            interval = stats.bootstrap_interval(returns)
             numbers = [
                 f"{returns.mean():,.2f}",
                 f"{stats.interquartile_mean(returns):,.2f}",
@@ -112,4 +122,4 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
                 f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
             ]
         rows.append([shown, *([f"{timestep:,}"] if by_timestep else []), str(len(played)), *numbers])
-    return table(columns, rows, width)
+    return table(["config", *columns], rows, width)
