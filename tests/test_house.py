@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("runner", "launcher") for path in (REPOSITORY / package).rglob("*.py"))
 LARGEST_ROOM = 13
-LONGEST_FUNCTION = 79
+LONGEST_FUNCTION = 60
 
 
 def module(path: Path) -> str:
