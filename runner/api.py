@@ -255,12 +255,11 @@ def _whole(seeds: Sequence[int]) -> list[int]:
 
 def _refuse_fixed(env: VectorEnv, members: int) -> None:
     """A pack needs an environment that can be rebuilt larger."""
-    from runner.envs.gymnasium import GymnasiumVector
-
-    if isinstance(env, GymnasiumVector):
+    if not env.rebuilds:
+        name = type(getattr(env, "env", env)).__name__
         raise UserError(
             f"seeds: a pack of {members} members needs an EnvPool environment, which can be rebuilt with members x "
-            f"num_envs environments; {type(env.env).__name__} cannot"
+            f"num_envs environments; {name} cannot"
         )
 
 

@@ -19,10 +19,9 @@ from gymnasium.wrappers.vector import (
 
 from runner.envs.base import Step, VectorEnv
 from runner.envs.observations import as_array, flatten_some, like, tensor_in
+from runner.envs.tensors import FINAL, attribute, is_many
 from runner.errors import UserError
 
-FINAL = ("final_obs", "final_observation")
-"""Where an info has the last observations of ended episodes; gymnasium's name, and its name before 1.0."""
 OF_VECTOR = ("num_envs", "single_observation_space", "single_action_space")
 OF_NUMPY = (
     DictInfoToList, NormalizeObservation, NormalizeReward, RecordEpisodeStatistics, VectorizeTransformAction,
@@ -34,7 +33,7 @@ REFUSALS = (AssertionError, AttributeError, TypeError, ValueError, gymnasium.err
 
 
 class GymnasiumVector(VectorEnv):
-    """A `gymnasium.vector.VectorEnv`, a `gymnasium.Env` that is many in one, or one `gymnasium.Env` as a vector of one.
+    """A `gymnasium.vector.VectorEnv`, or one `gymnasium.Env` as a vector of one.
 
     Arrays of torch and other libraries are read; whoever gives tensors gets actions as tensors.
     """
@@ -49,7 +48,7 @@ class GymnasiumVector(VectorEnv):
                 auto-reset mode.
         """
         vector = _vector(env)
-        super().__init__(*(_attribute(vector, name) for name in OF_VECTOR))
+        super().__init__(*(attribute(vector, name) for name in OF_VECTOR))
         self.env = vector
         self._mode = _autoreset_mode(vector)
         _check_wrappers(vector, self._mode)
@@ -165,24 +164,12 @@ class GymnasiumVector(VectorEnv):
 
 def is_single(env: Any) -> bool:
     """It is one environment, not many in one."""
-    return isinstance(env, gymnasium.Env) and _attribute(env, "num_envs", None) in (None, 1)
+    return isinstance(env, gymnasium.Env) and not is_many(env)
 
 
 def _vector(env: Any) -> Any:
-    """What has the interface of a vector environment: `env` or what it wraps; one environment becomes a vector of one.
-
-    Raises:
-        UserError: a `gymnasium.Env` of several environments that does not say the spaces of one.
-    """
+    """`env`, or the vector environment that it wraps; one environment becomes a vector of one."""
     if isinstance(env, gymnasium.Env):
-        count, *spaces = (_attribute(env, name, None) for name in OF_VECTOR)
-        if None not in (count, *spaces):
-            return env
-        if count not in (None, 1):
-            raise UserError(
-                f"{type(env.unwrapped).__name__} is a gymnasium.Env of num_envs {count} environments; allowed: one "
-                "that also has single_observation_space and single_action_space, or a gymnasium.vector.VectorEnv"
-            )
         return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.NEXT_STEP)
     # Conversions to another array library would only be undone, and some do not know final observations.
     while _converts(env):
@@ -190,21 +177,9 @@ def _vector(env: Any) -> Any:
     return env
 
 
-def _attribute(env: Any, name: str, *default: Any) -> Any:
-    """An attribute of an environment, or of what it wraps."""
-    try:
-        return env.get_wrapper_attr(name) if isinstance(env, gymnasium.Env) else getattr(env, name)
-    except AttributeError:
-        if default:
-            return default[0]
-        raise UserError(
-            f"{type(env).__name__}: a vector environment without {name}; allowed: one that has it"
-        ) from None
-
-
 def _autoreset_mode(env: Any) -> AutoresetMode:
-    """What a vector environment does when an episode ends; a `gymnasium.Env` of several resets in the same step."""
-    mode = env.metadata.get("autoreset_mode", AutoresetMode.SAME_STEP if isinstance(env, gymnasium.Env) else None)
+    """What a vector environment does when an episode ends."""
+    mode = env.metadata.get("autoreset_mode")
     try:
         return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
     except ValueError:

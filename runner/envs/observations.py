@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Tuple
 from runner.envs.spaces import Layout, named_parts
 
 
-def _child(observations: Any, key: str) -> Any:
+def child(observations: Any, key: str) -> Any:
     """The part of a Dict or Tuple observation, batched or not."""
     return observations[key] if isinstance(observations, Mapping) else observations[int(key)]
 
@@ -35,7 +35,7 @@ def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> N
         out[:, parts.start : parts.stop] = array
         return
     for key, part in parts.children:
-        flatten_observations(part, _child(observations, key), out)
+        flatten_observations(part, child(observations, key), out)
 
 
 def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.ndarray) -> None:
@@ -58,7 +58,7 @@ def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.
             flatten_observations(parts, observations[index], out[row : row + 1])
     elif parts.children:
         for key, part in parts.children:
-            flatten_some(part, _child(observations, key), indices, out)
+            flatten_some(part, child(observations, key), indices, out)
     else:
         out[:, parts.start : parts.stop] = as_array(observations)[indices].reshape(len(out), -1)
 
@@ -111,7 +111,7 @@ def _leaves(
             )
         named = dict(named_parts(space))
         for key, part in parts.children:
-            yield from _leaves(named[key], part, _child(observations, key), f"{where}[{key!r}]")
+            yield from _leaves(named[key], part, child(observations, key), f"{where}[{key!r}]")
         return
     array, width = as_array(observations), parts.stop - parts.start
     shapes = {space.shape, (width,)} | ({()} if width == 1 else set())

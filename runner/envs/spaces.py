@@ -31,6 +31,8 @@ LARGEST_ACTION = 2**31 - 1
 """Largest discrete action, up or down: compiled programs count in 32 bits."""
 ASIDE = (PRIVILEGED, LEGAL)
 """Parts that the token OBSERVATIONS does not stand for; their columns are the last ones."""
+POLICY, CRITIC = "policy", "critic"
+"""A Dict of nothing but these is two observations of one thing (Isaac Lab): OBSERVATIONS and STATES."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,17 @@ class Layout:
         """It, or a part of it, is an image."""
         return self.image or any(child.has_image for _, child in self.children)
 
+    @property
+    def grouped(self) -> bool:
+        """It is of what policies see, and perhaps of what critics see."""
+        names = {name for name, _ in self.children}
+        return POLICY in names and names <= {POLICY, CRITIC}
+
     @functools.cached_property
     def observed(self) -> Layout:
         """What the token OBSERVATIONS stands for."""
+        if self.grouped:
+            return dict(self.children)[POLICY]
         children = tuple(child for child in self.children if child[0] not in ASIDE)
         if len(children) == len(self.children):
             return self
@@ -86,7 +96,7 @@ class Layout:
     @property
     def states(self) -> Layout:
         """What the token STATES stands for: the privileged part, or the observations where there is none."""
-        return dict(self.children).get(PRIVILEGED, self.observed)
+        return dict(self.children).get(CRITIC if self.grouped else PRIVILEGED, self.observed)
 
     @property
     def mask(self) -> Layout | None:

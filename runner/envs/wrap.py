@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 
 from runner.envs.base import VectorEnv
+from runner.envs.tensors import TensorEnv, is_many
 from runner.errors import UserError
 
 
@@ -15,14 +16,15 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
 
     Args:
         env: an EnvPool pool (`env_type="gymnasium"`), a gymnasium vector environment in any auto-reset mode, a single
-            gymnasium environment (which may be many in one, with `num_envs`), or a `VectorEnv`; or a class or function
-            that makes one at every call, of which packs can be trained.
+            gymnasium environment, many environments in one (`runner.envs.tensors`), or a `VectorEnv`; or a class or
+            function that makes one at every call, of which packs can be trained.
         num_envs: that are made of a class or function.
 
     Raises:
         UserError: anything else.
     """
-    if callable(env) and not isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv):
+    made = isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv) or is_many(env)
+    if isinstance(env, type) or (callable(env) and not made):
         from runner.envs.named.recipe import Recipe
         from runner.envs.python import PythonTask
 
@@ -35,11 +37,14 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
         from runner.envs.envpool import EnvPool
 
         return EnvPool(env)
+    if is_many(env):
+        return TensorEnv(env)
     if isinstance(env, gymnasium.vector.VectorEnv | gymnasium.Env):
         from runner.envs.gymnasium import GymnasiumVector
 
         return GymnasiumVector(env)
     raise UserError(
         f"wrap_env: cannot use a {type(env).__module__}.{type(env).__qualname__}; allowed: an EnvPool pool made with "
-        'env_type="gymnasium", a gymnasium.vector.VectorEnv, or a gymnasium.Env'
+        'env_type="gymnasium", a gymnasium.vector.VectorEnv, a gymnasium.Env, or what has num_envs, reset, step, '
+        "single_observation_space and single_action_space"
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from runner.config import Config
 from runner.training.pack import Rules
@@ -63,6 +65,7 @@ def keep_programs() -> None:
         _settings.update("jax_compilation_cache_max_size", CACHE_BYTES)
     if (threads := f"threads-{_threads()}") != Path(folder).name:
         _settings.update("jax_compilation_cache_dir", str(Path(folder) / threads))
+        compilation_cache.reset_cache()  # an environment of JAX may have begun one of no folder
     # What takes a tenth of a second to compile is loaded in a hundredth.
     _settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -104,6 +107,16 @@ def own_settings() -> Iterator[None]:
         for setting in settings:
             stack.enter_context(setting)
         yield
+
+
+def put(arrays: Any) -> Any:
+    """Arrays on the device, bound to it like those of other libraries: programs are compiled for either."""
+    return jax.device_put(arrays, _settings.jax_default_device or jax.local_devices()[0])
+
+
+def zeros(shapes: Any) -> Any:
+    """Zeros of these shapes on the device."""
+    return put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,9 @@ from jaxtyping import Bool, Float, Num
 
 from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace
-from runner.jax.stepping import stepper
+from runner.envs.tensors import TensorEnv
+from runner.jax import accelerate
+from runner.jax.stepping import Step, array, stepper
 from runner.networks.policies import Distribution
 from runner.training.episodes import Episodes
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
@@ -80,13 +83,14 @@ class Collector:
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions = act, env_actions
         # The first reset and every later step must come from one side only: the pool has no lock.
-        observations, _ = env.reset()
+        observations = array(env.reset_arrays()) if isinstance(env, TensorEnv) else env.reset()[0]
         token, self._step, self._host = stepper(env)
         shape = (members, self.episodes.envs)
         self._standing = _Standing(
-            *jax.device_put((token, carry, observations.reshape(*shape, -1), np.zeros(shape, bool)))
+            *accelerate.put((token, carry, observations.reshape(*shape, -1), np.zeros(shape, bool)))
         )
         self._program: Any = jax.jit(self._collect, donate_argnums=0)
+        self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(_joined)
 
     def compile(
         self, policy: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
@@ -96,6 +100,10 @@ class Collector:
         Returns:
             The shapes of a rollout.
         """
+        if isinstance(self.env, TensorEnv):
+            nothing = accelerate.zeros(self._host.shapes()._replace(final_observations=None, score={}))
+            self._program = partial(self._walk, self._device_step)
+            return self._walk(lambda actions: nothing, self._standing, policy, noise, random)[1]
         lowered = self._program.lower(self._standing, policy, noise, random)
         self._program = lowered.compile()
         return lowered.out_info[1]
@@ -119,6 +127,8 @@ class Collector:
         own = {name: np.asarray(x) for name, x in score.items()}
         for t in range(len(noise)):
             self.episodes.add(rewards[t], ended[t], valid[t], {name: x[t] for name, x in own.items()})
+        if isinstance(self.env, TensorEnv):
+            self.env.tell(ended.any())
         return rollout
 
     def _count(self, seconds: float) -> None:
@@ -133,37 +143,79 @@ class Collector:
     def _collect(
         self, standing: _Standing, policy: Any, noise: Float[Array, "T P N W"], random: Bool[Array, " T"] | None
     ) -> tuple[_Standing, Rollout, dict[str, Array]]:
-        shape = standing.ended.shape
-
         def one_step(standing: _Standing, now: tuple[Array, Array | None]) -> tuple[_Standing, Any]:
-            noise, random = now
-            act = jax.vmap(self._act, (0, 0, 0, 0, None))
-            carry, outputs, actions = act(policy, standing.carry, standing.observations, noise, random)
-            token, step = self._step(standing.token, self._env_actions(actions))
-            rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
-            ended = terminated | truncated
-            after = _Standing(
-                token,
-                carry,
-                step.observations.reshape(standing.observations.shape),
-                jnp.zeros_like(ended) if self.env.resets_at_once else ended,
-            )
-            final = step.final_observations
-            row = Rollout(
-                standing.observations,
-                actions,
-                outputs,
-                rewards,
-                terminated,
-                ended,
-                ~standing.ended,
-                None if final is None else final.reshape(standing.observations.shape),
-            )
+            carry, outputs, actions, chosen = self._acted(standing, policy, *now)
+            token, step = self._step(standing.token, chosen)
+            after, row = self._happened(standing._replace(token=token, carry=carry), outputs, actions, step)
             return after, (row, step.score)
 
         standing, (rows, score) = jax.lax.scan(one_step, standing, (noise, random))
         observations = jnp.concatenate((rows.observations, standing.observations[None]))
         return standing, rows._replace(observations=observations), score
+
+    def _walk(
+        self,
+        step: Callable[[Array], Step],
+        standing: _Standing,
+        policy: Any,
+        noise: Float[np.ndarray, "T P N W"],
+        random: Bool[np.ndarray, " T"] | None,
+    ) -> tuple[_Standing, Rollout, dict[str, Array]]:
+        """`_collect` with an environment that has its arrays on a device: each step is called from here."""
+        rows = []
+        for t in range(len(noise)):
+            at_random = None if random is None else random[t]
+            carry, outputs, actions, chosen = self._acts(standing, policy, noise[t], at_random)
+            standing, row = self._happens(standing._replace(carry=carry), outputs, actions, step(chosen))
+            rows.append(row)
+        return standing, self._joins(rows, standing.observations), {}
+
+    def _device_step(self, actions: Array) -> Step:
+        assert isinstance(self.env, TensorEnv)
+        began = time.perf_counter()
+        *arrays, final = self.env.step_arrays(actions)
+        observations, rewards, terminated, truncated = map(array, arrays)
+        last = None if final is None else array(final)
+        step = Step(observations, rewards, terminated, truncated, last, {})
+        self._host.seconds += time.perf_counter() - began
+        return step
+
+    def _acted(self, standing: _Standing, policy: Any, noise: Array, random: Array | None) -> Any:
+        """The carry after, what networks gave, actions, and what the environment takes."""
+        act = jax.vmap(self._act, (0, 0, 0, 0, None))
+        carry, outputs, actions = act(policy, standing.carry, standing.observations, noise, random)
+        return carry, outputs, actions, self._env_actions(actions)
+
+    def _happened(self, standing: _Standing, outputs: Array, actions: Array, step: Step) -> tuple[_Standing, Rollout]:
+        """What stands after a step, and its experience."""
+        shape = standing.ended.shape
+        rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
+        ended = terminated | truncated
+        after = standing._replace(
+            observations=step.observations.reshape(standing.observations.shape),
+            ended=jnp.zeros_like(ended) if self.env.resets_at_once else ended,
+        )
+        final = step.final_observations
+        if final is None and self.env.resets_at_once:
+            # Where nobody knows what followed, it is what was before.
+            final = standing.observations
+        row = Rollout(
+            standing.observations,
+            actions,
+            outputs,
+            rewards,
+            terminated,
+            ended,
+            ~standing.ended,
+            None if final is None else final.reshape(standing.observations.shape),
+        )
+        return after, row
+
+
+def _joined(rows: list[Rollout], observations: Array) -> Rollout:
+    """The steps of a rollout as one, and the observations after them."""
+    rollout: Rollout = jax.tree.map(lambda *steps: jnp.stack(steps), *rows)
+    return rollout._replace(observations=jnp.concatenate((rollout.observations, observations[None])))
 
 
 def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:

@@ -99,6 +99,13 @@ class Host:
             raise error
 
 
+def array(values: Any) -> Array:
+    """An array of any library as JAX's, without a copy where it is on the device."""
+    if isinstance(values, Array):
+        return values
+    return jnp.asarray(values) if isinstance(values, np.ndarray) else jnp.from_dlpack(values)
+
+
 def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
     """How compiled code steps this environment: EnvPool's own XLA functions where there are any, else Python."""
     host = Host(env)

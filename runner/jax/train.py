@@ -44,7 +44,7 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     collector = Collector(env, members, actions, partial(act, rules), carry)
     with accelerate.not_kept():
         shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
-    rollout = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    rollout = accelerate.zeros(shapes)
     # The program takes over a learner's memory.
     learn(rules, jax.tree.map(jnp.copy, learner), rollout, draws, np.ones(members, bool))
     return collector
@@ -109,18 +109,18 @@ def put(state: MemberState) -> Learner:
             return None
         with jax.enable_x64(True):
             arrays = (np.asarray(x, np.float64) for x in (moments.mean, moments.variance, moments.count))
-            return Statistics(*jax.device_put(tuple(arrays)))
+            return Statistics(*accelerate.put(tuple(arrays)))
 
     counters = state.counters
     accelerate.keep_programs()
     rows = (state.parameters, state.first_moment, state.second_moment, counters.learning_rate)
-    parameters, first, second, rate = jax.device_put(tuple(np.asarray(x, np.float32) for x in rows))
+    parameters, first, second, rate = accelerate.put(tuple(np.asarray(x, np.float32) for x in rows))
     assert state.hyper is not None
     return Learner(
-        Optimizer(parameters, first, second, jax.device_put(np.asarray(counters.optimizer_steps, np.int32)), rate),
+        Optimizer(parameters, first, second, accelerate.put(np.asarray(counters.optimizer_steps, np.int32)), rate),
         statistics(state.observation_statistics),
         statistics(state.value_statistics),
-        jax.device_put(state.hyper.effective()),
+        accelerate.put(state.hyper.effective()),
     )
 
 

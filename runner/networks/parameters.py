@@ -223,7 +223,7 @@ def leaf(observations: Layout, name: Name, where: str = "network") -> Layout:
     observed, states = observations.observed, observations.states
     if name.text == "STATES" and (not name.keys or (states.children and states is not observed)):
         return states.at(name.keys, where)
-    if not name.keys or isinstance(name.keys[0], int):
+    if not name.keys or isinstance(name.keys[0], int) or observations.grouped:
         return observed.at(name.keys, where)
     return observations.at(name.keys, where)
 

@@ -5,6 +5,7 @@ Axes: P member · T rollout step · N environment · O observation · A action.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from torch import Tensor
 
 from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace
+from runner.envs.tensors import TensorEnv
 from runner.networks.policies import Distribution
 from runner.torch import accelerate
 from runner.training.episodes import Episodes
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME
+
+FINAL = "final_observations"
 
 
 class Rollout(NamedTuple):
@@ -34,7 +38,8 @@ class Rollout(NamedTuple):
         terminated: the episode reached a true end at this step.
         ended: terminated or truncated.
         valid: 1 for experience, 0 for the row after an episode end.
-        final_rows: flat indices into `[T·N]` of steps whose successor is not the next observation, or None.
+        final_rows: `[P, K]` flat indices into `[T·N]` of steps whose successor is not the next observation, T·N where a
+            member has fewer of them than K; None where there are none.
         final_observations: those successors `[P, K, O]`.
     """
 
@@ -52,8 +57,8 @@ class Rollout(NamedTuple):
 Act = Callable[[Any, Any, Tensor, Tensor, bool | None], tuple[Any, Tensor, Tensor]]
 """(policy, carry, raw observations `[P, N, O]`, noise `[P, N, W]`, whether at random) → (carry, policy outputs
 `[P, N, W]`, actions `[P, N, K]`)."""
-EnvActions = Callable[[Tensor], np.ndarray]
-"""Actions `[P, N, K]` → what the environment takes, `[P·N, …]`."""
+EnvActions = Callable[..., Any]
+"""(actions `[P, N, K]`, whether as tensors) → what the environment takes, `[P·N, …]`."""
 
 
 class Collector:
@@ -73,70 +78,97 @@ class Collector:
         self.episodes = Episodes(members, self.envs)
         self.spent: dict[str, float] = defaultdict(float)
         self._env_actions, self._act, self._carry = env_actions, act, carry
-        observations, _ = env.reset()
+        observations = env.reset_arrays() if isinstance(env, TensorEnv) else env.reset()[0]
         self._observations = self._to_device(observations)
-        self._ended = np.zeros(env.num_envs, bool)
+        self._ended: Any = np.zeros(env.num_envs, bool)
+        if isinstance(env, TensorEnv):
+            self._ended = _tensor(self._ended).to(self.device)
 
     def collect(self, policy: Any, noise: np.ndarray, random: np.ndarray | None = None) -> Rollout:
         """T steps of every environment, one per row of `noise` `[T, P, N, W]`, those in `random` `[T]` by no policy."""
         drawn = torch.from_numpy(noise).to(self.device)
         observations, actions, outputs = [self._observations], [], []
-        rewards, terminated, ended, valid = [], [], [], []
-        final_rows, final_observations = [], []
+        columns: tuple[list[Any], ...] = ([], [], [], [])
+        infos: list[dict[str, Any]] = []
         for t in range(len(noise)):
             began = time.perf_counter()
             at_random = None if random is None else bool(random[t])
             self._carry, output, action = self._act(policy, self._carry, observations[-1], drawn[t], at_random)
-            chosen = self._env_actions(action)
+            chosen = self._env_actions(action, isinstance(self.env, TensorEnv))
             acted = time.perf_counter()
-            after, reward, terminal, truncated, info = self.env.step(chosen)
+            after, reward, terminal, truncated, info = self._step(chosen)
             self.spent[ACT_TIME] += acted - began
             self.spent[ENVIRONMENT_TIME] += time.perf_counter() - acted
             observations.append(self._to_device(after))
             outputs.append(output)
             actions.append(action)
-            rewards.append(reward)
-            terminated.append(terminal)
-            valid.append(~self._ended)
             end = terminal | truncated
-            ended.append(end)
-            self._ended = np.zeros_like(end) if self.env.resets_at_once else end
-            if "final_observations" in info:
-                which, final = info["final_observations"]
-                final_rows.append(t * self.envs + which)
-                final_observations.append(final)
-            self.episodes.add(reward, end, valid[-1], info)
+            for column, now in zip(columns, (reward, terminal, end, ~self._ended), strict=True):
+                column.append(now)
+            self._ended = end & (not self.env.resets_at_once)
+            infos.append(info)
+        rewards, terminated, ended, valid = map(_stack, columns)
+        steps = [x.cpu().numpy() for x in (rewards, ended, valid)]
+        for step in zip(*steps, infos, strict=True):
+            self.episodes.add(*step)
         self._observations = observations[-1]
         return Rollout(
             torch.stack(observations, 1),
             torch.stack(actions, 1),
             torch.stack(outputs, 1),
-            self._stacked(rewards),
-            self._stacked(terminated),
-            self._stacked(ended),
-            self._stacked(valid).float(),
-            torch.from_numpy(np.concatenate(final_rows)).to(self.device) if final_rows else None,
-            self._finals(final_observations),
+            self._of_members(rewards),
+            self._of_members(terminated),
+            self._of_members(ended),
+            self._of_members(valid).float(),
+            *self._followed(ended, observations, infos),
         )
 
-    def _to_device(self, observations: np.ndarray) -> Num[Tensor, "P N O"]:
-        return torch.from_numpy(observations).to(self.device).unflatten(0, (self.members, self.envs))
+    def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """A step of the environments: arrays of numpy and an info, or tensors and the final observations."""
+        if isinstance(self.env, TensorEnv):
+            *arrays, final = self.env.step_arrays(actions)
+            observations, rewards, terminated, truncated = (_tensor(x).to(self.device) for x in arrays)
+            info = {} if final is None else {FINAL: self._to_device(final)}
+            return observations, rewards, terminated, truncated, info
+        return self.env.step(actions)
 
-    def _stacked(self, steps: list[np.ndarray]) -> Any:
-        tensor = torch.from_numpy(np.stack(steps)).to(self.device)
-        return tensor.unflatten(1, (self.members, self.envs)).transpose(0, 1)
+    def _to_device(self, observations: Any) -> Num[Tensor, "P N O"]:
+        return _tensor(observations).to(self.device).unflatten(0, (self.members, self.envs))
 
-    def _finals(self, observations: list[np.ndarray]) -> Tensor:
-        if not observations:
-            return torch.empty(self.members, 0, self.env.observation_size, device=self.device)
-        return torch.from_numpy(np.concatenate(observations)).to(self.device).unsqueeze(0)
+    def _of_members(self, steps: Tensor) -> Any:
+        return steps.to(self.device).unflatten(1, (self.members, self.envs)).transpose(0, 1)
+
+    def _followed(
+        self, ended: Tensor, observations: list[Tensor], infos: list[dict[str, Any]]
+    ) -> tuple[Tensor | None, Tensor]:
+        """Rows of the steps whose successor is not the next observation, and the successors; see `Rollout`."""
+        if isinstance(self.env, TensorEnv) and self.env.resets_at_once:
+            self.env.tell(ended.any())
+            rows = ended.flatten().nonzero().squeeze(1)
+            # Where nobody knows what followed, it is what was before.
+            finals = torch.stack([info.get(FINAL, observations[t]) for t, info in enumerate(infos)], 1)
+            return (rows.unsqueeze(0) if len(rows) else None), finals.flatten(1, 2)[:, rows]
+        found = [(t, *info[FINAL]) for t, info in enumerate(infos) if len(info.get(FINAL, ((),))[0])]
+        if not found:
+            return None, torch.empty(self.members, 0, self.env.observation_size, device=self.device)
+        members = np.concatenate([which // self.envs for _, which, _ in found])
+        places = np.concatenate([t * self.envs + which % self.envs for t, which, _ in found])
+        order, counts = np.argsort(members, kind="stable"), np.bincount(members, minlength=self.members)
+        filled = np.arange(counts.max()) < counts[:, None]
+        index = np.full(filled.shape, len(infos) * self.envs)
+        last = np.zeros((*filled.shape, self.env.observation_size), self.env.layout.dtype)
+        index[filled], last[filled] = places[order], np.concatenate([final for *_, final in found])[order]
+        return _tensor(index).to(self.device), _tensor(last).to(self.device)
 
 
 def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:
     """Policy actions → what the environment takes: clipped to its bounds if asked."""
 
-    def taken(actions: Num[Tensor, "P N K"]) -> np.ndarray:
-        array = actions.flatten(0, 1).cpu().numpy()
+    def taken(actions: Num[Tensor, "P N K"], as_tensors: bool = False) -> Any:
+        flat = actions.flatten(0, 1)
+        if as_tensors:
+            return tensors(flat)
+        array = flat.cpu().numpy()
         if space.discrete:
             if distribution.joint:
                 array = np.stack(np.unravel_index(array[:, 0], distribution.factors), 1)
@@ -147,7 +179,33 @@ def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> E
         finite = np.isfinite(array)
         return (array if finite.all() else np.where(finite, array, space.rest)).reshape(-1, *space.shape)
 
+    @functools.cache
+    def bounds(device: torch.device) -> list[Tensor]:
+        rest = space.low if space.discrete else space.rest
+        return [torch.from_numpy(x).to(device) for x in (space.low, space.high, rest)]
+
+    def tensors(flat: Num[Tensor, "PN K"]) -> Tensor:
+        low, high, rest = bounds(flat.device)
+        if space.discrete:
+            if distribution.joint:
+                flat = torch.stack(torch.unravel_index(flat[:, 0], distribution.factors), 1)
+            return flat + low
+        if clip:
+            flat = flat.clamp(low, high)
+        return torch.where(flat.isfinite(), flat, rest)
+
     return taken
+
+
+def _tensor(array: Any) -> Tensor:
+    """An array of any library, without a copy."""
+    if isinstance(array, Tensor):
+        return array
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
+
+
+def _stack(steps: list[Any]) -> Tensor:
+    return torch.stack(steps) if isinstance(steps[0], Tensor) else torch.from_numpy(np.stack(steps))
 
 
 def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -229,8 +229,9 @@ def _values(
     every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
     following = every[:, 1:]
     if rollout.final_rows is not None:
-        following = following.clone()
-        following.flatten(1)[:, rollout.final_rows] = in_reward_units(judged(rollout.final_observations))
+        final = in_reward_units(judged(rollout.final_observations))
+        row = torch.nn.functional.pad(following.flatten(1), (0, 1))  # the last column is of no step
+        following = row.scatter(1, rollout.final_rows, final)[:, :-1].unflatten(1, (steps, envs))
     return outputs.unflatten(1, (steps + 1, envs))[:, :-1], every[:, :-1], following
 
 

@@ -21,7 +21,7 @@ OWN = {
     # Gradients are taken by a tape, or traced by the compiler.
     "torch.accelerate": {"device", "eager_gradient", "functional_gradient", "gradient"},
     # Programs are compiled for all members and kept on disk.
-    "jax.accelerate": {"keep_programs", "not_kept", "over_members", "own_settings", "programs_folder"},
+    "jax.accelerate": {"keep_programs", "not_kept", "over_members", "own_settings", "programs_folder", "put", "zeros"},
     "jax.distributions": {"clamped"},  # jnp.clip's gradient at a bound is not torch's
 }
 """Public functions that only one backend has."""

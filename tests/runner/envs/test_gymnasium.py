@@ -213,15 +213,7 @@ def test_environments_of_torch_that_are_many_are_read_and_given_tensors(make: An
     assert isinstance(actions, torch.Tensor) and actions.dtype == torch.float64 and actions.shape == (4, 2)
 
 
-def test_what_is_many_without_saying_the_spaces_of_one_is_refused() -> None:
-    many = Truncation(length=2)
-    many.num_envs = 4  # type: ignore[attr-defined]
-    with pytest.raises(
-        UserError, match=r"^Truncation is a gymnasium.Env of num_envs 4 environments; allowed: one that"
-    ):
-        wrap_env(many)
-    many.num_envs = 1  # type: ignore[attr-defined]
-    assert wrap_env(many).num_envs == 1
+def test_a_vector_environment_without_the_spaces_of_one_is_refused() -> None:
     bare = make_vector(TwoSteps, 2)
     del bare.single_action_space
     with pytest.raises(UserError, match="SyncVectorEnv: a vector environment without single_action_space"):

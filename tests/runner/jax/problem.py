@@ -120,7 +120,7 @@ def rollout_of(rollout: Any) -> Rollout:
     if rollout.final_rows is not None:
         members, steps, envs, size = observations[:-1].swapaxes(0, 1).shape
         flat = np.full((members, steps * envs, size), np.nan, np.float32)
-        flat[:, rollout.final_rows.numpy()] = rollout.final_observations.numpy()
+        np.put_along_axis(flat, rollout.final_rows.numpy()[..., None], rollout.final_observations.numpy(), 1)
         final = jnp.asarray(flat.reshape(members, steps, envs, size).swapaxes(0, 1))
     arrays = (observations, actions, outputs, rewards, terminated, ended, valid.astype(bool))
     return Rollout(*map(jnp.asarray, arrays), final)

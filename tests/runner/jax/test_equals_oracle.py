@@ -320,7 +320,7 @@ def reset_at_once(problem: Problem) -> tuple[Problem, Problem]:
         ended=ended,
         terminated=terminated,
         valid=torch.ones_like(rollout.valid),
-        final_rows=rows,
+        final_rows=rows.expand(members, -1),
         final_observations=final.flatten(1, 2)[:, rows],
     )
     length = steps + int(ended[0].sum(0).max()) + 1

@@ -1,0 +1,278 @@
+"""Environments that are many in one, and whose arrays are on a device: of torch (Isaac Lab, ManiSkill), JAX or numpy.
+
+They are known by what they have, not by their names:
+
+- `num_envs`; the spaces of one, `single_observation_space` or `observation_space`, and so for actions;
+- `reset() → (observations, info)` and `step(actions) → (observations, rewards, terminated, truncated, info)`, arrays
+  `[N, …]`, numbers of one environment `[N]` or `[N, 1]`; `reset` may take a `seed`;
+- observations that are a mapping with `policy` may have `critic` beside it, which is what STATES reads;
+- an episode that ends is reset in the same step, unless `metadata["autoreset_mode"]` says that it is in the next;
+- what it ended with is `info["final_obs"]`, `[N, …]`, if it is known; `info["time_outs"]` are truncations, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Dict, Discrete
+from gymnasium.vector import AutoresetMode
+
+from runner.envs.base import Step, VectorEnv
+from runner.envs.observations import as_array, child, flatten_some
+from runner.envs.spaces import CRITIC, POLICY, Layout
+from runner.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FINAL = ("final_obs", "final_observation")
+"""Where an info has the last observations of ended episodes; gymnasium's name, and its name before 1.0."""
+TIME_OUTS = "time_outs"
+
+
+class Arrays(NamedTuple):
+    """What a step gives, in arrays of the environment's library; `final` is None where nothing is known of it."""
+
+    observations: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    final: Any
+
+
+class TensorEnv(VectorEnv):
+    """Many environments in one; `reset` and `step` give numpy's arrays, `reset_arrays` and `step_arrays` its own."""
+
+    rebuilds = False
+
+    def __init__(self, env: Any) -> None:
+        """Wrap `env`.
+
+        Raises:
+            UserError: a space that is not supported.
+        """
+        self.env = env
+        observed, actions = (_space(env, name) for name in ("observation_space", "action_space"))
+        super().__init__(int(attribute(env, "num_envs")), _groups(env, observed), actions)
+        mode = (attribute(env, "metadata", None) or {}).get("autoreset_mode", AutoresetMode.SAME_STEP)
+        self.resets_at_once = AutoresetMode(mode) is AutoresetMode.SAME_STEP
+        # Isaac Lab's and skrl's environments take a column of categories, gymnasium's a row.
+        column = isinstance(actions, Discrete) and not isinstance(env, gymnasium.vector.VectorEnv)
+        self._action_shape = (self.num_envs, 1) if column else (self.num_envs, *self.actions.shape)
+        self._states = attribute(env, "state", None) if self.layout.grouped else None
+        self._seed: int | None = None
+        self._before: Any = None
+        self._ended: Any = None
+        self._knows_final = False
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes, with the first seed of `seeded` if it was called."""
+        return as_array(self.reset_arrays()), {}
+
+    def step(self, actions: Any) -> Step:
+        """Step every environment; see the base class."""
+        before, arrays = self._before, self.step_arrays(self.actions.checked(actions, self.num_envs))
+        observations, rewards, terminated, truncated = map(as_array, arrays[:4])
+        which = np.flatnonzero(terminated | truncated)
+        if not (self.resets_at_once and len(which)):
+            return observations, rewards, terminated, truncated, {}
+        self.tell(True)
+        final = as_array(before if arrays.final is None else arrays.final)[which]
+        return observations, rewards, terminated, truncated, {"final_observations": (which, final)}
+
+    def reset_arrays(self) -> Any:
+        """Start new episodes → observations `[N, O]`, which nobody else writes into."""
+        takes_seed = self._seed is not None and _takes_seed(self.env)
+        answer = self.env.reset(seed=self._seed) if takes_seed else self.env.reset()
+        observations, _ = self._parts("reset", answer, "(observations, info)", 2)
+        self._before, self._ended = self._flat(observations), None
+        return self._before
+
+    def step_arrays(self, actions: Any) -> Arrays:
+        """One step of every environment.
+
+        Args:
+            actions: `[N, …]` of any library that knows DLPack, within the action space.
+        """
+        allowed = "(observations, rewards, terminated, truncated, info)"
+        answer = self._parts("step", self.env.step(self._own(actions)), allowed, 5)
+        library, info = _library(self._before), answer[4] if isinstance(answer[4], Mapping) else {}
+        rewards = self._column("rewards", answer[1], library.float32)
+        terminated, truncated = (
+            self._column(name, flags, library.bool)
+            for name, flags in zip(("terminations", "truncations"), answer[2:4], strict=True)
+        )
+        if info.get(TIME_OUTS) is not None:
+            told = self._column(TIME_OUTS, info[TIME_OUTS], library.bool) & ~truncated
+            terminated, truncated = terminated & ~told, truncated | told
+        if not self.resets_at_once:
+            # Reset rows carry no reward by contract, whatever an environment puts there.
+            if self._ended is not None:
+                rewards = library.where(self._ended, library.zeros_like(rewards), rewards)
+            self._ended = terminated | truncated
+        final = self._final(info, terminated | truncated) if self.resets_at_once else None
+        self._before = self._flat(answer[0])
+        return Arrays(self._before, rewards, terminated, truncated, final)
+
+    def tell(self, ended: Any) -> None:
+        """Say once, when an episode has ended, what follows from nobody knowing what it ended with."""
+        if not self._knows_final and ended:
+            self._knows_final = True
+            log.warning(
+                "%s resets in the step in which an episode ends, and its info has no %r: truncated episodes bootstrap "
+                "from the value of the last observation before that step",
+                *(self._name, FINAL[0]),
+            )
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
+        """Reset with the first of these seeds from now on; the number of environments cannot change."""
+        if len(seeds) != self.num_envs:
+            raise UserError(
+                f"{self._name} has {self.num_envs} environments and cannot be rebuilt with {len(seeds)}: "
+                "only EnvPool environments can train a pack of several seeds"
+            )
+        self._seed = seeds[0]
+        return self
+
+    def close(self) -> None:
+        """Close the environment, where it can be."""
+        getattr(self.env, "close", lambda: None)()
+
+    @property
+    def _name(self) -> str:
+        return type(getattr(self.env, "unwrapped", self.env)).__name__
+
+    def _parts(self, what: str, answer: Any, allowed: str, number: int) -> Any:
+        if not isinstance(answer, tuple | list) or len(answer) != number:
+            found = f"{len(answer)} things" if isinstance(answer, tuple | list) else type(answer).__name__
+            raise UserError(f"{self._name}: {what} gives {found}; allowed: {allowed}")
+        return answer
+
+    def _flat(self, observations: Any) -> Any:
+        """Observations → `[N, O]`, a copy: such environments often write the next ones over the last."""
+        try:
+            if isinstance(observations, Mapping) and not self.layout.children:
+                observations = observations[POLICY]
+            elif self._states is not None and not isinstance(observations, Mapping):
+                observations = {POLICY: observations, CRITIC: self._states()}
+            leaves = list(_leaves(self.layout, observations))
+            library = _library(leaves[0][1])
+            dtype = getattr(library, self.layout.dtype.name)
+            copy = True if len(leaves) == 1 else None
+            columns = [
+                library.asarray(leaf, dtype=dtype, copy=copy).reshape(self.num_envs, part.stop - part.start)
+                for part, leaf in leaves
+            ]
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._name}: observations do not fit {self.num_envs} of its observation space "
+                f"{self.observation_space}: {error}"
+            ) from None
+        return columns[0] if len(columns) == 1 else library.concat(columns, 1)
+
+    def _column(self, name: str, values: Any, dtype: Any) -> Any:
+        """One number for each environment, `[N]`, a copy."""
+        column = _library(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
+        if tuple(column.shape) not in ((self.num_envs,), (self.num_envs, 1)):
+            raise UserError(
+                f"{self._name}: step gives {name} of shape {tuple(column.shape)}; allowed: {(self.num_envs,)} or "
+                f"{(self.num_envs, 1)}"
+            )
+        return column.reshape(self.num_envs)
+
+    def _final(self, info: Mapping[str, Any], ended: Any) -> Any:
+        """Final observations `[N, O]`; the rows of environments whose episode goes on mean nothing."""
+        final = next((info[name] for name in FINAL if info.get(name) is not None), None)
+        if final is None:
+            return None
+        self._knows_final = True
+        if not isinstance(final, list) and not getattr(getattr(final, "dtype", None), "hasobject", False):
+            return self._flat(final)
+        rows, which = np.zeros((self.num_envs, self.observation_size), self.layout.dtype), np.flatnonzero(ended)
+        some = np.empty((len(which), self.observation_size), self.layout.dtype)
+        flatten_some(self.layout, final, which, some)
+        rows[which] = some
+        return rows
+
+    def _own(self, actions: Any) -> Any:
+        """Actions as the environment takes them, a copy: some write into it."""
+        library = _library(self._before)
+        if not isinstance(actions, np.ndarray) and _library(actions) is not library:
+            actions = library.from_dlpack(actions)
+        torch = library is sys.modules.get("torch")
+        # JAX counts in 32 bits.
+        dtype = self.actions.dtype if torch or library is np else np.dtype(f"{self.actions.dtype.kind}4")
+        where = {"device": self._before.device} if torch else {}
+        taken = library.asarray(actions, dtype=getattr(library, dtype.name), copy=True, **where)
+        return taken.reshape(self._action_shape)
+
+
+def is_many(env: Any) -> bool:
+    """Whether `env` is what this module reads: many environments in one, on a device if gymnasium knows it as many."""
+    count = attribute(env, "num_envs", None)
+    if count is None or not all(callable(getattr(env, name, None)) for name in ("reset", "step")):
+        return False
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        modes = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
+        return getattr(env, "device", None) is not None and env.metadata.get("autoreset_mode") in modes
+    spaces = [_space(env, name, None) for name in ("observation_space", "action_space")]
+    alone = isinstance(env, gymnasium.Env) and attribute(env, "single_observation_space", None) is None and count == 1
+    return not alone and all(isinstance(space, gymnasium.Space) for space in spaces)
+
+
+def attribute(env: Any, name: str, *default: Any) -> Any:
+    """An attribute of an environment, or of what it wraps."""
+    try:
+        return env.get_wrapper_attr(name) if isinstance(env, gymnasium.Env) else getattr(env, name)
+    except AttributeError:
+        if default:
+            return default[0]
+        raise UserError(
+            f"{type(env).__name__}: a vector environment without {name}; allowed: one that has it"
+        ) from None
+
+
+def _space(env: Any, name: str, *default: Any) -> Any:
+    single = attribute(env, f"single_{name}", None)
+    return attribute(env, name, *default) if single is None else single
+
+
+def _groups(env: Any, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
+    """The observation space, of its groups only those that are read: `policy` and `critic`."""
+    states = attribute(env, "state_space", None)
+    if not isinstance(space, Dict):
+        return space if not isinstance(states, gymnasium.Space) else Dict({POLICY: space, CRITIC: states})
+    if POLICY not in space.spaces:
+        return space
+    if unread := [name for name in space.spaces if name not in (POLICY, CRITIC)]:
+        log.warning("observations: the groups %s are not read; %s and %s are", ", ".join(unread), POLICY, CRITIC)
+    return Dict({name: space[name] for name in (POLICY, CRITIC) if name in space.spaces})
+
+
+def _takes_seed(env: Any) -> bool:
+    parameters = inspect.signature(env.reset).parameters.values()
+    return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _leaves(parts: Layout, observations: Any) -> Iterator[tuple[Layout, Any]]:
+    """(layout, array `[N, …]`) of every array in a batch of observations."""
+    if not parts.children:
+        yield parts, _without_tape(observations)
+    for key, part in parts.children:
+        yield from _leaves(part, child(observations, key))
+
+
+def _without_tape(array: Any) -> Any:
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def _library(array: Any) -> Any:
+    """The module of functions for arrays like this one, by the names of the array API."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return sys.modules["torch"] if type(array).__module__.partition(".")[0] == "torch" else np
