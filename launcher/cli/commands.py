@@ -55,6 +55,7 @@ for _verb, _function in (
     ("follow", clusters.follow),
     ("stop", clusters.stop),
     ("pull", clusters.pull),
+    ("check", environments.check),
 ):
     app.command(_function, name=_verb, help_epilogue=examples(_verb))
 

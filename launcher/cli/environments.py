@@ -1,4 +1,4 @@
-"""The verbs of the `launch` command about environments: envs."""
+"""The verbs of the `launch` command about environments: envs, check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from launcher.cli.flags import Debug, console
+from launcher.cli.flags import Debug, Imports, allow, console
 
 
 def envs(
@@ -16,12 +16,14 @@ def envs(
     ] = None,
     /,
     *,
+    import_: Imports = None,
     as_json: Annotated[bool, Parameter(name="--json", help="A JSON list, with spaces.")] = False,
     debug: Debug = False,
 ) -> int:
     """List environments; those of a PATTERN with spaces."""
     from launcher.envs import catalogue
 
+    allow(import_)
     known = catalogue.families()
     if pattern is None and not as_json:
         catalogue.show_families(console(), known)
@@ -32,3 +34,24 @@ def envs(
     else:
         catalogue.show(console(), found)
     return 0
+
+
+def check(
+    name: Annotated[str, Parameter(name="ENV", help="my_package:PointEnv, gymnasium:Id, or an id of EnvPool.")],
+    /,
+    *,
+    import_: Imports = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="A JSON list.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Say what is right and wrong about an environment."""
+    from launcher.envs import check as checking
+    from runner.config.schema import EnvConfig
+
+    allow(import_, name)
+    found = checking.check(EnvConfig.model_validate({"id": name, "num_envs": 64}))
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in found]))
+    else:
+        checking.show(console(), name, found)
+    return int(any(finding.level == "wrong" for finding in found))

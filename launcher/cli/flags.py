@@ -60,6 +60,7 @@ _EXAMPLES = {
     "logs": ("launch logs", "launch logs cartpole_s3", "launch logs runs/NAME cartpole_s3 --tail 1000"),
     "list": ("launch list", "launch list /scratch/runs --json"),
     "keys": ("launch keys", "launch keys agent.experiment", "launch keys epsilon"),
+    "check": ("launch check my_package:PointEnv", "launch check gymnasium:CartPole-v1 --json"),
     "envs": ("launch envs", "launch envs hopper", "launch envs minigrid --json", "launch envs Breakout-v5"),
     "follow": ("launch follow NAME --address http://HOST:8265",),
     "stop": ("launch stop NAME --address http://HOST:8265",),

@@ -47,7 +47,9 @@ class Entry:
 def families() -> dict[str, list[str]]:
     """Family → ids that `env.id` takes, without making any."""
     from runner.envs.envpool import families as of_envpool
+    from runner.envs.named import imports
 
+    imports.load_all()
     found: dict[str, list[str]] = {}
     for name, family in of_envpool().items():
         found.setdefault(family, []).append(name)

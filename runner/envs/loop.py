@@ -6,6 +6,7 @@ gives is a function of seed and actions, whatever stands beside it and whichever
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from runner.envs.spaces import Layout
 from runner.errors import FailedEnvironmentError, UserError
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
+log = logging.getLogger(__name__)
+
 IDLE = -1
 """Stands for the row that is being worked on where there is none."""
 
@@ -96,7 +99,7 @@ class Loop:
     def close(self) -> None:
         """Close the environments."""
         for env in self.envs:
-            env.close()
+            close(env)
 
     def _begin(self, row: int) -> None:
         doing = self._table.doing
@@ -105,13 +108,13 @@ class Loop:
 
     def _reset(self, row: int, seed: int | None) -> None:
         answer = self.envs[row].reset(seed=seed)
-        if not isinstance(answer, tuple) or len(answer) != 2:
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise self._wrong(f"reset gives {_kind(answer)}; allowed: (observation, info), a tuple of two")
         self._write(row, answer[0], 0.0, False, False)
 
     def _step(self, row: int, action: Any) -> None:
         answer = self.envs[row].step(action)
-        if not isinstance(answer, tuple) or len(answer) != 5:
+        if not isinstance(answer, tuple | list) or len(answer) != 5:
             raise self._wrong(
                 f"step gives {_kind(answer)}; allowed: (observation, reward, terminated, truncated, info), a tuple of "
                 "five (gym before 0.26 gave four)"
@@ -151,7 +154,7 @@ class Loop:
 
     def _check_finite(self, rows: Iterable[int]) -> None:
         table = self._table
-        for name, values in (("reward", table.rewards[:, None]), ("observation", table.observations)):
+        for name, values in (("a reward", table.rewards[:, None]), ("an observation", table.observations)):
             if values.dtype == np.uint8 or np.isfinite(values).all():
                 continue
             for row in rows:
@@ -159,7 +162,7 @@ class Loop:
                 if wrong.size:
                     place = wrong[0]
                     where = f" (number {place} of {values.shape[1]})" if values.shape[1] > 1 else ""
-                    words = f"{self._name(row)} gave a {name} of {values[row][place]}{where}; allowed: finite numbers"
+                    words = f"{self._name(row)} gave {name} of {values[row][place]}{where}; allowed: finite numbers"
                     raise FailedEnvironmentError(words, self._first + row, self._whole)
 
     @contextmanager
@@ -184,6 +187,14 @@ class Loop:
 
     def _name(self, row: int) -> str:
         return f"the environment with seed {self._seeds[row]}"
+
+
+def close(env: gymnasium.Env[Any, Any]) -> None:
+    """Close an environment, whose last words are not worth the end of anything else."""
+    try:
+        env.close()
+    except Exception:
+        log.warning("an environment could not be closed", exc_info=True)
 
 
 def _kind(value: Any) -> str:

@@ -13,13 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from runner.envs.base import Step, VectorEnv
 from runner.envs.gymnasium import is_single
-from runner.envs.loop import Loop, Maker, Table
+from runner.envs.loop import Loop, Maker, Table, close
 from runner.envs.named.recipe import Recipe
-from runner.errors import UserError
+from runner.errors import UserError, shown
 
 
 def refuse(made: Any) -> VectorEnv:
@@ -44,6 +45,9 @@ class PythonTask(VectorEnv):
         self._spare = [recipe(num_envs or 1)]
         self._single = is_single(self._spare[0])
         one = self._spare[0] if self._single else adapter(self._spare[0])
+        for name in ("observation_space", "action_space"):
+            if not isinstance(space := getattr(one, name, None), gymnasium.Space):
+                raise UserError(f"env: {recipe.name} has as {name} {shown(space, 60)}; allowed: a space of gymnasium")
         count = (num_envs or 1) if self._single else one.num_envs
         if num_envs not in (None, count):
             raise UserError(f"env.num_envs: found {num_envs}; allowed: {count}, of which {recipe.name} makes a vector")
@@ -85,7 +89,7 @@ class PythonTask(VectorEnv):
     def close(self) -> None:
         """Close the one that was made to know its spaces, if nobody took it."""
         while self._spare:
-            self._spare.pop().close()
+            close(self._spare.pop())
 
 
 class InProcess(VectorEnv):

@@ -1,0 +1,81 @@
+"""`launch check`: an environment is tried in a process of its own, and what was found is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from launcher.envs.examine import Finding
+from launcher.run.import_path import ROOT
+from launcher.run.process import environment
+from runner.config.schema import EnvConfig
+
+SECONDS = 8.0
+"""For the trial."""
+LONGEST_SECONDS = 60.0
+"""After which it is given up."""
+MARKS = {"right": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
+
+
+def check(env: EnvConfig, longest: float = LONGEST_SECONDS) -> list[Finding]:
+    """Try an environment, whatever becomes of the process that does."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "findings"
+        file.touch()
+        command = [sys.executable, "-P", "-m", "launcher.envs.examine", env.model_dump_json(), str(SECONDS), str(file)]
+        paths = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+        python = {"PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", "PYTHONWARNINGS": "ignore"}
+        with subprocess.Popen(
+            command,
+            env=os.environ | environment(1, 0) | python,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as trial:
+            try:
+                printed, ending = trial.communicate(timeout=longest)[0], None
+            except subprocess.TimeoutExpired:
+                trial.send_signal(signal.SIGABRT)  # which says where it is
+                printed, ending = trial.communicate()[0], f"it has not come to an end within {longest:.0f} s"
+            except BaseException:
+                trial.kill()
+                raise
+        found = [Finding(*json.loads(line)) for line in file.read_text().splitlines()]
+        return [*found, *_ending(trial.returncode, ending, printed)]
+
+
+def _ending(code: int, ending: str | None, printed: str) -> Iterator[Finding]:
+    lines = [line for line in printed.splitlines() if line.strip()]
+    if ending is None and code:
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        ending = f"it ended its process: {how}"
+    if ending is not None:
+        place = next((line.strip() for line in lines if line.strip().startswith("File ")), "")
+        yield Finding(
+            "wrong", f"{ending} ({place})" if place else ending, "wait for nothing, and leave errors to Python"
+        )
+    elif lines:
+        fix = "each of many environments would; print nothing, or to a log of its own"
+        yield Finding("note", f"it prints {len(lines):,} lines, the first: {lines[0][:100]}", fix)
+
+
+def show(console: Console, name: str, found: list[Finding]) -> None:
+    """Print findings, with a fix beside each fault."""
+    console.print(Text(name, style="bold"))
+    for level, what, fix in found:
+        mark, style = MARKS[level]
+        console.print(Text.assemble("  ", (mark, style), f" {what}"), soft_wrap=True)
+        if fix:
+            console.print(Text(f"      {fix}", style="dim"), soft_wrap=True)

@@ -1,0 +1,298 @@
+"""What is right and wrong about an environment, found by trying it: values, seeds, ends, speed.
+
+It runs in a process of its own, see `launcher.envs.check`: what is tried may print, hang or end the process.
+
+python -m launcher.envs.examine ENV SECONDS FILE    # a section of a configuration as JSON; findings are lines of FILE
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from launcher.envs.catalogue import in_words
+from launcher.envs.misfit import misfit
+from runner.config.schema import EnvConfig
+from runner.cores import stepping_threads, usable_cores
+from runner.envs.base import VectorEnv
+from runner.envs.gymnasium import FINAL, is_single
+from runner.envs.loop import close
+from runner.envs.measure import step_seconds
+from runner.envs.named import imports
+from runner.envs.named.recipe import Recipe
+from runner.envs.python import PythonTask
+from runner.envs.spaces import LEGAL, MASK
+from runner.envs.task import task
+from runner.errors import FailedEnvironmentError, UserError
+
+SEEDS = [7, 8]
+SAME = 300
+"""Steps that must be the same again."""
+SLOW = 5.0
+"""Seconds that nobody wants to wait for one environment."""
+LARGE = 100.0
+"""Observations beyond it keep a network from learning."""
+ANEW = "made anew with the same seed"
+MODERATE = 10.0
+"""Actions up to which a policy comes by itself."""
+LEARNING = 5e-6
+"""About the seconds that all else takes for a step of an environment."""
+
+
+class Finding(NamedTuple):
+    """One line of the result.
+
+    Attributes:
+        level: right, note (it can be trained with) or wrong.
+        what: was found.
+        fix: what to do about it.
+    """
+
+    level: Literal["right", "note", "wrong"]
+    what: str
+    fix: str = ""
+
+
+class Witness(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Takes note of what is odd in what an environment gives, while someone else steps it."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], odd: dict[str, str]) -> None:
+        """Watch `env`; `odd` is what was found → what to do about it."""
+        super().__init__(env)
+        self._odd, self._misfits = odd, False
+
+    def reset(self, **arguments: Any) -> Any:
+        """Also whether the generators of all the process were touched."""
+        before = _generators()
+        answer = self.env.reset(**arguments)
+        after = _generators()
+        for name, was, now in zip(("numpy.random", "random"), before, after, strict=True):
+            if was != now:
+                self._odd[f"reset seeds, or draws from, {name}, which all environments of a process share"] = (
+                    "draw from self.np_random, which super().reset(seed=seed) seeds"
+                )
+        self._look(answer, 2)
+        return answer
+
+    def step(self, action: Any) -> Any:
+        """Also what its info has."""
+        answer = self.env.step(action)
+        self._look(answer, 5)
+        return answer
+
+    def _look(self, answer: Any, length: int) -> None:
+        if not isinstance(answer, tuple) or len(answer) != length:
+            return  # whoever steps it will say so
+        wrong = misfit(self.env.observation_space, answer[0])
+        if wrong and not self._misfits:
+            self._misfits = True
+            self._odd[f"an observation {wrong}"] = (
+                "give what observation_space says, or let it say what is given; training goes by its shape and type"
+            )
+        info = answer[-1]
+        if not isinstance(info, dict):
+            self._odd[f"info is {type(info).__name__}"] = "a dict; training does not read it"
+            return
+        if any(name in info for name in FINAL):
+            self._odd["info has a final observation: it seems to reset itself at the end of an episode"] = (
+                "give the last observation of the episode, and leave it to the caller to reset"
+            )
+        if info.keys() & {MASK, LEGAL}:
+            self._odd["info says which actions are possible, and nobody reads it there"] = (
+                f"put it into a Dict observation as {MASK!r}, which categorical policies obey"
+            )
+
+
+def _generators() -> tuple[Any, Any]:
+    """The state of those that a whole process shares."""
+    return pickle.dumps(np.random.get_state(legacy=False)), random.getstate()
+
+
+def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
+    """Try an environment for about so many seconds; an error ends it."""
+    yield Finding("right", f"spaces: {in_words(env.observation_space)} → {in_words(env.action_space)}")
+    yield from _bounds(env)
+    began = time.perf_counter()
+    first = env.seeded(SEEDS[:1], 1)
+    made = time.perf_counter() - began
+    if made > SLOW:
+        yield Finding("note", f"to make one takes {made:.1f} s", "load what is large when it is first needed, or once")
+    actions = _actions(env, np.random.default_rng(0), SAME)
+    seen = _trace(first, actions, seconds / 8)
+    yield from _repeats(env, first, seen, actions)
+    yield from _ends(first, env, seconds / 2)
+    first.close()
+
+
+def _bounds(env: VectorEnv) -> Iterator[Finding]:
+    space = env.actions
+    if space.discrete:
+        return
+    if not space.bounded:
+        yield Finding("note", "actions have no bounds", "give action_space bounds: clip_actions keeps policies in them")
+        return
+    low, high = space.low.min(), space.high.max()
+    if np.isfinite([low, high]).all() and (high > MODERATE or low < -MODERATE or low >= 0 or high <= 0):
+        rescaled = "{gymnasium.wrappers.RescaleAction: {min_action: -1.0, max_action: 1.0}}"
+        what = f"actions are between {low:g} and {high:g}, and policies begin around 0 with a spread of 1"
+        yield Finding("note", what, f"env.wrappers: [{rescaled}]")
+
+
+def _actions(env: VectorEnv, rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Random ones for one environment, `[steps, 1, …]`."""
+    space, shape = env.actions, (steps, 1, *env.actions.shape)
+    if space.discrete:
+        return (space.low + rng.integers(0, space.sizes, (steps, len(space.sizes)))).reshape(shape)
+    low, high = np.clip(space.low, -1, None), np.clip(space.high, None, 1)
+    return rng.uniform(np.minimum(low, high), np.maximum(low, high), (steps, len(low))).reshape(shape)
+
+
+def _trace(env: VectorEnv, actions: np.ndarray, seconds: float) -> list[tuple[np.ndarray, ...]]:
+    """What the first environment gives, for as many steps as there is time for; all take the same actions."""
+    found: list[tuple[np.ndarray, ...]] = [(env.reset()[0][:1],)]
+    end = time.perf_counter() + seconds
+    for action in actions:
+        found.append(tuple(column[:1] for column in env.step(np.repeat(action, env.num_envs, 0))[:4]))
+        if time.perf_counter() > end:
+            break
+    return found
+
+
+def _repeats(
+    env: VectorEnv, first: VectorEnv, seen: Sequence[tuple[np.ndarray, ...]], actions: np.ndarray
+) -> Iterator[Finding]:
+    """Whether seeds decide everything: again, in a new one, and beside another one."""
+    own = (
+        "take all that is random from self.np_random, which super().reset(seed=seed) seeds, and nothing from the clock"
+    )
+    trials: tuple[tuple[str, Callable[[], VectorEnv], str], ...] = (
+        ("reset a second time with its seed", lambda: first, "let reset forget all that was before"),
+        (ANEW, lambda: env.seeded(SEEDS[:1], 1), own),
+        ("beside another one", lambda: env.seeded(SEEDS, 1), "keep nothing in globals or in the class; " + own),
+    )
+    for how, make, fix in trials:
+        threads = threading.active_count()
+        other = make()
+        if how == ANEW and (more := threading.active_count() - threads) > 0:
+            yield Finding(
+                "note", f"each has threads of its own: {more}", "packs have hundreds of environments; use none"
+            )
+        again = _trace(other, actions[: len(seen) - 1], float("inf"))
+        if other is not first:
+            other.close()
+        step = next((n for n, (a, b) in enumerate(zip(seen, again, strict=True)) if not _same(a, b)), None)
+        if step is not None:
+            yield Finding("wrong", f"{how} it gives something else, from step {step} on", fix)
+            return
+    yield Finding("right", f"seeding: {len(seen) - 1} steps are the same again, anew and beside another one")
+    if not any(row[0].any() for row in seen) or all(_same(row[:1], seen[0]) for row in seen):
+        yield Finding("note", "all observations were the same", "give what a policy can act on")
+
+
+def _same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
+    """How episodes end, and what they give, under random actions."""
+    rng, end = np.random.default_rng(1), time.perf_counter() + seconds
+    lengths: dict[str, list[int]] = {"terminated": [], "truncated": []}
+    steps = length = 0
+    rewards: Counter[float] = Counter()
+    largest = float(np.abs(one.reset()[0]).max(initial=0))
+    while time.perf_counter() < end:
+        for action in _actions(env, rng, 100):
+            observations, reward, terminated, truncated, _ = one.step(np.repeat(action, one.num_envs, 0))
+            steps, length = steps + 1, length + 1
+            rewards[float(reward[0])] += 1
+            largest = max(largest, float(np.abs(observations).max(initial=0)))
+            if terminated[0] or truncated[0]:
+                lengths["terminated" if terminated[0] else "truncated"].append(length)
+                length = -1 if not one.resets_at_once else 0  # the next row is a reset
+            if time.perf_counter() > end:
+                break
+    limit = "env.wrappers: [{gymnasium.wrappers.TimeLimit: {max_episode_steps: 1000}}]"
+    if not any(lengths.values()):
+        yield Finding("note", f"no episode ended in {steps:,} random steps: evaluation waits for ends", limit)
+    else:
+        told = ", ".join(
+            f"{len(some):,} {how} after {np.mean(some):,.0f} steps" for how, some in lengths.items() if some
+        )
+        yield Finding("right", f"episodes: {told}")
+    ends = lengths["terminated"]
+    if len(ends) > 3 and set(ends) == {ends[0]} and ends[0] > 1 and not lengths["truncated"]:
+        fix = "a time limit is truncated=True, not terminated=True: else values learn that there is nothing after it"
+        yield Finding("note", f"every episode was terminated after {ends[0]:,} steps", fix)
+    if len(rewards) == 1:
+        yield Finding(
+            "note",
+            f"the reward was {next(iter(rewards)):g} at each of {steps:,} random steps",
+            "see that it can be found",
+        )
+    if largest > LARGE and not env.layout.has_image:
+        fix = "agent.state_preprocessor: RunningStandardScaler, or give numbers around 1"
+        yield Finding("note", f"observations are as large as {largest:,.3g}", fix)
+
+
+def speed(env: VectorEnv) -> str:
+    """What a step costs, and what a launch may make of it."""
+    step, cores = step_seconds(env), usable_cores()
+    launch = cores / (step + LEARNING)
+    processes = stepping_threads(cores, env.num_envs, step, LEARNING)
+    single = 1 / (step / processes + LEARNING)
+    text = f"{1 / step:,.0f} steps/s on one core ({1e6 * step:,.1f} µs a step)"
+    if cores == 1:
+        return f"{text}; launch here: about {launch:,.0f} steps/s"
+    several = f", stepped by {processes} processes" if processes > 1 else ""
+    text += f"; launch with {cores} seeds or more on these {cores} cores: about {launch:,.0f} steps/s"
+    return f"{text}, with one{several}: {single:,.0f}"
+
+
+def watched(env: VectorEnv) -> tuple[VectorEnv, dict[str, str]]:
+    """The same environment, which takes note of what is odd, and where it does so."""
+    odd: dict[str, str] = {}
+    recipe = getattr(env, "recipe", None)
+    if not isinstance(recipe, Recipe) or not is_single(made := recipe(1)):
+        return env, odd
+    close(made)
+    return PythonTask(replace(recipe, wrappers=[*recipe.wrappers, (Witness, {"odd": odd})]), env.num_envs), odd
+
+
+def findings(make: Callable[[], VectorEnv], seconds: float) -> Iterator[Finding]:
+    """All of them: an error or the speed comes last."""
+    odd: dict[str, str] = {}
+    error: Finding | None = None
+    try:
+        env = make()
+        looked, odd = watched(env)
+        yield from examine(looked, seconds)
+    except (UserError, FailedEnvironmentError) as raised:
+        error = Finding("wrong", str(raised))
+    except Exception as raised:
+        error = Finding("wrong", imports.last_words(raised))
+    yield from (Finding("note", what, fix) for what, fix in odd.items())
+    yield error or Finding("right", f"speed: {speed(env)}")
+
+
+def main(env: str, seconds: str, file: str) -> None:
+    """Write findings, each as soon as it is there."""
+    with Path(file).open("w") as out:
+        for finding in findings(lambda: task(EnvConfig.model_validate_json(env)), float(seconds)):
+            out.write(json.dumps(finding) + "\n")
+            out.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,329 @@
+"""Environments that go wrong in one way each: explained before and while they train, or trained with as they are."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, Text
+
+from launcher.envs.examine import findings
+from runner.envs.named.recipe import Recipe
+from runner.envs.python import PythonTask
+from runner.envs.wrap import wrap_env
+from runner.errors import FailedEnvironmentError, UserError
+from runner.torch import Runner
+from tests.point import Point
+from tests.runner.builders import make_config
+
+TABLE: dict[str, tuple[Callable[[], Any], str, str]] = {}
+"""Name → what makes it, what `launch check` says (of its lines one is like it), how training ends ("" well)."""
+
+
+def entry(checked: str, trained: str = "") -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    def add(make: Callable[[], Any]) -> Callable[[], Any]:
+        TABLE[make.__name__] = make, checked, trained
+        return make
+
+    return add
+
+
+def seeing(checked: str, trained: str, name: str, see: Callable[[Point], Any]) -> None:
+    """One whose observations are so."""
+    TABLE[name] = type(name, (Point,), {"seen": see}), checked, trained
+
+
+def giving(checked: str, trained: str, name: str, change: Callable[..., Any]) -> None:
+    """One whose step gives what `change` makes of it."""
+
+    def step(self: Point, action: Any) -> Any:
+        return change(*Point.step(self, action))
+
+    TABLE[name] = type(name, (Point,), {"step": step}), checked, trained
+
+
+FINE = "right speed: .* steps/s on one core"
+seeing(FINE, "", "Float64", lambda self: np.array([self.place, self.steps, 1.0]))
+seeing(FINE, "", "Integers", lambda self: np.array([self.steps, 1, 2]))
+seeing(FINE, "", "ListOfNumbers", lambda self: [self.place, self.steps, 1.0])
+seeing(FINE, "", "Tensor", lambda self: torch.tensor([self.place, 1.0, 2.0]))
+seeing("note an observation is of type object", "", "Objects", lambda self: np.array([self.place, 1, 2.0], object))
+WORDS = "does not fit its observation_space Box"
+seeing(f"wrong .*{WORDS}", WORDS, "Words", lambda self: np.array(["left", "right", "up"], object))
+seeing(f"wrong .*{WORDS}", WORDS, "Nothing", lambda self: None)
+NAN = r"the environment with seed \d+ gave an observation of nan \(number 0 of 3\); allowed: finite numbers"
+seeing(f"wrong {NAN}", NAN, "NotANumber", lambda self: np.array([math.nan if self.steps else 0, 0, 0], np.float32))
+LARGE = "gave an observation of -?inf"
+seeing(f"wrong .*{LARGE}", LARGE, "TooLargeForFloat32", lambda self: np.array([0.0, self.place * 1e300, 0.0]))
+SHAPE = r"an observation is float32 of shape \(4,\); allowed: Box\("
+seeing(f"wrong .*{SHAPE}", SHAPE, "ShapeThatChanges", lambda self: np.zeros(3 + (self.steps > 1), np.float32))
+TURNED = r"an observation is float32 of shape \(3, 1\)"
+seeing(f"wrong .*{TURNED}", TURNED, "ShapeOfAColumn", lambda self: np.zeros((3, 1), np.float32))
+seeing("note all observations were the same", "", "Blind", lambda self: np.ones(3, np.float32))
+scaled = lambda self: np.array([1e6 * self.place, 0, 0], np.float32)  # noqa: E731
+seeing(r"note observations are as large as .*e\+0", "", "Unscaled", scaled)
+
+NUMBER = "step gives as reward {}; allowed: one number"
+giving(FINE, "", "RewardOfShape1", lambda o, r, *rest: (o, np.array([r]), *rest))
+giving(FINE, "", "RewardOfNumpy", lambda o, r, *rest: (o, np.float64(r), *rest))
+giving(FINE, "", "RewardTrue", lambda o, r, *rest: (o, r > -1, *rest))
+TWO = NUMBER.format(r"float64 of shape \(2,\)")
+giving(f"wrong .*{TWO}", TWO, "RewardOfShape2", lambda o, r, *rest: (o, np.array([r, r]), *rest))
+NONE = NUMBER.format("NoneType None")
+giving(f"wrong .*{NONE}", NONE, "RewardNone", lambda o, r, *rest: (o, None, *rest))
+TEXT = NUMBER.format("str 'good'")
+giving(f"wrong .*{TEXT}", TEXT, "RewardText", lambda o, r, *rest: (o, "good", *rest))
+giving("wrong .*gave a reward of nan", "gave a reward of nan", "RewardNaN", lambda o, r, *rest: (o, math.nan, *rest))
+giving("note the reward was 0 at each of", "", "RewardZero", lambda o, r, *rest: (o, 0.0, *rest))
+giving(FINE, "", "EndsOfNumpy", lambda o, r, a, b, i: (o, r, np.bool_(a), np.array([int(b)]), i))
+giving(FINE, "", "BothEnds", lambda o, r, a, b, i: (o, r, a or b, a or b, i))
+ENDED = "step gives as terminated NoneType None; allowed: one number"
+giving(f"wrong .*{ENDED}", ENDED, "EndNone", lambda o, r, a, b, i: (o, r, None, b, i))
+FOUR = r"step gives a tuple of 4; allowed: .* \(gym before 0.26 gave four\)"
+giving(f"wrong .*{FOUR}", FOUR, "OldStep", lambda o, r, a, b, i: (o, r, a or b, i))
+giving(FINE, "", "StepGivesAList", lambda *all_of_it: list(all_of_it))
+giving("note info is NoneType", "", "InfoNone", lambda o, r, a, b, i: (o, r, a, b, None))
+giving(FINE, "", "InfoOfOddShapes", lambda o, r, a, b, i: (o, r, a, b, {"x": np.zeros((2, 3)), 5: [object()], "y": ""}))
+giving("note info has a final observation", "", "Restarting", lambda o, r, a, b, i: (o, r, a, b, {"final_obs": o}))
+giving("note info says which actions are possible", "", "MaskInInfo", lambda *x: (*x[:4], {"action_mask": np.ones(2)}))
+limited = lambda o, r, a, b, i: (o, r, bool(b), False, i)  # noqa: E731
+giving("note every episode was terminated after 20 steps", "", "LimitAsTermination", limited)
+giving("note no episode ended in", "", "NeverEnding", lambda o, r, a, b, i: (o, r, False, False, i))
+
+
+@entry("wrong .*reset gives float32 of shape", "reset gives float32 of shape")
+class OldReset(Point):
+    def reset(self, **arguments: Any) -> Any:
+        return super().reset(**arguments)[0]
+
+
+@entry("wrong .*raised in its reset: TypeError: .*seed", "raised in its reset: TypeError: .*seed")
+class ResetWithoutSeed(Point):
+    def reset(self) -> Any:
+        return super().reset()
+
+
+@entry("wrong .* cannot be made: RuntimeError: no simulator", "cannot be made: RuntimeError: no simulator")
+class FailsToBegin(Point):
+    def __init__(self) -> None:
+        raise RuntimeError("no simulator")
+
+
+@entry("wrong .*raised in its step: ZeroDivisionError", "raised in its step: ZeroDivisionError")
+class FailsAtAStep(Point):
+    def step(self, action: Any) -> Any:
+        return super().step(action) if 1 / (3 - self.steps) else ()
+
+
+@entry("wrong .*raised in its step: SystemExit: 2", "raised in its step: SystemExit: 2")
+class Exits(Point):
+    def step(self, action: Any) -> Any:
+        raise SystemExit(2)
+
+
+@entry(FINE)
+class FailsToClose(Point):
+    def close(self) -> None:
+        raise RuntimeError("never opened")
+
+
+@entry("note reset seeds, or draws from, numpy.random, which all environments")
+class SeedsAll(Point):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            np.random.seed(seed)
+        return super().reset(seed=seed)
+
+
+@entry("wrong beside another one it gives something else")
+class DrawsFromAll(SeedsAll):
+    def step(self, action: Any) -> Any:
+        self.place += np.random.normal()
+        return super().step(action)
+
+
+@entry("wrong reset a second time with its seed it gives something else, from step 0 on")
+class NeverForgets(Point):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        before = self.place
+        super().reset(seed=seed)
+        self.place += before
+        return self.seen(), {}
+
+
+@entry("wrong reset a second time with its seed it gives something else")
+class Unseeded(Point):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset()
+        self.place = random.SystemRandom().random()
+        return self.seen(), {}
+
+
+@entry("wrong made anew with the same seed it gives something else")
+class Numbered(Point):
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Numbered.made += 1
+        self.number = Numbered.made
+
+    def seen(self) -> Any:
+        return np.array([self.number, self.steps, self.place], np.float32)
+
+
+@entry(FINE)
+class WritesIntoWhatItGets(Point):
+    def step(self, action: Any) -> Any:
+        action[:] = 7.0
+        return super().step(action)
+
+
+@entry(FINE)
+class OneBuffer(Point):
+    buffer = None
+
+    def seen(self) -> Any:
+        self.buffer = np.zeros(3, np.float32) if self.buffer is None else self.buffer
+        self.buffer[:] = self.place, self.steps, 1.0
+        return self.buffer
+
+
+@entry(FINE)
+class CannotBePickled(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@entry("note each has threads of its own: 1")
+class Threaded(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = threading.Event()
+        threading.Thread(target=self.done.wait, daemon=True).start()
+
+    def close(self) -> None:
+        self.done.set()
+
+
+@entry("note actions have no bounds")
+class UnboundedActions(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Box(-np.inf, np.inf, (1,), np.float32)
+
+
+@entry("note actions are between 0 and 1000")
+class ActionsFarAway(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Box(0, 1000, (1,), np.float32)
+
+
+@entry("note an observation number 0 is .*, its space says 0.0 to 0.5")
+class OutOfBounds(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Box(0, 0.5, (3,), np.float32)
+
+
+BYTES = "found numbers of type float64 that uint8 does not hold; allowed: 0 to 255"
+
+
+@entry(f"wrong .*{BYTES}", BYTES)
+class ScaledPicture(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Box(0, 255, (4, 4, 3), np.uint8)
+
+    def seen(self) -> Any:
+        return np.full((4, 4, 3), 0.5)
+
+
+@entry("wrong .*an observation, dict .*, does not fit its observation_space Dict.*: 'b'", "'b'")
+class LacksAPart(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Dict(a=Discrete(30), b=Discrete(3))
+
+    def seen(self) -> Any:
+        return {"a": self.steps}
+
+
+@entry("note an observation has 'c' beside what its space says")
+class HasMore(LacksAPart):
+    def seen(self) -> Any:
+        return {"a": self.steps, "b": 0, "c": 9}
+
+
+@entry("wrong observation space: Text is not supported", "observation space: Text is not supported")
+class SpaceOfWords(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Text(9)
+
+
+@entry("wrong action space: Dict.* is not supported", "action space: Dict.* is not supported")
+class ActionsOfParts(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Dict(a=Discrete(2))
+
+
+@entry("wrong .*has as observation_space None; allowed: a space of gymnasium", "has as observation_space None")
+class WithoutSpaces(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.observation_space
+
+
+@entry("wrong .*cannot use a .*NoEnvironment", "cannot use a .*NoEnvironment")
+class NoEnvironment:
+    """It only looks like one."""
+
+    observation_space, action_space = Box(0, 1, (3,)), Discrete(2)
+
+    def reset(self) -> Any:
+        return np.zeros(3)
+
+
+def made(name: str, num_envs: int = 2) -> PythonTask:
+    return PythonTask(Recipe.of(TABLE[name][0]), num_envs, wrap_env)
+
+
+def test_there_are_many() -> None:
+    assert len(TABLE) >= 55
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_check_says_what_is_wrong(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    lines = [" ".join(finding) for finding in findings(lambda: made(name), 0.05)]
+    assert any(re.match(TABLE[name][1], line) for line in lines), lines
+    wrong = [line for line in lines if line.startswith("wrong")]
+    assert bool(wrong) == TABLE[name][1].startswith("wrong"), wrong
+    if wrong:
+        assert len(wrong) == 1 and ("allowed" in wrong[0] or len(wrong[0].split()) > 6)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_training_goes_well_or_says_what_is_wrong(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    try:
+        task = made(name)
+        policy = "CategoricalMixin" if task.actions.discrete else "GaussianMixin"
+        runner = Runner(task, make_config({"trainer.timesteps": 24}, policy), seeds=[1, 2], threads=1)
+        for _ in runner.reports():
+            pass
+    except (UserError, FailedEnvironmentError) as error:
+        assert TABLE[name][2] and re.search(TABLE[name][2], str(error)), error
+        assert isinstance(error, UserError) or error.member(2) == 0
+    else:
+        assert not TABLE[name][2]
+        assert all(np.isfinite(state.parameters).all() for state in runner.states())

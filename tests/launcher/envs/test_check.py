@@ -1,0 +1,69 @@
+"""`launch check`: the verb, in whose process nothing of the environment runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from launcher.cli.main import main
+from launcher.envs import check
+from launcher.envs.examine import Finding
+from runner.config.schema import EnvConfig
+from runner.envs.named import imports
+from tests.point import DoingAtStep
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "SECONDS", 0.2)
+    monkeypatch.setenv(imports.VARIABLE, json.dumps({"tests": os.getcwd()}))
+
+
+def doing(do: Callable[[], Any]) -> DoingAtStep:
+    return DoingAtStep(do, seed=7)
+
+
+def printing() -> DoingAtStep:
+    return doing(partial(print, "here I am"))
+
+
+def hanging() -> DoingAtStep:
+    return doing(partial(time.sleep, 1000))
+
+
+def dying() -> DoingAtStep:
+    return doing(os.abort)
+
+
+def found(name: str, longest: float = 60.0) -> list[Finding]:
+    return check.check(EnvConfig.model_validate({"id": f"tests.launcher.envs.test_check:{name}"}), longest)
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "last"),
+    [
+        ("printing", 60.0, "note it prints .* lines, the first: here I am"),
+        ("hanging", 6.0, r"wrong it has not come to an end within 6 s \(File "),
+        ("dying", 60.0, r"wrong it ended its process: SIGABRT \(File .*point.py"),
+    ],
+)
+def test_what_becomes_of_the_process_is_told(name: str, longest: float, last: str) -> None:
+    findings = found(name, longest)
+    assert findings[0].what.startswith("spaces: Box 3")
+    assert re.match(last, " ".join(findings[-1])) and findings[-1].fix
+
+
+def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "tests.point:Point"]) == 0
+    shown = capsys.readouterr().out
+    assert "✓ spaces: Box 3 → Box 1" in shown and "steps/s on one core" in shown
+    assert main(["check", "tests.point:Pont", "--json"]) == 1
+    (error,) = json.loads(capsys.readouterr().out)
+    assert error["level"] == "wrong" and "Did you mean 'Point'" in error["what"]
