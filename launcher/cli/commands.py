@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 from launcher.cli import clusters, environments, reading
 from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
+from launcher.plan.directory import launch_of
 from launcher.plan.experiment import Experiment, read_experiment
 from launcher.plan.resources import Resources
 from launcher.plan.sweep import FLAGS, group_by_flag
@@ -261,7 +262,7 @@ def _show_configurations(experiment: Experiment) -> int:
 
 
 def _refuse_words(cfgs: Sequence[Path]) -> None:
-    """A hint where nothing is given, or where the first word looks like a verb or names a launch."""
+    """A hint where nothing is given, where the first word looks like a verb, or one names no configuration's file."""
     if not cfgs:
         raise UserError("command line: no configuration file; usage: launch CFG.yaml --seeds 8 (see launch --help)")
     for word in map(str, cfgs):
@@ -269,9 +270,18 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
             raise UserError(
                 f"command line: {word!r} is no file; each setting has its own flag: --set {shlex.quote(word)}"
             )
+    for path in cfgs:
+        if is_launch(path):
+            raise UserError(f"{path}: the directory of a launch. Did you mean `launch resume {path}`?")
+        if path.suffix == ".safetensors" and path.is_file():
+            more = f", and `launch resume {launch}` trains on" if (launch := launch_of(path)) is not None else ""
+            raise UserError(
+                f"{path}: a checkpoint, no configuration. `launch eval {path}` lets it play, `launch export {path}` "
+                f"makes a policy of it that needs no Sunflower{more}"
+            )
+        if path.suffix in (".pt", ".pickle") and path.is_file():
+            raise UserError(f"{path}: a checkpoint such as skrl's, no configuration. A Runner's `agent.load` reads it")
     first = cfgs[0]
-    if is_launch(first):
-        raise UserError(f"{first}: the directory of a launch. Did you mean `launch resume {first}`?")
     if first.exists() or first.suffix or "/" in str(first):
         return
     near = difflib.get_close_matches(str(first), list(app), 1, 0.6)

@@ -87,6 +87,20 @@ def test_directory_of_a_launch_as_file(tmp_path: Path, refused: Refused) -> None
     assert refused(path).endswith(f"the directory of a launch. Did you mean `launch resume {path}`?")
 
 
+def test_checkpoint_as_file(tmp_path: Path, refused: Refused) -> None:
+    launch = small_launch(tmp_path)
+    inside, outside, old = launch / "trials/a_s0/best_agent.safetensors", tmp_path / "b.safetensors", tmp_path / "b.pt"
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    for path in (inside, outside, old):
+        path.write_bytes(b"weights")
+    for path in (inside, outside):
+        said = refused(CARTPOLE, path)
+        assert f"{path}: a checkpoint, no configuration. `launch eval {path}` lets it play" in said
+        assert f"`launch export {path}` makes a policy" in said
+        assert (f"`launch resume {launch}` trains on" in said) == (path == inside)
+    assert "A Runner's `agent.load` reads it" in refused(old)
+
+
 def test_out_below_a_file(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("mine")
     assert "file/x/one: cannot be written: Not a directory" in refused(
