@@ -149,6 +149,8 @@ class View:
 
     def _screen(self) -> Group:
         """The table and the notice below it, laid out for the terminal as it is at each refresh."""
+        if not self._rows:  # nothing has been read yet
+            return Group()
         width, height = self._console.size
         notice = Text(self._notice, "bold red").wrap(self._console, width)[: max(height - 1, 0)] if self._notice else []
         return Group(self._table(width, height - len(notice)), *notice)
