@@ -7,6 +7,7 @@ variable of this process's environment, so the processes that it starts may impo
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import hmac
@@ -16,8 +17,10 @@ import json
 import os
 import pkgutil
 import secrets
+import shutil
 import sys
 import sysconfig
+import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -169,10 +172,22 @@ def origin(module: str) -> Path | None:
 
 
 def carried() -> list[Path]:
-    """Where allowed modules are that are not installed like other libraries: what travels to a cluster."""
+    """Folders of allowed packages that are not installed like other libraries: what travels to a cluster."""
     installed = [sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")]
     found = [place for place in map(origin, allowed()) if place is not None]
-    return [place for place in found if not any(place.is_relative_to(folder) for folder in installed)]
+    return [_folder(place) for place in found if not any(place.is_relative_to(folder) for folder in installed)]
+
+
+def _folder(place: Path) -> Path:
+    """A package's folder; a single module as a package, since Ray's jobs take folders only."""
+    if place.is_dir():
+        return place
+    temporary = tempfile.mkdtemp(prefix="sunflower-module-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    package = Path(temporary) / place.stem
+    package.mkdir()
+    shutil.copy(place, package / "__init__.py")
+    return package
 
 
 # ---------------------------------------------------------------------- on record
