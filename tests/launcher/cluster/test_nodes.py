@@ -27,7 +27,7 @@ FAST = {
     "RAY_health_check_failure_threshold": "2",
 }
 """As in cluster/README.md."""
-LONG, RECORDS = 51_200, 1_600
+LONG, RECORDS = 25_600, 800
 IMPATIENT = """
 import sys
 from launcher.run import dispatch
