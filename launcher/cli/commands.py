@@ -113,9 +113,11 @@ def _begin(
     from launcher.plan import directory as folder
     from launcher.plan.resume import Request
     from launcher.run import session
+    from launcher.watch.tables import say
 
     terminal, trials, request = console(), experiment.trials, Request(_typed(), wanted)
-    session.say(terminal, experiment.notes)
+    for note in experiment.notes:
+        say(terminal, note, "dim")
     remote = jobs.dashboard_of(wanted.address) is not None
     if remote and dry_run:
         raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")

@@ -26,7 +26,7 @@ from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
 from launcher.watch import progress, status
-from launcher.watch.tables import duration
+from launcher.watch.tables import duration, say
 from runner.errors import UserError
 from runner.training.pack import static_key
 
@@ -48,7 +48,8 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
     """Let the launch of a directory that one has for oneself go on: one that was just created, or an old one."""
     folder.allow_recorded(directory)
     more = continuing.read(directory, request.seeds, request.settings, request.retry_failed)
-    say(console, more.notes)
+    for note in more.notes:
+        say(console, note, "dim")
     if not more.todo:
         return 0 if more.all_finished else 1
     refuse((trial for trial, _ in more.todo), request.resources)
@@ -84,7 +85,7 @@ class Session:
         expected = estimate(packs, self._begins, placement, self.directory.parent)
         if expected is not None:
             time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
-            say(self.console, [f"{time_left} ({expected.source})"])
+            say(self.console, f"{time_left} ({expected.source})", "dim")
         return 0
 
     def go_on(self, command: str) -> int:
@@ -108,7 +109,8 @@ class Session:
                     placement, packs = self._place(offer)
                 placement = self._settle(placement, packs, programs, offer)
                 revision = revision_of(command, placement, packs)
-                say(self.console, folder.add_revision(self.directory, revision), "yellow")
+                for line in folder.add_revision(self.directory, revision):
+                    say(self.console, line, "yellow")
                 before = self._trained_before()
                 try:
                     result = _train(self.console, self.directory, packs, placement, self._room(placement))
@@ -136,14 +138,14 @@ class Session:
 
         placement = place(self.wanted, offer)
         if (note := gpu_note(self.wanted)) is not None:
-            say(self.console, [note], "yellow")
+            say(self.console, note, "yellow")
         if offer.joined:
             backends = {placement.backend(trial.config) for trial, _ in self.todo}
             preflight.check(self.console, backends, placement.on_gpus)
         packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack)
         progress.show_plan(self.console, self.directory, packs, placement, self._begins)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
-            say(self.console, ["agent.mixed_precision: no effect on CPU workers, where float32 is faster"])
+            say(self.console, "agent.mixed_precision: no effect on CPU workers, where float32 is faster", "dim")
         return placement, packs
 
     def _settle(
@@ -155,7 +157,7 @@ class Session:
         for name, config in {trial.name: trial.config for pack in packs for trial in pack}.items():
             env, _ = programs[static_key(config)]
             if (note := remark(config.models.policy, env.actions)) is not None:
-                say(self.console, [f"{name}: {note}"])
+                say(self.console, f"{name}: {note}", "dim")
         if placement.gpus:
             return placement
         kept = folder.arithmetic_threads(self.directory)
@@ -179,12 +181,6 @@ class Session:
         if self.wanted.address is None or self.wanted.workers is not None or self.wanted.gpus is not None:
             return None
         return lambda: workers_now(self.wanted, placement, look(self.wanted))
-
-
-def say(console: Console, lines: Iterable[str], style: str = "dim") -> None:
-    """Print remarks."""
-    for line in lines:
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _train(
@@ -216,7 +212,7 @@ def _train(
             if wandb is not None:
                 wandb.close()
                 if wandb.where is not None:
-                    console.print(f"wandb:       {wandb.where}", soft_wrap=True, highlight=False)
+                    say(console, f"wandb:       {wandb.where}")
 
 
 def _status(console: Console, directory: Path, result: Result) -> int:
@@ -227,12 +223,12 @@ def _status(console: Console, directory: Path, result: Result) -> int:
         states = {row.state for row in ledger.trials()}
         lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:
-        console.print(f"[red]{result.error}[/]; make room, then continue", soft_wrap=True, highlight=False)
+        say(console, f"{result.error}; make room, then continue", "red")
     if states - {"finished", "diverged"}:
         say_how_to_continue(console, directory, states)
     if result.stopped_by:
         saved = f"{lost:,} env steps since the last checkpoints are lost" if lost else "what was trained is saved"
-        console.print(f"Interrupted by {signal.Signals(result.stopped_by).name}; {saved}.", highlight=False)
+        say(console, f"Interrupted by {signal.Signals(result.stopped_by).name}; {saved}.")
     _say_lost_output(directory)
     if result.stopped_by:
         return 128 + result.stopped_by
@@ -261,7 +257,7 @@ def say_how_to_continue(console: Console, directory: Path, states: Collection[st
     """Print the command that continues a launch with trials in these `states`."""
     only_failed = "failed" in states and set(states) <= {"finished", "diverged", "failed"}
     flag = " --retry-failed" if only_failed else ""
-    console.print(f"Continue:    launch resume {shlex.quote(str(directory))}{flag}", soft_wrap=True, highlight=False)
+    say(console, f"Continue:    launch resume {shlex.quote(str(directory))}{flag}")
 
 
 def refuse(trials: Iterable[Trial], wanted: Resources) -> None:
@@ -316,6 +312,6 @@ def _check_wandb(console: Console, trials: Sequence[Trial], login: bool) -> None
             except UserError as error:
                 if login:
                     raise
-                say(console, [f"{trial.name}: {error}"], "yellow")
+                say(console, f"{trial.name}: {error}", "yellow")
         except UserError as error:
             raise UserError(f"{trial.name}: {error}") from None

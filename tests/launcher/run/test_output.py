@@ -16,9 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from launcher.cli.main import main
 from launcher.run import dispatch, output, signals
+from launcher.run.session import say_how_to_continue
 from tests.launcher.refusals import small_launch
 
 
@@ -166,3 +168,10 @@ def test_what_watches_may_fail(caplog: pytest.LogCaptureFixture) -> None:
         while errors:
             watch(errors)
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["'first'", "third"]
+
+
+def test_the_command_that_continues_has_the_brackets_of_its_directory(tmp_path: Path) -> None:
+    console = Console(width=60, record=True, file=io.StringIO())
+    say_how_to_continue(console, tmp_path / "a [bold] b", {"finished", "failed"})
+    shown = console.export_text().strip()
+    assert shown == f"Continue:    launch resume '{tmp_path}/a [bold] b' --retry-failed"
