@@ -29,8 +29,9 @@ from runner.training.pack import policy_key
 
 Which = Literal["last", "best", "every"]
 
-POOL = 6400
-"""Environments that one worker steps together: more gain nothing on a CPU, and simulators take memory."""
+POOL, OF_PYTHON = 6400, 256
+"""Environments that one worker steps together: more gain nothing on a CPU, and simulators take memory; of Python's
+fewer, since each takes time to be made, too."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,9 @@ class Terms:
     env: str | None
     num_envs: int | None
 
-    @property
-    def at_once(self) -> int:
+    def at_once(self, config: Config) -> int:
         """Environments of one checkpoint that are stepped together."""
-        return min(self.num_envs or POOL, self.episodes)
+        return min(self.num_envs or _pool(config), self.episodes)
 
     def settings(self, config: Config) -> str:
         """A canonical text of all that decides a checkpoint's episodes: the key under which they are kept."""
@@ -77,7 +77,7 @@ class Terms:
         parts: dict[str, Any] = {"env": env, "episodes": self.episodes, "seed": self.seed}
         parts["deterministic"] = self.deterministic
         if not self.deterministic:
-            parts["at_once"] = self.at_once  # samples are drawn for all environments together
+            parts["at_once"] = self.at_once(config)  # samples are drawn for all environments together
         return json.dumps(parts, sort_keys=True)
 
 
@@ -163,6 +163,15 @@ def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation
     }
 
 
+def _pool(config: Config) -> int:
+    return OF_PYTHON if ":" in str(config.env.id) else POOL
+
+
+def _together(config: Config, terms: Terms) -> int:
+    """Checkpoints that one worker evaluates together."""
+    return max(1, _pool(config) // terms.at_once(config))
+
+
 def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list[list[Candidate]]:
     """Deal checkpoints of equal policy into batches that one pool takes, at least one for every worker."""
     groups: dict[str, list[Candidate]] = {}
@@ -170,7 +179,7 @@ def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list
         groups.setdefault(policy_key(candidate.config), []).append(candidate)
     dealt = []
     for group in groups.values():
-        count = max(min(workers, len(group)), math.ceil(len(group) / max(1, POOL // terms.at_once)))
+        count = max(min(workers, len(group)), math.ceil(len(group) / _together(group[0].config, terms)))
         ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
         dealt += [group[start:end] for start, end in pairwise(ends)]
     return dealt
@@ -229,7 +238,7 @@ class _Players:
         if batch:
             room, terms = self._placement.workers - len(self.running), self._terms
             process = self._processes.take(self._backend(batch), room)
-            played = terms.episodes, terms.at_once, terms.seed, terms.deterministic
+            played = terms.episodes, terms.at_once(batch[0].config), terms.seed, terms.deterministic
             job = EvaluationJob(batch[0].config.dump(), tuple(files), *played, max(1, self._placement.cpus))
             self.running[process.worker.evaluate.remote(job)] = process, batch
 

@@ -39,7 +39,7 @@ def trained(backend: str, env: VectorEnv, seeds: Any, timesteps: int = 24, **cha
     return runner.states()
 
 
-@pytest.mark.parametrize(("backend", "kind"), both(("class", "many"), jax=["at once"]))
+@pytest.mark.parametrize(("backend", "kind"), both(("class", "many", "at once"), jax=["at once"]))
 def test_pack_equals_solo_and_repeats(backend: str, kind: str, world: Any) -> None:
     pack = trained(backend, env_of(world, kind), SEEDS)
     for state, again in zip(pack, trained(backend, env_of(world, kind), SEEDS), strict=True):

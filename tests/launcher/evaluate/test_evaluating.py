@@ -162,6 +162,11 @@ def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path, monk
     assert max(len(batch) for batch in work) * 100 <= evaluating.POOL
     assert len(batches(some[:2], terms, workers=8)) == 2
 
+    env = configs[0].env.model_copy(update={"id": "gymnasium:CartPole-v1"})
+    slow = [replace(one, config=configs[0].model_copy(update={"env": env})) for one in some]
+    assert max(len(batch) for batch in batches(slow, terms, workers=2)) == evaluating.OF_PYTHON // 100
+    assert replace(terms, episodes=10_000).at_once(slow[0].config) == evaluating.OF_PYTHON
+
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_cannot_be_kept_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
