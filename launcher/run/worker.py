@@ -85,6 +85,7 @@ class Worker:
         os.environ |= environment(threads, sharing)
         framework = importlib.import_module(f"runner.{backend}")
         importlib.import_module("runner.envs.envpool")
+        importlib.import_module("runner.envs.loop").watch()
         if sharing and not framework.sees_gpu():
             name = framework.Runner.backend
             where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"

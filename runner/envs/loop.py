@@ -6,8 +6,14 @@ gives is a function of seed and actions, whatever stands beside it and whichever
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
+import sys
+import threading
+import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +27,8 @@ from runner.envs.spaces import Layout
 from runner.errors import FailedEnvironmentError, UserError
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
+HUNG_SECONDS = 300.0
+"""One step, reset or constructor of an environment that takes longer has failed."""
 log = logging.getLogger(__name__)
 
 IDLE = -1
@@ -47,6 +55,10 @@ class Table(NamedTuple):
         return cls(observations, rewards, np.zeros(rows, bool), np.zeros(rows, bool), np.array([IDLE, 0]))
 
 
+LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
+"""Of this process."""
+
+
 class Loop:
     """Environments that are stepped one after the other; one whose episode has ended is reset at its next step."""
 
@@ -67,6 +79,7 @@ class Loop:
         self._seeds, self._layout, self._table, self._first = list(seeds), layout, table, first
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
+        LOOPS.add(self)
         with self._blamed("constructor"):
             for row in range(len(seeds)):
                 self._begin(row)
@@ -95,6 +108,12 @@ class Loop:
                 else:
                     self._step(row, actions[row])
         self._check_finite(rows)
+
+    @property
+    def doing(self) -> tuple[str, int]:
+        """The environment that is being worked on, empty where none is; and how many have been begun."""
+        row, begun = map(int, self._table.doing)
+        return (self._name(row) if row != IDLE else "", begun)
 
     def close(self) -> None:
         """Close the environments."""
@@ -187,6 +206,28 @@ class Loop:
 
     def _name(self, row: int) -> str:
         return f"the environment with seed {self._seeds[row]}"
+
+
+def watch(seconds: float = HUNG_SECONDS) -> None:
+    """From now on end this process, saying why, once an environment that it steps itself has not answered so long.
+
+    Nothing else ends what may hang in the middle of anything, and whoever started the process starts another.
+    """
+
+    def look() -> None:
+        since: dict[tuple[str, int], float] = {}
+        while True:
+            time.sleep(min(1.0, seconds / 4))
+            now = time.monotonic()
+            since = {doing: since.get(doing, now) for doing in (loop.doing for loop in list(LOOPS)) if doing[0]}
+            for (name, _), began in since.items():
+                if now - began > seconds:
+                    faulthandler.dump_traceback()
+                    print(f"FailedEnvironmentError: {name} has not answered for {seconds:.0f} s", file=sys.stderr)
+                    sys.stderr.flush()
+                    os._exit(1)
+
+    threading.Thread(target=look, name="watch", daemon=True).start()
 
 
 def close(env: gymnasium.Env[Any, Any]) -> None:

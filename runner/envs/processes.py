@@ -29,12 +29,10 @@ import cloudpickle
 import numpy as np
 
 from runner.envs.base import Step, VectorEnv
-from runner.envs.loop import IDLE, Loop, Maker, Table
+from runner.envs.loop import HUNG_SECONDS, IDLE, Loop, Maker, Table
 from runner.envs.spaces import ActionSpace, Layout
 from runner.errors import FailedEnvironmentError, UserError
 
-HUNG_SECONDS = 300.0
-"""One step, reset or constructor of an environment that takes longer has failed."""
 LOOK_SECONDS = 1.0
 """Between two looks at a process that has not answered."""
 END_SECONDS = 5.0

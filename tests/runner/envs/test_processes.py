@@ -216,3 +216,27 @@ def test_what_environments_print_and_ask_for_keeps_nobody(capfd: pytest.CaptureF
         env.step(np.zeros((len(SEEDS), 1), np.float32))
     env.close()
     assert "hello from the point" in capfd.readouterr().out
+
+
+WATCHED = """
+import numpy as np
+from runner.envs.loop import watch
+from runner.envs.named.recipe import Recipe
+from runner.envs.python import PythonTask
+from tests.point import DoingAtStep
+from tests.runner.envs.test_processes import SEEDS, hang
+env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 33}), 5).seeded(SEEDS, 1)
+watch(0.4)
+env.reset()
+while True:
+    env.step(np.zeros((5, 1), np.float32))
+"""
+
+
+def test_a_worker_that_steps_one_that_hangs_says_so_and_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == "FailedEnvironmentError: the environment with seed 33 has not answered for 0 s"
+    )
+    assert "in hang" in done.stderr
