@@ -79,7 +79,7 @@ def _refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
         return found + detail["msg"].removeprefix("Input should be ")
     allowed = entry.each if entry.each and isinstance(key[-1], int) else entry.allowed
     near = did_you_mean(detail["input"], re.split(", | or ", allowed)) if isinstance(detail["input"], str) else ""
-    finite = "finite " if detail["input"] in (math.inf, -math.inf) or detail["input"] != detail["input"] else ""
+    finite = "finite " if isinstance(detail["input"], float) and not math.isfinite(detail["input"]) else ""
     return f"{found}{finite}{allowed}.{near}" if near else found + finite + allowed
 
 
