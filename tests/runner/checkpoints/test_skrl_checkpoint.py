@@ -203,6 +203,12 @@ def test_a_file_of_ours_comes_back(stem: str) -> None:
     assert_same(read(runner, stem, write(runner, state)), state, rtol=1e-6)
 
 
+def test_adams_epsilon_goes_along() -> None:
+    runner = make_runner(SHARED, changes={"agent.adam_epsilon": 1e-5})
+    (group,) = torch.load(io.BytesIO(write(runner, runner.states()[0])), weights_only=True)["optimizer"]["param_groups"]
+    assert group["eps"] == 1e-5
+
+
 def test_a_run_that_has_not_begun_can_be_saved() -> None:
     runner = make_runner(SEPARATE)
     (state,) = runner.states()
