@@ -18,7 +18,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from runner import api as base
 from runner.checkpoints import checkpoint
 from runner.config import load_config
-from runner.envs.envpool import EnvPoolTask
 from runner.errors import UserError
 from runner.torch import Runner, wrap_env
 from tests.probe_envs import TwoSteps, make_vector
@@ -90,26 +89,6 @@ def test_contradictions_between_configuration_and_environment_are_refused() -> N
         Runner(env, plain_config({"env.num_envs": 4}))
     with pytest.raises(UserError, match=r"agent\.mini_batches 25 is more than the 24 rows of a rollout"):
         Runner(env, plain_config({"agent.mini_batches": 25}))
-    for described, message in (
-        ({"id": "CartPole-v1"}, r"env\.id: the configuration says CartPole-v1, the environment is a Pendulum"),
-        (
-            {"id": "gymnasium:Pendulum-v1"},
-            r"env\.id: the configuration says gymnasium:Pendulum-v1, the environment is a",
-        ),
-        ({"id": "Pendulum-v2"}, r"env\.id: unknown environment 'Pendulum-v2'"),
-        ({"id": "Pendulum-v1", "max_episode_steps": 5}, r"max_episode_steps: the configuration says 5, the .* has 200"),
-        ({"max_episode_steps": 5}, r"env\.max_episode_steps: the configuration says 5, the environment has 200"),
-        ({"stack_num": 2}, r"env\.stack_num: the configuration says 2, the environment has no such argument"),
-    ):
-        for described_env in (env, EnvPoolTask("Pendulum-v1", 3)):
-            with pytest.raises(UserError, match=message):
-                Runner(described_env, plain_config({f"env.{name}": value for name, value in described.items()}))
-    with pytest.raises(
-        UserError, match=r"env\.max_episode_steps: the configuration says 500 \(CartPole-v1\), the .* 200"
-    ):
-        Runner(make_env("CartPole-v0"), plain_config({"env.id": "CartPole-v1"}, "CategoricalMixin"))
-    for same in ({"id": "Pendulum-v1"}, {"max_episode_steps": 200}):
-        Runner(env, plain_config({f"env.{name}": value for name, value in same.items()}))
     with pytest.raises(UserError, match="CategoricalMixin cannot act in an action space Box of 1 numbers"):
         Runner(env, plain_config({}, "CategoricalMixin"))
     with pytest.raises(UserError, match=r"GaussianMixin cannot act in an action space Discrete\(2\)"):

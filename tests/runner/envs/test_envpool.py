@@ -15,7 +15,8 @@ from runner.envs.base import VectorEnv
 from runner.envs.envpool import EnvPoolTask, check_arguments
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError
-from tests.runner.builders import make_env
+from runner.torch import Runner
+from tests.runner.builders import make_env, plain_config
 
 
 class ReachedEnvPool(BaseException):
@@ -296,3 +297,26 @@ def test_actions_of_other_types_and_of_one_number_are_taken() -> None:
     cart.reset()
     for actions in (np.array([0, 1, 0]), np.array([[0], [1], [0]], np.uint8), [0, 1, 1]):
         assert cart.step(actions)[0].shape == (3, 4)
+
+
+DESCRIBED: list[tuple[dict[str, Any], str]] = [
+    ({"id": "CartPole-v1"}, r"env\.id: the configuration says CartPole-v1, the environment is a Pendulum"),
+    ({"id": "gymnasium:Pendulum-v1"}, r"env\.id: the configuration says gymnasium:Pendulum-v1, the environment is a"),
+    ({"id": "Pendulum-v2"}, r"env\.id: unknown environment 'Pendulum-v2'"),
+    ({"id": "Pendulum-v1", "max_episode_steps": 5}, r"max_episode_steps: the configuration says 5, the .* has 200"),
+    ({"max_episode_steps": 5}, r"env\.max_episode_steps: the configuration says 5, the environment has 200"),
+    ({"stack_num": 2}, r"env\.stack_num: the configuration says 2, the environment has no such argument"),
+]
+
+
+def test_a_configuration_of_another_environment_is_refused() -> None:
+    task = EnvPoolTask("Pendulum-v1", 3)
+    for env in (task, task.seeded([1, 2, 3], 1)):
+        for described, message in DESCRIBED:
+            with pytest.raises(UserError, match=message):
+                Runner(env, plain_config({f"env.{name}": value for name, value in described.items()}))
+        for same in ({"id": "Pendulum-v1"}, {"max_episode_steps": 200}):
+            Runner(env, plain_config({f"env.{name}": value for name, value in same.items()}))
+    message = r"env\.max_episode_steps: the configuration says 500 \(CartPole-v1\), the environment has 200"
+    with pytest.raises(UserError, match=message):
+        Runner(make_env("CartPole-v0"), plain_config({"env.id": "CartPole-v1"}, "CategoricalMixin"))
