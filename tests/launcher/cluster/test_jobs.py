@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def test_a_launch_is_submitted_followed_and_brought_back(cluster: Cluster, tmp_p
     assert "INFO" not in output.replace("INFO job_manager", "")
     with Ledger(on_head(cluster, "whole", "our runs"), writer=False) as ledger:
         assert [row.state for row in ledger.trials()] == ["finished"] * 16
+        assert [row["command"] for row in ledger.revisions()] == [shlex.join(["launch", *arguments, *at])]
 
     status, output = cluster.run("pull", "whole", "--out", str(tmp_path / "here"), *at)
     assert status == 0, output
