@@ -22,10 +22,10 @@ class Process(NamedTuple):
 
 
 class Processes:
-    """Those without a pack. Each holds its cores or part of a GPU, so there are never more than may have work."""
+    """Processes without a pack. Each holds its cores or part of a GPU, so there are never more than may have work."""
 
     def __init__(self, placement: Placement, at_a_time: int) -> None:
-        """Decide what a process reserves, of which so many are there at a time."""
+        """Decide what a process reserves; there are so many at a time."""
         import ray
 
         self._placement = placement
@@ -40,11 +40,11 @@ class Processes:
         return len(self._idle)
 
     def avoid(self, machine: str) -> None:
-        """Start none on Ray's node of this ID as long as it is gone: for 15 s Ray itself takes it for alive."""
+        """Start no process on Ray's node of this ID as long as it is gone: for 15 s Ray itself takes it for alive."""
         self._lost.add(machine)
 
     def prepare(self, backend: str) -> None:
-        """Start one and let it import what it needs."""
+        """Start a process and let it import what it needs."""
         on_gpu = self.sharing if self._placement.on_gpus else 0
         self._lost = {machine for machine in self._lost if is_lost(machine)}
         elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"} if self._lost else None
@@ -54,7 +54,7 @@ class Processes:
         self._idle.append((backend, Process(worker, worker.where.remote(), worker.ready.remote())))
 
     def _cores(self) -> int:
-        """Cores of one: as placed, or all of the largest machine where those that had so many are gone."""
+        """Cores of a process: as placed, or all of the largest machine where those that had so many are gone."""
         import ray
 
         if self._placement.gpus or self._placement.cpus <= 1:
@@ -64,7 +64,7 @@ class Processes:
         return min(self._placement.cpus, largest or 1)
 
     def take(self, backend: str, room: int) -> Process:
-        """One for a pack, new if there is none; `room` is for how many there is room beside those that have one.
+        """A process for a pack, new if there is none; `room` is how many there may be beside those that have a pack.
 
         One of the other backend must not keep the core that this one waits for.
         """
@@ -80,11 +80,11 @@ class Processes:
         return found[1]
 
     def give(self, backend: str, process: Process) -> None:
-        """Take back one that has done its work, for more of it."""
+        """Take back a process that has done its work, for more of it."""
         self._idle.append((backend, process))
 
     def end(self) -> None:
-        """End them."""
+        """End these processes."""
         import ray
 
         while self._idle:
