@@ -221,14 +221,8 @@ def _write_plan(directory: Path, ledger: Ledger) -> None:
     write_whole(directory / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
 
 
-def read_trials(directory: Path) -> list[Trial]:
-    """The trials of an existing launch: configurations as they were asked for, seeds by number."""
-    with reading(directory) as ledger:
-        return trials_of(ledger)
-
-
 def trials_of(ledger: Ledger) -> list[Trial]:
-    """The same of an open ledger."""
+    """The trials of a launch: configurations as they were asked for, seeds by number."""
     texts, known, trials = ledger.configurations(), dict[str, Config](), []
     for row in ledger.trials():
         text = texts[row.id]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.storage import is_launch
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
@@ -31,7 +32,6 @@ from runner.errors import UserError
 from runner.training.pack import static_key
 
 if TYPE_CHECKING:
-    from launcher.ledger.ledger import Ledger
     from launcher.run.dispatch import Result
 
 
@@ -167,10 +167,8 @@ class Session:
 
     def _trained_before(self) -> int:
         """Env steps that need not be trained any more: of trials that are over, and up to the others' checkpoints."""
-        from launcher.ledger.ledger import Ledger
-
         begin = self._begins
-        with Ledger(self.directory, writer=False) as ledger:
+        with reading(self.directory) as ledger:
             return sum(
                 begin[row.trial.id] * row.trial.num_envs if row.trial.id in begin else row.env_steps
                 for row in ledger.progress(saved=True)
@@ -217,9 +215,7 @@ def _train(
 
 def _status(console: Console, directory: Path, result: Result) -> int:
     """Say what is to be done next; returns the exit status."""
-    from launcher.ledger.ledger import Ledger
-
-    with Ledger(directory, writer=False) as ledger:
+    with reading(directory) as ledger:
         states = {row.state for row in ledger.trials()}
         lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:

@@ -58,9 +58,9 @@ _core: Any = None
 
 def runner_of(directory: Path, members: int, threads: int) -> Any:
     """A runner of the launch's configuration with so many members."""
-    from launcher.plan.directory import read_trials
     from runner.envs.envpool import EnvPoolTask
     from runner.jax import Runner
+    from tests.launcher.builders import read_trials
 
     config = read_trials(directory)[0].config
     task = EnvPoolTask(str(config.env.id), config.env.num_envs or 0, config.env.arguments)
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rivals", help="python of an environment with stable_baselines3")
     given = parser.parse_args()
-    from launcher.plan.directory import read_trials
+    from tests.launcher.builders import read_trials
 
     folders = [given.directory / "trials" / trial.id / "checkpoints" for trial in read_trials(given.directory)]
     paths = [max(folder.glob("agent_*"), key=lambda path: int(path.stem.split("_")[1])) for folder in folders]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
-from launcher.ledger.ledger import Ledger
+from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import Batch, Published, TrialRow
+from launcher.plan.directory import trials_of
+from launcher.plan.experiment import Trial
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 A, B = TrialRow("a-1", "a", 1, 4, 1000), TrialRow("b-1", "b", 1, 8, 1000)
@@ -35,6 +38,12 @@ def give_up(ledger: Ledger, attempt: int, trials: Sequence[str], error: str) -> 
 
 def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:
     return [row.record for row in ledger.records(trial)]
+
+
+def read_trials(directory: Path) -> list[Trial]:
+    """The trials of a launch, with their configurations."""
+    with reading(directory) as ledger:
+        return trials_of(ledger)
 
 
 def state(ledger: Ledger, trial: str = "a-1") -> str:

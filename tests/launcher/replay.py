@@ -15,9 +15,9 @@ import numpy as np
 from safetensors.numpy import load
 
 from launcher.ledger.ledger import Ledger
-from launcher.plan.directory import read_trials
 from launcher.run.process import claim_cores, environment
 from runner.envs.envpool import EnvPoolTask
+from tests.launcher.builders import read_trials
 
 
 def main(directory: Path) -> int:

@@ -12,9 +12,10 @@ import pytest
 
 from launcher.ledger import layout2, storage
 from launcher.ledger.ledger import Ledger
-from launcher.plan.directory import add_trials, read_trials
+from launcher.plan.directory import add_trials
 from runner.config import load_config
 from runner.errors import UserError
+from tests.launcher.builders import read_trials
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "launches" / "0.1.0.tar.gz"
 SLOW, FAST = "tiny_learning_rate=0.0003", "tiny_learning_rate=0.001"

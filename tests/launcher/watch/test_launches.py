@@ -19,7 +19,7 @@ from launcher.plan.experiment import Placement, read_experiment
 from launcher.plan.revision import revision as revision_of
 from launcher.watch import launches
 from tests.launcher.boards import checkpoint, opened
-from tests.launcher.builders import give_up
+from tests.launcher.builders import give_up, read_trials
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
 pytestmark = pytest.mark.usefixtures("no_ray")
@@ -168,7 +168,7 @@ def test_all_listings_have_the_order_that_was_asked_for(tmp_path: Path, capsys: 
         first = {row.id: (row.config, row.seed) for row in ledger.trials()}
         assert list(first.values()) == [(row.trial.config, row.trial.seed) for row in ledger.progress()] == expected
         kept = [Evaluation("ab" * 31 + f"{i:02}", "{}", trial, 1, (1.0,), (1,), (0,)) for i, trial in enumerate(first)]
-    assert [trial.id for trial in folder.read_trials(path)] == list(first)
+    assert [trial.id for trial in read_trials(path)] == list(first)
     evaluations.add(path, reversed(kept))
     assert [one.trial for one in evaluations.read(path)] == list(first)
     assert main(["status", "--json"]) == 0
@@ -181,4 +181,4 @@ def test_all_listings_have_the_order_that_was_asked_for(tmp_path: Path, capsys: 
         assert [(row.config, row.seed) for row in ledger.trials()] == [
             (name, seed) for name in dict.fromkeys(name for name, _ in expected) for seed in (0, 1, 2, 10)
         ]
-        assert [trial.id for trial in folder.read_trials(path)] == [row.id for row in ledger.trials()]
+        assert [trial.id for trial in read_trials(path)] == [row.id for row in ledger.trials()]
