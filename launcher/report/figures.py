@@ -1,6 +1,6 @@
 """Figures as data: what is drawn, from which the page's plots, pictures for papers and CSV files are made.
 
-Every configuration has one colour in all figures; colours of ink and paper are those of one template for each theme.
+Every configuration has one colour in all figures; colours of ink and paper are those of the page's theme.
 """
 
 from __future__ import annotations
@@ -19,11 +19,6 @@ OTHERS = "#8b929c"
 PALETTE = ("#0173b2", "#d55e00", "#029e73", "#cc78bc", "#56b4e9", "#de8f05")
 """Told apart by colour-blind people, too, on white and on black (seaborn's `colorblind`, in another order)."""
 DASHES = ("solid", "dash")
-_INKS = ("paper", "sheet", "ink", "soft", "line", "accent", "bad", "bad-sheet", "good", "mark")
-_LIGHT = "#ffffff #f6f7f9 #1a1d21 #5b6470 #dfe3e8 #0b62a3 #b3261e #fdf1f0 #1b7f4b #fff6d6"
-_DARK = "#14171b #1c2026 #e7eaee #9aa4b1 #323841 #6cb8ee #ff8a80 #2c1c1c #63cf95 #3a3115"
-THEMES = {name: dict(zip(_INKS, inks.split(), strict=True)) for name, inks in (("light", _LIGHT), ("dark", _DARK))}
-"""Colours of paper and ink, for the page and its figures."""
 PERCENT = (-0.02, 1.02)
 """The range of an axis of fractions."""
 Values = Sequence[Any] | NDArray[Any]

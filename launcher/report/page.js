@@ -74,6 +74,19 @@ function ready() {
   document.head.append(script);
 }
 
+// The look of all figures in the page's theme
+function template() {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, soft, line, paper] = ["ink", "soft", "line", "paper"].map((name) => style.getPropertyValue(`--${name}`).trim());
+  const clear = "rgba(0,0,0,0)";
+  const axis = { gridcolor: line, linecolor: line, tickcolor: line, tickfont: { color: soft, size: 12 }, zeroline: false,
+    title: { font: { size: 13, color: ink }, standoff: 8 } };
+  return { layout: { paper_bgcolor: clear, plot_bgcolor: clear, xaxis: axis, yaxis: axis, hovermode: "closest",
+    font: { family: "system-ui, sans-serif", size: 12.5, color: ink }, margin: { l: 62, r: 16, t: 12, b: 52 },
+    modebar: { bgcolor: clear, color: soft, activecolor: ink },
+    hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink }, align: "left", namelength: -1 } } };
+}
+
 function draw(plot) {
   ready();
   const first = !plot.dataset.drawn;
@@ -81,8 +94,7 @@ function draw(plot) {
   const { data, layout } = DATA.figures[plot.dataset.figure];
   const isCurve = plot.id === "curve";
   const traces = isCurve ? data.filter(isShown) : data;
-  const template = DATA.templates[document.documentElement.dataset.theme];
-  const dressed = { ...layout, template, autosize: true, ...(coarse ? { dragmode: false } : {}), ...(isCurve ? { uirevision: plot.dataset.figure } : {}) };
+  const dressed = { ...layout, template: template(), autosize: true, ...(coarse ? { dragmode: false } : {}), ...(isCurve ? { uirevision: plot.dataset.figure } : {}) };
   const drawn = window.Plotly.react(plot, traces, dressed, CONFIG);
   if (isCurve && first) {
     plot.on("plotly_hover", (event) => hover(event.points[0].data.meta, event.points[0]));

@@ -11,9 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from launcher.report.data import Report
-from launcher.report.figures import THEMES
 from launcher.report.parts import Panel
-from launcher.report.plots import Arrays, plot, template
+from launcher.report.plots import Arrays, plot
 from launcher.watch.tables import count, cut
 
 ROWS = 1000
@@ -35,7 +34,6 @@ def render(report: Report, panels: Sequence[Panel], path: Path) -> str:
         panels=panels,
         folder=path.with_suffix(""),
         written=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        themes=THEMES,
         most=ROWS,
         data=Markup(_data(panels)),
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
@@ -44,10 +42,10 @@ def render(report: Report, panels: Sequence[Panel], path: Path) -> str:
 
 
 def _data(panels: Sequence[Panel]) -> str:
-    """Figures and templates for the script."""
+    """Figures for the script."""
     arrays = Arrays()
     figures = {one.name: plot(one.figure, arrays) for panel in panels for one in panel.plots}
-    data = {"figures": figures, "arrays": arrays.all(), "templates": {theme: template(theme) for theme in THEMES}}
+    data = {"figures": figures, "arrays": arrays.all()}
     # Inside a script a browser looks for "</script" and "<!--" before anything else.
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 

@@ -1,4 +1,4 @@
-"""Figures as plotly.js draws them on the page: traces, layouts and a template for each theme."""
+"""Figures as plotly.js draws them on the page: traces and layouts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launcher.report.figures import PERCENT, THEMES, Axis, Figure, Kind, Series, Values, said
+from launcher.report.figures import PERCENT, Axis, Figure, Kind, Series, Values, said
 
 Trace = dict[str, Any]
 _WIDTHS: dict[Kind, float] = {"line": 2.4, "thin": 1.0}
@@ -18,32 +18,6 @@ _MARKERS: dict[Kind, Trace] = {
     "points": {"size": 11, "symbol": "diamond"},
     "crosses": {"size": 9, "symbol": "x"},
 }
-
-
-def template(theme: str) -> dict[str, Any]:
-    """The look of all figures in `light` or `dark`."""
-    ink = THEMES[theme]
-    axis = {
-        "gridcolor": ink["line"],
-        "linecolor": ink["line"],
-        "tickcolor": ink["line"],
-        "tickfont": {"color": ink["soft"], "size": 12},
-        "title": {"font": {"size": 13, "color": ink["ink"]}, "standoff": 8},
-        "zeroline": False,
-    }
-    layout = {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": ink["ink"]},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink["soft"], "activecolor": ink["ink"]},
-        "hoverlabel": {"bgcolor": ink["paper"], "bordercolor": ink["line"], "font": {"color": ink["ink"]}}
-        | {"align": "left", "namelength": -1},
-        "xaxis": axis,
-        "yaxis": axis,
-        "hovermode": "closest",
-        "margin": {"l": 62, "r": 16, "t": 12, "b": 52},
-    }
-    return {"layout": layout}
 
 
 class Arrays:
