@@ -36,16 +36,9 @@ fewer, since each takes time to be made, too."""
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint to evaluate.
+    """A checkpoint to evaluate: of a trial, or a file that is in no launch, whose path is then its trial and name.
 
-    Attributes:
-        directory: of its launch; None for a file that is in none.
-        trial: its trial, or the file's path.
-        name: of its configuration.
-        timestep: at which it was made.
-        path: of its file.
-        sha256: of its bytes.
-        config: its trial's, with the environment to evaluate in.
+    It is known by the digest of its bytes; `config` is its trial's, with the environment to evaluate in.
     """
 
     directory: Path | None

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -49,20 +49,11 @@ PLATFORMS = (
 """In the order in which they are tried; tasks that MuJoCo does not draw need none."""
 
 
-@dataclass(frozen=True)
-class Cast:
-    """Who is in a film.
-
-    Attributes:
-        path: of the film, without its ending.
-        roles: (best, median, worst or nothing, checkpoint) of each.
-    """
-
-    path: Path
-    roles: tuple[tuple[str, Candidate], ...]
+Roles = Sequence[tuple[str, Candidate]]
+"""Checkpoints that are in a film together: best, median and worst, or one of no role."""
 
 
-def choose(candidates: Iterable[Candidate], scores: Mapping[str, Evaluation]) -> list[tuple[str, Candidate]]:
+def choose(candidates: Iterable[Candidate], scores: Mapping[str, Evaluation]) -> Roles:
     """The best, the median and the worst of one configuration's seeds by the mean of their episodes.
 
     Of two seeds the best and the worst; one alone is called nothing. Those that were not evaluated do not count.
@@ -79,18 +70,18 @@ def choose(candidates: Iterable[Candidate], scores: Mapping[str, Evaluation]) ->
     return [("best", ranked[0]), *middle, ("worst", ranked[-1])]
 
 
-def casts(candidates: Sequence[Candidate], scores: Mapping[str, Evaluation], by_timestep: bool) -> list[Cast]:
-    """A film per configuration, and per timestep if there are several."""
+def casts(candidates: Sequence[Candidate], scores: Mapping[str, Evaluation], by_timestep: bool) -> dict[Path, Roles]:
+    """A film, without its ending, and who is in it, per configuration, and per timestep if there are several."""
     groups: dict[tuple[Path, str, int], list[Candidate]] = {}
     for candidate in candidates:
         timestep = candidate.timestep if by_timestep else 0
         groups.setdefault((_folder(candidate), _name(candidate), timestep), []).append(candidate)
-    found = []
+    found = {}
     for (folder, name, _), group in groups.items():
         if roles := choose(group, scores):
-            timesteps = {candidate.timestep for _, candidate in roles}
-            when = f"{min(timesteps)}" if len(timesteps) == 1 else f"{min(timesteps)}-{max(timesteps)}"
-            found.append(Cast(folder / "videos" / f"{name}_{when}", tuple(roles)))
+            timesteps = sorted({candidate.timestep for _, candidate in roles})
+            when = "-".join(map(str, dict.fromkeys([timesteps[0], timesteps[-1]])))
+            found[folder / "videos" / f"{name}_{when}"] = roles
     return found
 
 
@@ -112,13 +103,8 @@ def film(
 ) -> tuple[list[Path], list[str]]:
     """Film the evaluation's first episodes, one configuration after the other; others where actions are samples.
 
-    Args:
-        candidates: that were evaluated, of any configurations.
-        scores: what they scored, by sha256.
-        terms: of the evaluation.
-        episodes: of each seed that is shown.
-        by_timestep: a film for every timestep, as for `--every`.
-        told: called with what is being done.
+    So many of each seed that is shown; with `by_timestep` a film for every timestep, as for `--every`. `told` is called
+    with what is being done.
 
     Returns:
         The films, and why others could not be made, a sentence for each.
@@ -126,12 +112,12 @@ def film(
     check(episodes)
     made, failures = [], []
     planned = casts(candidates, scores, by_timestep)
-    for number, cast in enumerate(planned):
-        told(f"film {number + 1:,} of {len(planned):,}: {cast.path.name}")
+    for number, (path, roles) in enumerate(planned.items(), 1):
+        told(f"film {number:,} of {len(planned):,}: {path.name}")
         try:
-            made.append(record(_job(cast, terms, episodes)))
+            made.append(record(_job(path, roles, terms, episodes)))
         except (UserError, OSError) as error:
-            failures.append(f"{cast.path}: {getattr(error, 'strerror', None) or error}")
+            failures.append(f"{path}: {getattr(error, 'strerror', None) or error}")
     return made, failures
 
 
@@ -147,16 +133,16 @@ def check(episodes: int, candidates: Iterable[Candidate] = ()) -> None:
             )
 
 
-def _job(cast: Cast, terms: Terms, episodes: int) -> Job:
-    config = cast.roles[0][1].config
+def _job(path: Path, roles: Roles, terms: Terms, episodes: int) -> Job:
+    config = roles[0][1].config
     return Job(
         config=config.dump(),
-        files=tuple(str(candidate.path.absolute()) for _, candidate in cast.roles),
-        labels=tuple(_label(role, candidate) for role, candidate in cast.roles),
+        files=tuple(str(candidate.path.absolute()) for _, candidate in roles),
+        labels=tuple(_label(role, candidate) for role, candidate in roles),
         episodes=episodes,
         seed=terms.seed,
         deterministic=terms.deterministic,
-        path=str(cast.path.absolute()),
+        path=str(path.absolute()),
         # Both play alike; torch has nothing to compile first.
         backend="torch" if config.backend == "auto" else config.backend,
         threads=usable_cores(),
@@ -199,7 +185,7 @@ def _attempt(job: Job, platform: Platform, folder: Path, seconds: float) -> tupl
     task.write_text(json.dumps(asdict(replace(job, preload=preload))))
     variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     variables |= environment(job.threads, 0)
-    variables["PYTHONPATH"] = os.pathsep.join(_not_empty([str(ROOT), variables.get("PYTHONPATH")]))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     if platform.mujoco_gl is not None:
         variables["MUJOCO_GL"] = platform.mujoco_gl
     done = subprocess.run(
@@ -214,9 +200,5 @@ def _attempt(job: Job, platform: Platform, folder: Path, seconds: float) -> tupl
     )
     if result.is_file():
         return json.loads(result.read_text()), ""
-    lines = list(_not_empty(line.strip() for line in done.stdout.decode(errors="replace").splitlines()))
-    return None, lines[-1][:300] if lines else f"the process ended with status {done.returncode}"
-
-
-def _not_empty(texts: Iterable[str | None]) -> Iterator[str]:
-    return (text for text in texts if text)
+    said = done.stdout.decode(errors="replace").strip()
+    return None, said.splitlines()[-1][:300] if said else f"the process ended with status {done.returncode}"

@@ -50,16 +50,10 @@ def styles(number: int) -> list[Style]:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that are drawn alike.
+    """Points that are drawn alike, with a text for each if there are `notes`.
 
-    Attributes:
-        name: of what they are, as in the CSV file.
-        x: numbers or categories.
-        y: likewise.
-        kind: `thin` lines, `crosses` and `dots` are details of other series.
-        ends: low and high ends of intervals around the points: a band of a line, else bars.
-        notes: a text for each point.
-        place: of its configuration in the report; -1 for what is of none.
+    `thin` lines, `crosses` and `dots` are details of other series. `ends` are the low and high ends of intervals around
+    the points: a band of a line, else bars. `place` is that of its configuration in the report, -1 for what is of none.
     """
 
     name: str

@@ -45,7 +45,7 @@ def _started(directory: Path) -> float:
 
 def latest(folder: Path | None = None) -> Path:
     """The latest launch of a folder, which is said to stderr."""
-    folder = FOLDER if folder is None else folder
+    folder = folder or FOLDER
     found = find(folder)
     if not found:
         raise UserError(f"command line: no directory is given, and there is no launch in {folder.absolute()}")

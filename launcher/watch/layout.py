@@ -42,17 +42,10 @@ def layout(
 ) -> Table:
     """A row per trial, or per configuration where there are more trials than room, and a total.
 
-    If there are more configurations than room, too, those are shown that tell most.
-
-    Args:
-        rows: all trials.
-        width: of the terminal.
-        height: lines that there are; None for as many as it takes.
-        final: of a launch that is over: what there is to know of returns, nothing of speed.
-        whole_names: break long names of configurations into several lines; default leave out what all share, and
-            shorten them.
-        attempts: trial → how many there were, for a column of them.
-        rest: follows the number of configurations that are not shown.
+    Without a `height` there is room for all; if there are more configurations than room, too, those are shown that tell
+    most, and `rest` follows the number of the others. `final` is of a launch that is over: what there is to know of
+    returns, nothing of speed. `whole_names` are broken into several lines; else long ones leave out what all share, and
+    are shortened. `attempts`, trial → how many there were, are a column.
     """
     room = len(rows) if height is None else max(height - 2, 0)
     groups = by_configuration(rows)
@@ -126,7 +119,7 @@ def most_telling(groups: Sequence[Group], most: int) -> list[Group]:
 
 
 def totals(rows: Sequence[Progress]) -> str:
-    """How many trials are in which state, and how far they are together."""
+    """A line on the states of trials, and how far they are together."""
     states = ", ".join(f"{number:,} {state}" for state, number in Counter(map(_doing, rows)).items())
     return (
         f"{states}: {_trained(rows):,} of {_wanted(rows):,} env steps ({_percent(rows)}), "

@@ -28,11 +28,7 @@ def list_logs(standing: Standing) -> None:
 def show_log(standing: Standing, trial: str | None, number: int | None, lines: int) -> None:
     """Print the end of a log to stdout, and to stderr whose it is.
 
-    Args:
-        standing: of the launch.
-        trial: its name, or a beginning that no other trial has; None: whoever `number` trained.
-        number: of the attempt; None: the last one of `trial`.
-        lines: at most.
+    It is that of attempt `number`, or else the last one of the trial of this name, or whose name alone begins so.
     """
     if lines < 1:
         raise UserError(f"command line: --tail {lines}: allowed: 1 or more")

@@ -41,7 +41,7 @@ class Standing:
     """A launch as its directory has it.
 
     Attributes:
-        running: whether a launch is at work there; None where the file system does not tell.
+        running: a launch is at work there; None where the file system does not tell.
         revisions: one for the launch and one for each resume.
         rows: the trials, as `at_present` has them.
         attempts: by number.

@@ -49,11 +49,7 @@ def show(console: Console, standing: Standing) -> None:
 def show_result(console: Console, directory: Path, seconds: float, before: int) -> None:
     """Print the final return of every trial, the statistics of every configuration, and where everything is.
 
-    Args:
-        console: where to.
-        directory: of the launch.
-        seconds: wall-clock time of the launch.
-        before: env steps that were trained before it.
+    The launch took so many seconds; `before` it so many env steps had been trained.
     """
     standing = read(directory, over=True)
     rows, shown = standing.rows, console.is_terminal

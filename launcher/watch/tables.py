@@ -18,13 +18,10 @@ LEAST_TEXT = 16
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column; a colon at the end of its heading makes it numbers, aligned right.
 
-    Attributes:
-        heading: its title; a colon at the end makes the column numbers, aligned right.
-        rank: where the table is too wide, the column of the highest rank leaves first; those of rank 0 stay.
-        least: width down to which its texts are narrowed before columns leave.
-        shorten: makes of the texts lines of at most so many characters; None breaks each into several lines.
+    Where the table is too wide, texts are narrowed down to `least`, then the column of the highest rank leaves first;
+    those of rank 0 stay. `shorten` cuts texts to at most so many characters; None breaks each into several lines.
     """
 
     heading: str
@@ -55,7 +52,7 @@ def table(
     for i, taken in widths.items():
         column = all_columns[i]
         one_line = column.number or column.shorten is not None
-        title, *shorter[i] = _lines([column.title, *(row[i].plain for row in texts)], column, taken)
+        title, *shorter[i] = (column.shorten or _whole)([column.title, *(row[i].plain for row in texts)], taken)
         justify, overflow = ("right" if column.number else "left"), ("ellipsis" if one_line else "fold")
         shown.add_column(title, justify=justify, width=taken, no_wrap=one_line, overflow=overflow)  # type: ignore[arg-type]
     for place, row in enumerate(texts):
@@ -88,8 +85,8 @@ def _longest(texts: Sequence[str]) -> int:
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _lines(texts: Sequence[str], column: Column, width: int) -> Sequence[str]:
-    return column.shorten(texts, width) if column.shorten else texts
+def _whole(texts: Sequence[str], _: int) -> list[str]:
+    return list(texts)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

@@ -58,22 +58,23 @@ def test_what_was_not_evaluated_is_not_filmed() -> None:
     candidates = [candidate(seed) for seed in range(3)]
     scores = scored((candidates[2], 1.0))
     assert choose(candidates, scores) == [("", candidates[2])]
-    assert casts(candidates[:2], scores, False) == []
+    assert casts(candidates[:2], scores, False) == {}
 
 
 def test_there_is_a_film_per_configuration_and_timestep() -> None:
     candidates = [candidate(s, name=n, timestep=t) for n in ("a", "b") for s in (1, 2) for t in (64, 128)]
     scores = scored(*((one, one.timestep + (one.config.seed or 0)) for one in candidates))
     several = casts(candidates, scores, True)
-    assert [str(cast.path) for cast in several] == [f"/run/videos/{n}_{t}" for n in ("a", "b") for t in (64, 128)]
-    assert [[(role, one.trial) for role, one in cast.roles] for cast in several[:1]] == [
-        [("best", "a_s2"), ("worst", "a_s1")]
+    assert list(map(str, several)) == [f"/run/videos/{n}_{t}" for n in ("a", "b") for t in (64, 128)]
+    assert [(role, one.trial) for role, one in several[Path("/run/videos/a_64")]] == [
+        ("best", "a_s2"),
+        ("worst", "a_s1"),
     ]
     # The best agents of seeds are of different timesteps.
     mixed = casts([candidates[0], candidates[3]], scores, False)
-    assert [cast.path.name for cast in mixed] == ["a_64-128"]
+    assert [path.name for path in mixed] == ["a_64-128"]
     (loose,) = casts([candidate(1, None)], scores, False)
-    assert loose.path == Path("/loose/trials/a_s1/checkpoints/videos/agent_64_64")
+    assert loose == Path("/loose/trials/a_s1/checkpoints/videos/agent_64_64")
 
 
 @pytest.mark.parametrize("episodes", [0, -1, 13])
