@@ -1,4 +1,4 @@
-"""A look at every machine of a cluster, before anything is trained there: it must have what training needs."""
+"""A look at what there is to run on, before anything runs: every machine of a cluster must have what it needs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from launcher.watch.tables import table
+from launcher.plan.experiment import Placement
+from launcher.plan.resources import Offer, Resources, gpu_note, look, place
+from launcher.watch.tables import say, table
+from runner.config import Config
 from runner.errors import UserError
 
 PACKAGES = ("ray", "torch", "jax", "envpool")
@@ -69,6 +72,17 @@ def _jax_gpus() -> int:
 
 
 _GPUS: dict[str, Callable[[], int]] = {"torch": _torch_gpus, "jax": _jax_gpus}
+
+
+def placed(console: Console, wanted: Resources, configs: Iterable[Config]) -> tuple[Placement, Offer]:
+    """The placement of these configurations on this machine, or on the cluster that was joined; and what is offered."""
+    offer = look(wanted)
+    placement = place(wanted, offer)
+    if (note := gpu_note(wanted)) is not None:
+        say(console, note, "yellow")
+    if offer.joined:
+        check(console, {placement.backend(config) for config in configs}, placement.on_gpus)
+    return placement, offer
 
 
 def check(console: Console, backends: Collection[str], on_gpus: bool) -> None:

@@ -11,12 +11,13 @@ from rich.table import Table
 
 from launcher import stats
 from launcher.cluster.jobs import dashboard_of
+from launcher.cluster.preflight import placed
 from launcher.evaluate import batches
 from launcher.evaluate.batches import Candidate, Terms, Which
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.plan.cores import spread
-from launcher.plan.resources import Resources, gpu_note, look, place
+from launcher.plan.resources import Resources
 from launcher.watch.progress import EvaluationView
 from launcher.watch.tables import Column, count, say, table
 from runner.errors import UserError
@@ -62,7 +63,6 @@ def _play(
     console: Console, candidates: Sequence[Candidate], terms: Terms, wanted: Resources, scores: dict[str, Evaluation]
 ) -> list[str]:
     """Add what is missing to `scores`, by sha256; returns why checkpoints could not be evaluated."""
-    from launcher.cluster import preflight
     from launcher.cluster.connect import connected
 
     missing = [candidate for candidate in candidates if candidate.sha256 not in scores]
@@ -71,14 +71,10 @@ def _play(
     for directory in dict.fromkeys(candidate.directory for candidate in missing):
         if directory is not None and not evaluations.can_keep(directory):
             say(console, f"{directory}: nothing may be written there; what is played is shown, but not kept", "yellow")
-    placement = place(wanted, look(wanted)) if wanted.address is None else None
-    if (note := gpu_note(wanted)) is not None:
-        say(console, note, "yellow")
-    with connected(wanted.address, placement):
-        offer = look(wanted)
-        if placement is None:
-            placement = place(wanted, offer)
-            preflight.check(console, {placement.backend(one.config) for one in missing}, placement.on_gpus)
+    configs = [candidate.config for candidate in missing]
+    here = placed(console, wanted, configs) if wanted.address is None else None
+    with connected(wanted.address, here and here[0]):
+        placement, offer = here or placed(console, wanted, configs)
         work = batches.batches(missing, terms, placement.workers)
         placement = spread(placement, work, wanted, offer)
         with EvaluationView(console, len(candidates), len(scores)) as view:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from launcher.cluster.preflight import placed
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.storage import is_launch
 from launcher.plan import directory as folder
@@ -22,7 +23,7 @@ from launcher.plan import resume as continuing
 from launcher.plan.cores import Programs, idle, measure, settle
 from launcher.plan.estimate import estimate
 from launcher.plan.experiment import Placement, Trial, form_packs
-from launcher.plan.resources import Offer, Resources, gpu_note, look, place, workers_now
+from launcher.plan.resources import Offer, Resources, look, place, workers_now
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
@@ -79,9 +80,8 @@ class Session:
         configurations = self._configurations(login=False)
         programs = check_environments(configurations)
         with contextlib.nullcontext() if self.wanted.address is None else connected(self.wanted.address):
-            offer = look(self.wanted)
-            placement, packs = self._place(offer)
-            placement = self._settle(placement, packs, programs, offer)
+            placement, offer, packs = self._place()
+            placement = self._settle(placement, offer, packs, programs)
         expected = estimate(packs, self._begins, placement, self.directory.parent)
         if expected is not None:
             time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
@@ -96,18 +96,15 @@ class Session:
         configurations = self._configurations(login=True)
         if "envpool" in sys.modules:  # no need to wait until Ray has started
             check_environments(configurations)
-        offer = look(self.wanted) if self.wanted.address is None else None
-        placement, packs = self._place(offer) if offer else (None, [])
-        measured = placement is not None and idle(placement, packs, self.wanted)
+        here = self._place() if self.wanted.address is None else None
+        measured = here is not None and idle(here[0], here[2], self.wanted)
         with ThreadPoolExecutor(1) as beside:
             # The environments take seconds to import and to measure, in which Ray can start.
             checked = beside.submit(check_environments, configurations, measured)
-            with connected(self.wanted.address, placement):
+            with connected(self.wanted.address, here and here[0]):
                 programs = checked.result()
-                offer = offer or look(self.wanted)
-                if placement is None:
-                    placement, packs = self._place(offer)
-                placement = self._settle(placement, packs, programs, offer)
+                placement, offer, packs = here or self._place()
+                placement = self._settle(placement, offer, packs, programs)
                 revision = revision_of(command, placement, packs)
                 for line in folder.add_revision(self.directory, revision):
                     say(self.console, line, "yellow")
@@ -132,24 +129,17 @@ class Session:
         _check_wandb(self.console, configurations, login)
         return configurations
 
-    def _place(self, offer: Offer) -> tuple[Placement, list[list[Trial]]]:
-        """Decide where packs are trained, and print that."""
-        from launcher.cluster import preflight
-
-        placement = place(self.wanted, offer)
-        if (note := gpu_note(self.wanted)) is not None:
-            say(self.console, note, "yellow")
-        if offer.joined:
-            backends = {placement.backend(trial.config) for trial, _ in self.todo}
-            preflight.check(self.console, backends, placement.on_gpus)
+    def _place(self) -> tuple[Placement, Offer, list[list[Trial]]]:
+        """Decide where which packs are trained, and print that."""
+        placement, offer = placed(self.console, self.wanted, (trial.config for trial, _ in self.todo))
         packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack)
         progress.show_plan(self.console, self.directory, packs, placement, self._begins)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
             say(self.console, "agent.mixed_precision: no effect on CPU workers, where float32 is faster", "dim")
-        return placement, packs
+        return placement, offer, packs
 
     def _settle(
-        self, placement: Placement, packs: Sequence[Sequence[Trial]], programs: Programs, offer: Offer
+        self, placement: Placement, offer: Offer, packs: Sequence[Sequence[Trial]], programs: Programs
     ) -> Placement:
         """Decide how many cores workers have; print that, and what a person should know of the environments."""
         from runner.networks.policies import remark
