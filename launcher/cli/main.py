@@ -98,7 +98,7 @@ def _explained(error: Exception, tokens: Sequence[str] = ()) -> tuple[int, str]:
     if isinstance(error, CycloptsError):
         return 2, f"command line: {str(error).strip()} See launch --help."
     if isinstance(error, ImportRefusedError):
-        return 2, f"{error}: {shlex.join(['launch', *tokens, '--import', error.module])}"
+        return 2, f"{error}: {shlex.join(['launch', *tokens, *error.flags])}"
     if isinstance(error, UserError):
         return 2, str(error)
     text = f"{type(error).__name__}: {error}"

@@ -235,10 +235,8 @@ def trials_of(ledger: Ledger) -> list[Trial]:
 def allow_recorded(directory: Path) -> None:
     """Let this process import what the launch of a directory imports, if its user has allowed that here."""
     with reading(directory) as ledger:
-        found: dict[str, Any] = {}
-        for revision in ledger.revisions():
-            found |= revision.get("imports", {})
-    imports.allow(imports.permitted(found) | imports.allowed())
+        revisions = ledger.revisions()
+    imports.restore(revisions[-1].get("imports", {}) if revisions else {}, str(directory))
 
 
 def launch_of(file: Path) -> Path | None:

@@ -1,7 +1,7 @@
 """Which modules a name in a configuration may import: gymnasium, and what somebody has allowed on a command line.
 
 A file alone never imports code (law L7). `allow` is called with what was typed (`--env module:Name`, `--import
-module`), and with what a launch that was typed on this machine has recorded, see `permitted`. What is allowed is a
+module`), and with what a launch that was typed on this machine has recorded, see `restore`. What is allowed is a
 variable of this process's environment, so the processes that it starts may import the same.
 """
 
@@ -22,7 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,9 +35,9 @@ GYMNASIUM = "gymnasium"
 
 
 class ImportRefusedError(UserError):
-    """A configuration names a module that nobody has allowed: `module`, for `--import`."""
+    """A file names modules that nobody has allowed: `flags` would."""
 
-    module = ""
+    flags: tuple[str, ...] = ()
 
 
 def allowed() -> dict[str, str]:
@@ -79,15 +79,22 @@ def module_of(name: str | None) -> list[str]:
 
 def check(name: str, where: str) -> None:
     """Raise an `ImportRefusedError` if a module may not be imported."""
-    root = name.partition(".")[0]
-    if root in {GYMNASIUM, *(module.partition(".")[0] for module in allowed())}:
-        return
+    if _root(name) not in {GYMNASIUM, *map(_root, allowed())}:
+        raise _refusal(where, [_root(name)])
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _refusal(where: str, modules: Sequence[str]) -> ImportRefusedError:
+    flags = tuple(word for module in modules for word in ("--import", module))
     error = ImportRefusedError(
-        f"{where}: {root} is imported only where the command line says so, never because a file names it; add "
-        f"--import {root}"
+        f"{where}: {', '.join(modules)}: imported only where the command line says so, never because a file says so; "
+        f"add {' '.join(flags)}"
     )
-    error.module = root
-    raise error
+    error.flags = flags
+    return error
 
 
 def load(name: str, where: str) -> ModuleType:
@@ -150,12 +157,12 @@ def _folders() -> str:
 
 def _similar(name: str) -> str:
     there = (module.name for module in pkgutil.iter_modules(list(dict.fromkeys(allowed().values()))))
-    return did_you_mean(name.partition(".")[0], there)
+    return did_you_mean(_root(name), there)
 
 
 def _shadows(module: str) -> str:
     """A sentence where a module of one's own has the name of an installed one, which comes first."""
-    root = module.partition(".")[0]
+    root = _root(module)
     folder = Path(allowed().get(module, os.getcwd()))
     own = next((path for path in (folder / f"{root}.py", folder / root) if path.exists()), None)
     imported = getattr(sys.modules.get(root), "__file__", None)
@@ -166,7 +173,7 @@ def _shadows(module: str) -> str:
 
 def origin(module: str) -> Path | None:
     """The package's folder, or the file of a single module; None where there is none."""
-    spec = importlib.util.find_spec(module.partition(".")[0])
+    spec = importlib.util.find_spec(_root(module))
     places = list(spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
     return next((Path(place) for place in places if place and Path(place).exists()), None)
 
@@ -194,7 +201,7 @@ def _folder(place: Path) -> Path:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """What is allowed, for the record of a launch: `permitted` reads it.
+    """What is allowed, for the record of a launch: `restore` reads it.
 
     A record allows an import only to whom it was allowed: its seal needs a key that this program keeps in a user's own
     folder, and that no copied launch directory brings along.
@@ -205,14 +212,23 @@ def recorded() -> dict[str, dict[str, Any]]:
     }
 
 
-def permitted(record: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Module → folder of those of a record that this user has allowed on a machine with this home folder."""
+def restore(record: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Allow what is on record, if it was this user who allowed it, on a machine with this home folder.
+
+    Args:
+        record: of a launch.
+        where: it is, for errors.
+    """
     key = _key()
-    return {
-        module: entry["folder"]
+    found = {
+        module: str(entry["folder"])
         for module, entry in record.items()
-        if key and hmac.compare_digest(str(entry.get("seal")), str(_seal(module, str(entry["folder"]), key)))
+        if key and hmac.compare_digest(str(entry["seal"]), str(_seal(module, str(entry["folder"]), key)))
     }
+    known = {*map(_root, found), *map(_root, allowed())}
+    if missing := [module for module in record if _root(module) not in known]:
+        raise _refusal(where, missing)
+    allow(found | allowed())
 
 
 def _seal(module: str, folder: str, key: bytes) -> str | None:
@@ -238,5 +254,5 @@ def version(module: str) -> str | None:
     from importlib.metadata import packages_distributions
     from importlib.metadata import version as of
 
-    names = packages_distributions().get(module.partition(".")[0])
+    names = packages_distributions().get(_root(module))
     return of(names[0]) if names else None

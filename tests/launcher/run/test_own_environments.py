@@ -131,14 +131,14 @@ def test_on_another_machine_the_flag_is_named(
         ["export", file],
     ):
         said = refused(*words)
-        assert "point_world is imported only where the command line says so" in said
+        assert "point_world: imported only where the command line says so" in said
         assert said.endswith(f"--import point_world: launch {' '.join(map(str, words))} --import point_world")
     assert "point_world" not in sys.modules
 
 
 def test_a_file_needs_the_flag(tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
     config = write(tmp_path, id="point_world:PointEnv", num_envs=3)
-    assert "point: env.id: point_world is imported only where" in refused(config, "--dry-run")
+    assert "point: env.id: point_world: imported only where" in refused(config, "--dry-run")
     assert main([str(config), "--dry-run", "--import", "point_world"]) == 0
     assert main([str(config), "--dry-run", "--set", "env.id=point_world:make_vec,point_world:MyPoint-v0"]) == 0
     assert "3 x point_world:make_vec" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_a_file_alone_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     where["env.wrappers.0"].__pydantic_extra__["wrappers"] = ["point_world.Clip"]
     monkeypatch.delitem(sys.modules, "point_world", raising=False)
     for place, env in where.items():
-        with pytest.raises(imports.ImportRefusedError, match=f"{place}: point_world is .*add --import point_world"):
+        with pytest.raises(imports.ImportRefusedError, match=f"{place}: point_world: imp.*add --import point_world"):
             task(env)
     # gymnasium's own way to import: an id with a module in it.
     with pytest.raises(UserError, match="gymnasium has registered no 'point_world:MyPoint-v0'"):
@@ -164,16 +165,26 @@ def test_an_unknown_task_of_envpool_may_be_known_to_gymnasium() -> None:
         task(config("CartPole-v1", wrappers=["gymnasium.wrappers.TimeLimit"]))
 
 
+def restored(record: Any) -> dict[str, str]:
+    with imports.scope():
+        os.environ[imports.VARIABLE] = "{}"
+        imports.restore(record, "runs/one")
+        return imports.allowed()
+
+
 def test_a_record_allows_only_those_who_made_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    imports.allow({"point_world": str(FOLDER), "other": "/there"})
+    imports.allow({"point_world": str(FOLDER), "other.part": "/there"})
     record = imports.recorded()
-    assert imports.permitted(record) == {"point_world": str(FOLDER), "other": "/there"}
-    record["other"]["folder"] = "/elsewhere"
-    assert imports.permitted(record) == {"point_world": str(FOLDER)}
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
-    assert imports.permitted(record) == {}
-    monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
-    assert imports.permitted(imports.recorded()) == {}
+    assert restored(record) == {"point_world": str(FOLDER), "other.part": "/there"}
+    moved = record | {"other.part": record["other.part"] | {"folder": "/elsewhere"}}
+    with pytest.raises(UserError, match=r"runs/one: other\.part: imported only .* add --import other\.part$"):
+        restored(moved)
+    imports.restore(moved, "here, where it was typed again")
+    for home in (tmp_path / "another", Path("/proc/none")):
+        monkeypatch.setenv("XDG_STATE_HOME", str(home))
+        for found in (record, imports.recorded() if home.parent.name == "proc" else record):
+            with pytest.raises(imports.ImportRefusedError, match=r"add --import point_world --import other\.part"):
+                restored(found)
 
 
 # ---------------------------------------------------------------------- stepping
