@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 Band = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Low and high ends, one of each for every point."""
 Random = np.random.Generator | int
-"""Where resamples come from: a generator, or the seed of one. With the same seed an interval is the same each time."""
+"""The source of resamples: a generator, or the seed of one, with which an interval is the same each time."""
 
 FEWEST_RUNS = 3
 """Runs below which no spread is told."""

@@ -94,28 +94,22 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         group = groups.setdefault(key, [])
         if candidate.sha256 in scores:
             group.append(scores[candidate.sha256])
-    ranks = {
-        "timestep:": 0,
-        "seeds:": 1,
-        "mean return:": 0,
-        "IQM:": 3,
-        "95% interval of the IQM:": 2,
-        "mean length:": 4,
-    }
-    columns = [Column(*one) for one in ranks.items() if by_timestep or one[0] != "timestep:"]
+    timesteps = [Column("timestep:")] if by_timestep else []
+    numbers = Column("IQM:", 3), Column("95% interval of the IQM:", 2), Column("mean length:", 4)
+    columns = [Column("config"), *timesteps, Column("seeds:", 1), Column("mean return:"), *numbers]
     rows: list[list[str]] = []
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
     for (directory, name, timestep), played in groups.items():
         shown = f"{directory.name}: {name}" if several and directory is not None else name
         returns = np.array([np.mean(one.returns) for one in played])
-        numbers = ["-"] * 4
+        cells = ["-"] * 4
         if played:
             interval = stats.bootstrap_interval(returns)
-            numbers = [
+            cells = [
                 f"{returns.mean():,.2f}",
                 f"{stats.interquartile_mean(returns):,.2f}",
                 f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
                 f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
             ]
-        rows.append([shown, *([f"{timestep:,}"] if by_timestep else []), str(len(played)), *numbers])
-    return table(["config", *columns], rows, width)
+        rows.append([shown, *([f"{timestep:,}"] if by_timestep else []), str(len(played)), *cells])
+    return table(columns, rows, width)

@@ -27,7 +27,7 @@ Task = Callable[[TrialRow, Path], None]
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 60.0
-"""How long the end of a launch waits for wandb."""
+"""Seconds for which the end of a launch waits for wandb."""
 SETTINGS = {"silent": True, "init_timeout": 30.0, "finish_timeout": 30.0}
 """Nothing is printed into the table, and a network that has failed does not hold up the end forever."""
 

@@ -1,1 +1,1 @@
-"""How launches stand, for people and programs."""
+"""The state of launches, for people and programs."""

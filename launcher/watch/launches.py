@@ -20,7 +20,7 @@ from launcher.watch.tables import Column, table
 from runner.errors import UserError
 
 FOLDER = Path("runs")
-"""Where launches are, unless somebody says otherwise."""
+"""The folder of launches, unless somebody says otherwise."""
 
 
 def find(folder: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def find(folder: Path) -> list[Path]:
 
 
 def _started(directory: Path) -> float:
-    """When a launch was started or resumed last, in Unix seconds; before it trains, when it was planned."""
+    """The time of the last start or resume of a launch, in Unix seconds; before it trains, of its plan."""
     try:
         with reading(directory) as ledger:
             return float(ledger.revisions()[-1]["time"])

@@ -1,4 +1,4 @@
-"""How a launch stands, as its directory says while it is at work there, or after.
+"""The state of a launch, as its directory says while it is at work there, or after.
 
 Nothing is written, and neither Ray nor a framework is imported.
 """

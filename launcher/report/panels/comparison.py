@@ -1,4 +1,4 @@
-"""Which configuration is better, and how sure that is."""
+"""Final returns beside each other: which configuration is better, and how sure that is."""
 
 from __future__ import annotations
 

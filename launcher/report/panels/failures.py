@@ -1,4 +1,4 @@
-"""Why trials failed or diverged, with the ends of their logs."""
+"""Trials that failed or diverged: why, and the ends of their logs."""
 
 from __future__ import annotations
 

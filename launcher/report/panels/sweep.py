@@ -1,4 +1,4 @@
-"""How final returns depend on the settings that were swept."""
+"""Final returns by the settings that were swept."""
 
 from __future__ import annotations
 
