@@ -24,7 +24,7 @@ from launcher.run import signals
 from launcher.run.failures import end_process, failure_of, fetch_log
 from launcher.run.policy import Failure, FailurePolicy, together
 from launcher.run.pool import Process, Processes
-from launcher.run.process import Job, Place
+from launcher.run.process import Job, Location
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0
@@ -57,7 +57,7 @@ class Running:
     pack: list[Trial]
     process: Process
     done: Any
-    place: Place | None = None
+    location: Location | None = None
     imported: bool = False
     since: float = field(default_factory=time.monotonic)
     """When one of these two came to be known, or the worker was asked for."""
@@ -260,8 +260,8 @@ class _Dispatch:
         for item in list(self.running):
             silence = self._silence(item)
             if silence is not None:
-                if item.place is not None:
-                    end_process(item.place, item.process.worker)
+                if item.location is not None:
+                    end_process(item.location, item.process.worker)
                 self._settle(item, Failure("crash", silence))
 
     def _hear(self) -> None:
@@ -282,7 +282,7 @@ class _Dispatch:
 
     def _silence(self, item: Running) -> str | None:
         """The fault of a worker that does not answer; None if all is well with it."""
-        if item.place is None:
+        if item.location is None:
             return self._find(item)
         now = time.monotonic()
         if not item.imported and _answered(item.process.ready):
@@ -302,8 +302,9 @@ class _Dispatch:
         now = time.monotonic()
         if _answered(item.process.where):
             with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
-                item.place, item.since = ray.get(item.process.where), now
-                self._ask("describe_attempt", item.attempt, str(log_of(item.attempt)), item.place.host, item.place.pid)
+                found = item.location = ray.get(item.process.where)
+                item.since = now
+                self._ask("describe_attempt", item.attempt, str(log_of(item.attempt)), found.host, found.pid)
         elif now - item.since > START_SECONDS:
             if is_own():
                 return not_started("the worker process")
@@ -370,16 +371,16 @@ class _Dispatch:
 
         self.running.remove(item)
         outcome, path = "lost", log_of(item.attempt)
-        if item.place is not None and item.place.node != self.here:
-            fetch_log(item.place, self.directory / path)
+        if item.location is not None and item.location.node != self.here:
+            fetch_log(item.location, self.directory / path)
         if failure is None:
             try:
                 ray.get(item.process.ready)
                 outcome = ray.get(item.done)
             except Exception as raised:
-                failure = failure_of(raised, item.place, self.directory / path)
-                if failure.kind == "node" and item.place is not None:
-                    self.processes.avoid(item.place.node)
+                failure = failure_of(raised, item.location, self.directory / path)
+                if failure.kind == "node" and item.location is not None:
+                    self.processes.avoid(item.location.node)
         # A fresh process for every pack: its memory, threads and log are its own.
         ray.kill(item.process.worker)
         if self.told is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run.policy import Failure
-from launcher.run.process import Place, log_here
+from launcher.run.process import Location, log_here
 from launcher.watch.tail import tail
 from runner.errors import FailedEnvironmentError, UserError
 
@@ -26,8 +26,8 @@ TELLING = (("Check failed", "what():", "ssert", "Error:"), ("terminate called", 
 MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "bad_alloc")
 
 
-def failure_of(error: Exception, place: Place | None, log: Path) -> Failure:
-    """Sort what a worker's future raised, by the place of its process, if it has begun, and its log."""
+def failure_of(error: Exception, location: Location | None, log: Path) -> Failure:
+    """Sort what a worker's future raised, by the location of its process, if it has begun, and its log."""
     import ray
 
     if isinstance(error, ray.exceptions.RayTaskError):
@@ -38,9 +38,10 @@ def failure_of(error: Exception, place: Place | None, log: Path) -> Failure:
             return Failure("error", text, error.cause.trial)
         # A smaller pack may fit where this one did not.
         return Failure("crash" if any(word in text for word in MEMORY) else "error", text)
-    gone = "its node has died" in str(error) or (place is not None and is_lost(place.node))
+    gone = "its node has died" in str(error) or (location is not None and is_lost(location.node))
     if gone or getattr(error, "preempted", False):
-        return Failure("node", f"{place.host if place else 'its machine'} was lost, and the worker process with it")
+        machine = location.host if location else "its machine"
+        return Failure("node", f"{machine} was lost, and the worker process with it")
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error):
         return Failure("crash", "the machine ran out of memory, and Ray ended the worker process")
     if isinstance(error, ray.exceptions.RayActorError):
@@ -54,25 +55,25 @@ def words_of(error: BaseException) -> str:
     return (str(error) if ours else f"{type(error).__name__}: {error}")[:LONGEST]
 
 
-def end_process(place: Place, worker: Any) -> None:
+def end_process(location: Location, worker: Any) -> None:
     """End a worker that does not answer: Ray asks the process itself, which would keep its core and its memory."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.kill(worker)
-    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-    ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(place.pid)
+    there = NodeAffinitySchedulingStrategy(location.node, soft=False)
+    ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(location.pid)
 
 
-def fetch_log(place: Place, log: Path) -> None:
+def fetch_log(location: Location, log: Path) -> None:
     """Bring what a process on another machine printed into the launch directory, as far as that can be had."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if log.exists() or place.node == ray.get_runtime_context().get_node_id() or is_lost(place.node):
+    if log.exists() or location.node == ray.get_runtime_context().get_node_id() or is_lost(location.node):
         return
-    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-    read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_log).remote(log, place.pid)
+    there = NodeAffinitySchedulingStrategy(location.node, soft=False)
+    read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_log).remote(log, location.pid)
     # The trial's fate does not depend on it, nor must other trials wait for it long.
     with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError, OSError):
         text = ray.get(read, timeout=FETCH_SECONDS)

@@ -56,8 +56,8 @@ class EvaluationJob:
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place of a process: Ray's id of the node, the machine's name, the process's number there."""
+class Location:
+    """The location of a process: Ray's id of the node, the machine's name, the process's number there."""
 
     node: str
     host: str

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Order, Published
 from launcher.run.account import Account, failure
 from launcher.run.policy import leaves, obeyed
-from launcher.run.process import EvaluationJob, Job, Place, claim_cores, environment, log_here, redirected
+from launcher.run.process import EvaluationJob, Job, Location, claim_cores, environment, log_here, redirected
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.named import imports
 from runner.errors import FailedEnvironmentError, UserError
@@ -62,11 +62,11 @@ class Worker:
         imports.allow(modules or {})
         self._unready: Exception | None = None
 
-    def where(self) -> Place:
-        """The place of this process."""
+    def where(self) -> Location:
+        """The location of this process."""
         import ray
 
-        return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
+        return Location(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
 
     def ready(self) -> None:
         """Claim cores and import what training needs, before there is anything to train.

@@ -18,7 +18,7 @@ from launcher.plan.experiment import Placement
 from launcher.plan.gpus import Device, devices, usable, visible_gpus
 from launcher.plan.resources import Resources, gpu_note, look, place
 from launcher.run import pool as processes
-from launcher.run.process import Place
+from launcher.run.process import Location
 from launcher.run.worker import Worker
 from runner.errors import UserError
 from tests.launcher.faulty import write_config
@@ -150,7 +150,7 @@ def telling_worker() -> type[Worker]:
     """A worker that says in the place of its machine's name which GPUs Ray gave it."""
 
     class Telling(Worker):
-        def where(self) -> Place:
+        def where(self) -> Location:
             import ray
 
             return replace(super().where(), host=",".join(map(str, ray.get_gpu_ids())))

@@ -22,10 +22,10 @@ from ray.exceptions import (
 
 from launcher.run.failures import LAST_WORDS, LONGEST, failure_of
 from launcher.run.policy import Failure
-from launcher.run.process import Place
+from launcher.run.process import Location
 from runner.errors import FailedEnvironmentError, UserError
 
-PLACE = Place("node-1", "spruce", 4711)
+PLACE = Location("node-1", "spruce", 4711)
 
 
 @pytest.fixture

@@ -403,10 +403,12 @@ def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, sharing: int, claims: list[int]
 ) -> None:
     seen: list[object] = []
-    backend = SimpleNamespace(sees_gpu=lambda: sharing == 1, Runner=SimpleNamespace(backend="jax"))
+    module = SimpleNamespace(
+        sees_gpu=lambda: sharing == 1, Runner=SimpleNamespace(backend="jax"), watch=lambda: seen.append("watched")
+    )
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(worker_module, "claim_cores", seen.append)
-    monkeypatch.setattr(worker_module.importlib, "import_module", lambda name: seen.append(name) or backend)
+    monkeypatch.setattr(worker_module.importlib, "import_module", lambda name: seen.append(name) or module)
     worker = Worker("jax", cores, threads, sharing)
     assert seen == []
     with pytest.raises(UserError, match="jax sees none there") if sharing == 3 else contextlib.nullcontext():
@@ -414,7 +416,7 @@ def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
     if sharing == 3:
         with pytest.raises(UserError, match="jax sees none there"):  # what Ray calls next fails for the same reason
             worker.evaluate(EvaluationJob({}, (), 1, 1, 0, True, 1))
-    assert seen == [*claims, "runner.jax", "runner.envs.envpool"]
+    assert seen == [*claims, "runner.jax", "runner.envs.envpool", "runner.envs.loop", "watched"]
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 
