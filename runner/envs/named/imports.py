@@ -32,6 +32,8 @@ from runner.errors import UserError, did_you_mean
 VARIABLE = "SUNFLOWER_IMPORTS"
 """What is allowed, as JSON: module → folder in which it is looked for after all others."""
 GYMNASIUM = "gymnasium"
+WRAPPERS = ("gymnasium.wrappers", "gymnasium.wrappers.vector")
+"""Modules whose public names a file may name by itself, besides ids that gymnasium registers."""
 
 
 class ImportRefusedError(UserError):
@@ -79,8 +81,12 @@ def module_of(name: str | None) -> list[str]:
 
 def check(name: str, where: str) -> None:
     """Raise an `ImportRefusedError` if a module may not be imported."""
-    if _root(name) not in {GYMNASIUM, *map(_root, allowed())}:
+    if name not in (GYMNASIUM, *WRAPPERS) and not _is_allowed(name):
         raise _refusal(where, [_root(name)])
+
+
+def _is_allowed(module: str) -> bool:
+    return _root(module) in map(_root, allowed())
 
 
 def _root(module: str) -> str:
@@ -140,7 +146,13 @@ def found(module: str, name: str, where: str) -> Any:
         UserError: it cannot be imported, or has nothing of that name.
     """
     value: Any = load(module, where)
+    if not _is_allowed(module) and (module == GYMNASIUM or name not in value.__all__):
+        raise _refusal(f"{where}: {module}.{name}", [module])
     for part in name.split("."):
+        if part.startswith("__"):
+            raise UserError(f"{where}: {part} is Python's own; allowed: a class or function of {module}")
+        if isinstance(value, ModuleType) and value is not sys.modules[module]:
+            raise UserError(f"{where}: {value.__name__} is another module than {module}; name the one that is meant")
         names, near = vars(value) if hasattr(value, "__dict__") else {}, ""
         try:
             value = getattr(value, part)

@@ -101,7 +101,7 @@ def _creator(name: str) -> Callable[..., Any]:
         more = "" if near else "; ids of a package are known once it is imported: add --import PACKAGE"
         raise UserError(f"env.id: gymnasium has registered no {name!r}.{near}{more}")
     entry = gymnasium.spec(name).entry_point
-    if name in _AT_FIRST and isinstance(entry, str):
+    if name in _AT_FIRST and isinstance(entry, str) and not entry.startswith(f"{imports.GYMNASIUM}."):
         imports.check(entry.partition(":")[0], f"env.id: {name}")
     try:
         return load_env_creator(entry) if isinstance(entry, str) else entry  # type: ignore[return-value]

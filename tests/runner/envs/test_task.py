@@ -80,13 +80,27 @@ def test_wrappers_are_put_around_in_order() -> None:
     assert env.env.low == -0.5
 
 
-def test_a_file_alone_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_alone_imports_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     where = {"env.id": config("point_world:PointEnv"), "env.wrappers.0": config("gymnasium:Pendulum-v1")}
     where["env.wrappers.0"].__pydantic_extra__["wrappers"] = ["point_world.Clip"]
     monkeypatch.delitem(sys.modules, "point_world", raising=False)
     for place, env in where.items():
         with pytest.raises(imports.ImportRefusedError, match=f"{place}: point_world: imp.*add --import point_world"):
             task(env)
+    # What gymnasium's modules import themselves, or do to files, is not theirs to give.
+    system = (
+        "gymnasium.wrappers.rendering:os.system",
+        "gymnasium.wrappers:rendering.os.system",
+        "gymnasium.utils:seeding",
+    )
+    for name in (*system, "gymnasium.utils.save_video:save_video", "gymnasium.vector.SyncVectorEnv", "gymnasium.make"):
+        wrapped = config("gymnasium:Pendulum-v1", wrappers=[{name: {"command": f"touch {tmp_path}/made"}}])
+        for env in (wrapped, *([config(name)] if ":" in name else [])):
+            with pytest.raises(
+                imports.ImportRefusedError, match=r"env\.(id|wrappers\.0): gymnasium.*add --import gymna"
+            ):
+                task(env)
+    assert not list(tmp_path.glob("made"))
     # gymnasium's own way to import: an id with a module in it.
     with pytest.raises(UserError, match="gymnasium has registered no 'point_world:MyPoint-v0'"):
         task(config("gymnasium:point_world:MyPoint-v0"))
@@ -101,6 +115,7 @@ WRONG = {
     "of an id": ("gymnasium:MyPoint-v0", {"lenght": 3}, r"env.lenght: .* has no such argument.*'length'"),
     "ours": ("point_world:make_vec", {"size": 3}, "env.size: .*has no such argument. Allowed for .*: length"),
     "constructor": ("point_world:PointEnv", {"length": 0}, r"cannot be made: ValueError: length 0 must .*__init__.py:"),
+    "another's": ("point_world:np.random.rand", {}, "env.id: numpy is another module than point_world"),
     "no class": ("point_world:gymnasium", {}, "env.id: point_world:gymnasium is <module .*; allowed: a class or func"),
     "wrapper": ("point_world:PointEnv", {"wrappers": "x"}, "env.wrappers: found 'x'; allowed: a list"),
     "its name": ("point_world:PointEnv", {"wrappers": ["TimeLimit"]}, "wrappers.0: .*such as gymnasium.wrappers.Ti"),
