@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runner.checkpoints import checkpoint
 from runner.checkpoints import skrl as skrl_checkpoint
 from runner.config import Config
 from runner.envs.base import VectorEnv
-from runner.envs.observations import flatten_batch, like, tensor_in
+from runner.envs.observations import as_array, flatten_batch, like, tensor_in
 from runner.errors import UserError
 from runner.files import expanded, write_whole
 from runner.training.members import Members
@@ -24,21 +26,25 @@ class Agent:
         self._members = members
         self._env = env
         self._draws = 0
-        self._carry: Any = None
         self.experiment_dir = experiment_dir
         """Folder that `run("train")` makes and writes, each member of a pack into one of its own."""
 
-    def act(self, observations: Any, deterministic: bool = False) -> Any:
-        """Actions for a batch of observations.
+    def act(self, observations: Any, state: Any = None, deterministic: bool = False) -> Any:
+        """Actions for a batch of observations; of a recurrent policy `act(observations, state)` → actions, state.
 
         Args:
             observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
                 `[N, O]`; numpy, torch or another array library; any N.
+            state: what a recurrent policy remembers `[N, M]`, as the last call returned it, with zeros in rows whose
+                episode begins; None where all do. The second argument may also be `deterministic`.
             deterministic: the most probable action instead of a sample.
 
         Returns:
-            `[N, …]` actions in the shape and dtype of the action space; tensors for tensors.
+            `[N, …]` actions in the shape and dtype of the action space; tensors for tensors. Of a recurrent policy
+            these and the state after.
         """
+        if isinstance(state, bool):
+            state, deterministic = None, state
         if self._members.pack.size != 1:
             raise UserError(
                 f"agent.act: this runner trains {self._members.pack.size} members; act with a runner of one seed"
@@ -50,11 +56,28 @@ class Agent:
                 f"agent.act: observations do not fit [N, {self._env.observation_size}] "
                 f"({self._env.observation_space}): {error}"
             ) from None
+        carry = None if state is None else self._checked(as_array(state), len(flat))
         self._draws += 1
-        self._carry, actions = self._members.choose(self._carry, flat, deterministic, self._draws)
-        actions = actions.astype(self._env.actions.dtype)
+        carry, actions = self._members.choose(carry, flat, deterministic, self._draws)
         tensor = tensor_in(observations)
-        return actions if tensor is None else like(tensor, actions)
+        found = [
+            x if tensor is None or x is None else like(tensor, x)
+            for x in (actions.astype(self._env.actions.dtype), carry)
+        ]
+        return found[0] if carry is None else tuple(found)
+
+    def _checked(self, state: np.ndarray, rows: int) -> np.ndarray:
+        needed = rows, self._members.network.policy_memory
+        if not needed[1]:
+            raise UserError(
+                "agent.act: found a state, but this policy is feed-forward; allowed: agent.act(observations)"
+            )
+        if state.shape != needed or state.dtype.kind not in "fiu":
+            raise UserError(
+                f"agent.act: state: found shape {list(state.shape)} of {state.dtype}; allowed: numbers "
+                f"{list(needed)}, as agent.act returned them"
+            )
+        return state.astype(np.float32)
 
     def save(self, path: str | Path | Sequence[str | Path], member: int | None = None) -> None:
         """Write checkpoints, each whole or not at all: one file per member, or that of one `member` alone.

@@ -19,7 +19,6 @@ from runner.agent import Agent
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
-from runner.config.schema import too_many_mini_batches
 from runner.draws import environment_seeds
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
@@ -216,9 +215,10 @@ class Runner:
             raise UserError(
                 f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {self.env.num_envs}"
             )
-        rows = config.agent.rollouts * self.env.num_envs
-        if config.agent.mini_batches > rows:
-            raise UserError(too_many_mini_batches(config.agent.mini_batches, config.agent.rollouts, self.env.num_envs))
+        try:
+            config.check_mini_batches(self.env.num_envs)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         env = config.env.model_copy(update={"num_envs": self.env.num_envs})
         return config.model_copy(update={"env": env, "backend": self.backend})
 

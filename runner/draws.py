@@ -22,7 +22,8 @@ class Draws(NamedTuple):
 
     Attributes:
         noise: what actions are drawn with `[T, P, N, W]`.
-        orders: per epoch a permutation of every member's rows `[E, P, B]`; one minibatch needs none.
+        orders: per epoch a permutation of every member's rows, or sequences where networks remember, `[E, P, B]`; one
+            minibatch needs none.
         shifts: what RPO adds to the means in each epoch `[E, P, B, A]`; None for others.
         random: which steps take actions of no policy `[T]`; None in a run without such.
         rates: learning rates of the epochs `[P, E]`; None where they are not counted.

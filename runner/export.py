@@ -6,6 +6,15 @@
     while not any(ended):
         observation, reward, *ended, _ = env.step(policy(torch.from_numpy(observation)[None])[0].numpy())
 
+That of a recurrent policy has its state as explicit input and output, zeros where an episode begins:
+
+    import gymnasium, torch
+    env, policy = gymnasium.make("CartPole-v1"), torch.export.load("best_agent.pt2").module()
+    observation, ended, state = env.reset()[0], [False], torch.zeros(1, 64)  # hidden numbers, and cells of an lstm
+    while not any(ended):
+        actions, state = policy(torch.from_numpy(observation)[None], state)
+        observation, reward, *ended, _ = env.step(actions[0].numpy())
+
 It maps observations `[B, …]`, for any B, to the most probable actions `[B, …]` in the form that the environment takes:
 real numbers in float32, clipped as the policy clips them; whole numbers else. A Box or MultiBinary observation has its
 own shape; of any other space, the flat row `[B, O]` that runners see (`runner.envs.spaces`): a Dict's parts by sorted
@@ -65,13 +74,15 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
     runner = Runner(env, config)
     runner.restore([data])
 
-    rows = observations(env.layout, state.observation_statistics)
+    inputs = [observations(env.layout, state.observation_statistics)]
+    if size := network.policy_memory:
+        inputs.append(np.random.default_rng(1).uniform(-1, 1, (ROWS, size)).astype(np.float32))
     write, read = {
         "torch": (programs.to_torch, programs.from_torch),
         "onnx": (programs.to_onnx, programs.from_onnx),
     }[to]
-    written = write(policy, rows[:2])
-    compare(read(written), policy, runner, rows)
+    written = write(policy, *(x[:2] for x in inputs))
+    compare(read(written), policy, runner, *inputs)
     path = out or checkpoint.with_suffix(SUFFIXES[to])
     try:
         write_whole(path, written)
@@ -127,26 +138,31 @@ def _leaves(layout: Layout) -> Iterator[Layout]:
         yield layout
 
 
-def compare(act: Act, policy: Policy, runner: Runner, rows: np.ndarray) -> float:
-    """The greatest difference between a file's actions and our runner's, also for a row alone; ties aside.
+def compare(act: Act, policy: Policy, runner: Runner, *inputs: np.ndarray) -> float:
+    """The greatest difference between what a file gives and our runner does, also for a row alone; ties aside.
 
-    `act` is what the file does with observations `[B, …]`, and `runner` is one of the same member on torch.
+    `act` is what the file does with the inputs, observations `[B, …]` and a recurrent policy's states `[B, M]`, and
+    `runner` is one of the same member on torch.
     """
     from runner.torch import export as programs
 
+    count, (rows, *states) = len(inputs[0]), inputs
     with programs.exactly():
-        ours = runner.agent.act(rows.reshape(len(rows), -1), deterministic=True).reshape(len(rows), -1)
-    theirs = act(rows)
-    found = np.concatenate([theirs.reshape(len(rows), -1), act(rows[:1]).reshape(1, -1)])
-    ours = np.concatenate([ours, ours[:1]])
-    differences = np.abs(found.astype(np.float64) - ours) / np.maximum(1, np.abs(ours))
+        ours = runner.agent.act(rows.reshape(count, -1), states[0] if states else None, True)
+    ours = ours if states else (ours,)
+    differences = []
+    for whole, alone, right in zip(act(*inputs), act(*(x[:1] for x in inputs)), ours, strict=True):
+        found, wanted = (x.astype(np.float64).reshape(len(x), -1) for x in (whole, right))
+        found, wanted = np.append(found, alone.reshape(1, -1), 0), np.append(wanted, wanted[:1], 0)
+        differences.append(np.abs(found - wanted) / np.maximum(1, np.abs(wanted)))
     if runner.env.actions.discrete:
-        lead = programs.lead(policy, rows)
-        differences[np.append(lead, lead[0]) < ROUNDING] = 0
-    greatest = float(differences.max())
+        lead = programs.lead(policy, *inputs)
+        differences[0][np.append(lead, lead[0]) < ROUNDING] = 0
+    each = np.concatenate(differences, 1)
+    greatest = float(each.max())
     if not greatest <= ROUNDING:
         raise UserError(
-            f"the exported policy acts otherwise than ours on {int((differences > ROUNDING).any(1).sum())} of "
-            f"{len(rows):,} random observations, by up to {greatest:.2g}; nothing was written"
+            f"the exported policy acts otherwise than ours on {int((each > ROUNDING).any(1).sum())} of "
+            f"{count:,} random observations, by up to {greatest:.2g}; nothing was written"
         )
     return greatest

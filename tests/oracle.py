@@ -314,6 +314,109 @@ def backward(
     return gradient
 
 
+# ---------------------------------------------------------------------------------------------- recurrent networks
+
+
+def walk(
+    parameters: Parameters,
+    trunk: str,
+    cell: str,
+    observations: AnyArray,
+    begins: AnyArray,
+    start: Array,
+    hidden: str | Sequence[str],
+) -> tuple[Array, Array]:
+    """A sequence, step by step: hidden layers, then LSTMs or GRUs; what the last gives [L, H], and all remember [L, M].
+
+    - lstm: ``i, f, g, o = W x + b + U h + v``, ``c ← σ(f) c + σ(i) tanh(g)``, ``h ← σ(o) tanh(c)``
+    - gru: ``r = σ(W_r x + b_r + U_r h + v_r)``, z alike, ``n = tanh(W_n x + b_n + r (U_n h + v_n))``,
+      ``h ← (1 − z) n + z h``
+
+    What is remembered (``start`` [M]: h of every layer, then c of every layer) is zero where an episode begins.
+    """
+    activations = _layer_activations(parameters, trunk, hidden)
+    name = f"{trunk}.net.{len(activations)}"
+    layers = sum(f"{name}.weight_hh_l{k}" in parameters for k in range(9))
+    remembered = start.reshape(-1, parameters[f"{name}.weight_hh_l0"].shape[1])
+    given, states = [], []
+    for x, begin in zip(np.asarray(observations, np.float64), begins, strict=True):
+        before = np.zeros_like(remembered) if begin else remembered
+        remembered = before.copy()
+        for i, activation in enumerate(activations):
+            z = parameters[f"{trunk}.net.{i}.weight"] @ x + parameters[f"{trunk}.net.{i}.bias"]
+            x = ACTIVATIONS[activation][0](z)
+        for k in range(layers):
+            w, u, b, v = (
+                parameters[f"{name}.{part}_l{k}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            read, own = w @ x + b, u @ before[k] + v
+            if cell == "lstm":
+                enter, forget, new, leave = np.split(read + own, 4)
+                c = _sigmoid(forget) * before[layers + k] + _sigmoid(enter) * np.tanh(new)
+                x, remembered[layers + k] = _sigmoid(leave) * np.tanh(c), c
+            else:
+                (r, z, n), (own_r, own_z, own_n) = np.split(read, 3), np.split(own, 3)
+                n = np.tanh(n + _sigmoid(r + own_r) * own_n)
+                z = _sigmoid(z + own_z)
+                x = (1.0 - z) * n + z * before[k]
+            remembered[k] = x
+        given.append(x)
+        states.append(remembered.ravel())
+    return np.array(given), np.array(states)
+
+
+@dataclass
+class Recurrent:
+    """A rollout as sequences for networks of `walk`: q-th sequence, l-th step.
+
+    ``begins`` [Q, L] says where an episode begins, ``starts`` what each trunk remembers before each sequence [Q, M].
+    """
+
+    cell: str
+    begins: AnyArray
+    starts: dict[str, Array]
+
+    def functions(self, chosen: AnyArray, observations: Array, valid: Mask) -> tuple[Any, Any]:
+        """`forward` and `backward` of these sequences, whose rows are one sequence after the other; valid rows only.
+
+        Backward is by central differences of forward.
+        """
+        sequences = observations.reshape(len(chosen), -1, observations.shape[-1])
+
+        def features(parameters: Parameters, trunk: str, hidden: Any) -> Array:
+            parts = [
+                walk(parameters, trunk, self.cell, rows, self.begins[q], self.starts[trunk][q], hidden)[0]
+                for q, rows in zip(chosen, sequences, strict=True)
+            ]
+            return np.concatenate(parts)[valid]
+
+        def forward(parameters: Parameters, _: AnyArray, **network: Any) -> tuple[Array, Array]:
+            hidden, separate = network["hidden_activations"], network["separate"]
+            h = features(parameters, "policy", hidden)
+            g = features(parameters, "value", hidden) if separate else h
+            z = h @ parameters["policy.head.weight"].T + parameters["policy.head.bias"]
+            value = g @ parameters["value.head.weight"].T + parameters["value.head.bias"]
+            return network["output_scale"] * ACTIVATIONS[network["output_activation"]][0](z), value[:, 0]
+
+        def backward(parameters: Parameters, _: AnyArray, by_output: Array, by_value: Array, **network: Any) -> Any:
+            def total(changed: Parameters) -> float:
+                output, value = forward(changed, _, **network)
+                return float((by_output * output).sum() + (by_value * value).sum())
+
+            gradient = {}
+            for name, p in parameters.items():
+                slopes = []
+                for i in range(p.size):
+                    step = np.zeros(p.size)
+                    step[i] = 1e-5
+                    up, down = (total({**parameters, name: p + s * step.reshape(p.shape)}) for s in (1, -1))
+                    slopes.append((up - down) / 2e-5)
+                gradient[name] = np.array(slopes).reshape(p.shape)
+            return gradient
+
+        return forward, backward
+
+
 # ---------------------------------------------------------------------------------------------- distributions
 
 
@@ -386,6 +489,7 @@ def loss(
     min_log_std: float = -20.0,
     max_log_std: float = 2.0,
     fixed_log_std: bool = False,
+    functions: tuple[Any, Any] | None = None,
     **network: Any,
 ) -> Loss:
     """PPO's loss on one minibatch of normalised observations, old values and returns.
@@ -399,14 +503,15 @@ def loss(
 
     ``mean(x) = Σ w x / Σ w`` with w = 1 on valid rows and 0 elsewhere: rows that are not valid are dropped
     first. Without any valid row every mean and gradient is 0 (and `update` passes over it). ``network`` holds
-    `forward`'s keyword arguments.
+    `forward`'s keyword arguments; ``functions`` stand for `forward` and `backward`.
     """
     keep = np.asarray(valid, bool)
     observations, actions, log_probs, values, advantages, returns = (
         np.asarray(x, np.float64)[keep] for x in (observations, actions, log_probs, values, advantages, returns)
     )
     divisor = max(int(keep.sum()), 1)
-    output, value = forward(parameters, observations, **network)
+    run, back = functions or (forward, backward)
+    output, value = run(parameters, observations, **network)
 
     def mean(x: AnyArray) -> float:
         return float(x.sum()) / divisor
@@ -448,7 +553,7 @@ def loss(
         raise ValueError(f"unknown value_loss {value_loss!r}")
     value_gradient = value_loss_scale * np.where(moves, -2.0 * (returns - value), 0.0) / divisor
 
-    gradient = backward(parameters, observations, policy_gradient, value_gradient, **network)
+    gradient = back(parameters, observations, policy_gradient, value_gradient, **network)
     if distribution == "gaussian" and not fixed_log_std:
         by_log_std = by_log_prob[:, None] * (z**2 - 1.0) + by_entropy[:, None]
         unclipped = (raw_log_std >= min_log_std) & (raw_log_std <= max_log_std)
@@ -601,9 +706,10 @@ def targets(
     return valid, outputs[:-1], advantages, returns
 
 
-def _parts(permutation: AnyArray, mini_batches: int, valid: AnyArray) -> list[AnyArray]:
-    """The rows of every minibatch that has a valid one."""
-    return [rows for rows in np.array_split(permutation, mini_batches) if valid[rows].any()]
+def _parts(permutation: AnyArray, mini_batches: int, valid: AnyArray, sequences: AnyArray) -> list[Any]:
+    """The sequences of every minibatch that has a valid row, and all their rows."""
+    parts = [(chosen, sequences[chosen].ravel()) for chosen in np.array_split(permutation, mini_batches)]
+    return [(chosen, rows) for chosen, rows in parts if valid[rows].any()]
 
 
 def update(
@@ -632,6 +738,7 @@ def update(
     grad_norm_clip: float = 0.5,
     kl_threshold: float = 0.0,
     schedule: Callable[[float, float], float] | None = None,
+    recurrent: Recurrent | None = None,
     **loss_options: Any,
 ) -> Update:
     """One member's whole update, in the order of design §5.
@@ -647,7 +754,8 @@ def update(
        computed, the stopping one included; not a number if there were none
     5. ``observation_statistics="frozen"``: they absorb the rollout's valid rows now, after the last epoch
 
-    ``loss_options`` go to `loss` (and from there to `forward`).
+    ``loss_options`` go to `loss` (and from there to `forward`). With ``recurrent``, permutations are of sequences
+    [epochs, Q], of which q = k N + n are the steps k L to k L + L − 1 of environment n.
     """
     if advantage_normalization not in ("rollout", "minibatch", "none"):
         raise ValueError(f"unknown advantage_normalization {advantage_normalization!r}")
@@ -677,12 +785,15 @@ def update(
         "returns": returns.reshape(row_count),
         "valid": valid.reshape(row_count),
     }
+    num_envs = valid.shape[1]
+    length = 1 if recurrent is None else recurrent.begins.shape[1]
+    sequences = np.arange(row_count).reshape(-1, length, num_envs).transpose(0, 2, 1).reshape(-1, length)
     epoch_kls, minibatches = [], []
     for epoch, permutation in enumerate(np.asarray(permutations)):
-        if sorted(permutation) != list(range(row_count)):
-            raise ValueError(f"epoch {epoch}: not a permutation of {row_count} rows")
+        if sorted(permutation) != list(range(len(sequences))):
+            raise ValueError(f"epoch {epoch}: not a permutation of {len(sequences)} rows")
         kls = []
-        for rows in _parts(permutation, mini_batches, flat["valid"]):
+        for chosen, rows in _parts(permutation, mini_batches, flat["valid"], sequences):
             batch = {name: array[rows] for name, array in flat.items()}
             if observation_scaler is not None:
                 if epoch == 0 and observation_statistics == "skrl":
@@ -690,7 +801,8 @@ def update(
                 batch["observations"] = observation_scaler.normalize(batch["observations"])
             if advantage_normalization == "minibatch":
                 batch["advantages"] = normalize_advantages(batch["advantages"], batch["valid"])
-            result = loss(parameters, **batch, **loss_options)
+            functions = recurrent and recurrent.functions(chosen, batch["observations"], batch["valid"])
+            result = loss(parameters, **batch, functions=functions, **loss_options)
             kls.append(result.kl)
             stop = kl_threshold > 0 and result.kl > kl_threshold
             minibatches.append(Minibatch(epoch, result, global_norm(result.gradient), not stop))

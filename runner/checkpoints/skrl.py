@@ -18,7 +18,7 @@ from runner.checkpoints.skrl_files import ROLES, File, Tensors, opened, torch_by
 from runner.config import Config
 from runner.config.network import expressions
 from runner.config.network.expressions import Call
-from runner.config.network.layers import Conv2d, Flatten
+from runner.config.network.layers import Conv2d, Flatten, Recurrent
 from runner.errors import UserError
 from runner.networks.parameters import LOG_STD, Block, Entry, Network, leaf
 from runner.training.state import Counters, MemberState, Moments
@@ -162,6 +162,10 @@ def _block(network: Network, block: Block, legacy: bool, flax: bool, place: str)
                 raise UserError(f"{place}.network: skrl's JAX flattens all axes; needed: flatten without axes")
             index += not step.name.endswith(".-1")  # that one is our own, in front of a first linear layer
             continue
+        if isinstance(step.layer, Recurrent):
+            raise UserError(
+                f"{place}.network: {step.layer.cell}: skrl's Runner has no recurrent layers; needed: others"
+            )
         layers.append(_Layer(step.name, f"{prefix}.{index}", factor, channels))
         factor, channels = 1.0, step.layer.channels if flax and isinstance(step.layer, Conv2d) else 0
         index += 1 if step.activation == "identity" and not legacy else 2

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from runner.config.marks import CountsAs
 from runner.config.network.expressions import Call
-from runner.config.network.layers import Conv2d, Plan, plan
+from runner.config.network.layers import Conv2d, Plan, Recurrent, plan
 from runner.config.numbers import Float
 from runner.config.section import Section, class_name
 from runner.errors import UserError
@@ -149,5 +149,13 @@ class Models(Section):
     @property
     def convolves(self) -> bool:
         """Any layer is a convolution."""
+        return self._has(Conv2d)
+
+    @property
+    def recurrent(self) -> bool:
+        """Any layer remembers."""
+        return self._has(Recurrent)
+
+    def _has(self, kind: type) -> bool:
         containers = [*self.policy.plan.containers, *self.value.plan.containers]
-        return any(isinstance(layer, Conv2d) for container in containers for layer, _ in container.layers)
+        return any(isinstance(layer, kind) for container in containers for layer, _ in container.layers)

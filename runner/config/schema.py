@@ -132,6 +132,8 @@ class Agent(Section):
     """Algorithm: PPO, RPO (means perturbed in the update) or A2C."""
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
     """Timesteps collected between updates, of every environment (T)."""
+    sequence_length: Annotated[Annotated[Int, Field(ge=1)] | None, Mark.LATER] = None
+    """Timesteps through which recurrent layers learn, a divisor of rollouts; null: all of a rollout."""
     learning_epochs: Annotated[Int, Field(ge=1, le=10_000)] = 8
     """Passes over a rollout in an update."""
     mini_batches: Annotated[Int, Field(ge=1)] = 2
@@ -282,8 +284,19 @@ class Config(Section):
                 f"trainer.timesteps {trainer.timesteps} leave no rollout to learn from after agent.random_timesteps "
                 f"{agent.random_timesteps} and agent.learning_starts {agent.learning_starts}"
             )
-        if self.env.num_envs is not None and agent.mini_batches > agent.rollouts * self.env.num_envs:
-            raise ValueError(too_many_mini_batches(agent.mini_batches, agent.rollouts, self.env.num_envs))
+        if agent.sequence_length is not None and not self.models.recurrent:
+            raise ValueError(
+                f"agent.sequence_length {agent.sequence_length}: no network has a recurrent layer (lstm, gru); "
+                "allowed: null"
+            )
+        if agent.rollouts % self.sequence:
+            fits = ", ".join(str(n) for n in range(1, agent.rollouts + 1) if agent.rollouts % n == 0)
+            raise ValueError(
+                f"agent.sequence_length {self.sequence} does not divide agent.rollouts {agent.rollouts}; "
+                f"allowed: {fits}"
+            )
+        if self.env.num_envs is not None:
+            self.check_mini_batches(self.env.num_envs)
         if self.memory.memory_size not in (-1, agent.rollouts) and self.memory.memory_size >= 0:
             raise ValueError(
                 f"memory.memory_size {self.memory.memory_size} must be -1 or agent.rollouts ({agent.rollouts}): "
@@ -296,6 +309,25 @@ class Config(Section):
         """Whole rollouts in `trainer.timesteps`; steps of an unfinished rollout could not be learned from."""
         return self.trainer.timesteps // self.agent.rollouts
 
+    @property
+    def sequence(self) -> int:
+        """Rows that are learned from together, in the order of time: a rollout's or fewer; 1 of what has no memory."""
+        return (self.agent.sequence_length or self.agent.rollouts) if self.models.recurrent else 1
+
+    def check_mini_batches(self, num_envs: int) -> None:
+        """A minibatch that would be empty is refused.
+
+        Raises:
+            ValueError: there are more than rows, or sequences, of a rollout.
+        """
+        agent, most = self.agent, self.agent.rollouts // self.sequence * num_envs
+        if agent.mini_batches > most:
+            what, each = ("rows", "") if self.sequence == 1 else ("sequences", f" / sequence_length {self.sequence}")
+            raise ValueError(
+                f"agent.mini_batches {agent.mini_batches} is more than the {most} {what} of a rollout "
+                f"(agent.rollouts {agent.rollouts}{each} x num_envs {num_envs}); allowed: 1 to {most}"
+            )
+
     def interval(self, name: Literal["write_interval", "checkpoint_interval"]) -> int:
         """An experiment interval in timesteps, `auto` resolved as skrl does (1/100 and 1/10); 0 is never."""
         value = getattr(self.agent.experiment, name)
@@ -307,11 +339,3 @@ class Config(Section):
     def dump(self) -> dict[str, Any]:
         """Plain data in canonical spelling, defaults included; `Config` reads it back unchanged."""
         return self.model_dump(by_alias=True)
-
-
-def too_many_mini_batches(mini_batches: int, rollouts: int, num_envs: int) -> str:
-    """The message for a minibatch that would be empty."""
-    return (
-        f"agent.mini_batches {mini_batches} is more than the {rollouts * num_envs} rows of a rollout "
-        f"(agent.rollouts {rollouts} x num_envs {num_envs}); allowed: 1 to {rollouts * num_envs}"
-    )

@@ -17,9 +17,10 @@ from jaxtyping import Float
 
 from runner.config.network import expressions
 from runner.config.network.expressions import Name
-from runner.config.network.layers import Conv2d, Flatten, Linear
+from runner.config.network.layers import Conv2d, Flatten, Linear, Recurrent
 from runner.envs.spaces import Layout
-from runner.jax import distributions
+from runner.jax import distributions, recurrent
+from runner.jax.recurrent import PRECISION, Memory
 from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
 from runner.training.pack import Rules
 
@@ -41,8 +42,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softsign": linen.soft_sign,
     "tanh": linen.tanh,
 }
-# GPUs would round the factors of a product to 10 bits by default, which torch does not do.
-PRECISION = jax.lax.Precision.HIGHEST
 
 
 class _Operations:
@@ -67,26 +66,44 @@ def cut(network: Network, flat: Float[Array, " n"]) -> Parameters:
     return {name: piece if name == LOG_STD else piece.astype(_dtype(network)) for name, piece in named.items()}
 
 
-def policy(network: Network, parameters: Parameters, observations: Array) -> Float[Array, "B W"]:
-    """Means or logits from normalised observations `[B, O]`."""
-    values = _blocks(network, network.policy, parameters, observations)
+def policy(
+    network: Network, parameters: Parameters, observations: Array, memory: Memory | None = None
+) -> tuple[Float[Array, "B W"], Array | None]:
+    """Means or logits from normalised observations `[B, O]`, and what the networks remember after every step."""
+    values, states = _blocks(network, network.policy, parameters, observations, memory)
     outputs = _output(network, network.policy, parameters, values)
-    return distributions.finished(network.distribution, outputs, observations)
+    return distributions.finished(network.distribution, outputs, observations), states
 
 
-def value(network: Network, parameters: Parameters, observations: Array) -> Float[Array, " B"]:
-    """State values, in the value statistics' normalised units, from normalised observations `[B, O]`."""
-    values = _blocks(network, network.value, parameters, observations)
-    return _output(network, network.value, parameters, values)[:, 0]
+def value(
+    network: Network, parameters: Parameters, observations: Array, memory: Memory | None = None
+) -> tuple[Float[Array, " B"], Array | None]:
+    """State values, in the value statistics' normalised units, from normalised observations, and memory as above."""
+    values, states = _blocks(network, network.value, parameters, observations, memory)
+    return _output(network, network.value, parameters, values)[:, 0], states
+
+
+def acted(
+    network: Network, parameters: Parameters, observations: Array, carry: Float[Array, "N M"] | None
+) -> tuple[Float[Array, "N W"], Float[Array, "N M"] | None]:
+    """Means or logits of one step, and the carry after: of both networks, or of the policy if it has only that."""
+    outputs, states = policy(network, parameters, observations, None if carry is None else Memory(carry, None))
+    if carry is not None and states is not None:
+        carry = states[0]
+        if carry.shape[1] > network.policy_memory:
+            _, states = value(network, parameters, observations, Memory(carry, None))
+            carry = None if states is None else states[0]
+    return outputs, carry
 
 
 def policy_and_value(
-    network: Network, parameters: Parameters, observations: Array
+    network: Network, parameters: Parameters, observations: Array, memory: Memory | None = None
 ) -> tuple[Float[Array, "B W"], Float[Array, " B"]]:
     """Both, with shared blocks run once."""
     if network.separate:
-        return policy(network, parameters, observations), value(network, parameters, observations)
-    values = _blocks(network, network.policy, parameters, observations)
+        outputs, _ = policy(network, parameters, observations, memory)
+        return outputs, value(network, parameters, observations, memory)[0]
+    values, _ = _blocks(network, network.policy, parameters, observations, memory)
     outputs, found = (_output(network, role, parameters, values) for role in (network.policy, network.value))
     return distributions.finished(network.distribution, outputs, observations), found[:, 0]
 
@@ -101,9 +118,11 @@ def log_std(rules: Rules, parameters: Parameters) -> Float[Array, " A"] | None:
     return jax.lax.stop_gradient(clipped) if policy.fixed_log_std else clipped
 
 
-def _blocks(network: Network, role: Role, parameters: Parameters, observations: Array) -> dict[str, Array]:
-    """What every block gives, by name; the last one's also under the name ""."""
-    values = {"": _columns(observations, network.observations.observed)}
+def _blocks(
+    network: Network, role: Role, parameters: Parameters, observations: Array, memory: Memory | None
+) -> tuple[dict[str, Array], Float[Array, "T N M"] | None]:
+    """What every block gives, by name, the last one's also under ""; and what is remembered after each step."""
+    values, states = {"": _columns(observations, network.observations.observed)}, {}
 
     def run(block: Block) -> Array:
         def named(name: Name, one_hot: bool) -> Array:
@@ -113,12 +132,27 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
 
         x = expressions.evaluate(block.input, named, _Operations()).astype(_dtype(network))
         for step in block.steps:
-            x = ACTIVATIONS[step.activation](_layer(step, parameters, x))
+            if isinstance(step.layer, Recurrent):
+                assert memory is not None
+                own = Memory(memory.states[:, network.memories[step.name]], memory.begins)
+                x, states[step.name] = recurrent.unrolled(step.layer, step.name, parameters, x, own)
+            else:
+                x = _layer(step, parameters, x)
+            x = ACTIVATIONS[step.activation](x)
         return x
 
     for block in role.blocks:
         values[block.name] = values[""] = run(block)
-    return values
+    return values, None if memory is None else _remembered(network, memory, states)
+
+
+def _remembered(network: Network, memory: Memory, states: dict[str, Array]) -> Float[Array, "T N M"]:
+    """The carry after every step: what layers gave, and as it was for those that did not run."""
+    envs, size = memory.states.shape
+    steps = 1 if memory.begins is None else len(memory.begins) // envs
+    before = jnp.broadcast_to(memory.states, (steps, envs, size))
+    kept = {name: columns for name, columns in network.memories.items() if columns.stop <= size}
+    return jnp.concatenate([states.get(name, before[:, :, columns]) for name, columns in kept.items()], 2)
 
 
 def _observed(network: Network, observations: Array, name: Name, one_hot: bool, scaled: bool) -> Array:
@@ -150,6 +184,7 @@ def _layer(step: Step, parameters: Parameters, x: Array) -> Array:
         return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
     if isinstance(layer, Linear):
         return _dense(step.name, parameters, x)
+    assert isinstance(layer, Conv2d)
     return _conv2d(layer, step.name, parameters, x)
 
 

@@ -40,6 +40,7 @@ class Rollout(NamedTuple):
         valid: False for the row after an episode end, which is no experience.
         final_observations: what followed the steps that ended an episode, where that is not the next observation:
             environments that reset at once. None for all others.
+        carry: what networks remembered before each sequence's first step; None for those that remember nothing.
     """
 
     observations: Num[Array, "*T1PN O"]
@@ -50,6 +51,7 @@ class Rollout(NamedTuple):
     ended: Bool[Array, "*TPN"]
     valid: Bool[Array, "*TPN"]
     final_observations: Num[Array, "*TPN O"] | None
+    carry: Float[Array, "*KPN M"] | None = None
 
 
 class _Standing(NamedTuple):
@@ -76,12 +78,18 @@ class Collector:
         spent: metric → seconds that its parts took since somebody took note of them.
     """
 
-    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = ()) -> None:
-        """Reset `env` (P·N environments, member-major) and count episodes; networks begin with `carry`."""
+    def __init__(
+        self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = None, sequence: int = 1
+    ) -> None:
+        """Reset `env` (P·N environments, member-major) and count episodes.
+
+        Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
+        sequence of so many steps.
+        """
         self.env = env  # whose address the compiled program holds
         self.episodes = Episodes(members, env.num_envs // members)
         self.spent: dict[str, float] = defaultdict(float)
-        self._act, self._env_actions = act, env_actions
+        self._act, self._env_actions, self._sequence = act, env_actions, sequence
         # The first reset and every later step must come from one side only: the pool has no lock.
         observations = array(env.reset_arrays()) if isinstance(env, TensorEnv) else env.reset()[0]
         token, self._step, self._host = stepper(env)
@@ -90,7 +98,7 @@ class Collector:
             *accelerate.put((token, carry, observations.reshape(*shape, -1), np.zeros(shape, bool)))
         )
         self._program: Any = jax.jit(self._collect, donate_argnums=0)
-        self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(_joined)
+        self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(self._joined)
 
     def compile(
         self, policy: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
@@ -146,12 +154,11 @@ class Collector:
         def one_step(standing: _Standing, now: tuple[Array, Array | None]) -> tuple[_Standing, Any]:
             carry, outputs, actions, chosen = self._acted(standing, policy, *now)
             token, step = self._step(standing.token, chosen)
-            after, row = self._happened(standing._replace(token=token, carry=carry), outputs, actions, step)
+            after, row = self._happened(standing._replace(token=token), carry, outputs, actions, step)
             return after, (row, step.score)
 
         standing, (rows, score) = jax.lax.scan(one_step, standing, (noise, random))
-        observations = jnp.concatenate((rows.observations, standing.observations[None]))
-        return standing, rows._replace(observations=observations), score
+        return standing, self._whole(rows, standing.observations), score
 
     def _walk(
         self,
@@ -166,7 +173,7 @@ class Collector:
         for t in range(len(noise)):
             at_random = None if random is None else random[t]
             carry, outputs, actions, chosen = self._acts(standing, policy, noise[t], at_random)
-            standing, row = self._happens(standing._replace(carry=carry), outputs, actions, step(chosen))
+            standing, row = self._happens(standing, carry, outputs, actions, step(chosen))
             rows.append(row)
         return standing, self._joins(rows, standing.observations), {}
 
@@ -186,12 +193,17 @@ class Collector:
         carry, outputs, actions = act(policy, standing.carry, standing.observations, noise, random)
         return carry, outputs, actions, self._env_actions(actions)
 
-    def _happened(self, standing: _Standing, outputs: Array, actions: Array, step: Step) -> tuple[_Standing, Rollout]:
+    def _happened(
+        self, standing: _Standing, carry: Any, outputs: Array, actions: Array, step: Step
+    ) -> tuple[_Standing, Rollout]:
         """What stands after a step, and its experience."""
         shape = standing.ended.shape
         rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
         ended = terminated | truncated
+        # The next row begins an episode: after a reset row, or right after an end that resets at once.
+        begins = (ended if self.env.resets_at_once else standing.ended)[:, :, None]
         after = standing._replace(
+            carry=jax.tree.map(lambda x: jnp.where(begins, 0, x), carry),
             observations=step.observations.reshape(standing.observations.shape),
             ended=jnp.zeros_like(ended) if self.env.resets_at_once else ended,
         )
@@ -208,14 +220,18 @@ class Collector:
             ended,
             ~standing.ended,
             None if final is None else final.reshape(standing.observations.shape),
+            standing.carry,
         )
         return after, row
 
+    def _joined(self, rows: list[Rollout], observations: Array) -> Rollout:
+        """The steps of a rollout as one, and the observations after them."""
+        return self._whole(jax.tree.map(lambda *steps: jnp.stack(steps), *rows), observations)
 
-def _joined(rows: list[Rollout], observations: Array) -> Rollout:
-    """The steps of a rollout as one, and the observations after them."""
-    rollout: Rollout = jax.tree.map(lambda *steps: jnp.stack(steps), *rows)
-    return rollout._replace(observations=jnp.concatenate((rollout.observations, observations[None])))
+    def _whole(self, rollout: Rollout, observations: Array) -> Rollout:
+        """With the observations after the last step, and the carry of each sequence in place of each step."""
+        carry = jax.tree.map(lambda x: x[:: self._sequence], rollout.carry)
+        return rollout._replace(observations=jnp.concatenate((rollout.observations, observations[None])), carry=carry)
 
 
 def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:

@@ -41,7 +41,7 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs, the update by one on nothing."""
     members = len(learner.optimizer.parameters)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(env, members, actions, partial(act, rules), carry)
+    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence)
     with accelerate.not_kept():
         shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
     rollout = accelerate.zeros(shapes)
@@ -66,7 +66,7 @@ def act(
     random: Bool[Array, ""] | None = None,
 ) -> tuple[Any, Float[Array, "N W"], Num[Array, "N K"]]:
     """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
-    outputs, distribution = _outputs(rules, policy, observations), rules.network.distribution
+    (outputs, carry), distribution = _outputs(rules, policy, carry, observations), rules.network.distribution
     actions = distributions.sample(distribution, outputs, policy.log_std, noise)
     if random is not None:
         actions = jnp.where(random, distributions.uniform(distribution, outputs, noise), actions)
@@ -75,7 +75,7 @@ def act(
 
 def mode(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O"]) -> tuple[Any, Num[Array, "N K"]]:
     """The most probable actions for raw observations."""
-    outputs = _outputs(rules, policy, observations)
+    outputs, carry = _outputs(rules, policy, carry, observations)
     return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
 
 
@@ -89,7 +89,7 @@ def choose(
         carry, chosen = _modes(rules, now, carry, observations)
     else:
         carry, _, chosen = _samples(rules, now, carry, observations, noise)
-    return carry, np.asarray(actions(chosen))
+    return None if carry is None else np.array(carry), np.asarray(actions(chosen))
 
 
 def learn(
@@ -143,12 +143,12 @@ def get(learner: Learner, counters: Counters, hyper: Hyper) -> MemberState:
     )
 
 
-def _outputs(rules: Rules, policy: Policy, observations: Num[Array, "N O"]) -> Float[Array, "N W"]:
-    """Means or logits for raw observations."""
+def _outputs(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O"]) -> tuple[Array, Any]:
+    """Means or logits for raw observations, and the carry after."""
     if policy.scaler is not None:
         epsilon, clip, _ = rules.network.scaling
         observations = Scaler(*policy.scaler, epsilon, clip).normalize(observations)
-    return models.policy(rules.network, policy.named, observations)
+    return models.acted(rules.network, policy.named, observations, carry)
 
 
 def _learn(

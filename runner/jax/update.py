@@ -21,6 +21,7 @@ from runner.jax import advantages as gae
 from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.objectives import OBJECTIVES
 from runner.jax.preprocessors import Statistics, observation_scaler, value_scaler
+from runner.jax.recurrent import Memory
 from runner.jax.rollout import Rollout
 from runner.training.pack import Hyper, Rules
 
@@ -32,7 +33,8 @@ class Batch(NamedTuple):
 
     `log_prob` is `[B]`, or `[B, K]` where the distribution is `split`. `values` are the value network's outputs before
     the update, `returns` are normalised. `weight` is 1 for experience and 0 for reset rows, or that over their number.
-    `shift` is what RPO adds to the means.
+    `shift` is what RPO adds to the means. Of networks that remember, rows are steps of sequences in the order of time:
+    `begins` says where episodes begin, `carry` what is remembered before each sequence's first step.
     """
 
     observations: Num[Array, "B O"]
@@ -43,6 +45,13 @@ class Batch(NamedTuple):
     values: Float[Array, " B"]
     weight: Float[Array, " B"]
     shift: Float[Array, "B A"] | None = None
+    begins: Bool[Array, " B"] | None = None
+    carry: Float[Array, "Q M"] | None = None
+
+    @property
+    def memory(self) -> Memory | None:
+        """As networks take it."""
+        return None if self.carry is None else Memory(self.carry, self.begins)
 
 
 class Optimizer(NamedTuple):
@@ -90,7 +99,7 @@ def loss(
         The loss; policy loss, value loss, entropy loss, approximate KL and clip fraction.
     """
     named = models.cut(rules.network, parameters)
-    outputs, values = models.policy_and_value(rules.network, named, batch.observations)
+    outputs, values = models.policy_and_value(rules.network, named, batch.observations, batch.memory)
     log_std = models.log_std(rules, named)
     distribution = rules.network.distribution
     shifted = outputs if batch.shift is None else outputs + batch.shift
@@ -204,7 +213,28 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         _flat(experience(outputs)),
         valid,
     )
+    if rollout.carry is not None:
+        rows = _sequences(rows._replace(begins=_flat(_begins(rollout)[:-1])), rollout.carry, steps)
     return learner._replace(value_statistics=statistics), rows, explained
+
+
+def _begins(rollout: Rollout) -> Bool[Array, "T1 N"]:
+    """Which observations begin an episode: those after a reset row, or after an end where environments reset at once.
+
+    Of the first ones this is known before the rollout: there the carry is zero.
+    """
+    over = ~rollout.valid if rollout.final_observations is None else rollout.ended
+    return jnp.concatenate((jnp.zeros_like(over[:1]), over))
+
+
+def _sequences(rows: Batch, carry: Float[Array, "K N M"], steps: int) -> Batch:
+    """Rows `[T·N]` of a rollout of K parts as rows `[T/K·K·N]` of its sequences, the parts side by side."""
+
+    def beside(x: Array) -> Array:
+        parts = x.reshape(len(carry), steps // len(carry), -1, *x.shape[1:])
+        return parts.swapaxes(0, 1).reshape(x.shape)
+
+    return jax.tree.map(beside, rows)._replace(carry=_flat(carry))
 
 
 def _values(
@@ -215,18 +245,21 @@ def _values(
     observe = observation_scaler(rules, learner.observation_statistics)
     judge = value_scaler(rules, learner.value_statistics)
 
-    def judged(rows: Num[Array, "B O"]) -> Float[Array, " B"]:
-        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+    def judged(rows: Num[Array, "B O"], memory: Memory | None) -> tuple[Float[Array, " B"], Array | None]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows, memory)
 
     def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:
         return judge.denormalize(outputs[:, None])[:, 0] if judge else outputs
 
-    outputs = judged(_flat(rollout.observations))
+    memory = None if rollout.carry is None else Memory(rollout.carry[0], _flat(_begins(rollout)))
+    outputs, states = judged(_flat(rollout.observations), memory)
     every = in_reward_units(outputs).reshape(steps + 1, envs)
     following = every[1:]
     if rollout.final_observations is not None:
-        final = in_reward_units(judged(_flat(rollout.final_observations))).reshape(steps, envs)
-        following = jnp.where(rollout.ended, final, following)
+        # What is remembered when an episode ends is forgotten only after its last value.
+        memory = None if states is None else Memory(_flat(states[:-1]), None)
+        final, _ = judged(_flat(rollout.final_observations), memory)
+        following = jnp.where(rollout.ended, in_reward_units(final).reshape(steps, envs), following)
     return outputs.reshape(steps + 1, envs)[:-1], every[:-1], following
 
 
@@ -262,7 +295,7 @@ def update(
     Args:
         learner: before.
         rollout: T steps of every environment.
-        orders: per epoch a permutation of the rows; None, for time order, with a single minibatch.
+        orders: per epoch a permutation of the rows, or sequences; None, for time order, with a single minibatch.
         alive: whether the member learns.
         rules: what is equal for all members.
         rates: learning rate of each epoch, for schedules that are counted.
@@ -336,16 +369,27 @@ def minibatches(
     order: Int[Array, " B"] | None,
     count: int,
 ) -> State:
-    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once."""
+    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once.
+
+    Where there are fewer numbers in the order than rows, they are of sequences, which stay whole.
+    """
     if order is None:
         return function(state, data)
+    length = len(data.weight) // len(order)
+
+    def taken(chosen: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
+        rows = chosen if length == 1 else (chosen + len(order) * np.arange(length)[:, None]).ravel()
+        batch = Batch._make(None if x is None else x[rows] for x in data._replace(carry=None))
+        carry = None if data.carry is None else data.carry[chosen]
+        return batch._replace(weight=batch.weight * jnp.tile(real, length), carry=carry)
+
     # Sizes differ by one where they must: a filled place has weight 0.
     parts = np.array_split(np.arange(order.shape[0]), count)
     size = len(parts[0])
     places = np.stack([np.resize(part, size) for part in parts])
     real = np.stack([np.arange(size) < len(part) for part in parts])
     state, _ = jax.lax.scan(
-        lambda state, part: (function(state, _take(data, *part)), None),
+        lambda state, part: (function(state, taken(*part)), None),
         state,
         (order[places], jnp.asarray(real, jnp.float32)),
     )
@@ -361,11 +405,6 @@ def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batc
     """The batch with normalised observations."""
     scaler = observation_scaler(rules, statistics)
     return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
-
-
-def _take(data: Batch, rows: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
-    batch = Batch._make(None if x is None else x[rows] for x in data)
-    return batch._replace(weight=batch.weight * real)
 
 
 def _weighted(batch: Batch, normalization: str) -> Batch:

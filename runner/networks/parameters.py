@@ -16,7 +16,7 @@ import numpy as np
 
 from runner.config.network import expressions
 from runner.config.network.expressions import Binary, Expression, Name
-from runner.config.network.layers import Container, Conv2d, Flatten, Linear, Plan
+from runner.config.network.layers import Container, Conv2d, Flatten, Layer, Linear, Plan, Recurrent
 from runner.config.schema import Config
 from runner.draws import for_parameters
 from runner.envs.spaces import ActionSpace, Layout
@@ -35,11 +35,12 @@ LARGEST_ROW, LARGEST_NETWORK = 16_000_000, 500_000_000
 @dataclass(frozen=True)
 class Entry:
     """One parameter: `[outputs, inputs]` or `[outputs, inputs, height, width]` for a weight, as torch has it,
-    `[outputs]` for a bias.
+    `[outputs]` for a bias; `hidden` is the size of the recurrent layer that it is of.
     """
 
     name: str
     shape: tuple[int, ...]
+    hidden: int | None = None
 
     @property
     def size(self) -> int:
@@ -57,7 +58,7 @@ class Step:
     """One layer whose parameters are `name.weight` and `name.bias`, and what follows it."""
 
     name: str
-    layer: Linear | Conv2d | Flatten
+    layer: Layer
     activation: str
 
 
@@ -167,9 +168,30 @@ class Network:
         """Number of parameters of one member (n)."""
         return sum(entry.size for entry in self.entries)
 
-    def carry(self, members: int, envs: int) -> tuple[np.ndarray, ...]:
-        """What the networks remember when episodes begin, `[P, N, …]` each: nothing, as no layer is recurrent."""
-        return ()
+    @functools.cached_property
+    def memories(self) -> dict[str, slice]:
+        """Recurrent layer → its columns of what the networks remember; the policy's are the first."""
+        steps = [step for role in (self.policy, self.value) for block in role.blocks for step in block.steps]
+        found, end = {}, 0
+        for step in steps:
+            if isinstance(step.layer, Recurrent) and step.name not in found:
+                found[step.name] = slice(end, end := end + step.layer.memory)
+        return found
+
+    @functools.cached_property
+    def memory(self) -> int:
+        """Numbers that the networks remember of an episode (M)."""
+        return max((columns.stop for columns in self.memories.values()), default=0)
+
+    @functools.cached_property
+    def policy_memory(self) -> int:
+        """Of these the policy's, which acting needs: the first ones."""
+        own = [columns.stop for name, columns in self.memories.items() if name.startswith("policy.")]
+        return max(own, default=0)
+
+    def carry(self, members: int, envs: int) -> np.ndarray | None:
+        """What the networks remember when episodes begin: zeros `[P, N, M]`; None where no layer is recurrent."""
+        return np.zeros((members, envs, self.memory), np.float32) if self.memory else None
 
     def split(self, row: np.ndarray) -> dict[str, np.ndarray]:
         """Cut one member's flat row `[n]` into named arrays."""
@@ -187,9 +209,9 @@ class Network:
     def initial(self, seed: int) -> np.ndarray:
         """Initial parameters `[n]` of one member, from its own stream.
 
-        torch's default distribution for linear and convolutional layers, U(−1/√inputs, 1/√inputs) for weights and
-        biases; or orthogonal weights (Saxe et al. 2014, gains as in "The 37 Implementation Details of PPO") and zero
-        biases.
+        torch's default distribution, U(−1/√inputs, 1/√inputs) for weights and biases of linear and convolutional
+        layers, of hidden numbers in place of inputs for recurrent ones; or orthogonal weights (Saxe et al. 2014, gains
+        as in "The 37 Implementation Details of PPO") and zero biases.
         """
         rng = for_parameters(seed)
         parts: list[np.ndarray] = []
@@ -202,10 +224,10 @@ class Network:
             if weight:
                 inputs = math.prod(entry.shape[1:])
             if self.orthogonal:
-                gain = HEAD_GAINS.get(entry.name, 2**0.5)
+                gain = HEAD_GAINS.get(entry.name, 1.0 if entry.hidden else 2**0.5)
                 parts.append(gain * _orthogonal(rng, entry.shape[0], inputs) if weight else np.zeros(entry.size))
                 continue
-            bound = inputs**-0.5
+            bound = (entry.hidden or inputs) ** -0.5
             parts.append(rng.uniform(-bound, bound, entry.size))
         return np.concatenate(parts).astype(np.float32)
 
@@ -265,7 +287,7 @@ class _Builder:
             x = self._evaluate(container.input, values, f"{where}.input")
             steps: list[Step] = []
             layers = list(container.layers)
-            if x.ndim > 2 and layers and isinstance(layers[0][0], Linear):
+            if x.ndim > 2 and layers and isinstance(layers[0][0], Linear | Recurrent):
                 self._check_flat(container, x, where)
                 layers.insert(0, (Flatten(), "identity"))
             for number, (layer, activation) in enumerate(layers):
@@ -320,7 +342,7 @@ class _Builder:
             raise UserError(f"{where}: gives a number per row that has no axis; write [:, 0:1] in place of [:, 0]")
         return found
 
-    def _sized(self, layer: Linear | Conv2d | Flatten) -> Linear | Conv2d | Flatten:
+    def _sized(self, layer: Layer) -> Layer:
         """With numbers for tokens."""
         if isinstance(layer, Linear) and isinstance(layer.units, str):
             return replace(layer, units=self._units[layer.units])
@@ -331,11 +353,15 @@ class _Builder:
         layer = step.layer
         if isinstance(layer, Flatten):
             return x.reshape(1, *_flattened(x.shape[1:], layer, where))
-        if isinstance(layer, Linear):
+        if isinstance(layer, Linear | Recurrent):
             if x.ndim != 2:
-                raise UserError(f"{where}: a linear layer reads {_text(x)}; put flatten in front of it")
+                kind = layer.cell if isinstance(layer, Recurrent) else "linear"
+                raise UserError(f"{where}: a {kind} layer reads {_text(x)}; put flatten in front of it")
             assert isinstance(layer.units, int)
-            self._note(step.name, (layer.units, x.shape[1]), layer.bias, where)
+            if isinstance(layer, Linear):
+                self._note(step.name, (layer.units, x.shape[1]), layer.bias, where)
+            else:
+                self._note_recurrent(step.name, layer, x.shape[1], where)
             return np.zeros((1, layer.units), np.float32)
         if x.ndim != 4:
             raise UserError(
@@ -355,12 +381,24 @@ class _Builder:
         return np.zeros((1, *shape), np.float32)
 
     def _note(self, name: str, weight: tuple[int, ...], bias: bool, where: str) -> None:
-        count = math.prod(weight) + sum(entry.size for entry in self.entries)
-        if count > LARGEST_NETWORK:
-            raise UserError(f"{where}: {count:,} parameters up to here; allowed: {LARGEST_NETWORK:,}")
+        self._check_number(math.prod(weight), where)
         self.entries.append(Entry(f"{name}.weight", weight))
         if bias:
             self.entries.append(Entry(f"{name}.bias", weight[:1]))
+
+    def _note_recurrent(self, name: str, layer: Recurrent, inputs: int, where: str) -> None:
+        """torch's names and shapes."""
+        rows, units = layer.gates * layer.units, layer.units
+        for k in range(layer.layers):
+            self._check_number(rows * (inputs + units), where)
+            shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, units), "bias_ih": (rows,), "bias_hh": (rows,)}
+            self.entries += [Entry(f"{name}.{part}_l{k}", shape, units) for part, shape in shapes.items()]
+            inputs = units
+
+    def _check_number(self, more: int, where: str) -> None:
+        count = more + sum(entry.size for entry in self.entries)
+        if count > LARGEST_NETWORK:
+            raise UserError(f"{where}: {count:,} parameters up to here; allowed: {LARGEST_NETWORK:,}")
 
     def _parts(self, container: Container) -> list[Layout]:
         """Parts of the observation that a container reads."""

@@ -22,13 +22,16 @@ from runner.torch import distributions, models, preprocessors
 from runner.torch.preprocessors import Scaler, Statistics
 from runner.training.state import MemberState
 
-Act = Callable[[np.ndarray], np.ndarray]
-"""Observations `[B, …]` → actions `[B, …]`."""
+Act = Callable[..., tuple[np.ndarray, ...]]
+"""Observations `[B, …]`, and the state `[B, M]` of a recurrent policy → actions `[B, …]`, and the state after."""
+INPUTS, OUTPUTS = ["observations", "state"], ["actions", "state_after"]
+"""Names in an ONNX file; the second of recurrent policies alone."""
 
 
 class Policy(nn.Module):
     """Observations `[B, …]` as the environment gives them → the most probable actions `[B, …]`, as it takes them.
 
+    A recurrent policy reads what it remembers `[B, M]` as well, zeros where an episode begins, and gives it after.
     Parameters, statistics and bounds are buffers such as `policy_net_0_weight`, `observation_mean` and `low`.
     """
 
@@ -57,17 +60,23 @@ class Policy(nn.Module):
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor)
 
-    def outputs(self, observations: Tensor) -> Tensor:
-        """Means or logits `[1, B, W]`."""
+    def outputs(self, observations: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Means or logits `[1, B, W]`, and the state after `[1, B, M]`."""
         rows = observations.flatten(1).unsqueeze(0)
         if self._scales:
             rows = Scaler(*(self.get_buffer(f"observation_{name}") for name in Scaler._fields)).normalize(rows)
         named = {name: self.get_buffer(flat) for name, flat in self._names.items()}
-        return models.policy(self.network, named, rows)
+        return models.acted(self.network, named, rows, None if state is None else state.unsqueeze(0))
 
-    def forward(self, observations: Tensor) -> Tensor:
-        """Actions."""
-        outputs, distribution, shape = self.outputs(observations), self.network.distribution, self._actions.shape
+    def forward(self, observations: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Actions, and the state after."""
+        outputs, after = self.outputs(observations, state)
+        actions = self._taken(outputs)
+        return actions if after is None else (actions, after[0])
+
+    def _taken(self, outputs: Tensor) -> Tensor:
+        """What the environment gets."""
+        distribution, shape = self.network.distribution, self._actions.shape
         if not distribution.gaussian:
             chosen = distributions.mode(distribution, outputs, None)[0]
             if distribution.joint:
@@ -78,26 +87,26 @@ class Policy(nn.Module):
         return outputs[0].reshape(-1, *shape)
 
 
-def to_torch(policy: Policy, observations: np.ndarray) -> bytes:
-    """A file for `torch.export.load`, for any number of rows of these observations' kind."""
+def to_torch(policy: Policy, *inputs: np.ndarray) -> bytes:
+    """A file for `torch.export.load`, for any number of rows of these observations' (and states') kind."""
     file = io.BytesIO()
-    torch.export.save(_traced(policy, observations), file)
+    torch.export.save(_traced(policy, inputs), file)
     return file.getvalue()
 
 
-def to_onnx(policy: Policy, observations: np.ndarray) -> bytes:
-    """A file for ONNX runtimes, input `observations` and output `actions`, for any number of rows."""
+def to_onnx(policy: Policy, *inputs: np.ndarray) -> bytes:
+    """A file for ONNX runtimes, for any number of rows, whose inputs and outputs are those of INPUTS and OUTPUTS."""
     # It warns of torchvision, which has nothing to do here, and of its own deprecated calls.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _traced(policy, observations),
+                _traced(policy, inputs),
                 dynamo=True,
                 verbose=False,
-                input_names=["observations"],
-                output_names=["actions"],
+                input_names=INPUTS[: len(inputs)],
+                output_names=OUTPUTS[: len(inputs)],
             )
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this policy cannot be written as ONNX: {error}; allowed: --to torch") from None
@@ -106,15 +115,20 @@ def to_onnx(policy: Policy, observations: np.ndarray) -> bytes:
     return data
 
 
-def _traced(policy: Policy, observations: np.ndarray) -> torch.export.ExportedProgram:
-    rows = ({0: torch.export.Dim("batch")},)
-    return torch.export.export(policy, (torch.from_numpy(observations),), dynamic_shapes=rows)
+def _traced(policy: Policy, inputs: tuple[np.ndarray, ...]) -> torch.export.ExportedProgram:
+    rows = ({0: torch.export.Dim("batch")},) * len(inputs)
+    return torch.export.export(policy, tuple(map(torch.from_numpy, inputs)), dynamic_shapes=rows)
 
 
 def from_torch(data: bytes) -> Act:
     """What a file of `to_torch` does."""
     module = torch.export.load(io.BytesIO(data)).module()
-    return lambda observations: module(torch.from_numpy(observations)).numpy()
+
+    def act(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = module(*map(torch.from_numpy, inputs))
+        return tuple(x.numpy() for x in (found if isinstance(found, tuple) else (found,)))
+
+    return act
 
 
 def from_onnx(data: bytes) -> Act:
@@ -123,19 +137,19 @@ def from_onnx(data: bytes) -> Act:
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
-    def act(observations: np.ndarray) -> np.ndarray:
-        (actions,) = session.run(["actions"], {"observations": observations})
-        return np.asarray(actions)
+    def act(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(session.run(OUTPUTS[: len(inputs)], dict(zip(INPUTS, inputs, strict=False))))
 
     return act
 
 
-def lead(policy: Policy, observations: np.ndarray) -> np.ndarray:
+def lead(policy: Policy, *inputs: np.ndarray) -> np.ndarray:
     """By how much the most probable action's logit exceeds the next one's `[B]`, the least of several actions'.
 
     0 is a tie.
     """
-    parts = policy.outputs(torch.from_numpy(observations))[0].split(policy.network.distribution.sizes, -1)
+    outputs, _ = policy.outputs(*map(torch.from_numpy, inputs))
+    parts = outputs[0].split(policy.network.distribution.sizes, -1)
     largest = [part.topk(min(2, part.shape[1])).values for part in parts]
     return torch.stack([two[:, 0] - two[:, -1] for two in largest], 1).amin(1).numpy()
 

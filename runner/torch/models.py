@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from runner.config.network import expressions
 from runner.config.network.expressions import Name
-from runner.config.network.layers import Conv2d, Flatten, Linear
+from runner.config.network.layers import Conv2d, Flatten, Linear, Recurrent
 from runner.envs.spaces import Layout
 from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
-from runner.torch import distributions
+from runner.torch import distributions, recurrent
+from runner.torch.recurrent import Memory
 from runner.training.pack import Rules
 
 Parameters: TypeAlias = dict[str, Tensor]
@@ -72,26 +73,44 @@ def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
     }
 
 
-def policy(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B W"]:
-    """Means or logits from normalised observations `[P, B, O]`."""
-    values = _blocks(network, network.policy, parameters, observations)
+def policy(
+    network: Network, parameters: Parameters, observations: Tensor, memory: Memory | None = None
+) -> tuple[Float[Tensor, "P B W"], Tensor | None]:
+    """Means or logits from normalised observations `[P, B, O]`, and what the networks remember after every step."""
+    values, states = _blocks(network, network.policy, parameters, observations, memory)
     outputs = _output(network, network.policy, parameters, values)
-    return distributions.finished(network.distribution, outputs, observations)
+    return distributions.finished(network.distribution, outputs, observations), states
 
 
-def value(network: Network, parameters: Parameters, observations: Tensor) -> Float[Tensor, "P B"]:
-    """State values, in the value statistics' normalised units, from normalised observations `[P, B, O]`."""
-    values = _blocks(network, network.value, parameters, observations)
-    return _output(network, network.value, parameters, values).squeeze(2)
+def value(
+    network: Network, parameters: Parameters, observations: Tensor, memory: Memory | None = None
+) -> tuple[Float[Tensor, "P B"], Tensor | None]:
+    """State values, in the value statistics' normalised units, from normalised observations, and memory as above."""
+    values, states = _blocks(network, network.value, parameters, observations, memory)
+    return _output(network, network.value, parameters, values).squeeze(2), states
+
+
+def acted(
+    network: Network, parameters: Parameters, observations: Tensor, carry: Float[Tensor, "P N M"] | None
+) -> tuple[Float[Tensor, "P N W"], Float[Tensor, "P N M"] | None]:
+    """Means or logits of one step, and the carry after: of both networks, or of the policy if it has only that."""
+    outputs, states = policy(network, parameters, observations, None if carry is None else Memory(carry, None))
+    if carry is not None and states is not None:
+        carry = states[:, 0]
+        if carry.shape[2] > network.policy_memory:
+            _, states = value(network, parameters, observations, Memory(carry, None))
+            carry = None if states is None else states[:, 0]
+    return outputs, carry
 
 
 def policy_and_value(
-    network: Network, parameters: Parameters, observations: Tensor
+    network: Network, parameters: Parameters, observations: Tensor, memory: Memory | None = None
 ) -> tuple[Float[Tensor, "P B W"], Float[Tensor, "P B"]]:
     """Both, with shared blocks run once."""
     if network.separate:
-        return policy(network, parameters, observations), value(network, parameters, observations)
-    values = _blocks(network, network.policy, parameters, observations)
+        outputs, _ = policy(network, parameters, observations, memory)
+        return outputs, value(network, parameters, observations, memory)[0]
+    values, _ = _blocks(network, network.policy, parameters, observations, memory)
     roles = network.policy, network.value
     if all(role.head for role in roles):
         # Both heads in one product: an outer product of one column is the slowest shape of all.
@@ -117,9 +136,11 @@ def log_std(rules: Rules, parameters: Parameters) -> Float[Tensor, "P 1 A"] | No
     return (clipped.detach() if policy.fixed_log_std else clipped).transpose(1, 2)
 
 
-def _blocks(network: Network, role: Role, parameters: Parameters, observations: Tensor) -> dict[str, Tensor]:
-    """What every block gives, by name; the last one's also under the name ""."""
-    values = {"": _columns(observations, network.observations.observed)}
+def _blocks(
+    network: Network, role: Role, parameters: Parameters, observations: Tensor, memory: Memory | None
+) -> tuple[dict[str, Tensor], Float[Tensor, "P T N M"] | None]:
+    """What every block gives, by name, the last one's also under ""; and what is remembered after each step."""
+    values, states = {"": _columns(observations, network.observations.observed)}, {}
 
     def run(block: Block) -> Tensor:
         def named(name: Name, one_hot: bool) -> Tensor:
@@ -130,15 +151,29 @@ def _blocks(network: Network, role: Role, parameters: Parameters, observations: 
         x = expressions.evaluate(block.input, named, _Operations()).to(_dtype(network))
         rows_last = False
         for step in block.steps:
-            if isinstance(step.layer, Linear) and not rows_last:
+            if isinstance(step.layer, Linear | Recurrent) and not rows_last:
                 x, rows_last = x.transpose(1, 2), True
-            x = _layer(step, parameters, x)
+            if isinstance(step.layer, Recurrent):
+                assert memory is not None
+                own = Memory(memory.states[:, :, network.memories[step.name]], memory.begins)
+                x, states[step.name] = recurrent.unrolled(step.layer, step.name, parameters, x, own)
+            else:
+                x = _layer(step, parameters, x)
             x = ACTIVATIONS[step.activation](x) if rows_last else _Operations().activation(step.activation, x)
         return x.transpose(1, 2) if rows_last else x
 
     for block in role.blocks:
         values[block.name] = values[""] = run(block)
-    return values
+    return values, None if memory is None else _remembered(network, memory, states)
+
+
+def _remembered(network: Network, memory: Memory, states: dict[str, Tensor]) -> Float[Tensor, "P T N M"]:
+    """The carry after every step: what layers gave, and as it was for those that did not run."""
+    _, envs, size = memory.states.shape
+    steps = 1 if memory.begins is None else memory.begins.shape[1] // envs
+    before = memory.states.unsqueeze(1).expand(-1, steps, -1, -1)
+    kept = {name: columns for name, columns in network.memories.items() if columns.stop <= size}
+    return torch.cat([states.get(name, before[..., columns]) for name, columns in kept.items()], 3)
 
 
 def _observed(network: Network, observations: Tensor, name: Name, one_hot: bool, scaled: bool) -> Tensor:

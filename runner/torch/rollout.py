@@ -41,6 +41,7 @@ class Rollout(NamedTuple):
         final_rows: `[P, K]` flat indices into `[T·N]` of steps whose successor is not the next observation, T·N where a
             member has fewer of them than K; None where there are none.
         final_observations: those successors `[P, K, O]`.
+        carry: what networks remembered before each sequence's first step; None for those that remember nothing.
     """
 
     observations: Num[Tensor, "P T1 N O"]
@@ -52,6 +53,7 @@ class Rollout(NamedTuple):
     valid: Float[Tensor, "P T N"]
     final_rows: Tensor | None
     final_observations: Tensor
+    carry: Float[Tensor, "P K N M"] | None = None
 
 
 Act = Callable[[Any, Any, Tensor, Tensor, bool | None], tuple[Any, Tensor, Tensor]]
@@ -69,15 +71,22 @@ class Collector:
         spent: metric → seconds that its parts took since somebody took note of them.
     """
 
-    def __init__(self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = ()) -> None:
-        """Reset `env` (P·N environments, member-major) and count episodes; networks begin with `carry`."""
+    def __init__(
+        self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = None, sequence: int = 1
+    ) -> None:
+        """Reset `env` (P·N environments, member-major) and count episodes.
+
+        Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
+        sequence of so many steps.
+        """
         self.env = env
         self.members = members
         self.envs = env.num_envs // members
         self.device = accelerate.device()
         self.episodes = Episodes(members, self.envs)
         self.spent: dict[str, float] = defaultdict(float)
-        self._env_actions, self._act, self._carry = env_actions, act, carry
+        self._env_actions, self._act, self._sequence = env_actions, act, sequence
+        self._carry = None if carry is None else torch.from_numpy(carry).to(self.device)
         observations = env.reset_arrays() if isinstance(env, TensorEnv) else env.reset()[0]
         self._observations = self._to_device(observations)
         self._ended: Any = np.zeros(env.num_envs, bool)
@@ -90,8 +99,11 @@ class Collector:
         observations, actions, outputs = [self._observations], [], []
         columns: tuple[list[Any], ...] = ([], [], [], [])
         infos: list[dict[str, Any]] = []
+        carries: list[Tensor] = []
         for t in range(len(noise)):
             began = time.perf_counter()
+            if self._carry is not None and t % self._sequence == 0:
+                carries.append(self._carry)
             at_random = None if random is None else bool(random[t])
             self._carry, output, action = self._act(policy, self._carry, observations[-1], drawn[t], at_random)
             chosen = self._env_actions(action, isinstance(self.env, TensorEnv))
@@ -105,6 +117,8 @@ class Collector:
             end = terminal | truncated
             for column, now in zip(columns, (reward, terminal, end, ~self._ended), strict=True):
                 column.append(now)
+            # The next row begins an episode: after a reset row, or right after an end that resets at once.
+            self._forget(end if self.env.resets_at_once else self._ended)
             self._ended = end & (not self.env.resets_at_once)
             infos.append(info)
         rewards, terminated, ended, valid = map(_stack, columns)
@@ -121,7 +135,14 @@ class Collector:
             self._of_members(ended),
             self._of_members(valid).float(),
             *self._followed(ended, observations, infos),
+            torch.stack(carries, 1) if carries else None,
         )
+
+    def _forget(self, begins: Any) -> None:
+        """Episodes begin in these environments."""
+        if self._carry is not None:
+            rows = _tensor(begins).to(self.device).view(self.members, self.envs, 1)
+            self._carry = torch.where(rows, 0, self._carry)
 
     def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
         """A step of the environments: arrays of numpy and an info, or tensors and the final observations."""

@@ -40,7 +40,7 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(env, members, actions, partial(act, rules), carry)
+    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence)
     if rules.compiled:
         learn(rules, learner, _nothing(rules, collector, steps), draws, np.ones(members, bool))
     return collector
@@ -61,7 +61,7 @@ def act(
     random: bool | None = None,
 ) -> tuple[Any, Float[Tensor, "P N W"], Num[Tensor, "P N K"]]:
     """Policy outputs for raw observations, and actions drawn with this noise, at `random` by no policy."""
-    outputs, distribution = _outputs(rules, policy, observations), rules.network.distribution
+    (outputs, carry), distribution = _outputs(rules, policy, carry, observations), rules.network.distribution
     if random:
         return carry, outputs, distributions.uniform(distribution, outputs, noise)
     return carry, outputs, distributions.sample(distribution, outputs, policy.log_std, noise)
@@ -71,7 +71,7 @@ def mode(
     rules: Rules, policy: Policy, carry: Any, observations: Num[Tensor, "P N O"]
 ) -> tuple[Any, Num[Tensor, "P N K"]]:
     """The most probable actions for raw observations."""
-    outputs = _outputs(rules, policy, observations)
+    outputs, carry = _outputs(rules, policy, carry, observations)
     return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
 
 
@@ -81,11 +81,12 @@ def choose(
 ) -> tuple[Any, np.ndarray]:
     """What environments outside training get for raw observations `[P, N, O]`: drawn with `noise`, or most probable."""
     rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
+    carry = None if carry is None else torch.from_numpy(carry).to(rows.device)
     if noise is None:
         carry, chosen = mode(rules, now, carry, rows)
     else:
         carry, _, chosen = act(rules, now, carry, rows, torch.from_numpy(noise).to(rows.device))
-    return carry, actions(chosen)
+    return None if carry is None else carry.cpu().numpy(), actions(chosen)
 
 
 def learn(
@@ -161,10 +162,10 @@ def get(learner: Learner, counters: Counters, hyper: Hyper) -> MemberState:
     )
 
 
-def _outputs(rules: Rules, policy: Policy, observations: Num[Tensor, "P N O"]) -> Float[Tensor, "P N W"]:
-    """Means or logits for raw observations."""
+def _outputs(rules: Rules, policy: Policy, carry: Any, observations: Num[Tensor, "P N O"]) -> tuple[Tensor, Any]:
+    """Means or logits for raw observations, and the carry after."""
     rows = policy.scaler.normalize(observations) if policy.scaler else observations
-    return models.policy(rules.network, policy.named, rows)
+    return models.acted(rules.network, policy.named, rows, carry)
 
 
 def _deviation(rules: Rules, learner: Learner) -> Float[Tensor, "P 1"]:
@@ -206,4 +207,6 @@ def _nothing(rules: Rules, collector: Collector, steps: int) -> Rollout:
     numbers, flags = np.zeros(rows, np.float32), np.zeros(rows, bool)
     columns = (observations, actions, outputs, numbers, flags, flags, numbers)
     final = torch.empty(rows[0], 0, size, dtype=torch.float32, device=collector.device)
-    return Rollout._make([*(torch.from_numpy(x).to(collector.device) for x in columns), None, final])
+    start, parts = rules.network.carry(rows[0], rows[2]), steps // rules.config.sequence
+    carry = None if start is None else torch.from_numpy(start).to(collector.device).unsqueeze(1).repeat(1, parts, 1, 1)
+    return Rollout._make([*(torch.from_numpy(x).to(collector.device) for x in columns), None, final, carry])

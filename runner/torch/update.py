@@ -18,6 +18,7 @@ from runner.torch import accelerate, distributions, models, preprocessors, sched
 from runner.torch import advantages as gae
 from runner.torch.objectives import OBJECTIVES
 from runner.torch.preprocessors import Statistics, observation_scaler, value_scaler
+from runner.torch.recurrent import Memory
 from runner.torch.rollout import Rollout
 from runner.training.pack import Hyper, Rules
 
@@ -30,7 +31,8 @@ class Batch(NamedTuple):
 
     `log_prob` is `[P, B]`, or `[P, B, K]` where the distribution is `split`. `values` are the value network's outputs
     before the update, `returns` are normalised. `weight` is 1 for experience and 0 for reset rows, or that over their
-    number. `shift` is what RPO adds to the means.
+    number. `shift` is what RPO adds to the means. Of networks that remember, rows are steps of sequences in the order
+    of time: `begins` says where episodes begin, `carry` what is remembered before each sequence's first step.
     """
 
     observations: Num[Tensor, "P B O"]
@@ -41,6 +43,13 @@ class Batch(NamedTuple):
     values: Float[Tensor, "P B"]
     weight: Float[Tensor, "P B"]
     shift: Float[Tensor, "P B A"] | None = None
+    begins: Bool[Tensor, "P B"] | None = None
+    carry: Float[Tensor, "P Q M"] | None = None
+
+    @property
+    def memory(self) -> Memory | None:
+        """As networks take it."""
+        return None if self.carry is None else Memory(self.carry, self.begins)
 
 
 class Optimizer(NamedTuple):
@@ -88,7 +97,7 @@ def loss(
         The loss; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
     """
     named = models.cut(rules.network, parameters)
-    outputs, values = models.policy_and_value(rules.network, named, batch.observations)
+    outputs, values = models.policy_and_value(rules.network, named, batch.observations, batch.memory)
     log_std = models.log_std(rules, named)
     distribution = rules.network.distribution
     shifted = outputs if batch.shift is None else outputs + batch.shift
@@ -208,7 +217,28 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         experience(outputs).flatten(1, 2),
         valid,
     )
+    if rollout.carry is not None:
+        rows = _sequences(rows._replace(begins=_begins(rollout)[:, :-1].flatten(1)), rollout.carry, steps)
     return learner._replace(value_statistics=statistics), rows, explained
+
+
+def _begins(rollout: Rollout) -> Bool[Tensor, "P T1 N"]:
+    """Which observations begin an episode: those after a reset row, or after an end where environments reset at once.
+
+    Of the first ones this is known before the rollout: there the carry is zero.
+    """
+    over = ~rollout.valid.bool() if rollout.final_rows is None else rollout.ended
+    return torch.cat((torch.zeros_like(over[:, :1]), over), 1)
+
+
+def _sequences(rows: Batch, carry: Float[Tensor, "P K N M"], steps: int) -> Batch:
+    """Rows `[T·N]` of a rollout of K parts as rows `[T/K·K·N]` of its sequences, the parts side by side."""
+    parts = carry.shape[1]
+
+    def beside(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.unflatten(1, (parts, steps // parts, -1)).transpose(1, 2).flatten(1, 3)
+
+    return Batch._make(map(beside, rows))._replace(carry=carry.flatten(1, 2))
 
 
 def _values(
@@ -219,17 +249,21 @@ def _values(
     observe = observation_scaler(rules, learner.observation_statistics)
     judge = value_scaler(rules, learner.value_statistics)
 
-    def judged(rows: Num[Tensor, "P B O"]) -> Float[Tensor, "P B"]:
-        return models.value(rules.network, named, observe.normalize(rows) if observe else rows)
+    def judged(rows: Num[Tensor, "P B O"], memory: Memory | None) -> tuple[Float[Tensor, "P B"], Tensor | None]:
+        return models.value(rules.network, named, observe.normalize(rows) if observe else rows, memory)
 
     def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:
         return judge.denormalize(outputs.unsqueeze(-1)).squeeze(-1) if judge else outputs
 
-    outputs = judged(rollout.observations.flatten(1, 2))
+    memory = None if rollout.carry is None else Memory(rollout.carry[:, 0], _begins(rollout).flatten(1))
+    outputs, states = judged(rollout.observations.flatten(1, 2), memory)
     every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
     following = every[:, 1:]
     if rollout.final_rows is not None:
-        final = in_reward_units(judged(rollout.final_observations))
+        # What is remembered when an episode ends is forgotten only after its last value.
+        member = torch.arange(len(every), device=every.device).unsqueeze(1)
+        memory = None if states is None else Memory(states.flatten(1, 2)[member, rollout.final_rows], None)
+        final = in_reward_units(judged(rollout.final_observations, memory)[0])
         row = torch.nn.functional.pad(following.flatten(1), (0, 1))  # the last column is of no step
         following = row.scatter(1, rollout.final_rows, final)[:, :-1].unflatten(1, (steps, envs))
     return outputs.unflatten(1, (steps + 1, envs))[:, :-1], every[:, :-1], following
@@ -267,7 +301,8 @@ def update(
     Args:
         learner: before.
         rollout: T steps of every environment.
-        orders: per epoch a permutation of every member's rows; None, for time order, with a single minibatch.
+        orders: per epoch a permutation of every member's rows, or sequences; None, for time order, with a single
+            minibatch.
         alive: members that learn.
         rules: what is equal for all.
         rates: learning rate of each epoch, for schedules that are counted.
@@ -348,12 +383,19 @@ def minibatches(
     order: Int[Tensor, "P B"] | None,
     count: int,
 ) -> State:
-    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once."""
+    """Fold (state, minibatch) → state over `count` parts of the rows in this order; without one, over all at once.
+
+    Where there are fewer numbers in the order than rows, they are of sequences, which stay whole.
+    """
     if order is None:
         return function(state, data)
-    member = torch.arange(order.shape[0], device=order.device).unsqueeze(1)
-    for rows in order.tensor_split(count, 1):
-        state = function(state, Batch._make(None if x is None else x[member, rows] for x in data))
+    members, sequences = order.shape
+    member = torch.arange(members, device=order.device).unsqueeze(1)
+    starts = torch.arange(0, data.weight.shape[1], sequences, device=order.device).unsqueeze(1)
+    for chosen in order.tensor_split(count, 1):
+        rows = (starts + chosen.unsqueeze(1)).flatten(1)
+        batch = Batch._make(None if x is None else x[member, rows] for x in data._replace(carry=None))
+        state = function(state, batch._replace(carry=None if data.carry is None else data.carry[member, chosen]))
     return state
 
 

@@ -51,7 +51,8 @@ def play(
 
     Args:
         seeded: makes environments of these seeds, P·N of them, member-major.
-        choose: (carry, observations `[P·N, O]`, number of the draw) → (carry, actions); no carry when episodes begin.
+        choose: (carry, observations `[P·N, O]`, number of the draw) → (carry, actions); the carry is None when episodes
+            begin, and then what the policies remember of them `[P·N, M]`, or what they make of it.
         seeds: of the members' episodes, P of them.
         episodes: of each member.
         at_once: N, environments of a member that are stepped together; the last round plays some for nothing.
@@ -92,6 +93,8 @@ def _round(
         observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
         lengths[playing] += ~begins[playing]
+        if carry is not None and begins.any():
+            carry[begins] = 0
         begins[playing] = terminated | truncated
         playing = playing[~info.get("episode_ends", terminated | truncated)]
         if not len(playing):

@@ -77,7 +77,7 @@ class Members:
             )
             self.network = replace(self.network, bfloat16=False)
         self.env_actions = backend.env_actions(self.network.distribution, actions, config.models.policy.clips)
-        self.compiles = backend.compiles(config)
+        self.compiles, self._sequence = backend.compiles(config), config.sequence
         numbers = zip(pack.seeds, pack.members_hyper, strict=True)
         self.restore([initial(self.network, config.agent, seed, hyper) for seed, hyper in numbers])
 
@@ -153,7 +153,7 @@ class Members:
         noise = draws.noise(generators, steps, envs, distribution.width, distribution.gaussian)
         orders = shifts = random = None
         if agent.mini_batches > 1:
-            orders = draws.orders(generators, agent.learning_epochs, steps * envs)
+            orders = draws.orders(generators, agent.learning_epochs, steps * envs // self._sequence)
         if agent.cls == "RPO":
             shape = agent.learning_epochs, steps * envs, distribution.units
             shifts = draws.shifts(generators, *shape, self.hyper.alpha)
@@ -176,7 +176,7 @@ class Members:
         """Actions for the environment.
 
         Args:
-            carry: what the networks remember; None where episodes begin.
+            carry: what the policies remember `[P·N, M]`; None where episodes begin, and for feed-forward policies.
             observations: raw, `[P·N, O]` float32.
             deterministic: the distribution's mode, else a sample.
             draw: number of the draw; the same number draws the same.
@@ -190,5 +190,11 @@ class Members:
         if not deterministic:
             generators = draws.generators(self.pack.seeds, "act", draw)
             noise = draws.noise(generators, 1, rows.shape[1], distribution.width, distribution.gaussian)[0]
-        carry = self.network.carry(*rows.shape[:2]) if carry is None else carry
-        return self.backend.choose(self.rules, self.learner, self.env_actions, carry, rows, noise)
+        if size := self.network.policy_memory:
+            carry = (
+                np.zeros((*rows.shape[:2], size), np.float32)
+                if carry is None
+                else carry.reshape(self.pack.size, -1, size)
+            )
+        carry, actions = self.backend.choose(self.rules, self.learner, self.env_actions, carry, rows, noise)
+        return carry if carry is None else carry.reshape(len(observations), -1), actions

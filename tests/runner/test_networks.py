@@ -144,8 +144,8 @@ def test_a_network_is_the_same_in_both_backends(name: str) -> None:
     np.testing.assert_allclose(found, theirs.detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slopes, slope, rtol=1e-4, atol=1e-5 * float(slope.abs().max()))
     named = torch_models.cut(network, leaf)
-    torch.testing.assert_close(torch_models.policy(network, named, tensor), outputs)
-    torch.testing.assert_close(torch_models.value(network, named, tensor), values)
+    torch.testing.assert_close(torch_models.policy(network, named, tensor)[0], outputs)
+    torch.testing.assert_close(torch_models.value(network, named, tensor)[0], values)
 
 
 def test_layers_in_bfloat16_are_near_those_in_float32_and_alike_in_both_backends() -> None:

@@ -32,6 +32,7 @@ CONVOLUTIONS = [
         "activations": "relu",
     }
 ]
+ROLES = ("policy", "value")
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "CartPole-v1": ("CategoricalMixin", {}),
     "Pendulum-v1": ("GaussianMixin", {"models.policy.clip_actions": True, "models.policy.output": "9 * tanh(ACTIONS)"}),
@@ -39,17 +40,24 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "MiniGrid-Empty-5x5-v0": ("CategoricalMixin", {}),  # a Dict
     "Cleaner-v0": ("MultiCategoricalMixin", {}),  # a mask of each action
     "BinPack-v2": ("MultiCategoricalMixin", {}),  # a mask of their combinations
+    "CartPole-v1, gru": ("CategoricalMixin", {f"models.{role}.network.0.layers": [8, {"gru": 6}] for role in ROLES}),
+    "Pendulum-v1, lstms": (
+        "GaussianMixin",
+        {f"models.{role}.network.0.layers": [{"lstm": {"hidden_size": 6, "num_layers": 2}}, 8] for role in ROLES},
+    ),
 }
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in policy_export.ONNX), reason="the onnx extra is not installed"
 )
 CASES = [("torch", task) for task in TASKS] + [
-    pytest.param("onnx", task, marks=needs_onnx) for task in ("Pendulum-v1", "Pong-v5", "BinPack-v2")
+    pytest.param("onnx", task, marks=needs_onnx)
+    for task in ("Pendulum-v1", "Pong-v5", "BinPack-v2", "Pendulum-v1, lstms", "CartPole-v1, gru")
 ]
 
 
 def runner_for(task: str, backend: str = "torch", changes: dict[str, Any] | None = None) -> Runner:
     policy, own = TASKS[task]
+    task, *_ = task.split(",")
     config = make_config({"env.id": task, **own, **(changes or {})}, policy)
     return runner_class(backend)(EnvPoolTask(task, 3), config, threads=1)
 
@@ -69,9 +77,10 @@ def test_a_file_acts_as_our_runner_does(to: Any, task: str, tmp_path: Path) -> N
     act = {"torch": from_torch, "onnx": from_onnx}[to](path.read_bytes())
     env = runner.env.seeded([1, 2, 3], 1)
     rows, _ = env.reset()
+    state = [np.zeros((3, size), np.float32)] if (size := runner._members.network.policy_memory) else []
     for _ in range(20):
-        actions = act(rows.reshape(3, *env.layout.shape))
-        ours = runner.agent.act(rows, deterministic=True)
+        ours = runner.agent.act(rows, *state, deterministic=True)
+        (actions, *state), ours = act(rows.reshape(3, *env.layout.shape), *state), ours[0] if state else ours
         assert actions.shape == (3, *env.actions.shape)
         assert actions.dtype == (env.actions.dtype if env.actions.discrete else np.float32)
         np.testing.assert_allclose(actions, ours.reshape(actions.shape), atol=ROUNDING)
@@ -84,7 +93,7 @@ def test_an_action_is_clipped_as_the_policy_clips(tmp_path: Path) -> None:
         runner = runner_for("Pendulum-v1", changes={"models.policy.clip_actions": clip})
         runner.agent.save(tmp_path / "agent.safetensors")
         act = from_torch(export(tmp_path / "agent.safetensors", "torch").read_bytes())
-        found[clip] = act(observations(runner.env.layout, None))
+        (found[clip],) = act(observations(runner.env.layout, None))
     assert np.abs(found[False]).max() > 2
     np.testing.assert_array_equal(found[True], found[False].clip(-2, 2))
 
@@ -101,25 +110,26 @@ def test_every_observation_with_every_action(seen: str, actions: str) -> None:
     rows = observations(runner.env.layout, runner.states()[0].observation_statistics)
     assert len(rows) == ROWS
 
-    def act(rows: np.ndarray) -> np.ndarray:
-        return policy(torch.from_numpy(rows)).numpy()
+    def act(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (policy(torch.from_numpy(rows)).numpy(),)
 
     assert compare(act, policy, runner, rows) <= ROUNDING
-    assert env.action_space.contains(act(rows[:1])[0])
+    assert env.action_space.contains(act(rows[:1])[0][0])
 
 
 def test_a_checkpoint_of_jax(tmp_path: Path) -> None:
     runner = runner_for("Pendulum-v1", "jax")
     act = from_torch(export(saved(runner, tmp_path), "torch", tmp_path / "new" / "policy.pt2").read_bytes())
     rows = observations(runner.env.layout, None)
-    np.testing.assert_allclose(act(rows), runner.agent.act(rows, deterministic=True), atol=ROUNDING)
+    np.testing.assert_allclose(act(rows)[0], runner.agent.act(rows, deterministic=True), atol=ROUNDING)
 
 
 def test_the_five_lines_act_in_plain_gymnasium(tmp_path: Path) -> None:
-    for task in ("CartPole-v1", "Pendulum-v1"):
-        export(saved(runner_for(task), tmp_path), "torch", tmp_path / "best_agent.pt2")
-        program = textwrap.dedent(snippet()).replace("CartPole-v1", task)
-        assert program.count("\n") == 5
+    for task, part, layer in (("CartPole-v1", 1, 8), ("Pendulum-v1", 1, 8), ("CartPole-v1", 3, {"lstm": 32})):
+        changes = {"models.policy.network.0.layers": [8, layer], "models.value.network.0.layers": [8, layer]}
+        export(saved(runner_for(task, changes=changes), tmp_path), "torch", tmp_path / "best_agent.pt2")
+        program = textwrap.dedent(snippet(part)).replace("CartPole-v1", task)
+        assert program.count("\n") == 5 + (part == 3)
         last = "import sys; print(*ended, *{'runner', 'launcher', 'envpool', 'jax'} & sys.modules.keys())"
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", program + last], cwd=tmp_path, capture_output=True, text=True
@@ -127,18 +137,18 @@ def test_the_five_lines_act_in_plain_gymnasium(tmp_path: Path) -> None:
         assert (done.stdout, done.stderr) == ("True False\n" if task == "CartPole-v1" else "False True\n", "")
 
 
-def snippet() -> str:
+def snippet(part: int) -> str:
     assert policy_export.__doc__ is not None
-    return policy_export.__doc__.split("\n\n")[1] + "\n"
+    return policy_export.__doc__.split("\n\n")[part] + "\n"
 
 
 # ---------------------------------------------------------------------------------------------- refusals
 
 
 def test_a_policy_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(policy: Policy, rows: np.ndarray) -> bytes:
+    def wrong(policy: Policy, *inputs: np.ndarray) -> bytes:
         policy.get_buffer("observation_mean").add_(0.1)
-        return to_torch(policy, rows)
+        return to_torch(policy, *inputs)
 
     monkeypatch.setattr("runner.torch.export.to_torch", wrong)
     checkpoint = saved(runner_for("Pendulum-v1"), tmp_path)

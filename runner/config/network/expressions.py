@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from runner.config.network import rearranging
 from runner.errors import UserError, did_you_mean
 
@@ -59,11 +61,21 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Of one axis, in this order."""
+
+    numbers: tuple[int, ...]
+
+
+Index = int | tuple[int | None, int | None, int | None] | Places
+
+
+@dataclass(frozen=True)
 class Part:
-    """`base[:, 2:5]`: per axis after the batch a whole number or (start, stop, step)."""
+    """`base[:, 2:5]`: per axis after the batch a whole number, (start, stop, step), or chosen places `[0, 2]`."""
 
     base: Expression
-    index: tuple[int | tuple[int | None, int | None, int | None], ...]
+    index: tuple[Index, ...]
 
 
 @dataclass(frozen=True)
@@ -171,9 +183,15 @@ class _Reader:
         whole = ast.Slice(None, None, None)
         if not axes or ast.dump(axes[0]) != ast.dump(whole):
             raise self.refuse(tree, "an index whose first axis, the batch, is ':', such as STATES[:, 0:3]")
-        return Part(base, tuple(self._axis(axis) for axis in axes[1:]))
+        index = tuple(self._axis(axis) for axis in axes[1:])
+        others = [axis for axis in index if not isinstance(axis, tuple)]
+        if len(others) > 1 and any(isinstance(axis, Places) for axis in others):
+            raise self.refuse(tree, "a list of places for one axis, and ranges for others")
+        return Part(base, index)
 
-    def _axis(self, tree: ast.expr) -> int | tuple[int | None, int | None, int | None]:
+    def _axis(self, tree: ast.expr) -> Index:
+        if isinstance(tree, ast.List) and tree.elts:
+            return Places(tuple(self._whole(number) for number in tree.elts))
         if isinstance(tree, ast.Slice):
             start, stop, step = (None if p is None else self._whole(p) for p in (tree.lower, tree.upper, tree.step))
             if step is not None and step < 1:
@@ -329,8 +347,7 @@ def evaluate(expression: Expression, value: Callable[[Name, bool], Any], operati
         if isinstance(node, Number):
             return node.value
         if isinstance(node, Part):
-            axes = tuple(axis if isinstance(axis, int) else slice(*axis) for axis in node.index)
-            return walk(node.base)[(slice(None),) * (operations.leading + 1) + axes]
+            return walk(node.base)[(slice(None),) * (operations.leading + 1) + tuple(map(_chosen, node.index))]
         if isinstance(node, Binary):
             return ARITHMETIC[node.operator](walk(node.left), walk(node.right))
         if node.function == "one_hot_encoding":
@@ -346,6 +363,13 @@ def evaluate(expression: Expression, value: Callable[[Name, bool], Any], operati
         return operations.activation(node.function, arguments[0])
 
     return walk(expression)
+
+
+def _chosen(axis: Index) -> Any:
+    """An index of one axis as array libraries take it."""
+    if isinstance(axis, Places):
+        return np.array(axis.numbers)
+    return axis if isinstance(axis, int) else slice(*axis)
 
 
 def _rearranged(call: Call, x: Any, operations: Operations) -> Any:

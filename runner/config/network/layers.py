@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from runner.config.network.expressions import PARTED, TOKENS, Expression, Name, activation_name, names, parse
 from runner.errors import UserError, did_you_mean
 
-LARGEST_LAYER = 1_000_000
+LARGEST_LAYER, MOST_LAYERS = 1_000_000, 16
 FEATURES = {"ACTIONS": "NUM_ACTIONS", "OBSERVATIONS": "NUM_OBSERVATIONS", "STATES": "NUM_STATES", "ONE": "ONE"}
 """Tokens that may stand for a number of units, and skrl 2.x's other name for each."""
 
@@ -54,7 +55,26 @@ class Flatten:
     end: int = -1
 
 
-Layer = Linear | Conv2d | Flatten
+@dataclass(frozen=True)
+class Recurrent:
+    """torch's LSTM or GRU over the steps of an episode: `layers` of them, each of `units` hidden numbers."""
+
+    cell: str
+    units: int
+    layers: int = 1
+
+    @property
+    def gates(self) -> int:
+        """Rows of a weight per hidden number."""
+        return {"lstm": 4, "gru": 3}[self.cell]
+
+    @property
+    def memory(self) -> int:
+        """Numbers that it remembers from one step to the next: hidden ones of every layer, then an LSTM's cells."""
+        return {"lstm": 2, "gru": 1}[self.cell] * self.layers * self.units
+
+
+Layer = Linear | Conv2d | Flatten | Recurrent
 
 
 @dataclass(frozen=True)
@@ -91,8 +111,8 @@ def plan(network: Sequence[Mapping[str, Any]], output: str) -> Plan:
         if not names(source):
             raise UserError(f"{place}.input: {item['input']!r} depends on nothing; allowed: observations or containers")
         layers = [layer(entry, f"{place}.layers.{i}") for i, entry in enumerate(item["layers"])]
-        flat = [isinstance(entry, Flatten) for entry in layers]
-        activations = activation_list(item["activations"], flat, f"{place}.activations")
+        bare = [isinstance(entry, Flatten | Recurrent) for entry in layers]
+        activations = activation_list(item["activations"], bare, f"{place}.activations")
         containers.append(Container(name, source, tuple(zip(layers, activations, strict=True))))
     place = "output"
     known = [c.name for c in containers]
@@ -200,7 +220,24 @@ def _flatten(value: Any, where: str) -> Flatten:
     return Flatten(given.get("start_dim", 1), given.get("end_dim", -1))
 
 
-_READERS: dict[str, Callable[[Any, str], Layer]] = {"linear": _linear, "conv2d": _conv2d, "flatten": _flatten}
+def _recurrent(cell: str, value: Any, where: str) -> Recurrent:
+    given = {"num_layers": 1, **_arguments(value, ("hidden_size", "num_layers"), {"features": "hidden_size"}, where)}
+    if "hidden_size" not in given:
+        raise UserError(f"{where}.hidden_size: required, but not given")
+    for name, most in (("hidden_size", LARGEST_LAYER), ("num_layers", MOST_LAYERS)):
+        number = given[name]
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= most:
+            raise UserError(f"{where}.{name}: found {number!r}; allowed: a whole number from 1 to {most:,}")
+    return Recurrent(cell, given["hidden_size"], given["num_layers"])
+
+
+_READERS: dict[str, Callable[[Any, str], Layer]] = {
+    "linear": _linear,
+    "conv2d": _conv2d,
+    "flatten": _flatten,
+    "lstm": partial(_recurrent, "lstm"),
+    "gru": partial(_recurrent, "gru"),
+}
 
 
 def _feature(text: str) -> str | None:
@@ -234,16 +271,16 @@ def _pair(value: Any, least: int, where: str) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def activation_list(activations: Any, flat: Sequence[bool], where: str) -> list[str]:
+def activation_list(activations: Any, bare: Sequence[bool], where: str) -> list[str]:
     """One activation per layer from a name, a list of one, or a list as long as the layers; none → identity.
 
-    `flat` says which layers are flatten: what is given for all of them leaves those out, as in skrl.
+    `bare` says which layers what is given for all leaves out: flatten, as in skrl, and recurrent ones.
     """
     listed = [activations] if activations is None or isinstance(activations, str) else list(activations)
     if len(listed) <= 1:
         name = activation_name(listed[0] if listed else None, where)
-        return ["identity" if is_flat else name for is_flat in flat]
+        return ["identity" if is_bare else name for is_bare in bare]
     found = [activation_name(name, where) for name in listed]
-    if len(listed) != len(flat):
-        raise UserError(f"{where}: {len(listed)} activations for {len(flat)} layers; give one, or one per layer")
-    return ["identity" if is_flat else name for name, is_flat in zip(found, flat, strict=True)]
+    if len(listed) != len(bare):
+        raise UserError(f"{where}: {len(listed)} activations for {len(bare)} layers; give one, or one per layer")
+    return ["identity" if is_bare else name for name, is_bare in zip(found, bare, strict=True)]

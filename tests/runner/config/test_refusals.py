@@ -121,7 +121,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     ),
     "layer at its line": (
         edited("[64, 64]", "\n          - 64\n          - conv: 3", base=CARTPOLE),
-        "cfg.yaml:10: models.policy.network.0.layers.1: unknown layer 'conv'; allowed: linear, conv2d, flatten.",
+        "cfg.yaml:10: models.policy.network.0.layers.1: unknown layer 'conv'; allowed: linear, conv2d, flatten, lstm,",
     ),
     "schedule's key in any case": (
         edited('"KLAdaptiveLR"', "steplr").replace("kl_threshold: 0.008", "step_sise: 3"),

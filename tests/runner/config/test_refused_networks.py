@@ -63,7 +63,7 @@ NETWORKS: dict[str, str] = {
     "layers: [{conv2d: {filters: 3}}]": "conv2d.filters: unknown argument; allowed: out_channels, kernel_size, stride",
     "layers: [{conv2d: {features: 3, out_channels: 3, kernel_size: 1}}]": "out_channels is given twice",
     "layers: [{conv2d: [3, 1, 1, 0, 1]}]": "conv2d.bias: found 1; allowed: True or False",
-    "layers: [{conv3d: 3}]": "network.0.layers.0: unknown layer 'conv3d'; allowed: linear, conv2d, flatten. Did",
+    "layers: [{conv3d: 3}]": "network.0.layers.0: unknown layer 'conv3d'; allowed: linear, conv2d, flatten, lstm, gru.",
     "layers: [linear]": "network.0.layers.0: found 'linear'; allowed: a number of units, flatten",
     "layers: [{flatten: {start_dim: 0}}]": "flatten.start_dim: found 0; allowed: an axis after the batch",
     "layers: [64, 0]": "network.0.layers.1: a layer is a positive number of units, found 0",

@@ -123,7 +123,8 @@ def rollout_of(rollout: Any) -> Rollout:
         np.put_along_axis(flat, rollout.final_rows.numpy()[..., None], rollout.final_observations.numpy(), 1)
         final = jnp.asarray(flat.reshape(members, steps, envs, size).swapaxes(0, 1))
     arrays = (observations, actions, outputs, rewards, terminated, ended, valid.astype(bool))
-    return Rollout(*map(jnp.asarray, arrays), final)
+    carry = None if rollout.carry is None else jnp.asarray(rollout.carry.numpy().swapaxes(0, 1))
+    return Rollout(*map(jnp.asarray, arrays), final, carry)
 
 
 def orders_of(orders: torch.Tensor | None) -> jax.Array | None:

@@ -86,7 +86,7 @@ def test_a_rollout_has_float64_around_the_environment_only(learning: tuple[Any, 
     assert "stepping.py:step" in users and users <= {"stepping.py:step", "stepping.py:_flatten"}
     assert not [out for out in traced.out_avals if out.dtype == np.float64]
     rows = np.zeros((1, 3, 17), np.float32)
-    acting = train_module._samples.trace(members.rules, policies, (), rows, noise[0]).jaxpr
+    acting = train_module._samples.trace(members.rules, policies, None, rows, noise[0]).jaxpr
     assert wide(acting) == set()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from runner.config import Config
+from runner.config.network.layers import Recurrent
 from runner.networks.parameters import LOG_STD, Network
 from runner.torch import preprocessors
 from runner.torch.preprocessors import Statistics
@@ -169,20 +170,46 @@ class Problem:
 
     def network_options(self) -> dict[str, Any]:
         return {
-            "hidden_activations": [step.activation for block in self.network.policy.blocks for step in block.steps],
+            "hidden_activations": [
+                step.activation
+                for block in self.network.policy.blocks
+                for step in block.steps
+                if not isinstance(step.layer, Recurrent)
+            ],
             **output_options(self.network),
             "separate": self.network.separate,
         }
 
     def oracle_forward(self, p: int, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Policy outputs and normalised values of raw observations `[…, O]`."""
+        """Policy outputs and normalised values of raw observations `[…, O]`; of recurrent networks of a rollout's."""
         scaler = self.scaler(p, self.learner.observation_statistics)
-        rows = observations.reshape(-1, observations.shape[-1]).astype(np.float64)
+        by_env = observations.swapaxes(0, 1) if self.network.memory else observations
+        rows = by_env.reshape(-1, observations.shape[-1]).astype(np.float64)
         rows = rows if scaler is None else scaler.normalize(rows)
         named = self.named(p, self.learner.optimizer.parameters)
-        outputs, values = oracle.forward(named, rows, **self.network_options())
-        shape = observations.shape[:-1]
-        return outputs.reshape(*shape, -1), values.reshape(shape)
+        if not self.network.memory:
+            outputs, values = oracle.forward(named, rows, **self.network_options())
+            shape = observations.shape[:-1]
+            return outputs.reshape(*shape, -1), values.reshape(shape)
+        envs = self.rollout.rewards.shape[2]
+        whole = self.recurrent(p, 1)
+        forward, _ = whole.functions(np.arange(envs), rows, np.ones(len(rows), bool))
+        outputs, values = forward(named, rows, **self.network_options())
+        return outputs.reshape(envs, -1, outputs.shape[-1]).swapaxes(0, 1), values.reshape(envs, -1).T
+
+    def recurrent(self, p: int, parts: int) -> oracle.Recurrent:
+        """The rollout as this many sequences of every environment; as one it goes on to the observation after it."""
+        layers = [step.layer for block in self.network.policy.blocks for step in block.steps]
+        (cell,) = (layer.cell for layer in layers if isinstance(layer, Recurrent))
+        over = self.rollout.valid[p].numpy() == 0
+        begins = np.concatenate([np.zeros_like(over[:1]), over])
+        if parts > 1:
+            begins = begins[:-1]
+        begins = begins.reshape(parts, -1, over.shape[1]).transpose(0, 2, 1).reshape(parts * over.shape[1], -1)
+        assert self.rollout.carry is not None
+        carry = self.rollout.carry[p, :parts].flatten(0, 1).numpy().astype(np.float64)
+        columns = {name.partition(".")[0]: columns for name, columns in self.network.memories.items()}
+        return oracle.Recurrent(cell, begins, {trunk: carry[:, own] for trunk, own in columns.items()})
 
     def log_probs(self, p: int) -> np.ndarray:
         """Of the rollout's actions, `[T, N]`."""
@@ -231,7 +258,12 @@ class Problem:
         """What the oracle makes of member p."""
         agent, rollout = self.config.agent, self.rollout
         ended, terminated = rollout.ended[p].numpy(), rollout.terminated[p].numpy()
-        every = np.tile(np.arange(ended.size), (agent.learning_epochs, 1))
+        recurrent, sequences = None, ended.size
+        if rollout.carry is not None:
+            parts = rollout.carry.shape[1]
+            recurrent, sequences = self.recurrent(p, parts), parts * ended.shape[1]
+            recurrent.begins = recurrent.begins[:, : len(ended) // parts]
+        every = np.tile(np.arange(sequences), (agent.learning_epochs, 1))
         if self.orders is not None:
             every = self.orders[:, p].numpy()
         return oracle.update(
@@ -261,6 +293,7 @@ class Problem:
             grad_norm_clip=self.number("grad_norm_clip", p),
             kl_threshold=self.number("kl_threshold", p),
             schedule=self.schedule(p),
+            recurrent=recurrent,
             **self.loss_options(p),
         )
 
