@@ -47,7 +47,7 @@ def dump_without(model: BaseModel, marks: Collection[Mark]) -> dict[str, Any]:
 def _prune(model: BaseModel, data: dict[str, Any], marks: Collection[Mark]) -> None:
     for name, field in type(model).model_fields.items():
         value, key = getattr(model, name), field.alias or name
-        later = Mark.LATER in field.metadata and value == field.default
+        later = Mark.LATER in field.metadata and value == field.get_default(call_default_factory=True)
         if later or any(mark in marks for mark in field.metadata):
             del data[key]
         elif isinstance(value, BaseModel):
