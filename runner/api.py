@@ -157,6 +157,7 @@ class Runner:
         episodes: int | None = None,
         seed: int | None = None,
         at_once: int | None = None,
+        around: Callable[[VectorEnv], VectorEnv] = lambda env: env,
     ) -> list[Episode]:
         """Let every member play whole episodes, the same number each, every one in an environment of its own.
 
@@ -165,12 +166,13 @@ class Runner:
             episodes: of each member; default one for each of its environments.
             seed: of the episodes, the same for all members; default each member's own.
             at_once: environments of a member that are stepped together; default its environments.
+            around: puts the environments into something that watches them, such as a camera.
         """
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
         envs = self._static.env.num_envs or 0
         return play(
-            lambda seeds: self.env.seeded(seeds, self._threads),
+            lambda seeds: around(self.env.seeded(seeds, self._threads)),
             lambda carry, observations, draw: self._members.choose(carry, observations, bool(deterministic), draw),
             self._members.pack.seeds if seed is None else [seed] * self._members.pack.size,
             episodes or envs,

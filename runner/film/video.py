@@ -12,8 +12,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,19 @@ def film(job: Job) -> Film:
     config = resolve({**job.config, "backend": job.backend})[0]
     drawn = task(config.env).drawn()
     picture, seconds = _probe(drawn, environment_seeds(job.seed, 1, EVALUATION_RESET))
-    filmed = _FilmedTask(drawn)
     files = [checkpoint.read_file(path) for path in job.files]
     framework = importlib.import_module(f"runner.{job.backend}")
-    runner = framework.Runner.of_checkpoints(filmed, config, files, job.threads, job.seed)
+    runner = framework.Runner.of_checkpoints(drawn, config, files, job.threads, job.seed)
 
-    def play() -> list[Episode]:
-        found: list[Episode] = runner.evaluate(job.deterministic, job.episodes, job.seed, job.episodes)
-        return found
-
+    play: Callable[..., list[Episode]] = partial(
+        runner.evaluate, job.deterministic, job.episodes, job.seed, job.episodes
+    )
     form = best_format()
     stride = _stride(form, play(), seconds)
     columns = _columns(len(job.files), job.episodes)
     labels = [label for label in job.labels for _ in range(job.episodes)]
     with FilmWriter(Path(job.path), form, picture, labels, columns, job.threads) as writer:
-        filmed.writer, filmed.stride = writer, stride
-        episodes = play()
+        episodes = play(lambda env: _FilmedEnv(env, writer, stride))
     return Film(writer.path, stride, episodes)
 
 
@@ -114,21 +112,6 @@ def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     env.render([0])
     start = time.perf_counter()
     return env.render([0])[0], time.perf_counter() - start
-
-
-class _FilmedTask(VectorEnv):
-    """A task whose environments are filmed once there is a writer."""
-
-    def __init__(self, task: VectorEnv) -> None:
-        super().__init__(task.num_envs, task.observation_space, task.action_space)
-        self.task = task
-        self.writer: FilmWriter | None = None
-        self.stride = 1
-
-    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
-        """A pool, filmed or not."""
-        pool = self.task.seeded(seeds, threads)
-        return pool if self.writer is None else _FilmedEnv(pool, self.writer, self.stride)
 
 
 class _FilmedEnv(VectorEnv):
