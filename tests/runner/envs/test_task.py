@@ -116,6 +116,7 @@ WRONG = {
     "ours": ("point_world:make_vec", {"size": 3}, "env.size: .*has no such argument. Allowed for .*: length"),
     "constructor": ("point_world:PointEnv", {"length": 0}, r"cannot be made: ValueError: length 0 must .*__init__.py:"),
     "another's": ("point_world:np.random.rand", {}, "env.id: numpy is another module than point_world"),
+    "Python's": ("point_world:__loader__.get_data", {"path": "x"}, "env.id: __loader__ is Python's own"),
     "no class": ("point_world:gymnasium", {}, "env.id: point_world:gymnasium is <module .*; allowed: a class or func"),
     "wrapper": ("point_world:PointEnv", {"wrappers": "x"}, "env.wrappers: found 'x'; allowed: a list"),
     "its name": ("point_world:PointEnv", {"wrappers": ["TimeLimit"]}, "wrappers.0: .*such as gymnasium.wrappers.Ti"),
