@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -41,15 +41,24 @@ def check(
     /,
     *,
     import_: Imports = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", help="env.key=value, such as env.wrappers.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="A JSON list.")] = False,
     debug: Debug = False,
 ) -> int:
     """Say what is right and wrong about an environment."""
     from launcher.envs import check as checking
+    from runner.config.overrides import apply, parse_override
     from runner.config.schema import EnvConfig
+    from runner.errors import UserError
 
     allow(import_, name)
-    found = checking.check(EnvConfig.model_validate({"id": name, "num_envs": 64}))
+    data: dict[str, Any] = {"env": {"id": name, "num_envs": 64}}
+    for text in set_ or ():
+        key, values = parse_override(text)
+        if key[0] != "env" or len(values) != 1:
+            raise UserError(f"command line: --set {text}: allowed: one value of a key below env")
+        apply(data, key, values[0])
+    found = checking.check(EnvConfig.model_validate(data["env"]))
     if as_json:
         print(json.dumps([finding._asdict() for finding in found]))
     else:

@@ -98,8 +98,8 @@ def _creator(name: str) -> Callable[..., Any]:
     """What a registered id stands for, if it may be imported."""
     if name not in gymnasium.registry:
         near = did_you_mean(name, gymnasium.registry)
-        more = "" if near else "; ids of a package are known once it is imported: add --import PACKAGE"
-        raise UserError(f"env.id: gymnasium has registered no {name!r}.{near}{more}")
+        more = near or " Ids of a package are known once it is imported: add --import PACKAGE"
+        raise UserError(f"env.id: gymnasium has registered no {name!r}.{more}")
     entry = gymnasium.spec(name).entry_point
     if name in _AT_FIRST and isinstance(entry, str) and not entry.startswith(f"{imports.GYMNASIUM}."):
         imports.check(entry.partition(":")[0], f"env.id: {name}")
