@@ -349,5 +349,5 @@ def test_logical_gpus_are_said_loudly(capsys: pytest.CaptureFixture[str], config
 def test_help_is_short_and_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()
-    assert len(lines) <= 53
+    assert len(lines) <= 54
     assert sum(line.strip().startswith("launch ") for line in lines[-6:]) == 3
