@@ -51,3 +51,20 @@ class DoingAtStep(Point):
         if self.mine and self.steps == 2 and self.at == "step":
             self.do()
         return super().step(action)
+
+
+class FailsForOne(Point):
+    """Fails at the third step where it was reset with the seed `chosen`."""
+
+    def __init__(self, chosen: int) -> None:
+        super().__init__()
+        self.chosen, self.mine = chosen, False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.mine = self.mine or seed == self.chosen
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        if self.mine and self.steps == 2:
+            raise ZeroDivisionError("the point fell off")
+        return super().step(action)

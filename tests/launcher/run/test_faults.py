@@ -17,6 +17,8 @@ from launcher.ledger.ledger import Ledger
 from launcher.run import dispatch
 from launcher.run import pool as processes
 from launcher.run.worker import Worker
+from runner.draws import environment_seeds
+from runner.envs.named import imports
 from tests.launcher.faulty import (
     aggregator_pid,
     assert_whole,
@@ -289,3 +291,16 @@ def test_a_disk_that_stays_full_ends_the_launch_which_goes_on_later(
     (small_disk / "filler").unlink()
     assert main(["resume", str(directory), *ray_address]) == 0
     assert_whole(directory, RECORDS)
+
+
+def test_a_failed_environment_fails_its_own_trial_and_its_mates_finish(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(imports.VARIABLE, "{}")
+    chosen = environment_seeds(1, 8)[5]
+    environment = ("--env", "tests.point:FailsForOne", "--set", f"env.chosen={chosen}", "--set", "env.num_envs=8")
+    policy = ("--set", "models.policy.class=GaussianMixin", "--backend", "torch", "--set", "compile=False")
+    assert launch(64, "--seeds", "3", "--workers", "1", *environment, *policy) == 1
+    assert attempts(tmp_path / "run") == [("error", [0, 1, 2]), ("finished", [0, 2]), ("error", [1])]
+    words = f"the environment with seed {chosen} raised in its step: ZeroDivisionError: the point fell off"
+    assert words in capsys.readouterr().out
