@@ -63,7 +63,8 @@ class Runner:
                 the seeds that follow from the configuration's.
             cfg: a configuration, as `load_cfg_from_yaml` returns it or in canonical form.
             seeds: train one member per seed as one batched program; default the configuration's own seed.
-            threads: EnvPool threads; default the cores this process may use.
+            threads: that step EnvPool's environments, default the cores that this process may use; processes that
+                step environments of Python, default this one.
             configs: one configuration per member, instead of `seeds`, where members differ in Hyper numbers.
         """
         self.env = wrap_env(env)

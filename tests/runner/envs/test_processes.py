@@ -24,7 +24,9 @@ from runner.envs.named.recipe import Recipe
 from runner.envs.processes import Processes
 from runner.envs.python import InProcess, PythonTask
 from runner.errors import FailedEnvironmentError, UserError
+from runner.torch import Runner
 from tests.point import DoingAtStep, Point
+from tests.runner.builders import fingerprint, make_config
 
 SEEDS = [11, 22, 33, 44, 55]
 
@@ -92,6 +94,16 @@ def test_what_processes_step_is_what_this_process_steps(make: Any) -> None:
         assert mine.dtype == theirs.dtype
     other.close()
     assert gone(pids(other))
+
+
+def test_how_many_processes_step_changes_nothing_that_is_trained() -> None:
+    trained = []
+    for threads in (1, 2):
+        runner = Runner(task(Point, length=5), make_config({"trainer.timesteps": 16}), seeds=[1, 2], threads=threads)
+        for _ in runner.reports():
+            pass
+        trained.append([fingerprint(state) for state in runner.states()])
+    assert trained[0] == trained[1]
 
 
 def test_the_row_after_an_episode_is_its_reset() -> None:
