@@ -195,11 +195,8 @@ def find(directories: Sequence[Path]) -> list[Launch]:
     for folder in folders:
         if folders.count(folder) > 1:
             raise UserError(f"{folder}: given twice; name each launch directory once")
-    found = []
-    for name, folder in zip(_launch_names(folders), folders, strict=True):
-        with reading(folder):
-            found.append(Launch(name, standing.read(folder), evaluations.read(folder)))
-    return found
+    names = _launch_names(folders)
+    return [Launch(n, standing.read(f), evaluations.read(f)) for n, f in zip(names, folders, strict=True)]
 
 
 def read(launches: Sequence[Launch], each: Each = lambda *_: None) -> Report:
@@ -229,12 +226,12 @@ def _configuration(
     launch: Launch, index: int, name: str, rows: Sequence[Progress], trials: int, each: Each
 ) -> Configuration:
     directory = launch.standing.directory
-    records = []
     with reading(directory) as ledger:
         (text,) = ledger.configurations([rows[0].trial.id]).values()
-        for row in rows:
-            records.append(read_records(directory / LEDGER, row.trial.id))
-            each(name, row.trial, records[-1])
+    records = []
+    for row in rows:
+        records.append(read_records(directory / LEDGER, row.trial.id))
+        each(name, row.trial, records[-1])
     tags = dict.fromkeys(tag for one in records for tag in one.values if not tag.startswith(TIME))
     grid = grid_of(records, max(20, min(CURVE_POINTS, CURVE_NUMBERS // (2 * trials))))
     thin = grid_of(records, max(10, min(OTHER_POINTS, CURVE_NUMBERS // (2 * trials * max(len(tags), 1)))))
