@@ -10,7 +10,7 @@ That of a recurrent policy has its state as explicit input and output, zeros whe
 
     import gymnasium, torch
     env, policy = gymnasium.make("CartPole-v1"), torch.export.load("best_agent.pt2").module()
-    observation, ended, state = env.reset()[0], [False], torch.zeros(1, 64)  # hidden numbers, and cells of an lstm
+    observation, ended, state = env.reset()[0], [False], torch.zeros(1, 128)  # an lstm's 64 hidden numbers and cells
     while not any(ended):
         actions, state = policy(torch.from_numpy(observation)[None], state)
         observation, reward, *ended, _ = env.step(actions[0].numpy())

@@ -69,6 +69,8 @@ def compiles(config: Config) -> bool:
     """
     if config.compile != "auto":
         return config.compile
+    if config.models.recurrent:
+        return False  # a graph of every step of a sequence is large, and slow to compile
     steps = config.updates * config.agent.learning_epochs * config.agent.mini_batches
     if steps < WORTH_COMPILING:
         return False

@@ -125,7 +125,7 @@ def test_a_checkpoint_of_jax(tmp_path: Path) -> None:
 
 
 def test_the_five_lines_act_in_plain_gymnasium(tmp_path: Path) -> None:
-    for task, part, layer in (("CartPole-v1", 1, 8), ("Pendulum-v1", 1, 8), ("CartPole-v1", 3, {"lstm": 32})):
+    for task, part, layer in (("CartPole-v1", 1, 8), ("Pendulum-v1", 1, 8), ("CartPole-v1", 3, {"lstm": 64})):
         changes = {"models.policy.network.0.layers": [8, layer], "models.value.network.0.layers": [8, layer]}
         export(saved(runner_for(task, changes=changes), tmp_path), "torch", tmp_path / "best_agent.pt2")
         program = textwrap.dedent(snippet(part)).replace("CartPole-v1", task)
