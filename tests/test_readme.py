@@ -65,7 +65,8 @@ def test_every_preset_trains_two_updates(preset: Path) -> None:
     from runner.torch import Runner
 
     rollouts = min(load_config(preset)[0].agent.rollouts, 16)
-    config, _ = load_config(preset, [(("agent", "rollouts"), rollouts), (("trainer", "timesteps"), 2 * rollouts)])
+    shorter = {"agent.rollouts": rollouts, "agent.sequence_length": None, "trainer.timesteps": 2 * rollouts}
+    config, _ = load_config(preset, [(tuple(key.split(".")), value) for key, value in shorter.items()])
     task = EnvPoolTask(config.env.id or "Pendulum-v1", config.env.num_envs or 4, config.env.arguments)
     *_, report = Runner(task, config, threads=1).reports()
     assert report.records[0] is not None
