@@ -32,7 +32,7 @@ from runner.envs.loop import close
 from runner.envs.measure import step_seconds
 from runner.envs.named import imports
 from runner.envs.named.recipe import Recipe
-from runner.envs.python import PythonTask
+from runner.envs.python import InProcess, PythonTask
 from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task
 from runner.errors import FailedEnvironmentError, UserError
@@ -177,8 +177,10 @@ def _repeats(
     own = (
         "take all that is random from self.np_random, which super().reset(seed=seed) seeds, and nothing from the clock"
     )
+    # Pools are made anew for other seeds, and are not reset to them.
+    twice = ("reset a second time with its seed", lambda: first, "let reset forget all that was before")
     trials: tuple[tuple[str, Callable[[], VectorEnv], str], ...] = (
-        ("reset a second time with its seed", lambda: first, "let reset forget all that was before"),
+        *([twice] if isinstance(first, InProcess) else []),
         (ANEW, lambda: env.seeded(SEEDS[:1], 1), own),
         ("beside another one", lambda: env.seeded(SEEDS, 1), "keep nothing in globals or in the class; " + own),
     )
@@ -255,7 +257,7 @@ def speed(env: VectorEnv) -> str:
     text = f"{1 / step:,.0f} steps/s on one core ({1e6 * step:,.1f} µs a step)"
     if cores == 1:
         return f"{text}; launch here: about {launch:,.0f} steps/s"
-    several = f", stepped by {processes} processes" if processes > 1 else ""
+    several = f", stepped by {processes} cores" if processes > 1 else ""
     text += f"; launch with {cores} seeds or more on these {cores} cores: about {launch:,.0f} steps/s"
     return f"{text}, with one{several}: {single:,.0f}"
 

@@ -60,6 +60,11 @@ def test_what_becomes_of_the_process_is_told(name: str, longest: float, last: st
     assert re.match(last, " ".join(findings[-1])) and findings[-1].fix
 
 
+def test_a_pool_is_not_asked_for_its_first_episode_again() -> None:
+    findings = check.check(EnvConfig.model_validate({"id": "CartPole-v1", "num_envs": 8}))
+    assert [finding.level for finding in findings] == ["right"] * 4, findings
+
+
 def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "tests.point:Point"]) == 0
     shown = capsys.readouterr().out
