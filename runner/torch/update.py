@@ -391,11 +391,16 @@ def minibatches(
         return function(state, data)
     members, sequences = order.shape
     member = torch.arange(members, device=order.device).unsqueeze(1)
-    starts = torch.arange(0, data.weight.shape[1], sequences, device=order.device).unsqueeze(1)
+    length = data.weight.shape[1]
+    starts = torch.arange(0, length, sequences, device=order.device).unsqueeze(1)
+    # All members' rows one after the other: selecting from one axis is several times faster than from two.
+    columns = [None if x is None else x.flatten(0, 1) for x in data._replace(carry=None)]
     for chosen in order.tensor_split(count, 1):
         rows = (starts + chosen.unsqueeze(1)).flatten(1)
-        batch = Batch._make(None if x is None else x[member, rows] for x in data._replace(carry=None))
-        state = function(state, batch._replace(carry=None if data.carry is None else data.carry[member, chosen]))
+        flat = (rows + member * length).flatten()
+        parts = (None if x is None else x.index_select(0, flat).unflatten(0, rows.shape) for x in columns)
+        carry = None if data.carry is None else data.carry[member, chosen]
+        state = function(state, Batch._make(parts)._replace(carry=carry))
     return state
 
 
