@@ -100,8 +100,8 @@ class Agent:
                 )
         states = self._members.states()
         for file, one in zip(paths, members, strict=True):
-            to_bytes = skrl_checkpoint.write if file.suffix == ".pt" else checkpoint.to_bytes
-            data = to_bytes(states[one], self._members.network, pack.configs[one])
+            parts = states[one], self._members.network, pack.configs[one]
+            data = skrl_checkpoint.write(*parts) if file.suffix == ".pt" else checkpoint.to_bytes(*parts, self._env)
             try:
                 write_whole(file, data)
             except OSError as error:

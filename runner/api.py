@@ -194,7 +194,7 @@ class Runner:
 
     def checkpoint(self, member: int, state: MemberState) -> bytes:
         """One member's state as the bytes of a checkpoint file."""
-        return checkpoint.to_bytes(state, self._members.network, self._members.pack.configs[member])
+        return checkpoint.to_bytes(state, self._members.network, self._members.pack.configs[member], self.env)
 
     def restore(self, data: Sequence[bytes], only_act: bool = False) -> None:
         """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps."""
@@ -222,7 +222,8 @@ class Runner:
             config.check_mini_batches(self.env.num_envs)
         except ValueError as error:
             raise UserError(str(error)) from None
-        env = config.env.model_copy(update={"num_envs": self.env.num_envs})
+        named = {} if config.env.id is not None else self.env.named
+        env = config.env.model_copy(update={**named, "num_envs": self.env.num_envs})
         return config.model_copy(update={"env": env, "backend": self.backend})
 
     def _train(self) -> None:

@@ -67,7 +67,7 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
 
     data = files.read_file(checkpoint)
     config = _configuration(data, str(checkpoint))
-    env = _environment(config, str(checkpoint))
+    env = _environment(data, config, str(checkpoint))
     network = Network.of(config, env.layout, env.actions)
     state = files.from_bytes(data, network, str(checkpoint))
     policy = programs.Policy(network, state, env.actions, config.models.policy.clips)
@@ -101,14 +101,11 @@ def _configuration(data: bytes, name: str) -> Config:
     return config.model_copy(update={"agent": config.agent.model_copy(update={"mixed_precision": False})})
 
 
-def _environment(config: Config, name: str) -> VectorEnv:
+def _environment(data: bytes, config: Config, name: str) -> VectorEnv:
     from runner.envs.task import task
 
     if config.env.id is None:
-        raise UserError(
-            f"{name}: its configuration has no env.id, from which the spaces of observations and actions are known; "
-            "allowed: checkpoints of environments named there"
-        )
+        return files.environment(files.read_metadata(data, name), config, name)
     env = task(config.env)
     env.close()
     return env

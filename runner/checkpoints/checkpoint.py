@@ -18,7 +18,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from runner.checkpoints import spaces as written
 from runner.config import Config
+from runner.envs.base import VectorEnv
 from runner.errors import UserError
 from runner.files import expanded
 from runner.networks.parameters import Network
@@ -39,8 +41,8 @@ def versions() -> dict[str, str]:
     return out
 
 
-def to_bytes(state: MemberState, network: Network, config: Config) -> bytes:
-    """Serialise one member."""
+def to_bytes(state: MemberState, network: Network, config: Config, env: VectorEnv | None = None) -> bytes:
+    """Serialise one member; of an environment without a name, its spaces too."""
     tensors = dict(network.split(state.parameters))
     for prefix, row in (("first_moment", state.first_moment), ("second_moment", state.second_moment)):
         tensors |= {f"optimizer.{prefix}.{name}": value for name, value in network.split(row).items()}
@@ -56,7 +58,23 @@ def to_bytes(state: MemberState, network: Network, config: Config) -> bytes:
         "config": json.dumps(config.dump()),
         "versions": json.dumps(versions()),
     }
+    if env is not None and config.env.id is None:
+        metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
     return _in_order(save(tensors, metadata))
+
+
+def environment(metadata: dict[str, str], config: Config, name: str) -> VectorEnv:
+    """One of the spaces that a checkpoint carries, which cannot be stepped."""
+    if "spaces" not in metadata:
+        raise UserError(
+            f"{name}: its environment had no name, and its spaces are not in the file; allowed: checkpoints that this "
+            "version wrote, or of environments with an env.id"
+        )
+    try:
+        observation, action = map(written.from_data, json.loads(metadata["spaces"]))
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise UserError(f"{name}: the spaces of its environment cannot be read: {error}") from None
+    return VectorEnv(config.env.num_envs or 1, observation, action)
 
 
 def _in_order(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ differ from the learner's where rewards are clipped or a lost life ends an episo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,11 @@ class VectorEnv:
         self.action_space = action_space
         self.layout = layout(observation_space)
         self.actions = ActionSpace.of(action_space)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The keys of `env` in a configuration that make such an environment again; empty where there are none."""
+        return {}
 
     @property
     def observation_size(self) -> int:
@@ -122,6 +128,25 @@ class VectorEnv:
         flat = np.empty((rows, self.observation_size), self.layout.dtype)
         flatten_observations(self.layout, observations, flat)
         return flat
+
+
+def of_spec(spec: Any) -> dict[str, Any]:
+    """`VectorEnv.named` of what gymnasium has made by a specification, if it is that and nothing around it."""
+    if spec is None or spec.id not in gymnasium.registry or spec.additional_wrappers:
+        return {}
+    arguments = {name: value for name, value in spec.kwargs.items() if name not in ("num_envs", "vectorization_mode")}
+    registered = gymnasium.spec(spec.id)
+    for name in ("max_episode_steps",):
+        if getattr(spec, name) != getattr(registered, name):
+            arguments[name] = getattr(spec, name)
+        elif name in arguments:
+            del arguments[name]
+    arguments = {name: value for name, value in arguments.items() if registered.kwargs.get(name) != value}
+    try:
+        json.dumps(arguments)
+    except (TypeError, ValueError):  # objects, which no file can hold
+        return {}
+    return {"id": f"gymnasium:{spec.id}", **arguments}
 
 
 def episode_info(info: Mapping[str, Any], truncated: Any) -> dict[str, Any]:

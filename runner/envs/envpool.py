@@ -135,6 +135,25 @@ def _seen_space(spec: Any, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
     return space if mask is None else Dict({_BOARD: space, LEGAL: MultiBinary([n for n in mask.shape if n != -1])})
 
 
+def _named(spec: Any) -> dict[str, Any]:
+    """The id and arguments that make a specification."""
+    config = spec.config._asdict()
+    near: dict[str, int] = {}
+    for task, (_, kind, defaults) in envpool.registration.registry.specs.items():
+        if kind == type(spec).__name__ and config.get("task") == defaults.get("task"):
+            near[task] = sum(config.get(name, value) != value for name, value in defaults.items())
+    if not near:
+        return {}
+    task = min(reversed(near), key=lambda task: (near[task], task.count("/")))
+    defaults = _spec(task).config._asdict()
+    arguments = {name: x for name, x in config.items() if name not in OF_A_POOL and defaults.get(name) != x}
+    try:
+        _check_described(spec, task, arguments)
+    except UserError:  # with arguments that a configuration cannot have
+        return {}
+    return {"id": task, **arguments}
+
+
 def _threads(threads: int | None, num_envs: int) -> int:
     """EnvPool counts the host's cores, not those this process may use, so the number is always explicit."""
     return max(1, min(threads if threads is not None else usable_cores(), num_envs))
@@ -243,6 +262,11 @@ class EnvPool(VectorEnv):
         """Start new episodes everywhere."""
         observations, info = self.pool.reset()
         return self.flatten(self.seen(observations, info)), {}
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class; of ids that differ in defaults alone, the one that leaves the fewest arguments to say."""
+        return _named(self.pool.spec)
 
     def seen(self, observations: Any, info: Mapping[str, Any]) -> Any:
         """Observations, with the possible actions beside them where they come in the info (PGX)."""

@@ -17,7 +17,7 @@ from gymnasium.wrappers.vector import (
     VectorizeTransformObservation,
 )
 
-from runner.envs.base import Step, VectorEnv
+from runner.envs.base import Step, VectorEnv, of_spec
 from runner.envs.observations import as_array, flatten_some, like, tensor_in
 from runner.envs.tensors import FINAL, attribute, is_many
 from runner.errors import UserError
@@ -142,6 +142,12 @@ class GymnasiumVector(VectorEnv):
                 f"{self.observation_space}: {error}"
             ) from None
         return rows
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class."""
+        one = self.env.envs[0] if isinstance(self.env, SyncVectorEnv) else self.env
+        return {} if isinstance(one, VectorWrapper) else of_spec(getattr(one, "spec", None))
 
     @property
     def _name(self) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Discrete
 from gymnasium.vector import AutoresetMode
 
-from runner.envs.base import Step, VectorEnv
+from runner.envs.base import Step, VectorEnv, of_spec
 from runner.envs.observations import as_array, child, flatten_some
 from runner.envs.spaces import CRITIC, POLICY, Layout
 from runner.errors import UserError
@@ -142,6 +142,11 @@ class TensorEnv(VectorEnv):
     def close(self) -> None:
         """Close the environment, where it can be."""
         getattr(self.env, "close", lambda: None)()
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class."""
+        return of_spec(getattr(self.env, "spec", None))
 
     @property
     def _name(self) -> str:
