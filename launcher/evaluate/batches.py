@@ -85,6 +85,8 @@ def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
         folder.allow_recorded(launch)
     found = found if terms.env is None else _moved(found, terms.env)
     for candidate in found:
+        if candidate.config.env.id is None:
+            raise UserError(f"{candidate.path}: its environment had no name; say which to play in: --env ID")
         for module in imports.module_of(candidate.config.env.id):
             imports.check(module, f"{candidate.path}: env.id: {candidate.config.env.id}")
     return found
@@ -104,6 +106,10 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
         name = trial.rsplit("_s", 1)[0] if launch is not None else trial
         yield Candidate(launch, trial, name, timestep, path, hashlib.sha256(data).hexdigest(), config)
         return
+    if written := list(_of_a_runner(path, which)):
+        for one in written:
+            yield from _at(one, which)
+        return
     path = path.absolute()
     with reading(path) as ledger:
         for each in folder.trials_of(ledger):
@@ -111,6 +117,15 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
             chosen = [file for file in files if file.kind == ("best" if which == "best" else "agent")]
             for file in chosen if which == "every" else chosen[-1:]:
                 yield Candidate(path, each.id, each.name, file.timestep, path / file.path, file.sha256, each.config)
+
+
+def _of_a_runner(path: Path, which: Which) -> Iterator[Path]:
+    """Checkpoints in a directory that `run("train")` wrote."""
+    pattern = "best_agent" if which == "best" else "agent_*"
+    for member in (path, *sorted(path.glob("seed_*"))):
+        found = (member / "checkpoints").glob(f"{pattern}.safetensors")
+        files = sorted(found, key=lambda file: (len(file.name), file.name))
+        yield from files if which == "every" else files[-1:]
 
 
 def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
@@ -122,7 +137,9 @@ def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
             continue
         configs[key] = config.model_copy(update={"env": config.env.model_copy(update={"id": env})})
         try:
-            there, here = (_shapes(one) for one in (configs[key], config))
+            there = _shapes(configs[key])
+            # Where the environment had no name, reading the file will tell.
+            here = there if config.env.id is None else _shapes(config)
         except UserError as error:
             raise UserError(f"command line: --env {env}: {candidate.name} cannot play there: {error}") from None
         if there != here:
