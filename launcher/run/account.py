@@ -12,7 +12,8 @@ from typing import Any
 from launcher.run.process import Job
 from launcher.watch.tables import count
 from runner.checkpoints import checkpoint
-from runner.networks.parameters import Network, Role, Step
+from runner.networks.blocks import Role, Step
+from runner.networks.parameters import Network
 from runner.training.tracking import Report
 
 

@@ -20,7 +20,8 @@ from runner.config.network import expressions
 from runner.config.network.expressions import Call
 from runner.config.network.layers import Conv2d, Flatten, Recurrent
 from runner.errors import UserError
-from runner.networks.parameters import LOG_STD, Block, Entry, Network, leaf
+from runner.networks.blocks import Block, Entry, leaf
+from runner.networks.parameters import LOG_STD, Network
 from runner.training.state import Counters, MemberState, Moments
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from runner.config.network.layers import Conv2d, Flatten, Linear, Recurrent
 from runner.envs.spaces import Layout
 from runner.jax import distributions, recurrent
 from runner.jax.recurrent import PRECISION, Memory
-from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
+from runner.networks.blocks import Block, Role, Step, leaf
+from runner.networks.parameters import LOG_STD, Network
 from runner.training.pack import Rules
 
 Parameters: TypeAlias = dict[str, Array]

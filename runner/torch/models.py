@@ -19,7 +19,8 @@ from runner.config.network import expressions
 from runner.config.network.expressions import Name
 from runner.config.network.layers import Conv2d, Flatten, Linear, Recurrent
 from runner.envs.spaces import Layout
-from runner.networks.parameters import LOG_STD, Block, Network, Role, Step, leaf
+from runner.networks.blocks import Block, Role, Step, leaf
+from runner.networks.parameters import LOG_STD, Network
 from runner.torch import distributions, recurrent
 from runner.torch.recurrent import Memory
 from runner.training.pack import Rules

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runner.torch import accelerate, distributions, models, preprocessors, schedulers
 from runner.torch import advantages as gae
-from runner.torch.objectives import OBJECTIVES
+from runner.torch.loss import Batch, loss
 from runner.torch.preprocessors import Statistics, observation_scaler, value_scaler
 from runner.torch.recurrent import Memory
 from runner.torch.rollout import Rollout
@@ -24,32 +24,6 @@ from runner.training.pack import Hyper, Rules
 
 BETA_1, BETA_2 = 0.9, 0.999
 State = TypeVar("State")
-
-
-class Batch(NamedTuple):
-    """Rows to learn from.
-
-    `log_prob` is `[P, B]`, or `[P, B, K]` where the distribution is `split`. `values` are the value network's outputs
-    before the update, `returns` are normalised. `weight` is 1 for experience and 0 for reset rows, or that over their
-    number. `shift` is what RPO adds to the means. Of networks that remember, rows are steps of sequences in the order
-    of time: `begins` says where episodes begin, `carry` what is remembered before each sequence's first step.
-    """
-
-    observations: Num[Tensor, "P B O"]
-    actions: Num[Tensor, "P B K"]
-    log_prob: Tensor
-    advantages: Float[Tensor, "P B"]
-    returns: Float[Tensor, "P B"]
-    values: Float[Tensor, "P B"]
-    weight: Float[Tensor, "P B"]
-    shift: Float[Tensor, "P B A"] | None = None
-    begins: Bool[Tensor, "P B"] | None = None
-    carry: Float[Tensor, "P Q M"] | None = None
-
-    @property
-    def memory(self) -> Memory | None:
-        """As networks take it."""
-        return None if self.carry is None else Memory(self.carry, self.begins)
 
 
 class Optimizer(NamedTuple):
@@ -80,60 +54,6 @@ class Metrics(NamedTuple):
     kl: Tensor
     clip_fraction: Tensor
     gradient_norm: Tensor
-
-
-def loss(
-    parameters: Float[Tensor, "P n"], batch: Batch, hyper: Hyper, rules: Rules
-) -> tuple[Float[Tensor, ""], tuple[Tensor, ...]]:
-    """PPO's loss, summed over members (they share no parameter), and its parts.
-
-        ρ = π(a|s) / π_old(a|s)
-        L = mean(policy loss, see `objectives`) + c_v·mean((R − V′)²) − c_e·mean(H)
-        V′ = V_old + clip(V − V_old, ± value_clip)          (`value_loss: skrl`)
-
-    Every mean is over valid rows: `batch.weight` must sum to 1 over each member's rows.
-
-    Returns:
-        The loss; policy loss, value loss, entropy loss, approximate KL and clip fraction, `[P, 1]` each.
-    """
-    named = models.cut(rules.network, parameters)
-    outputs, values = models.policy_and_value(rules.network, named, batch.observations, batch.memory)
-    log_std = models.log_std(rules, named)
-    distribution = rules.network.distribution
-    shifted = outputs if batch.shift is None else outputs + batch.shift
-    log_prob = distributions.log_prob(distribution, shifted, log_std, batch.actions)
-
-    def per_ratio(x: Float[Tensor, "P B"]) -> Tensor:
-        # Where every action dimension has a ratio of its own, the mean is over these too.
-        return (x / distribution.chosen).unsqueeze(-1) if distribution.split else x
-
-    log_ratio = log_prob - batch.log_prob
-    ratio = log_ratio.exp()
-    clip = hyper.ratio_clip.unsqueeze(-1) if distribution.split else hyper.ratio_clip
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    weight = per_ratio(batch.weight)
-    objective = OBJECTIVES[rules.config.agent.cls]
-    policy_loss = _total(objective(log_prob, ratio, clipped, per_ratio(batch.weight * batch.advantages)))
-
-    held = batch.values + (values - batch.values).clamp(-hyper.value_clip, hyper.value_clip)
-    squared = (held - batch.returns).square()
-    if rules.config.agent.value_loss == "max":
-        squared = torch.maximum(squared, (values - batch.returns).square())
-    value_loss = hyper.value_loss_scale * _total(batch.weight * squared)
-
-    entropy_loss = torch.zeros_like(policy_loss)
-    if rules.entropy:
-        entropies = distributions.entropy(distribution, outputs, log_std)
-        entropy_loss = -hyper.entropy_loss_scale * _total(batch.weight * entropies)
-    total = (policy_loss + value_loss + entropy_loss).sum()
-    with torch.no_grad():
-        if batch.shift is not None:
-            # What RPO adds is not a change of the policy, which is what stops an epoch and adapts the learning rate.
-            log_ratio = distributions.log_prob(distribution, outputs, log_std, batch.actions) - batch.log_prob
-        own_ratio = ratio if batch.shift is None else log_ratio.exp()
-        kl = _total(weight * (own_ratio - 1 - log_ratio))
-        clip_fraction = _total(weight * (clipped != ratio))
-    return total, (policy_loss, value_loss, entropy_loss, kl, clip_fraction)
 
 
 def minibatch_step(
@@ -408,11 +328,6 @@ def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batc
     """The batch with normalised observations."""
     scaler = observation_scaler(rules, statistics)
     return batch if scaler is None else batch._replace(observations=scaler.normalize(batch.observations))
-
-
-def _total(x: Tensor) -> Float[Tensor, "P 1"]:
-    """Sum over everything but members."""
-    return x.flatten(1).sum(1, keepdim=True)
 
 
 def _weighted(batch: Batch, count: Float[Tensor, "P 1"], normalization: str) -> Batch:

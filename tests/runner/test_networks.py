@@ -14,7 +14,8 @@ from runner.config.network.expressions import Name
 from runner.envs.envpool import EnvPoolTask
 from runner.envs.spaces import layout
 from runner.errors import UserError
-from runner.networks.parameters import Network, leaf
+from runner.networks.blocks import leaf
+from runner.networks.parameters import Network
 from tests.runner.builders import make_config, make_env, make_network, runner_class
 
 A, P, B = 3, 2, 5

@@ -134,6 +134,10 @@ def fail() -> None:
     raise ZeroDivisionError("the point fell off")
 
 
+def leave() -> None:
+    sys.exit(3)  # by name: wandb puts a function of its own into its place
+
+
 def hang() -> None:
     time.sleep(1000)
 
@@ -142,7 +146,7 @@ def hang() -> None:
     ("do", "words", "note"),
     [
         (fail, r"raised in its step: ZeroDivisionError: the point fell off", "in fail"),
-        (partial(sys.exit, 3), r"raised in its step: SystemExit: 3", "SystemExit"),
+        (leave, r"raised in its step: SystemExit: 3", "SystemExit"),
         (partial(os._exit, 3), r"ended its process: exit status 3", None),
         (partial(signal.raise_signal, signal.SIGSEGV), r"ended its process: SIGSEGV", "point.py"),
         (hang, r"has not answered for 0 s", "in hang"),

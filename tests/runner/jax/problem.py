@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from runner.jax import accelerate
+from runner.jax.loss import Batch
 from runner.jax.preprocessors import Statistics
 from runner.jax.rollout import Rollout
-from runner.jax.update import Batch, Learner, Optimizer, update
+from runner.jax.update import Learner, Optimizer, update
 from runner.torch.update import update as torch_update
 from runner.training.pack import Hyper, Rules
 from tests import oracle

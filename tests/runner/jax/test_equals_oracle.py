@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from runner.jax import advantages, distributions, preprocessors, schedulers
+from runner.jax.loss import loss
 from runner.jax.preprocessors import Statistics
-from runner.jax.update import Optimizer, loss, minibatch_step
+from runner.jax.update import Optimizer, minibatch_step
 from runner.networks.policies import Distribution
 from runner.training.pack import Rules
 from tests import oracle

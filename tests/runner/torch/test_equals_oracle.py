@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from runner.torch import accelerate, advantages, preprocessors, schedulers
-from runner.torch.update import Batch, loss, minibatch_step, update
+from runner.torch.loss import Batch, loss
+from runner.torch.update import minibatch_step, update
 from tests import oracle
 from tests.runner.torch.problem import HYPER, ROWS, A, O, P, Problem, hyper_of
 
