@@ -1,4 +1,4 @@
-"""What is right and wrong about an environment, found by trying it: values, seeds, ends, speed.
+"""The trial of an environment, which finds what is right and wrong about it: values, seeds, ends, speed.
 
 It runs in a process of its own, see `launcher.envs.check`: what is tried may print, hang or end the process.
 
@@ -160,7 +160,7 @@ def _actions(env: VectorEnv, rng: np.random.Generator, steps: int) -> np.ndarray
 
 
 def _trace(env: VectorEnv, actions: np.ndarray, seconds: float) -> list[tuple[np.ndarray, ...]]:
-    """What the first environment gives, for as many steps as there is time for; all take the same actions."""
+    """All that the first environment gives, for as many steps as there is time for; all take the same actions."""
     found: list[tuple[np.ndarray, ...]] = [(env.reset()[0][:1],)]
     end = time.perf_counter() + seconds
     for action in actions:
@@ -173,7 +173,7 @@ def _trace(env: VectorEnv, actions: np.ndarray, seconds: float) -> list[tuple[np
 def _repeats(
     env: VectorEnv, first: VectorEnv, seen: Sequence[tuple[np.ndarray, ...]], actions: np.ndarray
 ) -> Iterator[Finding]:
-    """Whether seeds decide everything: again, in a new one, and beside another one."""
+    """Findings on seeds, which should decide everything: again, in a new one, and beside another one."""
     own = (
         "take all that is random from self.np_random, which super().reset(seed=seed) seeds, and nothing from the clock"
     )
@@ -208,7 +208,7 @@ def _same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
 
 
 def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
-    """How episodes end, and what they give, under random actions."""
+    """Findings on episodes under random actions: how they end, and what they give."""
     rng, end = np.random.default_rng(1), time.perf_counter() + seconds
     lengths: dict[str, list[int]] = {"terminated": [], "truncated": []}
     steps = length = 0
@@ -249,7 +249,7 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
 
 
 def speed(env: VectorEnv) -> str:
-    """What a step costs, and what a launch may make of it."""
+    """The cost of a step, and what a launch may make of it."""
     step, cores = step_seconds(env), usable_cores()
     launch = cores / (step + LEARNING)
     processes = stepping_threads(cores, env.num_envs, step, LEARNING)

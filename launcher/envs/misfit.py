@@ -1,4 +1,4 @@
-"""In which way a value is not what its space says."""
+"""The way in which a value is not what its space says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.envs.observations import as_array
 
 
 def misfit(space: gymnasium.Space[Any], value: Any, where: str = "") -> str:
-    """What is wrong with a value, in a few words; empty where nothing is."""
+    """The fault of a value, in a few words; empty where there is none."""
     if isinstance(space, Dict):
         if not isinstance(value, Mapping):
             return f"{where}is {type(value).__name__}, not a dict"

@@ -56,7 +56,7 @@ class Reader:
         return [Checkpoint(*row) for row in self._db.execute(query, (trial,))]
 
     def members(self) -> list[Member]:
-        """Who was in which attempt and where it began, by attempt and place in the pack."""
+        """The trials of every attempt and where each began, by attempt and place in the pack."""
         query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
         return [Member(*row) for row in self._db.execute(query)]
 

@@ -78,7 +78,7 @@ def git_commit() -> str | None:
 
 
 def _commit_of(here: Path) -> str | None:
-    """That of the repository that has this file."""
+    """The commit of the repository that has this file."""
     # An environment may be inside another repository, and a hook of git's names yet another.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 

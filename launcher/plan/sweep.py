@@ -1,4 +1,4 @@
-"""Which values are tried together: `--set`, `--zip` and a file's `sweep:` section, as the axes of one product."""
+"""The values that are tried together: `--set`, `--zip` and a file's `sweep:` section, as the axes of one product."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 
 
 def to_data(space: Space[Any]) -> dict[str, Any]:
-    """What `from_data` makes the space of; bounds that are all the same are one number."""
+    """A space as data, of which `from_data` makes it again; bounds that are all the same are one number."""
     if isinstance(space, Dict):
         return {"Dict": [[name, to_data(part)] for name, part in space.items()]}
     if isinstance(space, Tuple):

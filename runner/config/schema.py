@@ -45,7 +45,7 @@ class EnvConfig(BaseModel):
 
     @property
     def wrappers(self) -> Any:
-        """What is put around an environment of Python, as given: no field, since most trials' ids know none."""
+        """The wrappers around an environment of Python, as given: no field, since most trials' ids know none."""
         return (self.model_extra or {}).get("wrappers")
 
 

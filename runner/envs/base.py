@@ -117,7 +117,7 @@ class VectorEnv:
         """Release the environments."""
 
     def seen(self, observations: Any, info: Mapping[str, Any]) -> Any:
-        """What a policy sees of a step, numpy or traced: observations as in `observation_space`."""
+        """The part of a step that a policy sees, numpy or traced: observations as in `observation_space`."""
         return observations
 
     def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:

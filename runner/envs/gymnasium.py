@@ -184,7 +184,7 @@ def _vector(env: Any) -> Any:
 
 
 def _autoreset_mode(env: Any) -> AutoresetMode:
-    """What a vector environment does when an episode ends."""
+    """The auto-reset mode of a vector environment: what it does when an episode ends."""
     mode = env.metadata.get("autoreset_mode")
     try:
         return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)

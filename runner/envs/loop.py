@@ -36,7 +36,7 @@ IDLE = -1
 
 
 class Table(NamedTuple):
-    """What N environments give, a row each; `Loop` writes into it.
+    """The rows that N environments give, one each; `Loop` writes into them.
 
     Attributes:
         doing: `[2]` row that is being worked on, or IDLE; how many have been begun.
@@ -239,7 +239,7 @@ def close(env: gymnasium.Env[Any, Any]) -> None:
 
 
 def _kind(value: Any) -> str:
-    """What a wrong value is, in a few words."""
+    """The kind of a wrong value, in a few words."""
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     shape = getattr(value, "shape", None)

@@ -47,7 +47,7 @@ DUMP = getattr(signal, "SIGUSR1", None)
 
 
 class Setup(NamedTuple):
-    """What a process is told at its beginning."""
+    """Everything that a process is told at its beginning."""
 
     maker: Maker
     seeds: tuple[int, ...]
@@ -63,7 +63,7 @@ class Setup(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all processes see, `[N, …]`; `doing` is `[processes, 2]`."""
+    """The arrays that all processes see, `[N, …]`; `doing` is `[processes, 2]`."""
 
     observations: np.ndarray
     rewards: np.ndarray
@@ -95,7 +95,7 @@ class Shared(NamedTuple):
         return cls(*(np.ndarray(*field, memory, offset) for field, offset in zip(fields, offsets, strict=False)))
 
     def part(self, process: int, first: int, last: int) -> Table:
-        """What one process writes."""
+        """The rows that one process writes."""
         observations, rewards, terminated, truncated = (column[first:last] for column in self[:4])
         return Table(observations, rewards, terminated, truncated, self.doing[process])
 

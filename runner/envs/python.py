@@ -29,7 +29,7 @@ def refuse(made: Any) -> VectorEnv:
 
 
 class PythonTask(VectorEnv):
-    """What a recipe makes: spaces are known, environments are made by `seeded`."""
+    """A recipe as a task: spaces are known, environments are made by `seeded`."""
 
     measured = 4  # to make one may take seconds
 

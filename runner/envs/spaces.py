@@ -37,7 +37,7 @@ POLICY, CRITIC = "policy", "critic"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of an observation are in a flat row, and what they are.
+    """The places of an observation's parts in a flat row, and what they are.
 
     Attributes:
         start: first column.
@@ -66,7 +66,7 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the flat rows."""
+        """The type of the flat rows."""
         return np.dtype(np.uint8 if self.byte else np.float32)
 
     @property
@@ -82,7 +82,7 @@ class Layout:
 
     @functools.cached_property
     def observed(self) -> Layout:
-        """What the token OBSERVATIONS stands for."""
+        """The part that the token OBSERVATIONS stands for."""
         if self.grouped:
             return dict(self.children)[POLICY]
         children = tuple(child for child in self.children if child[0] not in ASIDE)
@@ -95,12 +95,12 @@ class Layout:
 
     @property
     def states(self) -> Layout:
-        """What the token STATES stands for: the privileged part, or the observations where there is none."""
+        """The part that the token STATES stands for: the privileged one, or the observations where there is none."""
         return dict(self.children).get(CRITIC if self.grouped else PRIVILEGED, self.observed)
 
     @property
     def mask(self) -> Layout | None:
-        """Which actions are possible, where the environment says so."""
+        """The part that says which actions are possible, where the environment does."""
         children = dict(self.children)
         return children.get(LEGAL, children.get(MASK))
 
@@ -128,7 +128,7 @@ class Layout:
 
 
 def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observation space") -> Layout:
-    """How observations of `space` are flattened, from column `start` on.
+    """The layout of observations of `space` in a flat row, from column `start` on.
 
     Raises:
         UserError: a space that is not supported.
@@ -167,7 +167,7 @@ def named_parts(space: Dict | Tuple) -> list[tuple[str, gymnasium.Space[Any]]]:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What the environment takes.
+    """The actions that an environment takes.
 
     Attributes:
         sizes: categories of every discrete action, K of them; empty where actions are real numbers.

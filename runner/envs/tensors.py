@@ -36,7 +36,7 @@ TIME_OUTS = "time_outs"
 
 
 class Arrays(NamedTuple):
-    """What a step gives, in arrays of the environment's library; `final` is None where nothing is known of it."""
+    """One step in arrays of the environment's library; `final` is None where nothing is known of it."""
 
     observations: Any
     rewards: Any
@@ -218,7 +218,7 @@ class TensorEnv(VectorEnv):
 
 
 def is_many(env: Any) -> bool:
-    """Whether `env` is what this module reads: many environments in one, on a device if gymnasium knows it as many."""
+    """True for what this module reads: many environments in one, on a device if gymnasium knows it as many."""
     count = attribute(env, "num_envs", None)
     if count is None or not all(callable(getattr(env, name, None)) for name in ("reset", "step")):
         return False

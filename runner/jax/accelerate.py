@@ -1,4 +1,4 @@
-"""How the compiled programs are made: over members, for which device, and kept on disk between runs."""
+"""The making of compiled programs: over members, for which device, and kept on disk between runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CACHE_BYTES = 1_000_000_000
 
 
 def sees_gpu() -> bool:
-    """Whether training would run on a GPU."""
+    """Training would run on a GPU."""
     return jax.default_backend() == "gpu"
 
 
@@ -32,7 +32,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def compiles(config: Config) -> bool:
-    """Whether this configuration's update is compiled: always."""
+    """This configuration's update is compiled: always."""
     return True
 
 
@@ -45,7 +45,7 @@ def _threads() -> int:
 
 
 def device_name() -> str:
-    """What training runs on, for people: `cpu`, or `gpu` and its model."""
+    """The device that training runs on, for people: `cpu`, or `gpu` and its model."""
     return f"gpu {jax.devices()[0].device_kind}" if sees_gpu() else "cpu"
 
 

@@ -122,7 +122,7 @@ def log_std(rules: Rules, parameters: Parameters) -> Float[Array, " A"] | None:
 def _blocks(
     network: Network, role: Role, parameters: Parameters, observations: Array, memory: Memory | None
 ) -> tuple[dict[str, Array], Float[Array, "T N M"] | None]:
-    """What every block gives, by name, the last one's also under ""; and what is remembered after each step."""
+    """The outputs of every block by name, the last one's also under ""; and what is remembered after each step."""
     values, states = {"": _columns(observations, network.observations.observed)}, {}
 
     def run(block: Block) -> Array:
@@ -174,7 +174,7 @@ def _columns(observations: Array, part: Layout) -> Array:
 
 
 def _dtype(network: Network) -> Any:
-    """That layers compute in."""
+    """The type that layers compute in."""
     return jnp.bfloat16 if network.bfloat16 else jnp.float32
 
 

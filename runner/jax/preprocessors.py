@@ -83,11 +83,11 @@ def scaler(
 
 
 def observation_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
-    """How observations are normalised, None for not at all."""
+    """The scaler of observations, None for no normalisation."""
     return statistics and scaler(statistics, *rules.network.scaling)
 
 
 def value_scaler(rules: Rules, statistics: Statistics | None) -> Scaler | None:
-    """How values are normalised, None for not at all."""
+    """The scaler of values, None for no normalisation."""
     arguments = rules.config.agent.value_preprocessor_kwargs
     return statistics and scaler(statistics, arguments.epsilon, arguments.clip_threshold)

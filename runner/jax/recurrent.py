@@ -21,7 +21,7 @@ PRECISION = jax.lax.Precision.HIGHEST
 
 
 class Memory(NamedTuple):
-    """What networks remember `[N, M]` before the first step, and where an episode begins with nothing remembered;
+    """The memory of networks `[N, M]` before the first step, and where an episode begins with nothing remembered;
     None where there is but one step.
     """
 
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 def unrolled(
     layer: Recurrent, name: str, parameters: Mapping[str, Array], x: Float[Array, "TN F"], memory: Memory
 ) -> tuple[Float[Array, "TN H"], Float[Array, "T N M"]]:
-    """What a layer gives for every row, and what it remembers after every step; `memory` is its own."""
+    """The outputs of a layer for every row, and what it remembers after every step; `memory` is its own."""
     envs, kind = len(memory.states), x.dtype
     before = jnp.split(memory.states, layer.memory // layer.units, 1)
     begins = None if memory.begins is None else memory.begins.reshape(-1, envs, 1)

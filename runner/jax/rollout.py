@@ -55,7 +55,7 @@ class Rollout(NamedTuple):
 
 
 class _Standing(NamedTuple):
-    """Where the environments stand between rollouts."""
+    """The point at which the environments stand between rollouts."""
 
     token: Array
     carry: Any
@@ -196,7 +196,7 @@ class Collector:
     def _happened(
         self, standing: _Standing, carry: Any, outputs: Array, actions: Array, step: Step
     ) -> tuple[_Standing, Rollout]:
-        """What stands after a step, and its experience."""
+        """The standing after a step, and its experience."""
         shape = standing.ended.shape
         rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
         ended = terminated | truncated

@@ -1,4 +1,4 @@
-"""How compiled code steps the environments: by EnvPool's own XLA functions where there are any, else back in Python.
+"""The stepping of environments by compiled code: by EnvPool's own XLA functions where there are any, else in Python.
 
 Axes: P member · N environment · O observation.
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """What one step of all P·N environments gives; the score's own rewards and ends where they differ."""
+    """One step of all P·N environments; the score's own rewards and ends where they differ."""
 
     observations: Num[Array, "PN O"]
     rewards: Float[Array, " PN"]
@@ -54,7 +54,7 @@ class Host:
         self._error: BaseException | None = None
 
     def shapes(self) -> Step:
-        """Of what `step` returns."""
+        """The shapes of what `step` returns."""
         rows = self._env.num_envs
         observations = jax.ShapeDtypeStruct((rows, self._env.observation_size), self._env.layout.dtype)
         numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
@@ -107,7 +107,7 @@ def array(values: Any) -> Array:
 
 
 def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
-    """How compiled code steps this environment: EnvPool's own XLA functions where there are any, else Python."""
+    """The stepper of this environment for compiled code: EnvPool's own XLA functions where there are any, else Python."""
     host = Host(env)
     pool = getattr(env, "pool", None)
     if pool is not None:

@@ -1,4 +1,4 @@
-"""What training one pack takes on JAX: to begin, to act, to learn. The loop is `runner.training.loop`.
+"""The functions that training one pack takes on JAX: to begin, to act, to learn. The loop is `runner.training.loop`.
 
 Axes: P member · T rollout step · N environment · K number of an action · W mean or logit · C number of an update ·
 E epoch · A action. Functions of one member are compiled for all.
@@ -30,7 +30,7 @@ __all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "s
 
 
 class Policy(NamedTuple):
-    """What acting needs of a learner, made ready once per rollout."""
+    """The part of a learner that acting needs, made ready once per rollout."""
 
     named: models.Parameters
     log_std: Array | None
@@ -83,7 +83,7 @@ def mode(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
-    """What environments outside training get for raw observations `[P, N, O]`: drawn with `noise`, or most probable."""
+    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or the likeliest."""
     now = policy(rules, learner)
     if noise is None:
         carry, chosen = _modes(rules, now, carry, observations)

@@ -142,7 +142,7 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
 
 
 def _begins(rollout: Rollout) -> Bool[Array, "T1 N"]:
-    """Which observations begin an episode: those after a reset row, or after an end where environments reset at once.
+    """Observations that begin an episode: those after a reset row, or after an end where environments reset at once.
 
     Of the first ones this is known before the rollout: there the carry is zero.
     """
@@ -163,7 +163,7 @@ def _sequences(rows: Batch, carry: Float[Array, "K N M"], steps: int) -> Batch:
 def _values(
     learner: Learner, named: models.Parameters, rollout: Rollout, rules: Rules
 ) -> tuple[Float[Array, "T N"], Float[Array, "T N"], Float[Array, "T N"]]:
-    """What the value network gives for each observation; that in reward units; the same of what followed."""
+    """The value network's output for each observation; that in reward units; the same of what followed."""
     steps, envs = rollout.rewards.shape
     observe = observation_scaler(rules, learner.observation_statistics)
     judge = value_scaler(rules, learner.value_statistics)
@@ -187,7 +187,7 @@ def _values(
 
 
 class _Sums(NamedTuple):
-    """What the minibatches of an update add up to; `counted` is their number, of an epoch or of all."""
+    """The sums over the minibatches of an update; `counted` is their number, of an epoch or of all."""
 
     metrics: Metrics
     counted: Array
@@ -196,7 +196,7 @@ class _Sums(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What minibatches pass on; a member that is not active stands still until the epoch is over."""
+    """The state that minibatches pass on; a member that is not active stands still until the epoch is over."""
 
     optimizer: Optimizer
     statistics: Statistics | None

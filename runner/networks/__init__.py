@@ -1,1 +1,1 @@
-"""What a network is in both backends: parameters, distributions of actions, scaling of inputs."""
+"""Networks as both backends have them: parameters, distributions of actions, scaling of inputs."""

@@ -1,4 +1,4 @@
-"""What networks are built of: blocks of layers, and the parameters of each.
+"""The blocks of layers that networks are built of, and the parameters of each.
 
 They follow from the configuration's plan and the spaces: shapes are found by running the plan on numpy zeros.
 """
@@ -252,7 +252,7 @@ class Builder:
         return [leaf(self._observations, name) for name in names if name.text in ("OBSERVATIONS", "STATES")]
 
     def _normalized(self, container: Container) -> bool:
-        """Whether any part of the observation that it reads comes normalised."""
+        """A part of the observation that it reads comes normalised."""
         parts = self._parts(container)
         return any(s.start < part.stop and part.start < s.stop for part in parts for s in self._scalings)
 

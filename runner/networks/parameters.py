@@ -1,4 +1,4 @@
-"""Which layers and parameters a network has, where they lie in one flat row per member, and their initial values.
+"""The layers and parameters of a network, their places in one flat row per member, and their initial values.
 
 Both backends hold parameters as `[P, n]` float32 and cut them by this layout, so checkpoints and initial values are
 the same in both.
@@ -115,12 +115,12 @@ class Network:
 
     @functools.cached_property
     def policy_memory(self) -> int:
-        """Of these the policy's, which acting needs: the first ones."""
+        """Those of the policy, which acting needs: the first ones."""
         own = [columns.stop for name, columns in self.memories.items() if name.startswith("policy.")]
         return max(own, default=0)
 
     def carry(self, members: int, envs: int) -> np.ndarray | None:
-        """What the networks remember when episodes begin: zeros `[P, N, M]`; None where no layer is recurrent."""
+        """The memory of the networks when episodes begin: zeros `[P, N, M]`; None where no layer is recurrent."""
         return np.zeros((members, envs, self.memory), np.float32) if self.memory else None
 
     def split(self, row: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ class Network:
         return np.concatenate([named[entry.name].reshape(-1) for entry in self.entries]).astype(np.float32)
 
     def of_value(self) -> np.ndarray:
-        """Which parameters are the value's alone, `[n]` bool."""
+        """The parameters that are the value's alone, `[n]` bool."""
         return np.concatenate([np.full(entry.size, entry.of_value) for entry in self.entries])
 
     def initial(self, seed: int) -> np.ndarray:

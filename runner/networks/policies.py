@@ -1,4 +1,4 @@
-"""How a policy's actions are drawn from what its network gives: the neutral description that both backends build."""
+"""The distributions that a policy's actions are drawn from: the neutral description that both backends build."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMPOSSIBLE = -1e9
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of actions; hashable, so that it can key compiled programs.
+    """A distribution of actions; hashable, so that it can key compiled programs.
 
     Attributes:
         factors: categories of every discrete action, one after the other in the network's output; empty for a Gaussian.
@@ -49,7 +49,7 @@ class Distribution:
 
     @classmethod
     def of(cls, policy: PolicyModel, actions: ActionSpace, observations: Layout) -> Distribution:
-        """What a policy model means in an environment."""
+        """The distribution that a policy model means in an environment."""
         if policy.cls not in actions.policies:
             raise UserError(
                 f"models.policy.class: {policy.cls} cannot act in an action space {actions.kind}; allowed here: "
@@ -118,7 +118,7 @@ class Distribution:
 
 
 def remark(policy: PolicyModel, actions: ActionSpace) -> str | None:
-    """What a person should know of a policy that can act in an environment."""
+    """The remark that a person should read on a policy that can act in an environment."""
     if policy.clip_actions != "bounded" or actions.discrete or actions.bounded:
         return None
     return "models.policy.clip_actions: the action space has no finite bounds; nothing is clipped, as in skrl 1.x"

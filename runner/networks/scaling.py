@@ -1,4 +1,4 @@
-"""Which columns of the observation the configuration's preprocessors normalise, and with which numbers."""
+"""The columns of the observation that the configuration's preprocessors normalise, and the numbers for it."""
 
 from __future__ import annotations
 

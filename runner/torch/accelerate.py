@@ -1,4 +1,4 @@
-"""How the update's functions run: eager or compiled. The functions themselves do not know."""
+"""The way in which the update's functions run, eager or compiled, of which they know nothing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def device() -> torch.device:
 
 
 def sees_gpu() -> bool:
-    """Whether training would run on a GPU."""
+    """Training would run on a GPU."""
     return device().type == "cuda"
 
 
 def device_name() -> str:
-    """What training runs on, for people: `cpu`, or `gpu` and its model."""
+    """The device that training runs on, for people: `cpu`, or `gpu` and its model."""
     return f"gpu {torch.cuda.get_device_name()}" if sees_gpu() else "cpu"
 
 
@@ -62,7 +62,7 @@ def settings(rules: Rules, rows: int) -> Iterator[None]:
 
 
 def compiles(config: Config) -> bool:
-    """Whether this configuration's update is compiled.
+    """This configuration's update is compiled.
 
     A function of the configuration alone (and of there being a compiler at all), never of measured time: compiled and
     eager arithmetic differ in the last bits, and a repeated run must repeat.

@@ -75,7 +75,7 @@ class Policy(nn.Module):
         return actions if after is None else (actions, after[0])
 
     def _taken(self, outputs: Tensor) -> Tensor:
-        """What the environment gets."""
+        """The actions that the environment gets."""
         distribution, shape = self.network.distribution, self._actions.shape
         if not distribution.gaussian:
             chosen = distributions.mode(distribution, outputs, None)[0]
@@ -121,7 +121,7 @@ def _traced(policy: Policy, inputs: tuple[np.ndarray, ...]) -> torch.export.Expo
 
 
 def from_torch(data: bytes) -> Act:
-    """What a file of `to_torch` does."""
+    """The function that a file of `to_torch` holds."""
     module = torch.export.load(io.BytesIO(data)).module()
 
     def act(*inputs: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -132,7 +132,7 @@ def from_torch(data: bytes) -> Act:
 
 
 def from_onnx(data: bytes) -> Act:
-    """What a file of `to_onnx` does."""
+    """The function that a file of `to_onnx` holds."""
     import onnxruntime  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

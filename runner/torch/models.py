@@ -140,7 +140,7 @@ def log_std(rules: Rules, parameters: Parameters) -> Float[Tensor, "P 1 A"] | No
 def _blocks(
     network: Network, role: Role, parameters: Parameters, observations: Tensor, memory: Memory | None
 ) -> tuple[dict[str, Tensor], Float[Tensor, "P T N M"] | None]:
-    """What every block gives, by name, the last one's also under ""; and what is remembered after each step."""
+    """The outputs of every block by name, the last one's also under ""; and what is remembered after each step."""
     values, states = {"": _columns(observations, network.observations.observed)}, {}
 
     def run(block: Block) -> Tensor:
@@ -197,7 +197,7 @@ def _columns(observations: Tensor, part: Layout) -> Tensor:
 
 
 def _dtype(network: Network) -> torch.dtype:
-    """That layers compute in."""
+    """The type that layers compute in."""
     return torch.bfloat16 if network.bfloat16 else torch.float32
 
 

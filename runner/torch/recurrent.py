@@ -17,7 +17,7 @@ from runner.config.network.layers import Recurrent
 
 
 class Memory(NamedTuple):
-    """What networks remember `[P, N, M]` before the first step, and where an episode begins with nothing remembered;
+    """The memory of networks `[P, N, M]` before the first step, and where an episode begins with nothing remembered;
     None where there is but one step.
     """
 
@@ -28,7 +28,7 @@ class Memory(NamedTuple):
 def unrolled(
     layer: Recurrent, name: str, parameters: Mapping[str, Tensor], x: Float[Tensor, "P F TN"], memory: Memory
 ) -> tuple[Float[Tensor, "P H TN"], Float[Tensor, "P T N M"]]:
-    """What a layer gives for every row, and what it remembers after every step; `memory` is its own."""
+    """The outputs of a layer for every row, and what it remembers after every step; `memory` is its own."""
     envs, kind = memory.states.shape[1], x.dtype
     before = memory.states.transpose(1, 2).split(layer.units, 1)
     begins = None if memory.begins is None else memory.begins.unflatten(1, (-1, envs)).unsqueeze(1)

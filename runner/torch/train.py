@@ -1,4 +1,4 @@
-"""What training one pack takes on torch: to begin, to act, to learn. The loop is `runner.training.loop`.
+"""The functions that training one pack takes on torch: to begin, to act, to learn. The loop is `runner.training.loop`.
 
 Axes: P member · T rollout step · N environment · K number of an action · W mean or logit · C number of an update.
 """
@@ -29,7 +29,7 @@ __all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "s
 
 
 class Policy(NamedTuple):
-    """What acting needs of a learner, made ready once per rollout."""
+    """The part of a learner that acting needs, made ready once per rollout."""
 
     named: models.Parameters
     log_std: Tensor | None
@@ -79,7 +79,7 @@ def mode(
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
-    """What environments outside training get for raw observations `[P, N, O]`: drawn with `noise`, or most probable."""
+    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or the likeliest."""
     rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
     carry = None if carry is None else torch.from_numpy(carry).to(rows.device)
     if noise is None:

@@ -143,7 +143,7 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
 
 
 def _begins(rollout: Rollout) -> Bool[Tensor, "P T1 N"]:
-    """Which observations begin an episode: those after a reset row, or after an end where environments reset at once.
+    """Observations that begin an episode: those after a reset row, or after an end where environments reset at once.
 
     Of the first ones this is known before the rollout: there the carry is zero.
     """
@@ -164,7 +164,7 @@ def _sequences(rows: Batch, carry: Float[Tensor, "P K N M"], steps: int) -> Batc
 def _values(
     learner: Learner, named: models.Parameters, rollout: Rollout, rules: Rules
 ) -> tuple[Float[Tensor, "P T N"], Float[Tensor, "P T N"], Float[Tensor, "P T N"]]:
-    """What the value network gives for each observation; that in reward units; the same of what followed."""
+    """The value network's output for each observation; that in reward units; the same of what followed."""
     steps, envs = rollout.rewards.shape[1:]
     observe = observation_scaler(rules, learner.observation_statistics)
     judge = value_scaler(rules, learner.value_statistics)
@@ -190,7 +190,7 @@ def _values(
 
 
 class _Sums(NamedTuple):
-    """What the minibatches of an update add up to, metrics `[P, M]`; `counted` is their number, of an epoch or all."""
+    """The sums over the minibatches of an update, metrics `[P, M]`; `counted` is their number, of an epoch or all."""
 
     metrics: Tensor
     counted: Tensor
@@ -199,7 +199,7 @@ class _Sums(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What minibatches pass on; members that are not active stand still until the epoch is over."""
+    """The state that minibatches pass on; members that are not active stand still until the epoch is over."""
 
     optimizer: Optimizer
     statistics: Statistics | None

@@ -1,1 +1,1 @@
-"""What both backends share of training: packs, draws, episodes, records, reports."""
+"""The part of training that both backends share: packs, draws, episodes, records, reports."""

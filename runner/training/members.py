@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """What training needs of a backend: functions, which `runner.torch.train` and `runner.jax.train` explain.
+    """The functions that training needs of a backend; `runner.torch.train` and `runner.jax.train` explain them.
 
     A learner, a policy, a rollout, a carry and a collector are whatever the backend makes of them.
     """
@@ -95,7 +95,7 @@ class Members:
 
     @property
     def alive(self) -> np.ndarray:
-        """Whose numbers are still finite `[P]`."""
+        """Members whose numbers are still finite `[P]`."""
         return ~self.counters.diverged
 
     @property

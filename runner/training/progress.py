@@ -1,4 +1,4 @@
-"""How far a training is, for who waits for it: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a training, for who waits for it: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

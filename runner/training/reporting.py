@@ -1,4 +1,4 @@
-"""What a pack in training reports: what is due, and the record of an interval.
+"""The reports of a pack in training: when they are due, and the record of an interval.
 
 Axes: P member · T rollout step · N environment · C number of an update.
 """
@@ -39,7 +39,7 @@ LARGE = 1e15
 
 
 def due(config: Config, before: int, now: int, evaluates: bool) -> tuple[bool, bool, bool]:
-    """Whether an evaluation, a checkpoint and a record are due after the update between two timesteps."""
+    """An evaluation, a checkpoint and a record: which are due after the update between two timesteps."""
     others = config.interval("checkpoint_interval"), config.interval("write_interval")
     lengths = config.evaluation.interval if evaluates else 0, *others
     evaluation, checkpoint, record = (length > 0 and now // length > before // length for length in lengths)
@@ -57,7 +57,7 @@ def diverged_in(members: Members, rollout: Any, finite: np.ndarray) -> list[int]
 
 
 def suspicion(rewards: np.ndarray, valid: np.ndarray, observations: np.ndarray) -> str:
-    """What may have made an update infinite or NaN: rewards, which are experience `[T, N]`, or observations."""
+    """The numbers that may have made an update infinite or NaN: rewards of experience `[T, N]`, or observations."""
     for what, numbers in (("a reward", rewards[valid.astype(bool)]), ("an observation", observations)):
         largest = float(np.abs(numbers).max(initial=0.0))
         if not np.isfinite(largest):
@@ -68,7 +68,7 @@ def suspicion(rewards: np.ndarray, valid: np.ndarray, observations: np.ndarray) 
 
 
 def measured(played: Sequence[Episode], members: int) -> list[dict[str, float]]:
-    """What each member scored in the episodes of an evaluation."""
+    """The scores of each member in the episodes of an evaluation."""
     found = []
     for member in range(members):
         returns, lengths = zip(

@@ -27,7 +27,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Counters:
-    """Where a member stands; numbers of one member, arrays `[P]` of several.
+    """The point at which a member stands; numbers of one member, arrays `[P]` of several.
 
     Attributes:
         update: updates done.

@@ -57,7 +57,7 @@ REPORT_TIME = f"{TIME}Report"
 
 @dataclass(frozen=True)
 class Record:
-    """What one trial reports for one interval.
+    """The report of one trial for one interval.
 
     Attributes:
         index: 0, 1, 2, … without gaps for the life of a trial.
@@ -76,7 +76,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Report:
-    """What a pack in training has to say.
+    """The report of a pack in training.
 
     Attributes:
         records: per member; None for a member that has nothing to report.

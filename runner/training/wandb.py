@@ -97,14 +97,14 @@ def start(config: Config, folder: Path, directory: Path, names: Mapping[str, Any
 
 
 def address(run: Run) -> str | None:
-    """Where to look at a run; of an offline run the command that sends it there; None if wandb is disabled."""
+    """The address of a run; of an offline run the command that sends it there; None if wandb is disabled."""
     if run.offline:
         return f"wandb sync {shlex.quote(str(Path(run.dir).parents[1]))}/offline-run-*"
     return None if run.disabled else run.project_url
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether an error says that wandb's own process has ended, and all runs of this process with it."""
+    """True for an error that says that wandb's own process has ended, and all runs of this process with it."""
     from wandb.sdk.mailbox import MailboxClosedError
 
     return isinstance(error, ConnectionError | MailboxClosedError)

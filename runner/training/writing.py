@@ -1,4 +1,4 @@
-"""What `run("train")` leaves in its directory, which is skrl's: event files, checkpoints, config.yaml, wandb's runs."""
+"""The directory that `run("train")` leaves, which is skrl's: event files, checkpoints, config.yaml, wandb's runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.training.tracking import Report, TensorBoard
 
 
 class Training(Protocol):
-    """What is written of: a Runner."""
+    """The training that is written of: a Runner."""
 
     def reports(self, stop: Callable[[], bool]) -> Iterator[Report]:
         """Train, yielding what is due."""

@@ -62,7 +62,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Places:
-    """Of one axis, in this order."""
+    """Places on one axis, in this order."""
 
     numbers: tuple[int, ...]
 

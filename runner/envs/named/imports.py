@@ -1,4 +1,4 @@
-"""Which modules a name in a configuration may import: gymnasium, and what somebody has allowed on a command line.
+"""The modules that a name in a configuration may import: gymnasium, and what a command line has allowed.
 
 A file alone never imports code (law L7). `allow` is called with what was typed (`--env module:Name`, `--import
 module`), and with what a launch that was typed on this machine has recorded, see `restore`. What is allowed is a
@@ -64,7 +64,7 @@ def allow(modules: Iterable[str] | Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def scope() -> Iterator[None]:
-    """What is allowed inside is allowed no longer afterwards."""
+    """A block after which nothing is allowed that was allowed inside it."""
     before = os.environ.get(VARIABLE)
     try:
         yield
@@ -140,7 +140,7 @@ def last_words(error: BaseException) -> str:
 
 
 def found(module: str, name: str, where: str) -> Any:
-    """What is called so in a module.
+    """The thing of that name in a module.
 
     Raises:
         UserError: it cannot be imported, or has nothing of that name.
@@ -213,7 +213,7 @@ def _folder(place: Path) -> Path:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-    """What is allowed, for the record of a launch: `restore` reads it.
+    """The record of what is allowed, for a launch: `restore` reads it.
 
     A record allows an import only to whom it was allowed: its seal needs a key that this program keeps in a user's own
     folder, and that no copied launch directory brings along.
@@ -262,7 +262,7 @@ def _key(make: bool = False) -> bytes:
 
 
 def version(module: str) -> str | None:
-    """Of the installed distribution that a module belongs to; None for a folder or file."""
+    """The version of the installed distribution that a module belongs to; None for a folder or file."""
     from importlib.metadata import packages_distributions
     from importlib.metadata import version as of
 

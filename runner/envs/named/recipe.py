@@ -1,4 +1,4 @@
-"""How an environment of Python is made: what is called with which keyword arguments, and what is put around it.
+"""The recipe of an environment of Python: what is called with which keyword arguments, and what is put around it.
 
 Names in a configuration are `module:Name` (or `module.Name`) of a class or function, `gymnasium:Id` of what gymnasium
 has registered, and gymnasium's own `module:Id`. Arguments are checked against the signature before anything is made.
@@ -28,7 +28,7 @@ _AT_FIRST = frozenset(gymnasium.registry)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an environment at every call; it can be pickled where its parts can.
+    """A maker of an environment at every call; it can be pickled where its parts can.
 
     Attributes:
         name: for messages.
@@ -48,7 +48,7 @@ class Recipe:
 
     @classmethod
     def of(cls, make: Callable[..., Any]) -> Recipe:
-        """That of a class or function itself, without arguments."""
+        """The recipe of a class or function itself, without arguments."""
         names = _parameters(make)
         name = f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', type(make).__qualname__)}"
         return cls(name, make, counts=COUNT in names, draws="render_mode" in names)
@@ -95,7 +95,7 @@ def read(name: str, arguments: Mapping[str, Any], wrappers: Any) -> Recipe:
 
 
 def _creator(name: str) -> Callable[..., Any]:
-    """What a registered id stands for, if it may be imported."""
+    """The class or function that a registered id stands for, if it may be imported."""
     if name not in gymnasium.registry:
         near = did_you_mean(name, gymnasium.registry)
         more = near or " Ids of a package are known once it is imported: add --import PACKAGE"
