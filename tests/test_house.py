@@ -12,6 +12,8 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted(path for package in ("runner", "launcher") for path in (REPOSITORY / package).rglob("*.py"))
 LARGEST_ROOM = 13
 LONGEST_FUNCTION = 60
+RIDDLES = {"Of", "What", "Whether", "How", "Who", "Where", "Which", "Whose", "That"}
+"""First words of docstrings that do not say what the thing is."""
 
 
 def module(path: Path) -> str:
@@ -68,3 +70,14 @@ def test_functions_fit_on_a_screen() -> None:
                 if lines > LONGEST_FUNCTION:
                     long[f"{path.relative_to(REPOSITORY)}: {node.name}"] = lines
     assert long == {}
+
+
+def test_docstrings_begin_with_what_the_thing_is() -> None:
+    riddles = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                words = (ast.get_docstring(node) or "").split()
+                if words and words[0] in RIDDLES:
+                    riddles.append(f"{path.relative_to(REPOSITORY)}: {getattr(node, 'name', 'module')}")
+    assert riddles == []
