@@ -107,7 +107,7 @@ def array(values: Any) -> Array:
 
 
 def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
-    """The stepper of this environment for compiled code: EnvPool's own XLA functions where there are any, else Python."""
+    """The stepper of this environment in compiled code: EnvPool's own XLA functions where it has any, else Python."""
     host = Host(env)
     pool = getattr(env, "pool", None)
     if pool is not None:

@@ -83,7 +83,7 @@ def mode(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
-    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or the likeliest."""
+    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or likeliest."""
     now = policy(rules, learner)
     if noise is None:
         carry, chosen = _modes(rules, now, carry, observations)

@@ -79,7 +79,7 @@ def mode(
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
-    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or the likeliest."""
+    """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or likeliest."""
     rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
     carry = None if carry is None else torch.from_numpy(carry).to(rows.device)
     if noise is None:
