@@ -157,16 +157,19 @@ def test_a_policy_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
+def test_a_policy_of_an_environment_without_a_name_is_exported(tmp_path: Path) -> None:
+    nameless, _ = runner_of("torch", OBSERVATIONS["Box"], *ACTIONS["Discrete"])
+    path = tmp_path / "agent.safetensors"
+    nameless.agent.save(path)
+    assert export(path, "torch").stat().st_size
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "agent.safetensors"
     with pytest.raises(UserError, match="cannot be read"):
         export(path, "torch")
     with pytest.raises(UserError, match="--to: found 'tf'; allowed: torch or onnx"):
         export(path, "tf")  # type: ignore[arg-type]
-    nameless, _ = runner_of("torch", OBSERVATIONS["Box"], *ACTIONS["Discrete"])
-    nameless.agent.save(path)
-    with pytest.raises(UserError, match=r"its configuration has no env\.id"):
-        export(path, "torch")
     runner_for("CartPole-v1").agent.save(path)
     with pytest.raises(UserError, match="cannot be written"):
         export(path, "torch", path / "policy.pt2")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,7 @@ def telling_worker() -> type[Worker]:
         ("2", [], "2 logical GPUs, one worker each", ["0", "1"]),
         ("4", ["--workers-per-gpu", "2"], "2 logical GPUs, 2 workers each", ["0", "0", "1", "1"]),
         ("2", ["--workers-per-gpu", "4"], "2 logical GPUs, one worker each", ["0", "1"]),
-        ("2", ["--trials-per-pack", "1", "--gpus", "1"], "1 logical GPU, one worker each", ["0", "0"]),
+        ("2", ["--trials-per-pack", "1", "--gpus", "1"], "1 logical GPU, one worker each", None),
     ],
 )
 def test_every_gpu_has_work_and_none_too_much(
@@ -176,7 +177,7 @@ def test_every_gpu_has_work_and_none_too_much(
     seeds: str,
     flags: list[str],
     shown: str,
-    given: list[str],
+    given: list[str] | None,
 ) -> None:
     monkeypatch.setattr(processes, "Worker", telling_worker())
     config = write_config(tmp_path, 64)
@@ -185,7 +186,11 @@ def test_every_gpu_has_work_and_none_too_much(
     assert main([*arguments, *ray_address]) == 0
     assert shown in capsys.readouterr().out
     with Ledger(tmp_path / "run", writer=False) as ledger:
-        assert sorted(str(row.host) for row in ledger.attempts()) == given
+        attempts = sorted(ledger.attempts(), key=lambda row: row.opened_at)
+    if given is None:  # one after the other; a new worker may get the other GPU
+        assert len(attempts) == 2 and (attempts[0].closed_at or inf) <= attempts[1].opened_at
+    else:
+        assert sorted(str(row.host) for row in attempts) == given
 
 
 FINDS = """
