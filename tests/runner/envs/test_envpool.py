@@ -305,7 +305,7 @@ DESCRIBED: list[tuple[dict[str, Any], str]] = [
     ({"id": "Pendulum-v2"}, r"env\.id: unknown environment 'Pendulum-v2'"),
     ({"id": "Pendulum-v1", "max_episode_steps": 5}, r"max_episode_steps: the configuration says 5, the .* has 200"),
     ({"max_episode_steps": 5}, r"env\.max_episode_steps: the configuration says 5, the environment has 200"),
-    ({"stack_num": 2}, r"env\.stack_num: the configuration says 2, the environment has no such argument"),
+    ({"stack_num": 2}, r"env\.stack_num: .* has no such argument"),
 ]
 
 
