@@ -76,7 +76,6 @@ class Runner:
             own = config.seed if config.seed is not None else _fresh_seed()
             members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
         pack = Pack.of(members)
-        self.env.check_described(pack.static.env.id, pack.static.env.arguments)
         _note_single_rows(pack.static)
         self.configs = pack.configs
         if pack.size > 1:
@@ -222,6 +221,7 @@ class Runner:
             config.check_mini_batches(self.env.num_envs)
         except ValueError as error:
             raise UserError(str(error)) from None
+        self.env.check_described(config.env.id, config.env.arguments)  # before its own fill what is not said
         named = {} if config.env.id is not None else self.env.named
         env = config.env.model_copy(update={**named, "num_envs": self.env.num_envs})
         return config.model_copy(update={"env": env, "backend": self.backend})

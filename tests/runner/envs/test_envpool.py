@@ -305,7 +305,7 @@ DESCRIBED: list[tuple[dict[str, Any], str]] = [
     ({"id": "Pendulum-v2"}, r"env\.id: unknown environment 'Pendulum-v2'"),
     ({"id": "Pendulum-v1", "max_episode_steps": 5}, r"max_episode_steps: the configuration says 5, the .* has 200"),
     ({"max_episode_steps": 5}, r"env\.max_episode_steps: the configuration says 5, the environment has 200"),
-    ({"stack_num": 2}, r"env\.stack_num: .* has no such argument"),
+    ({"stack_num": 2}, r"env\.stack_num: the configuration says 2, the environment has no such argument"),
 ]
 
 
@@ -317,6 +317,10 @@ def test_a_configuration_of_another_environment_is_refused() -> None:
                 Runner(env, plain_config({f"env.{name}": value for name, value in described.items()}))
         for same in ({"id": "Pendulum-v1"}, {"max_episode_steps": 200}):
             Runner(env, plain_config({f"env.{name}": value for name, value in same.items()}))
+    longer = EnvPoolTask("Pendulum-v1", 3, {"max_episode_steps": 300})
+    for env in (longer, longer.seeded([1, 2, 3], 1)):
+        with pytest.raises(UserError, match="max_episode_steps: the configuration says 5, the environment has 300"):
+            Runner(env, plain_config({"env.max_episode_steps": 5}))
     message = r"env\.max_episode_steps: the configuration says 500 \(CartPole-v1\), the environment has 200"
     with pytest.raises(UserError, match=message):
         Runner(make_env("CartPole-v0"), plain_config({"env.id": "CartPole-v1"}, "CategoricalMixin"))
