@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from operator import index
@@ -149,7 +150,8 @@ class Runner:
             if not self.env.rebuilds:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
             evaluate = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
-        yield from train(self._members, self._seeded(self._members.timestep), stop, evaluate)
+        with self.env.opened(self._seeds(self._members.timestep), self._threads) as env:
+            yield from train(self._members, env, stop, evaluate)
 
     def evaluate(
         self,
@@ -171,8 +173,14 @@ class Runner:
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
         envs = self._static.env.num_envs or 0
+
+        @contextmanager
+        def opened(seeds: Sequence[int]) -> Iterator[VectorEnv]:
+            with self.env.opened(seeds, self._threads) as env:
+                yield around(env)
+
         return play(
-            lambda seeds: around(self.env.seeded(seeds, self._threads)),
+            opened,
             lambda carry, observations, draw: self._members.choose(carry, observations, bool(deterministic), draw),
             self._members.pack.seeds if seed is None else [seed] * self._members.pack.size,
             episodes or envs,
@@ -205,11 +213,10 @@ class Runner:
         """Any member's configuration, for what all share."""
         return self._members.pack.static
 
-    def _seeded(self, timestep: int) -> VectorEnv:
-        """The environments of all members, reset at `timestep`."""
+    def _seeds(self, timestep: int) -> list[int]:
+        """Seeds of the environments of all members, reset at `timestep`."""
         envs = self._static.env.num_envs or 0
-        seeds = [s for seed in self._members.pack.seeds for s in environment_seeds(seed, envs, timestep)]
-        return self.env.seeded(seeds, self._threads)
+        return [s for seed in self._members.pack.seeds for s in environment_seeds(seed, envs, timestep)]
 
     def _with_environment(self, config: Config) -> Config:
         """The configuration of this environment, which its number must not contradict, and of this backend."""

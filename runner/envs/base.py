@@ -13,8 +13,10 @@ differ from the learner's where rewards are clipped or a lost life ends an episo
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -23,6 +25,8 @@ import numpy as np
 from runner.envs.observations import flatten_observations
 from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -102,6 +106,16 @@ class VectorEnv:
         """
         raise NotImplementedError
 
+    @contextlib.contextmanager
+    def opened(self, seeds: Sequence[int], threads: int | None = None) -> Iterator[VectorEnv]:
+        """The environments of `seeded` for the length of a block, closed afterwards unless they are this object."""
+        env = self.seeded(seeds, threads)
+        try:
+            yield env
+        finally:
+            if env is not self:
+                close(env)
+
     def drawn(self) -> VectorEnv:
         """The same, whose environments can be drawn: pixels, not a window."""
         raise UserError(f"{type(self).__name__}: cannot be filmed")
@@ -128,6 +142,14 @@ class VectorEnv:
         flat = np.empty((rows, self.observation_size), self.layout.dtype)
         flatten_observations(self.layout, observations, flat)
         return flat
+
+
+def close(env: Any) -> None:
+    """Close an environment, whose last words are not worth the end of anything else."""
+    try:
+        env.close()
+    except Exception:
+        log.warning("an environment could not be closed", exc_info=True)
 
 
 def of_spec(spec: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ gives is a function of seed and actions, whatever stands beside it and whichever
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from runner.envs.base import close
 from runner.envs.observations import as_array, flatten_observations
 from runner.envs.spaces import Layout
 from runner.errors import FailedEnvironmentError, UserError
@@ -29,7 +29,6 @@ from runner.errors import FailedEnvironmentError, UserError
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 HUNG_SECONDS = 300.0
 """One step, reset or constructor of an environment that takes longer has failed."""
-log = logging.getLogger(__name__)
 
 IDLE = -1
 """Stands for the row that is being worked on where there is none."""
@@ -117,8 +116,10 @@ class Loop:
 
     def close(self) -> None:
         """Close the environments."""
-        for env in self.envs:
-            close(env)
+        with self._blamed("close"):
+            for row, env in enumerate(self.envs):
+                self._begin(row)
+                close(env)
 
     def _begin(self, row: int) -> None:
         doing = self._table.doing
@@ -228,14 +229,6 @@ def watch(seconds: float = HUNG_SECONDS) -> None:
                     os._exit(1)
 
     threading.Thread(target=look, name="watch", daemon=True).start()
-
-
-def close(env: gymnasium.Env[Any, Any]) -> None:
-    """Close an environment, whose last words are not worth the end of anything else."""
-    try:
-        env.close()
-    except Exception:
-        log.warning("an environment could not be closed", exc_info=True)
 
 
 def _kind(value: Any) -> str:

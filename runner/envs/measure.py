@@ -21,16 +21,15 @@ def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
     The least of many steps counts, which other work on the machine hardly touches.
     """
     count = min(env.num_envs, env.measured)
-    pool = env.seeded(range(count), 1)
-    pool.reset()
     neutral = env.actions.low if env.actions.discrete else np.clip(0, env.actions.low, env.actions.high)
     actions = np.tile(neutral, (count, 1)).reshape(count, *env.actions.shape)
-    least, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end or least == float("inf"):
-        began = time.perf_counter()
-        pool.step(actions)
-        least = min(least, time.perf_counter() - began)
-    pool.close()
+    with env.opened(range(count), 1) as pool:
+        pool.reset()
+        least, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end or least == float("inf"):
+            began = time.perf_counter()
+            pool.step(actions)
+            least = min(least, time.perf_counter() - began)
     return least / count
 
 

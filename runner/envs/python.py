@@ -16,9 +16,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from runner.envs.base import Step, VectorEnv
+from runner.envs.base import Step, VectorEnv, close
 from runner.envs.gymnasium import is_single
-from runner.envs.loop import Loop, Maker, Table, close
+from runner.envs.loop import Loop, Maker, Table
 from runner.envs.named.recipe import Recipe
 from runner.errors import UserError, shown
 

@@ -107,11 +107,11 @@ def _stride(form: Format, episodes: Sequence[Episode], seconds: float) -> int:
 
 def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     """A first picture, and the seconds that the next one takes."""
-    env = task.seeded(seeds, 1)
-    env.reset()
-    env.render([0])
-    start = time.perf_counter()
-    return env.render([0])[0], time.perf_counter() - start
+    with task.opened(seeds, 1) as env:
+        env.reset()
+        env.render([0])
+        start = time.perf_counter()
+        return env.render([0])[0], time.perf_counter() - start
 
 
 class _FilmedEnv(VectorEnv):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ class Episode:
 
 
 def play(
-    seeded: Callable[[Sequence[int]], VectorEnv],
+    opened: Callable[[Sequence[int]], AbstractContextManager[VectorEnv]],
     choose: Callable[[Any, np.ndarray, int], tuple[Any, np.ndarray]],
     seeds: Sequence[int],
     episodes: int,
@@ -50,7 +51,7 @@ def play(
     many of them are played at once.
 
     Args:
-        seeded: makes environments of these seeds, P·N of them, member-major.
+        opened: makes environments of these seeds, P·N of them, member-major, for the length of a block.
         choose: (carry, observations `[P·N, O]`, number of the draw) → (carry, actions); the carry is None when episodes
             begin, and then what the policies remember of them `[P·N, M]`, or what they make of it.
         seeds: of the members' episodes, P of them.
@@ -66,7 +67,8 @@ def play(
     found: list[Episode] = []
     for first in range(0, rounds * at_once, at_once):
         chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
-        returns, lengths = _round(seeded(chosen), choose, first * longest, longest)
+        with opened(chosen) as env:
+            returns, lengths = _round(env, choose, first * longest, longest)
         found += [
             Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
             for i in range(len(chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.probe_envs import PoisonReset, Truncation, make_vector
 
 def test_every_environment_plays_one_episode_however_short_it_is() -> None:
     env = wrap_env(PoisonReset(4, length=2, stagger=2))
-    right = play(env.seeded, lambda carry, rows, step: (carry, (rows[:, 0] > 0).astype(int)), [7, 7], 2, 2)
+    right = play(env.opened, lambda carry, rows, step: (carry, (rows[:, 0] > 0).astype(int)), [7, 7], 2, 2)
     first, second = environment_seeds(7, 2, EVALUATION_RESET)
     assert right == [
         Episode(0, 0, 2, 2, first),
@@ -31,26 +32,26 @@ def test_every_environment_plays_one_episode_however_short_it_is() -> None:
         Episode(1, 0, 2, 2, first),
         Episode(1, 1, 3, 3, second),
     ]
-    wrong = play(env.seeded, lambda carry, rows, step: (carry, (rows[:, 0] <= 0).astype(int)), [7], 4, 4)
+    wrong = play(env.opened, lambda carry, rows, step: (carry, (rows[:, 0] <= 0).astype(int)), [7], 4, 4)
     assert [(e.ret, e.length) for e in wrong] == [(0, 2), (0, 3), (0, 2), (0, 3)]
 
 
 def test_the_same_episodes_are_played_however_many_at_once() -> None:
     made: list[list[int]] = []
 
-    def seeded(seeds: Sequence[int]) -> VectorEnv:
+    def opened(seeds: Sequence[int]) -> AbstractContextManager[VectorEnv]:
         made.append(list(seeds))
-        return EnvPoolTask("Pendulum-v1", 1, {"max_episode_steps": 20}).seeded(seeds, 1)
+        return EnvPoolTask("Pendulum-v1", 1, {"max_episode_steps": 20}).opened(seeds, 1)
 
     def still(carry: Any, observations: np.ndarray, _: int) -> tuple[Any, np.ndarray]:
         return carry, np.zeros((len(observations), 1), np.float32)
 
-    whole = play(seeded, still, [1, 2], episodes=5, at_once=5)
-    assert play(seeded, still, [1, 2], episodes=5, at_once=2) == whole
+    whole = play(opened, still, [1, 2], episodes=5, at_once=5)
+    assert play(opened, still, [1, 2], episodes=5, at_once=2) == whole
     assert [len(seeds) for seeds in made] == [10, 4, 4, 4]
     assert [(e.member, e.number) for e in whole] == [(m, n) for m in range(2) for n in range(5)]
     assert len({e.ret for e in whole}) == len({e.seed for e in whole}) == 10
-    assert play(seeded, still, [1, 1], 5, 5)[:5] == whole[:5]
+    assert play(opened, still, [1, 1], 5, 5)[:5] == whole[:5]
 
 
 def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
@@ -59,7 +60,7 @@ def test_a_step_that_only_begins_the_next_life_is_not_counted() -> None:
     def choose(carry: Any, observations: np.ndarray, step: int) -> tuple[Any, np.ndarray]:
         return carry, np.full(len(observations), step % 4)
 
-    played = play(task.seeded, choose, [3], episodes=2, at_once=2)
+    played = play(task.opened, choose, [3], episodes=2, at_once=2)
     for number, seed in enumerate(environment_seeds(3, 2, EVALUATION_RESET)):
         env = task.seeded([seed], 1)
         observations = env.reset()[0]
@@ -84,7 +85,7 @@ def test_the_policy_is_told_the_number_of_the_step_and_what_it_remembers_of_the_
         remembered.append(carry)
         return step, np.zeros(len(observations), int)
 
-    play(wrap_env(make_vector(Truncation, 2, length=3)).seeded, choose, [0], 4, 2, longest=10)
+    play(wrap_env(make_vector(Truncation, 2, length=3)).opened, choose, [0], 4, 2, longest=10)
     assert steps == [0, 1, 2, 20, 21, 22]
     assert remembered == [None, 0, 1, None, 20, 21]
 
@@ -92,7 +93,7 @@ def test_the_policy_is_told_the_number_of_the_step_and_what_it_remembers_of_the_
 def test_an_episode_that_never_ends_is_an_error() -> None:
     env = wrap_env(make_vector(Truncation, 2, length=50))
     with pytest.raises(UserError, match="evaluation: 2 of 2 episodes did not end within 40 steps"):
-        play(env.seeded, lambda carry, rows, _: (carry, np.zeros(len(rows), int)), [0], 2, 2, longest=40)
+        play(env.opened, lambda carry, rows, _: (carry, np.zeros(len(rows), int)), [0], 2, 2, longest=40)
 
 
 def test_a_rewound_curve_shows_every_step_once(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def allowed(rows: np.ndarray, actions: np.ndarray, runner: Runner) -> np.ndarray
 
 def played(runner: Runner, steps: int = 60) -> list[np.ndarray]:
     """Whether the actions that the policy samples are possible, `[N]` per step."""
-    env = runner._seeded(0)
+    env = runner.env.seeded(runner._seeds(0))
     rows, _ = env.reset()
     found = []
     for step in range(steps):

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.training.state import MemberState
+from tests.point import Point
 from tests.runner.builders import assert_same, both, fingerprint, make_config, runner_class
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "environments"
 SEEDS = (5, 6, 7)
+
+
+class Noted(Point):
+    """Has a file in a folder as long as it is open."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(5)
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+        self.file = Path(name)
+
+    def close(self) -> None:
+        self.file.unlink()
 
 
 @pytest.fixture
@@ -62,8 +79,28 @@ def test_a_resumed_run_begins_with_environments_of_its_timestep(world: Any) -> N
         list(resumed.reports())
         ends.append(resumed.states()[0])
     assert fingerprint(ends[0]) == fingerprint(ends[1]) and ends[0].counters.update == 2
-    begun, gone_on = (first._seeded(timestep).reset()[0][:, 0] for timestep in (0, 8))
+    begun, gone_on = (first.env.seeded(first._seeds(timestep)).reset()[0][:, 0] for timestep in (0, 8))
     assert not set(begun) & set(gone_on)
+
+
+@pytest.mark.parametrize(("backend", "threads"), both((1, 2), jax=[2]))
+def test_what_a_runner_makes_it_closes(backend: str, threads: int, tmp_path: Path) -> None:
+    """In the process that steps it, when its episodes or the training are over; never what a user has made."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    env = wrap_env(lambda: Noted(folder), 3)
+    config = make_config({"trainer.timesteps": 16, "evaluation.interval": 8, "evaluation.episodes": 2})
+    runner = runner_class(backend)(env, config, threads=threads)
+    runner.evaluate(True, 4, 9, 2)
+    assert not list(folder.iterdir())
+    reports = runner.reports()
+    next(reports)
+    assert len(list(folder.iterdir())) == 3
+    list(reports)
+    assert not list(folder.iterdir())
+    own = wrap_env(gymnasium.vector.SyncVectorEnv([lambda: Noted(folder)] * 2))
+    runner_class(backend)(own, make_config({"trainer.timesteps": 8})).evaluate()
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_members_play_the_episodes_of_a_seed(world: Any) -> None:

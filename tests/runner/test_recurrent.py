@@ -313,7 +313,7 @@ def test_a_life_begins_with_nothing_remembered() -> None:
         steps.append(int(carry[0, 0]))
         return carry + 1, np.full(1, step % 4)
 
-    play(env.seeded, choose, [0], 1, 1)
+    play(env.opened, choose, [0], 1, 1)
     lives += sum(now == 0 for now in steps[1:])
     assert lives == 5 and max(steps) < len(steps) - 1
 

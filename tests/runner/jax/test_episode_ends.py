@@ -98,7 +98,7 @@ def prepared(env: Any, changes: dict[str, Any]) -> tuple[AnyRunner, Rollout, np.
     runner = Runner(env, config, threads=1)
     members: Any = runner._members
     rules, learner = members.rules, members.learner
-    under_test = collector(runner._seeded(0), members=1)
+    under_test = collector(runner.env.seeded(runner._seeds(0)), members=1)
     under_test._act = lambda *now: train_module.act(rules, *now)
     for number in range(2):
         members.counters.update[:] = number

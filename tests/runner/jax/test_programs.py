@@ -57,7 +57,7 @@ def learning() -> tuple[Any, Collector]:
     runner = Runner(make_env("CheetahRun-v1", 3, {"max_episode_steps": 6}), make_config(FULL), threads=1)
     members: Any = runner._members
     return members, Collector(
-        runner._seeded(0), 1, members.env_actions, lambda *now: train_module.act(members.rules, *now)
+        runner.env.seeded(runner._seeds(0)), 1, members.env_actions, lambda *now: train_module.act(members.rules, *now)
     )
 
 
