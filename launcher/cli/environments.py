@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -47,18 +47,19 @@ def check(
 ) -> int:
     """Say what is right and wrong about an environment."""
     from launcher.envs import check as checking
-    from runner.config.overrides import apply, parse_override
-    from runner.config.schema import EnvConfig
+    from runner.config import resolve
+    from runner.config.overrides import parse_override
     from runner.errors import UserError
 
     allow(import_, name)
-    data: dict[str, Any] = {"env": {"id": name, "num_envs": 64}}
+    settings = []
     for text in set_ or ():
         key, values = parse_override(text)
         if key[0] != "env" or len(values) != 1:
             raise UserError(f"command line: --set {text}: allowed: one value of a key below env")
-        apply(data, key, values[0])
-    found = checking.check(EnvConfig.model_validate(data["env"]))
+        settings.append((key, values[0]))
+    config, _ = resolve({"env": {"id": name, "num_envs": 64}, "models": {"policy": {}, "value": {}}}, None, settings)
+    found = checking.check(config.env)
     if as_json:
         print(json.dumps([finding._asdict() for finding in found]))
     else:
