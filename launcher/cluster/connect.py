@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from launcher.cluster.temporary import ray_folder
-from launcher.run.import_path import job_config
+from launcher.run.import_path import ROOT, job_config
 from runner.envs.named import imports
 from runner.errors import UserError
 
@@ -163,7 +163,7 @@ def _deaf_children() -> Iterator[None]:
 
 def code() -> dict[str, Any]:
     """Our packages and those of a person's environments, for machines that have other versions of them, or none."""
-    packages = [Path(__file__).parents[2] / name for name in ("launcher", "runner")]
+    packages = [Path(ROOT) / name for name in ("launcher", "runner")]
     travelling = dict.fromkeys(map(str, [*packages, *imports.carried()]))
     return {
         "py_modules": list(travelling),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from launcher.envs.examine import Finding
-from launcher.run.import_path import ROOT
-from launcher.run.process import environment
+from launcher.run.process import of_program
 from runner.config.schema import EnvConfig
 
 SECONDS = 8.0
@@ -32,11 +30,9 @@ def check(env: EnvConfig, longest: float = LONGEST_SECONDS) -> list[Finding]:
         file = Path(folder) / "findings"
         file.touch()
         command = [sys.executable, "-P", "-m", "launcher.envs.examine", env.model_dump_json(), str(SECONDS), str(file)]
-        paths = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        python = {"PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", "PYTHONWARNINGS": "ignore"}
         with subprocess.Popen(
             command,
-            env=os.environ | environment(1, 0) | python,
+            env=of_program() | {"PYTHONFAULTHANDLER": "1", "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

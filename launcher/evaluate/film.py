@@ -20,14 +20,13 @@ import numpy as np
 
 from launcher.evaluate.batches import Candidate, Terms
 from launcher.ledger.evaluations import Evaluation
-from launcher.run.process import environment
+from launcher.run.process import of_program
 from runner.cores import usable_cores
 from runner.errors import UserError
 from runner.film.video import MOST_EPISODES, Job
 
 LONGEST = 900.0
 """Seconds that a film may take."""
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -183,9 +182,7 @@ def _attempt(job: Job, platform: Platform, folder: Path, seconds: float) -> tupl
     preload = (platform.library,) if platform.library else ()
     task, result = folder / "job.json", folder / "result.json"
     task.write_text(json.dumps(asdict(replace(job, preload=preload))))
-    variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
-    variables |= environment(job.threads, 0)
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
+    variables = {name: value for name, value in of_program(job.threads).items() if name != "MUJOCO_GL"}
     if platform.mujoco_gl is not None:
         variables["MUJOCO_GL"] = platform.mujoco_gl
     done = subprocess.run(

@@ -8,7 +8,6 @@ plan, and stay through every resume.
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.plan.experiment import Placement, Trial
 from launcher.plan.resources import Offer, Resources, fitting
-from launcher.run.import_path import ROOT
-from launcher.run.process import environment
+from launcher.run.process import of_program
 from runner.cores import stepping_threads, worth_splitting
 from runner.networks.parameters import Network
 from runner.training.pack import static_key
@@ -87,10 +85,10 @@ def measure(trials: Iterable[Trial]) -> None:
 def _step_seconds(env: str) -> float:
     """Seconds of an environment's step on one core; 0 where that cannot be measured, of which training will tell."""
     command = [sys.executable, "-P", "-m", "runner.envs.measure", env]
-    paths = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-    variables = os.environ | environment(1, 0) | {"PYTHONPATH": paths}
     try:
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LOOK_SECONDS, check=True)
+        done = subprocess.run(
+            command, env=of_program(), capture_output=True, text=True, timeout=LOOK_SECONDS, check=True
+        )
         return float(done.stdout.split()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError):
         return 0.0

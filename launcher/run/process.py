@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.run.import_path import ROOT
 from launcher.run.output import harmless
 
 CLAIMS = "sunflower-core-"
@@ -76,6 +77,12 @@ def environment(threads: int, sharing: int) -> dict[str, str]:
     if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
         variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
     return variables
+
+
+def of_program(threads: int = 1) -> dict[str, str]:
+    """Variables of a process that runs a module of ours on the CPU, wherever our packages are."""
+    paths = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **environment(threads, 0), "PYTHONPATH": paths}
 
 
 def claim_cores(count: int) -> list[socket.socket]:
