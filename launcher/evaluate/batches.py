@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import reading
 from launcher.ledger.storage import REFUSED, disk_refuses
 from launcher.plan import directory as folder
-from launcher.plan.experiment import Placement
+from launcher.plan.experiment import Placement, evenly
 from launcher.run.failures import words_of
 from launcher.run.pool import Process, Processes, first_ended
 from launcher.run.process import EvaluationJob
@@ -190,8 +189,7 @@ def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list
     dealt = []
     for group in groups.values():
         count = max(min(workers, len(group)), math.ceil(len(group) / _together(group[0].config, terms)))
-        ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
-        dealt += [group[start:end] for start, end in pairwise(ends)]
+        dealt += evenly(group, count)
     return dealt
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from runner.training.pack import identity, static_key
 LARGEST_PACK = 32
 """Members of one pack on CPU cores: beyond it the batched program gains nothing and memory grows."""
 LARGEST_LAUNCH = 100_000
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,14 @@ def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int |
         # Packs that were interrupted at different timesteps stay whole where there are as many as workers.
         groups = list(by_timestep.values())
         for group, count in zip(groups, _counts(list(map(len, groups)), workers, largest or LARGEST_PACK), strict=True):
-            ends = [math.ceil(len(group) * index / count) for index in range(count + 1)]
-            packs += [group[start:end] for start, end in itertools.pairwise(ends)]
+            packs += evenly(group, count)
     return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))
+
+
+def evenly(items: Sequence[Item], count: int) -> list[list[Item]]:
+    """Parts of a list, so many, in its order and as even as can be."""
+    ends = [math.ceil(len(items) * index / count) for index in range(count + 1)]
+    return [list(items[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def _counts(sizes: Sequence[int], wanted: int, largest: int) -> list[int]:

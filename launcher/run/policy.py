@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from launcher.ledger.rows import Order
-from launcher.plan.experiment import Trial
+from launcher.plan.experiment import Trial, evenly
 
 DEATHS_OF_A_PACK = 2
 """At one checkpoint, until it is halved."""
@@ -108,8 +108,7 @@ class FailurePolicy:
         deaths = max(self._deaths[trial.id] for trial in again)
         wait = WAITS[min(deaths, len(WAITS)) - 1]
         if len(again) > 1 and deaths >= DEATHS_OF_A_PACK:
-            half = (len(again) + 1) // 2
-            return Decision((again[:half], again[half:]), wait)
+            return Decision(tuple(evenly(again, 2)), wait)
         if len(again) == 1 and deaths >= DEATHS_OF_A_TRIAL:
             return Decision(failed=tuple(again))
         return Decision((again,), wait)
