@@ -239,7 +239,7 @@ class Jobs:
             if self._info(job).status in OVER and whole:
                 return
             if time.monotonic() - heard > GIVE_UP_SECONDS and broke is not None:
-                raise UserError(f"{self.url}: what {job} prints cannot be read: {broke or type(broke).__name__}")
+                raise UserError(f"{self.url}: what {job} prints cannot be read: {str(broke) or type(broke).__name__}")
             time.sleep(POLL_SECONDS)
 
     def _over(self, job: str) -> Any:
