@@ -19,7 +19,7 @@ from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, all
 from launcher.ledger.storage import is_launch
 from launcher.plan.directory import launch_of
 from launcher.plan.experiment import Experiment, read_experiment
-from launcher.plan.resources import Resources
+from launcher.plan.resources import Resources, refuse_less
 from launcher.plan.sweep import FLAGS, group_by_flag
 from launcher.watch import launches
 from runner.config.load import dump
@@ -211,9 +211,7 @@ def evaluate(
     allow(import_, env)
     if every + last + best > 1:
         raise UserError("command line: give one of --every, --last and --best")
-    for flag, number, least in (("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0)):
-        if number is not None and number < least:
-            raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+    refuse_less(("--episodes", episodes, 1), ("--num-envs", num_envs, 1), ("--seed", seed, 0))
     which: Which = "every" if every else "best" if best else "last"
     terms = Terms(episodes, seed, not stochastic, env, num_envs)
     return evaluation.conduct(console(), paths or [launches.latest()], which, terms, resources, video)

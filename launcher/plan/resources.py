@@ -42,17 +42,22 @@ class Resources:
 
     def check(self) -> None:
         """Refuse numbers that cannot be."""
-        for flag, number, least in (
+        refuse_less(
             ("--workers", self.workers, 1),
             ("--cores-per-worker", self.cores_per_worker, 1),
             ("--gpus", self.gpus, 0),
             ("--workers-per-gpu", self.workers_per_gpu, 1),
             ("--trials-per-pack", self.trials_per_pack, 1),
-        ):
-            if number is not None and number < least:
-                raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
+        )
         if self.workers is not None and self.workers_per_gpu is not None:
             raise UserError("command line: --workers and --workers-per-gpu: give one; workers = GPUs x workers per GPU")
+
+
+def refuse_less(*given: tuple[str, int | None, int]) -> None:
+    """Refuse numbers that are too small: of each a flag, its number, None without the flag, and the least allowed."""
+    for flag, number, least in given:
+        if number is not None and number < least:
+            raise UserError(f"command line: {flag} {number}: allowed: {least} or more")
 
 
 def gpu_note(wanted: Resources) -> str | None:
