@@ -153,12 +153,9 @@ class _Dispatch:
     """When the workers were asked to stop."""
 
     def __post_init__(self) -> None:
-        import ray
-
         self.waiting = [Waiting(list(pack)) for pack in self.packs]
         self.processes = Processes(self.placement, min(len(self.packs), self.placement.workers))
         self.workers = self.placement.workers
-        self.here = ray.get_runtime_context().get_node_id()
         # A worker's machine that has this folder has the launch directory.
         (self.directory / log_of(0)).parent.mkdir(exist_ok=True)
 
@@ -371,7 +368,7 @@ class _Dispatch:
 
         self.running.remove(item)
         outcome, path = "lost", log_of(item.attempt)
-        if item.location is not None and item.location.node != self.here:
+        if item.location is not None:
             fetch_log(item.location, self.directory / path)
         if failure is None:
             try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +59,32 @@ def words_of(error: BaseException) -> str:
 def end_process(location: Location, worker: Any) -> None:
     """End a worker that does not answer: Ray asks the process itself, which would keep its core and its memory."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.kill(worker)
-    there = NodeAffinitySchedulingStrategy(location.node, soft=False)
-    ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_kill).remote(location.pid)
+    _beside(location, _kill).remote(location.pid)
 
 
 def fetch_log(location: Location, log: Path) -> None:
     """Bring what a process on another machine printed into the launch directory, as far as that can be had."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if log.exists() or location.node == ray.get_runtime_context().get_node_id() or is_lost(location.node):
         return
-    there = NodeAffinitySchedulingStrategy(location.node, soft=False)
-    read = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_log).remote(log, location.pid)
+    read = _beside(location, _take_log).remote(log, location.pid)
     # The trial's fate does not depend on it, nor must other trials wait for it long.
     with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError, OSError):
         text = ray.get(read, timeout=FETCH_SECONDS)
         if text:
             log.write_bytes(text)
+
+
+def _beside(location: Location, function: Callable[..., Any]) -> Any:
+    """Ray's task of a function on the machine of a process, where it needs no core."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(location.node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(function)
 
 
 def _take_log(log: Path, pid: int) -> bytes:
