@@ -100,7 +100,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`torch 2.12.0 → 2.13.0`, for each package, the code, and each part of the machine."""
     known = before.get("git_commit") and after.get("git_commit")  # else nobody can say that it changed
     flat = [
-        ({"code": _short_commit(revision)} if known else {})
+        ({"code": short_commit(revision)} if known else {})
         | {**revision.get("versions", {}), **revision.get("hardware", {})}
         | {module: entry["git_commit"] or entry["version"] for module, entry in revision.get("imports", {}).items()}
         for revision in (before, after)
@@ -108,6 +108,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [f"{name} {flat[0].get(name)} → {value}" for name, value in flat[1].items() if flat[0].get(name) != value]
 
 
-def _short_commit(revision: Mapping[str, Any]) -> str:
+def short_commit(revision: Mapping[str, Any]) -> str:
+    """The commit of a revision that has one, as people are shown it."""
     commit = str(revision["git_commit"])
     return f"{commit[:12]}+" if commit.endswith("+") else commit[:12]

@@ -16,6 +16,7 @@ from rich.console import Console
 from launcher import stats
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Progress, State, StoredRecord
+from launcher.plan.revision import short_commit
 from launcher.watch.layout import LOST_STATES, by_configuration, layout, scores, totals
 from launcher.watch.standing import Standing, read
 from launcher.watch.tables import count, say
@@ -94,9 +95,8 @@ def _used(standing: Standing) -> list[str]:
     machine = [str(hardware[key]) for key in ("host", "processor") if hardware.get(key)]
     names = ("sunflower", "python", "torch", "jax", "envpool", "ray")
     packages = [f"{name} {versions[name]}" for name in names if name in versions]
-    commit = str(standing.revision.get("git_commit") or "")
-    changed = "+" if commit.endswith("+") else ""
-    return [*workers, *machine, *packages, *([f"code {commit[:12]}{changed}"] if commit else [])]
+    code = [f"code {short_commit(standing.revision)}"] if standing.revision.get("git_commit") else []
+    return [*workers, *machine, *packages, *code]
 
 
 def _show_failures(console: Console, standing: Standing) -> None:
