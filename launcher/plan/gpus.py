@@ -27,9 +27,11 @@ def visible_gpus() -> int:
 def mask_note() -> str | None:
     """A sentence where CUDA_VISIBLE_DEVICES names GPUs that cannot be used."""
     mask = os.environ.get(MASK)
+    if mask is None:
+        return None
     there = devices()
     found = usable(mask, there)
-    if mask is None or len(found) == len(_names(mask)):
+    if len(found) == len(_names(mask)):
         return None
     count = f"{len(there)} GPU{'' if len(there) == 1 else 's'}"
     used = f"only {','.join(found)} can be used" if found else "none of these can be used; training runs on the CPU"
@@ -54,9 +56,9 @@ def usable(mask: str | None, there: Sequence[Device]) -> list[str]:
     return found
 
 
-def _names(mask: str | None) -> list[str]:
+def _names(mask: str) -> list[str]:
     """The names in a mask; `-1`, `NoDevFiles` and nothing at all hide every GPU."""
-    return [] if mask is None or mask.strip() in ("", "-1", "NoDevFiles") else mask.split(",")
+    return [] if mask.strip() in ("", "-1", "NoDevFiles") else mask.split(",")
 
 
 def _uuid(name: str, there: Sequence[Device]) -> str | None:
