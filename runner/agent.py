@@ -121,7 +121,7 @@ class Agent:
 
     def _read(self, path: str | Path, config: Config) -> MemberState:
         data, network = checkpoint.read_file(path), self._members.network
-        if skrl_checkpoint.recognizes(data):
+        if checkpoint.pickled(data):
             return skrl_checkpoint.read(data, network, config, str(path))
         return checkpoint.from_bytes(data, network, str(path))
 

@@ -86,10 +86,15 @@ def _in_order(data: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
+def pickled(data: bytes) -> bool:
+    """A torch or pickle file, such as skrl's; not a safetensors file whose length begins like one."""
+    # The text of a header always begins with a brace.
+    return data[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and data[8:9] != b"{"
+
+
 def read_metadata(data: bytes, name: str) -> dict[str, str]:
     """The header of a checkpoint of ours."""
-    # The length of a header may begin with the same bytes as a pickle; its text always begins with a brace.
-    if data[:2] in (b"PK", b"\x80\x04", b"\x80\x02") and data[8:9] != b"{":
+    if pickled(data):
         raise UserError(
             f"{name}: a torch or pickle file (such as skrl's .pt and .pickle), which could run code when read; "
             "allowed: a .safetensors checkpoint written by this program"

@@ -49,11 +49,6 @@ Layers = dict[str, list[_Layer]]
 """By role, in skrl's order; a network that both roles share is the policy's."""
 
 
-def recognizes(data: bytes) -> bool:
-    """A torch or pickle file, not a safetensors file whose length begins like one."""
-    return data[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and data[8:9] != b"{"
-
-
 def read(data: bytes, network: Network, config: Config, name: str) -> MemberState:
     """Read one member for a given network.
 

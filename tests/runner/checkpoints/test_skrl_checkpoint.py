@@ -21,7 +21,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from runner.api import Runner
-from runner.checkpoints import skrl as skrl_checkpoint
+from runner.checkpoints import checkpoint, skrl
 from runner.config.overrides import apply
 from runner.errors import UserError
 from runner.training.state import MemberState
@@ -67,11 +67,11 @@ def make_runner(stem: str, backend: str = "torch", changes: dict[str, Any] | Non
 def read(runner: Runner, stem: str, data: bytes | None = None) -> MemberState:
     file = FILES[stem]
     found = file.read_bytes() if data is None else data
-    return skrl_checkpoint.read(found, runner._members.network, runner.config, file.name)
+    return skrl.read(found, runner._members.network, runner.config, file.name)
 
 
 def write(runner: Runner, state: MemberState) -> bytes:
-    return skrl_checkpoint.write(state, runner._members.network, runner.config)
+    return skrl.write(state, runner._members.network, runner.config)
 
 
 def outputs_and_values(backend: str, runner: Runner, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -370,7 +370,7 @@ def test_code_in_a_file_does_not_run(form: str, tmp_path: Path) -> None:
     else:
         pickle.dump(modules, out, protocol=4 if form == "flax" else 2)
     data = out.getvalue()
-    assert skrl_checkpoint.recognizes(data)
+    assert checkpoint.pickled(data)
     with pytest.raises(UserError, match=r"was not read: it asks to run .*system; needed: a file of numbers alone"):
         read(make_runner(SHARED), SHARED, data)
     assert not marker.exists()
@@ -384,8 +384,8 @@ def test_the_same_code_would_run_if_it_were_read_without_care(tmp_path: Path) ->
 @pytest.mark.parametrize("stem", [SHARED, FLAX])
 def test_skrls_files_are_told_from_ours(stem: str) -> None:
     runner = make_runner(SHARED)
-    assert skrl_checkpoint.recognizes(FILES[stem].read_bytes())
-    assert not skrl_checkpoint.recognizes(runner.checkpoint(0, runner.states()[0]))
+    assert checkpoint.pickled(FILES[stem].read_bytes())
+    assert not checkpoint.pickled(runner.checkpoint(0, runner.states()[0]))
 
 
 def test_an_agent_loads_skrls_file_and_saves_one_for_it(tmp_path: Path) -> None:
