@@ -59,7 +59,7 @@ def allow(modules: Iterable[str] | Mapping[str, str]) -> None:
         if not all(part.isidentifier() for part in module.split(".")):
             raise UserError(f"command line: --import {module}: allowed: the name of a module, such as my_package")
     os.environ[VARIABLE] = json.dumps(allowed() | dict(modules))
-    sys.path += [folder for folder in dict.fromkeys(modules.values()) if folder not in sys.path]
+    _search()
 
 
 @contextlib.contextmanager
@@ -114,16 +114,16 @@ def load(name: str, where: str) -> ModuleType:
         UserError: it is not allowed, not there, or it raised: its last words, and where.
     """
     check(name, where)
-    for folder in dict.fromkeys(allowed().values()):  # those of the process that started this one
-        if folder not in sys.path:
-            sys.path.append(folder)
+    _search()  # in those of the process that started this one
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}.")
         if not absent:
             raise UserError(f"{where}: importing {name} failed: {last_words(error)}") from error
-    raise UserError(f"{where}: there is no module {name}, neither installed nor in {_folders()}.{_similar(name)}")
+    raise UserError(
+        f"{where}: there is no module {name}, neither installed nor in {' or '.join(_folders())}.{_similar(name)}"
+    )
 
 
 def load_all() -> None:
@@ -163,12 +163,16 @@ def found(module: str, name: str, where: str) -> Any:
     return value
 
 
-def _folders() -> str:
-    return " or ".join(dict.fromkeys(allowed().values()))
+def _folders() -> list[str]:
+    return list(dict.fromkeys(allowed().values()))
+
+
+def _search() -> None:
+    sys.path.extend(folder for folder in _folders() if folder not in sys.path)
 
 
 def _similar(name: str) -> str:
-    there = (module.name for module in pkgutil.iter_modules(list(dict.fromkeys(allowed().values()))))
+    there = (module.name for module in pkgutil.iter_modules(_folders()))
     return did_you_mean(_root(name), there)
 
 
