@@ -58,7 +58,7 @@ class PythonTask(VectorEnv):
         """New environments with these seeds."""
         if self._single:
             if self._filmed or min(threads or 1, len(seeds)) == 1:
-                return InProcess(self, self._make, seeds)
+                return InProcess(self, partial(self._make, self.num_envs), seeds)
             from runner.envs.processes import Processes
 
             self.close()
@@ -82,9 +82,9 @@ class PythonTask(VectorEnv):
         drawn._filmed = True
         return drawn
 
-    def _make(self, count: int | None = None) -> Any:
-        same = count in (None, self.num_envs) or not self.recipe.counts
-        return self._spare.pop() if self._spare and same else self.recipe(count or 1)
+    def _make(self, count: int) -> Any:
+        same = count == self.num_envs or not self.recipe.counts
+        return self._spare.pop() if self._spare and same else self.recipe(count)
 
     def close(self) -> None:
         """Close the one that was made to know its spaces, if nobody took it."""

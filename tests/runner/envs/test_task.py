@@ -279,3 +279,14 @@ def test_a_factory_is_wrapped() -> None:
         wrap_env(gymnasium.make("Pendulum-v1"), num_envs=2)
     with pytest.raises(UserError, match=r"wrap_env: cannot use a builtins\.int"):
         wrap_env(lambda: 3)
+
+
+def test_a_factory_of_single_environments_is_told_the_same_number_each_time() -> None:
+    told: list[int] = []
+
+    def factory(num_envs: int) -> Any:
+        told.append(num_envs)
+        return gymnasium.make("Pendulum-v1")
+
+    wrap_env(factory, num_envs=2).seeded([1, 2, 3])
+    assert told == [2, 2, 2]
