@@ -75,7 +75,7 @@ def test_every_form_of_name_makes_its_environment(name: str, arguments: dict[str
 def test_wrappers_are_put_around_in_order() -> None:
     limit = {"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 3}}
     made = task(config("point_world:PointEnv", wrappers=[{"point_world:Clip": {"low": -0.5}}, limit]))
-    env = made._make()
+    env = made._make(1)
     assert str(env).startswith("<TimeLimit<Clip<PointEnv")
     assert env.env.low == -0.5
 
