@@ -224,7 +224,7 @@ class Link:
         """Queue records; waits while too many are queued, as they are when the disk is full."""
         with self._change:
             for trial, record in records.items():
-                if trial not in self.lost:
+                if self.orders[trial] != "lost":
                     self._records[trial].append(record)
             self._change.wait_for(lambda: self._error or sum(map(len, self._records.values())) < BACKLOG)
         self._check()
@@ -291,7 +291,7 @@ class Link:
             batches = {
                 trial: Batch(queue[0].index if queue else self._next[trial], list(queue))
                 for trial, queue in self._records.items()
-                if trial not in self.lost
+                if self.orders[trial] != "lost"
             }
         reply = ray.get(self._aggregator.push.remote(self._attempt, batches, self.note))
         with self._change:
