@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from launcher.cli.flags import Debug, Written
 from launcher.run import output
+from launcher.watch.launches import FOLDER
 
 if TYPE_CHECKING:
     from launcher.cluster.jobs import Jobs
@@ -43,7 +43,7 @@ def pull(
     /,
     *,
     address: Address,
-    out: Annotated[Written, Parameter(help="Folder to put it into; default runs.")] = Path("runs"),
+    out: Annotated[Written, Parameter(help=f"Folder to put it into; default {FOLDER}.")] = FOLDER,
     debug: Debug = False,
 ) -> int:
     """Bring the directory of a launch on a cluster here."""

@@ -124,12 +124,11 @@ def _begin(
     # What a cluster would refuse, too, before the name is spent.
     session.refuse(trials, wanted)
     if remote:
-        there = out or Path(trials[0].config.agent.experiment.directory or launches.FOLDER)
         cluster = jobs.Jobs(str(wanted.address))
         with tempfile.TemporaryDirectory() as packed:
             made = folder.create(Path(packed) / folder.choose_name(trials, name, stem)[0], trials)
             folder.fold(made)
-            where = cluster.begin(made, there, request)
+            where = cluster.begin(made, folder.choose_folder(trials, out), request)
         return clusters.watch(cluster, made.name, where)
     directory, named = folder.choose_directory(trials, out, name, stem)
     if dry_run:

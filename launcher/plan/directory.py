@@ -56,11 +56,15 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
     With it comes that somebody chose its name; else `create` finds one that is free.
     """
     called, chosen = choose_name(trials, name, stem)
-    base = expanded(out or trials[0].config.agent.experiment.directory or "runs")
-    directory = (base / called).absolute()
+    directory = (expanded(choose_folder(trials, out)) / called).absolute()
     if chosen and "\0" not in str(directory) and os.path.lexists(directory):
         raise _exists(directory)
     return directory, chosen
+
+
+def choose_folder(trials: Sequence[Trial], out: Path | None) -> Path:
+    """The folder of a launch as it is written, since a cluster's may be meant."""
+    return out or Path(trials[0].config.agent.experiment.directory or "runs")
 
 
 def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> tuple[str, bool]:
