@@ -26,15 +26,15 @@ from launcher.envs.catalogue import in_words
 from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
-from runner.envs.base import VectorEnv
-from runner.envs.gymnasium import FINAL, is_single
-from runner.envs.loop import close
+from runner.envs.base import VectorEnv, close
+from runner.envs.gymnasium import is_single
 from runner.envs.measure import step_seconds
 from runner.envs.named import imports
 from runner.envs.named.recipe import Recipe
 from runner.envs.python import InProcess, PythonTask
 from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task
+from runner.envs.tensors import FINAL
 from runner.errors import FailedEnvironmentError, UserError
 
 SEEDS = [7, 8]

@@ -19,7 +19,7 @@ from gymnasium.wrappers.vector import (
 
 from runner.envs.base import Step, VectorEnv, of_spec
 from runner.envs.observations import as_array, flatten_some, like, tensor_in
-from runner.envs.tensors import FINAL, attribute, is_many
+from runner.envs.tensors import attribute, autoreset_mode, final_observations, is_many
 from runner.errors import UserError
 
 OF_VECTOR = ("num_envs", "single_observation_space", "single_action_space")
@@ -50,7 +50,7 @@ class GymnasiumVector(VectorEnv):
         vector = _vector(env)
         super().__init__(*(attribute(vector, name) for name in OF_VECTOR))
         self.env = vector
-        self._mode = _autoreset_mode(vector)
+        self._mode = autoreset_mode(vector, AutoresetMode)
         _check_wrappers(vector, self._mode)
         self.resets_at_once = self._mode is not AutoresetMode.NEXT_STEP
         self._seeds: list[int] | None = None
@@ -183,19 +183,6 @@ def _vector(env: Any) -> Any:
     return env
 
 
-def _autoreset_mode(env: Any) -> AutoresetMode:
-    """The auto-reset mode of a vector environment: what it does when an episode ends."""
-    mode = env.metadata.get("autoreset_mode")
-    try:
-        return mode if isinstance(mode, AutoresetMode) else AutoresetMode(mode)
-    except ValueError:
-        allowed = ", ".join(f"AutoresetMode.{m.name}" for m in AutoresetMode)
-        raise UserError(
-            f'{type(env).__name__}: metadata["autoreset_mode"] is {mode!r}; allowed: {allowed}. '
-            "Without it an episode's last observation cannot be told from the next one's first"
-        ) from None
-
-
 def _converts(env: Any) -> bool:
     """It is gymnasium's `ArrayConversion`, or one of its kind; looked for by name, since it imports torch or JAX."""
     return any(
@@ -227,8 +214,8 @@ def _check_wrappers(env: Any, mode: AutoresetMode) -> None:
 
 
 def _final_observations(info: Any) -> Any:
-    """The final observations in an info, structured as `flatten_some` takes them; None where there are none."""
+    """The same as `final_observations`, of a list of infos, too: structured as `flatten_some` takes them."""
     if isinstance(info, list):  # gymnasium's DictInfoToList
         found = [_final_observations(one) for one in info]
         return found if any(one is not None for one in found) else None
-    return next((info[name] for name in FINAL if info.get(name) is not None), None)
+    return final_observations(info)

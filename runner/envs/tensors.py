@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 FINAL = ("final_obs", "final_observation")
 """Where an info has the last observations of ended episodes; gymnasium's name, and its name before 1.0."""
 TIME_OUTS = "time_outs"
+BY_ITSELF = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
+"""Modes of what resets without being told to."""
 
 
 class Arrays(NamedTuple):
@@ -59,8 +61,7 @@ class TensorEnv(VectorEnv):
         self.env = env
         observed, actions = (_space(env, name) for name in ("observation_space", "action_space"))
         super().__init__(int(attribute(env, "num_envs")), _groups(env, observed), actions)
-        mode = (attribute(env, "metadata", None) or {}).get("autoreset_mode", AutoresetMode.SAME_STEP)
-        self.resets_at_once = AutoresetMode(mode) is AutoresetMode.SAME_STEP
+        self.resets_at_once = autoreset_mode(env, BY_ITSELF, AutoresetMode.SAME_STEP) is AutoresetMode.SAME_STEP
         # Isaac Lab's and skrl's environments take a column of categories, gymnasium's a row.
         column = isinstance(actions, Discrete) and not isinstance(env, gymnasium.vector.VectorEnv)
         self._action_shape = (self.num_envs, 1) if column else (self.num_envs, *self.actions.shape)
@@ -192,7 +193,7 @@ class TensorEnv(VectorEnv):
 
     def _final(self, info: Mapping[str, Any], ended: Any) -> Any:
         """Final observations `[N, O]`; the rows of environments whose episode goes on mean nothing."""
-        final = next((info[name] for name in FINAL if info.get(name) is not None), None)
+        final = final_observations(info)
         if final is None:
             return None
         self._knows_final = True
@@ -223,8 +224,7 @@ def is_many(env: Any) -> bool:
     if count is None or not all(callable(getattr(env, name, None)) for name in ("reset", "step")):
         return False
     if isinstance(env, gymnasium.vector.VectorEnv):
-        modes = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
-        return getattr(env, "device", None) is not None and env.metadata.get("autoreset_mode") in modes
+        return getattr(env, "device", None) is not None and env.metadata.get("autoreset_mode") in BY_ITSELF
     spaces = [_space(env, name, None) for name in ("observation_space", "action_space")]
     alone = isinstance(env, gymnasium.Env) and attribute(env, "single_observation_space", None) is None and count == 1
     return not alone and all(isinstance(space, gymnasium.Space) for space in spaces)
@@ -240,6 +240,24 @@ def attribute(env: Any, name: str, *default: Any) -> Any:
         raise UserError(
             f"{type(env).__name__}: a vector environment without {name}; allowed: one that has it"
         ) from None
+
+
+def autoreset_mode(env: Any, allowed: Iterable[AutoresetMode], *default: AutoresetMode) -> AutoresetMode:
+    """The auto-reset mode of an environment: what it does when an episode ends."""
+    mode = (attribute(env, "metadata", None) or {}).get("autoreset_mode", *default)
+    for one in allowed:
+        if mode in (one, one.value):
+            return one
+    names = ", ".join(f"AutoresetMode.{one.name}" for one in allowed)
+    raise UserError(
+        f'{type(env).__name__}: metadata["autoreset_mode"] is {mode!r}; allowed: {names}. '
+        "Without it an episode's last observation cannot be told from the next one's first"
+    )
+
+
+def final_observations(info: Mapping[str, Any]) -> Any:
+    """The final observations in an info; None where there are none."""
+    return next((info[name] for name in FINAL if info.get(name) is not None), None)
 
 
 def _space(env: Any, name: str, *default: Any) -> Any:

@@ -188,6 +188,12 @@ def test_what_resets_in_the_next_step_has_reset_rows() -> None:
     assert rewards == [[1, 1, 1], [1, 1, 1], [1, 0, 1]]
 
 
+def test_what_does_not_reset_by_itself_is_refused() -> None:
+    kind = type("Never", (Bare,), {"metadata": {"autoreset_mode": AutoresetMode.DISABLED}})
+    with pytest.raises(UserError, match=r'^Never: metadata\["autoreset_mode"\] is .*DISABLED.*; allowed: .*SAME_STEP'):
+        wrap_env(kind(torch))
+
+
 @pytest.mark.parametrize("kind", [ManagerBasedRLEnv, DirectRLEnv])
 @pytest.mark.parametrize("action", [Discrete(3), MultiDiscrete([3, 2]), Box(-1, 1, (2,), np.float64)])
 def test_actions_are_columns(kind: type[LabEnv], action: Any) -> None:
