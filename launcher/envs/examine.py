@@ -26,11 +26,9 @@ from launcher.envs.catalogue import in_words
 from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
-from runner.envs.base import VectorEnv, close
-from runner.envs.gymnasium import is_single
+from runner.envs.base import VectorEnv
 from runner.envs.measure import step_seconds
 from runner.envs.named import imports
-from runner.envs.named.recipe import Recipe
 from runner.envs.python import InProcess, PythonTask
 from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task
@@ -265,11 +263,10 @@ def speed(env: VectorEnv) -> str:
 def watched(env: VectorEnv) -> tuple[VectorEnv, dict[str, str]]:
     """The same environment, which takes note of what is odd, and where it does so."""
     odd: dict[str, str] = {}
-    recipe = getattr(env, "recipe", None)
-    if not isinstance(recipe, Recipe) or not is_single(made := recipe(1)):
+    if not isinstance(env, PythonTask) or not env.single:
         return env, odd
-    close(made)
-    return PythonTask(replace(recipe, wrappers=[*recipe.wrappers, (Witness, {"odd": odd})]), env.num_envs), odd
+    wrappers = [*env.recipe.wrappers, (Witness, {"odd": odd})]
+    return PythonTask(replace(env.recipe, wrappers=wrappers), env.num_envs), odd
 
 
 def findings(make: Callable[[], VectorEnv], seconds: float) -> Iterator[Finding]:

@@ -29,7 +29,12 @@ def refuse(made: Any) -> VectorEnv:
 
 
 class PythonTask(VectorEnv):
-    """A recipe as a task: spaces are known, environments are made by `seeded`."""
+    """A recipe as a task: spaces are known, environments are made by `seeded`.
+
+    Attributes:
+        recipe: makes one environment, or many in one.
+        single: it makes one.
+    """
 
     measured = 4  # to make one may take seconds
 
@@ -43,20 +48,20 @@ class PythonTask(VectorEnv):
         """
         self.recipe, self._adapter, self._filmed = recipe, adapter, False
         self._spare = [recipe(num_envs or 1)]
-        self._single = is_single(self._spare[0])
-        one = self._spare[0] if self._single else adapter(self._spare[0])
+        self.single = is_single(self._spare[0])
+        one = self._spare[0] if self.single else adapter(self._spare[0])
         for name in ("observation_space", "action_space"):
             if not isinstance(space := getattr(one, name, None), gymnasium.Space):
                 raise UserError(f"env: {recipe.name} has as {name} {shown(space, 60)}; allowed: a space of gymnasium")
-        count = (num_envs or 1) if self._single else one.num_envs
+        count = (num_envs or 1) if self.single else one.num_envs
         if num_envs not in (None, count):
             raise UserError(f"env.num_envs: found {num_envs}; allowed: {count}, of which {recipe.name} makes a vector")
         super().__init__(count, one.observation_space, one.action_space)
-        self.resets_at_once = not self._single and one.resets_at_once
+        self.resets_at_once = not self.single and one.resets_at_once
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """New environments with these seeds."""
-        if self._single:
+        if self.single:
             if self._filmed or min(threads or 1, len(seeds)) == 1:
                 return InProcess(self, partial(self._make, self.num_envs), seeds)
             from runner.envs.processes import Processes
@@ -73,8 +78,8 @@ class PythonTask(VectorEnv):
 
     def drawn(self) -> PythonTask:
         """The same, whose environments can be drawn."""
-        if not self.recipe.draws or not self._single:
-            why = "takes no render_mode" if self._single else "makes many environments in one"
+        if not self.recipe.draws or not self.single:
+            why = "takes no render_mode" if self.single else "makes many environments in one"
             raise UserError(f"{self.recipe.name} cannot be filmed: it {why}")
         self.close()
         arguments = {**self.recipe.arguments, "render_mode": "rgb_array"}
