@@ -122,11 +122,7 @@ def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
     """Try an environment for about so many seconds; an error ends it."""
     yield Finding("right", f"spaces: {in_words(env.observation_space)} → {in_words(env.action_space)}")
     yield from _bounds(env)
-    began = time.perf_counter()
     first = env.seeded(SEEDS[:1], 1)
-    made = time.perf_counter() - began
-    if made > SLOW:
-        yield Finding("note", f"to make one takes {made:.1f} s", "load what is large when it is first needed, or once")
     actions = _actions(env, np.random.default_rng(0), SAME)
     seen = _trace(first, actions, seconds / 8)
     yield from _repeats(env, first, seen, actions)
@@ -183,12 +179,10 @@ def _repeats(
         ("beside another one", lambda: env.seeded(SEEDS, 1), "keep nothing in globals or in the class; " + own),
     )
     for how, make, fix in trials:
-        threads = threading.active_count()
+        threads, began = threading.active_count(), time.perf_counter()
         other = make()
-        if how == ANEW and (more := threading.active_count() - threads) > 0:
-            yield Finding(
-                "note", f"each has threads of its own: {more}", "packs have hundreds of environments; use none"
-            )
+        if how == ANEW:  # the first may have been there, to know its spaces
+            yield from _made(time.perf_counter() - began, threading.active_count() - threads)
         again = _trace(other, actions[: len(seen) - 1], float("inf"))
         if other is not first:
             other.close()
@@ -199,6 +193,18 @@ def _repeats(
     yield Finding("right", f"seeding: {len(seen) - 1} steps are the same again, anew and beside another one")
     if not any(row[0].any() for row in seen) or all(_same(row[:1], seen[0]) for row in seen):
         yield Finding("note", "all observations were the same", "give what a policy can act on")
+
+
+def _made(seconds: float, threads: int) -> Iterator[Finding]:
+    """Findings on what it took to make one."""
+    if seconds > SLOW:
+        yield Finding(
+            "note", f"to make one takes {seconds:.1f} s", "load what is large when it is first needed, or once"
+        )
+    if threads > 0:
+        yield Finding(
+            "note", f"each has threads of its own: {threads}", "packs have hundreds of environments; use none"
+        )
 
 
 def _same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:

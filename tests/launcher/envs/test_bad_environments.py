@@ -6,6 +6,7 @@ import math
 import random
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
+from launcher.envs import examine
 from launcher.envs.examine import findings
 from runner.envs.named.recipe import Recipe
 from runner.envs.python import PythonTask
@@ -311,6 +313,17 @@ def test_a_check_says_what_is_wrong(name: str, recwarn: pytest.WarningsRecorder)
     assert bool(wrong) == TABLE[name][1].startswith("wrong"), wrong
     if wrong:
         assert len(wrong) == 1 and ("allowed" in wrong[0] or len(wrong[0].split()) > 6)
+
+
+def test_the_time_to_make_one_is_told_though_the_first_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Point):
+        def __init__(self) -> None:
+            super().__init__()
+            time.sleep(0.1)
+
+    monkeypatch.setattr(examine, "SLOW", 0.05)
+    found = [finding.what for finding in findings(lambda: PythonTask(Recipe.of(Slow), 2), 0.05)]
+    assert sum(what.startswith("to make one takes") for what in found) == 1, found
 
 
 @pytest.mark.parametrize("name", TABLE)
