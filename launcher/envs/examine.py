@@ -43,6 +43,7 @@ SLOW = 5.0
 LARGE = 100.0
 """Observations beyond it keep a network from learning."""
 ANEW = "made anew with the same seed"
+MISFIT = "give what observation_space says, or let it say what is given; training goes by its shape and type"
 MODERATE = 10.0
 """Actions up to which a policy comes by itself."""
 LEARNING = 5e-6
@@ -69,7 +70,7 @@ class Witness(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], odd: dict[str, str]) -> None:
         """Watch `env`; `odd` is what was found → what to do about it."""
         super().__init__(env)
-        self._odd, self._misfits = odd, False
+        self._odd = odd
 
     def reset(self, **arguments: Any) -> Any:
         """Also whether the generators of all the process were touched."""
@@ -93,12 +94,8 @@ class Witness(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _look(self, answer: Any, length: int) -> None:
         if not isinstance(answer, tuple) or len(answer) != length:
             return  # whoever steps it will say so
-        wrong = misfit(self.env.observation_space, answer[0])
-        if wrong and not self._misfits:
-            self._misfits = True
-            self._odd[f"an observation {wrong}"] = (
-                "give what observation_space says, or let it say what is given; training goes by its shape and type"
-            )
+        if MISFIT not in self._odd.values() and (wrong := misfit(self.env.observation_space, answer[0])):
+            self._odd[f"an observation {wrong}"] = MISFIT
         info = answer[-1]
         if not isinstance(info, dict):
             self._odd[f"info is {type(info).__name__}"] = "a dict; training does not read it"

@@ -32,7 +32,10 @@ def misfit(space: gymnasium.Space[Any], value: Any, where: str = "") -> str:
 
 
 def _of_numbers(space: gymnasium.Space[Any], value: Any, where: str) -> str:
-    array = as_array(value)
+    try:
+        array = as_array(value)
+    except ValueError as error:  # of parts that differ in shape
+        return f"{where}is not one array: {error}"
     if array.dtype.kind not in "biuf":
         return f"{where}is of type {array.dtype}, not of numbers"
     if array.shape != (space.shape or ()):

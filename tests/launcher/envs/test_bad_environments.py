@@ -60,6 +60,7 @@ seeing("note an observation is of type object", "", "Objects", lambda self: np.a
 WORDS = "does not fit its observation_space Box"
 seeing(f"wrong .*{WORDS}", WORDS, "Words", lambda self: np.array(["left", "right", "up"], object))
 seeing(f"wrong .*{WORDS}", WORDS, "Nothing", lambda self: None)
+seeing(f"wrong .*{WORDS}", WORDS, "Ragged", lambda self: [[1.0], [2.0, 3.0]])
 NAN = r"the environment with seed \d+ gave an observation of nan \(number 0 of 3\); allowed: finite numbers"
 seeing(f"wrong {NAN}", NAN, "NotANumber", lambda self: np.array([math.nan if self.steps else 0, 0, 0], np.float32))
 LARGE = "gave an observation of -?inf"
@@ -230,7 +231,7 @@ class ActionsFarAway(Point):
         self.action_space = Box(0, 1000, (1,), np.float32)
 
 
-@entry("note an observation number 0 is .*, its space says 0.0 to 0.5")
+@entry(r"note an observation number 2 is 1\.0, its space says 0\.0 to 0\.5")
 class OutOfBounds(Point):
     def __init__(self) -> None:
         super().__init__()
@@ -309,6 +310,7 @@ def test_there_are_many() -> None:
 def test_a_check_says_what_is_wrong(name: str, recwarn: pytest.WarningsRecorder) -> None:
     lines = [" ".join(finding) for finding in findings(lambda: made(name), 0.05)]
     assert any(re.match(TABLE[name][1], line) for line in lines), lines
+    assert sum(line.endswith(examine.MISFIT) for line in lines) <= 1, lines
     wrong = [line for line in lines if line.startswith("wrong")]
     assert bool(wrong) == TABLE[name][1].startswith("wrong"), wrong
     if wrong:
