@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,35 +23,40 @@ SECONDS = 8.0
 """For the trial."""
 LONGEST_SECONDS = 60.0
 """After which it is given up."""
+ABORT_SECONDS = 5.0
+"""For it to say where it is."""
 MARKS = {"right": ("✓", "green"), "note": ("!", "yellow"), "wrong": ("✗", "red")}
 
 
 def check(env: EnvConfig, longest: float = LONGEST_SECONDS) -> list[Finding]:
-    """Try an environment, whatever becomes of the process that does."""
+    """Try an environment, whatever becomes of the process that does, and of those that it starts."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "findings"
+        file, log, ending = Path(folder) / "findings", Path(folder) / "log", None
         file.touch()
         command = [sys.executable, "-P", "-m", "launcher.envs.examine", env.model_dump_json(), str(SECONDS), str(file)]
-        with subprocess.Popen(
-            command,
-            env=of_program() | {"PYTHONFAULTHANDLER": "1", "PYTHONWARNINGS": "ignore"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as trial:
+        with (
+            log.open("wb") as printed,  # for the end of a pipe one may wait, if others write to it too
+            subprocess.Popen(
+                command,
+                env=of_program() | {"PYTHONFAULTHANDLER": "1", "PYTHONWARNINGS": "ignore"},
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as trial,
+        ):
             try:
-                printed, ending = trial.communicate(timeout=longest)[0], None
+                trial.wait(longest)
             except subprocess.TimeoutExpired:
+                ending = f"it has not come to an end within {longest:.0f} s"
                 trial.send_signal(signal.SIGABRT)  # which says where it is
-                printed, ending = trial.communicate()[0], f"it has not come to an end within {longest:.0f} s"
-            except BaseException:
-                trial.kill()
-                raise
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    trial.wait(ABORT_SECONDS)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(trial.pid, signal.SIGKILL)
         found = [Finding(*json.loads(line)) for line in file.read_text().splitlines()]
-        return [*found, *_ending(trial.returncode, ending, printed)]
+        return [*found, *_ending(trial.returncode, ending, log.read_text(errors="replace"))]
 
 
 def _ending(code: int, ending: str | None, printed: str) -> Iterator[Finding]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,12 @@ def hanging() -> DoingAtStep:
     return doing(partial(time.sleep, 1000))
 
 
+def leaving() -> DoingAtStep:
+    helper = subprocess.Popen(["sleep", "300"])
+    print(helper.pid, flush=True)
+    return doing(lambda: None)
+
+
 def dying() -> DoingAtStep:
     return doing(os.abort)
 
@@ -58,6 +66,18 @@ def test_what_becomes_of_the_process_is_told(name: str, longest: float, last: st
     findings = found(name, longest)
     assert findings[0].what.startswith("spaces: Box 3")
     assert re.match(last, " ".join(findings[-1])) and findings[-1].fix
+
+
+def test_what_it_has_started_is_not_waited_for_and_ends_with_it() -> None:
+    findings = found("leaving")
+    assert findings[-2].what.startswith("speed: ")
+    helper = int(findings[-1].what.rpartition(" ")[2])
+    for _ in range(100):
+        state = Path(f"/proc/{helper}/stat")
+        if not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {helper} is still there")
 
 
 def test_a_pool_is_not_asked_for_its_first_episode_again() -> None:
