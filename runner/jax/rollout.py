@@ -133,8 +133,7 @@ class Collector:
             np.asarray(x).reshape(len(noise), -1) for x in (rollout.rewards, rollout.ended, rollout.valid)
         )
         own = {name: np.asarray(x) for name, x in score.items()}
-        for t in range(len(noise)):
-            self.episodes.add(rewards[t], ended[t], valid[t], {name: x[t] for name, x in own.items()})
+        self.episodes.add(rewards, ended, valid, [{name: x[t] for name, x in own.items()} for t in range(len(noise))])
         if isinstance(self.env, TensorEnv):
             self.env.tell(ended.any())
         return rollout

@@ -122,9 +122,8 @@ class Collector:
             self._ended = end & (not self.env.resets_at_once)
             infos.append(info)
         rewards, terminated, ended, valid = map(_stack, columns)
-        steps = [x.cpu().numpy() for x in (rewards, ended, valid)]
-        for step in zip(*steps, infos, strict=True):
-            self.episodes.add(*step)
+        steps = rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy()
+        self.episodes.add(*steps, infos)
         self._observations = observations[-1]
         return Rollout(
             torch.stack(observations, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,19 @@ class Episodes:
         self._valid: list[np.ndarray] = []
 
     @np.errstate(over="ignore", invalid="ignore")
-    def add(self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, info: Mapping[str, Any]) -> None:
-        """Count one step; `[P·N]` each. The score's own rewards and ends in `info` win over the learner's."""
+    def add(
+        self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, infos: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Count the steps of a rollout; `[T, P·N]` each.
+
+        The score's own rewards and ends in `infos`, one per step, win over the learner's.
+        """
         self._rewards.append(rewards)
         self._valid.append(valid)
+        for step in zip(rewards, ended, valid, infos, strict=True):
+            self._add(*step)
+
+    def _add(self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, info: Mapping[str, Any]) -> None:
         self._returns += np.where(valid, info.get("episode_rewards", rewards), 0)
         self._lengths += valid
         ended = info.get("episode_ends", ended)
@@ -55,8 +64,8 @@ class Episodes:
     @np.errstate(over="ignore", invalid="ignore")
     def drain(self) -> list[dict[str, float]]:
         """Per member, skrl's reward and episode metrics since the last call."""
-        rewards = np.stack(self._rewards).reshape(-1, self.members, self.envs)
-        valid = np.stack(self._valid).reshape(rewards.shape)
+        rewards = np.concatenate(self._rewards).reshape(-1, self.members, self.envs)
+        valid = np.concatenate(self._valid).reshape(rewards.shape)
         self._rewards.clear()
         self._valid.clear()
         out: list[dict[str, float]] = []

@@ -81,7 +81,7 @@ def test_atari_scores_are_of_raw_rewards_and_whole_games() -> None:
     lives = games = 0
     for actions in np.asarray(rollout.actions).reshape(130, -1):
         _, rewards, terminated, truncated, info = twin.step(actions)
-        expected.add(rewards, terminated | truncated, ~ended, info)
+        expected.add(rewards[None], (terminated | truncated)[None], ~ended[None], [info])
         ended = terminated | truncated
         lives, games = lives + int(ended.sum()), games + int(info["episode_ends"].sum())
     assert lives > games >= 2 * len(SEEDS)

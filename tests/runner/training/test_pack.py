@@ -184,7 +184,7 @@ def test_episodes_are_counted_without_reset_rows_and_with_the_scores_own_rewards
     def step(rewards: list[float], ended: list[int], valid: np.ndarray = yes, **info: Any) -> None:
         flags = no.copy()
         flags[ended] = True
-        episodes.add(np.array(rewards, np.float32), flags, valid, info)
+        episodes.add(np.array([rewards], np.float32), flags[None], valid[None], [info])
 
     step([1, 2, 3, 4], [])
     step([1, 2, 3, 4], [0, 3])
