@@ -122,7 +122,7 @@ class TensorEnv(VectorEnv):
 
     def tell(self, ended: Any) -> None:
         """Say once, when an episode has ended, what follows from nobody knowing what it ended with."""
-        if not self._knows_final and ended:
+        if self.resets_at_once and not self._knows_final and ended:
             self._knows_final = True
             log.warning(
                 "%s resets in the step in which an episode ends, and its info has no %r: truncated episodes bootstrap "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -109,6 +109,18 @@ def test_it_is_said_once_that_nobody_knows_what_episodes_ended_with(caplog: pyte
         config = make_config({"trainer.timesteps": 16}, "CategoricalMixin")
         list(runner_class("torch")(Known(), config).reports())
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_nothing_is_said_of_what_resets_in_the_next_step(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Late(ManagerBasedRLEnv):
+        metadata: ClassVar = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    runner = runner_class(backend)(Late(OBSERVED), plain_config())
+    *_, report = runner.reports()
+    assert report.records[0] is not None and LENGTH_MAX in report.records[0].values
+    runner.evaluate()
+    assert "resets in the step in which an episode ends" not in caplog.text
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
