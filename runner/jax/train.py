@@ -45,8 +45,8 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     with accelerate.not_kept():
         shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
     rollout = accelerate.zeros(shapes)
-    # The program takes over a learner's memory.
-    learn(rules, jax.tree.map(jnp.copy, learner), rollout, draws, np.ones(members, bool))
+    # The program takes over a learner's memory; jnp.copy would be compiled for each shape.
+    learn(rules, jax.device_put(learner, may_alias=False), rollout, draws, np.ones(members, bool))
     return collector
 
 
