@@ -16,7 +16,6 @@ from torch import Tensor
 
 from runner.draws import Draws
 from runner.envs.base import VectorEnv
-from runner.networks.parameters import LOG_STD
 from runner.torch import accelerate, distributions, models
 from runner.torch.accelerate import compiles, multiplies_bfloat16, settings
 from runner.torch.preprocessors import Scaler, Statistics, observation_scaler
@@ -170,12 +169,8 @@ def _outputs(rules: Rules, policy: Policy, carry: Any, observations: Num[Tensor,
 
 def _deviation(rules: Rules, learner: Learner) -> Float[Tensor, "P 1"]:
     """Mean standard deviation of the Gaussian; zero for a categorical policy, which reports none."""
-    parameters = learner.optimizer.parameters
-    if not rules.network.distribution.gaussian:
-        return torch.zeros_like(parameters[:, :1])
-    log_std = models.log_std(rules, {LOG_STD: models.cut(rules.network, parameters)[LOG_STD]})
-    assert log_std is not None
-    return log_std.exp().mean(-1)
+    log_std = models.log_std(rules, models.cut(rules.network, learner.optimizer.parameters))
+    return torch.zeros_like(learner.optimizer.steps) if log_std is None else log_std.exp().mean(-1)
 
 
 def _accepted(after: Learner, before: Learner, accepted: Bool[Tensor, " P"]) -> Learner:
