@@ -301,7 +301,7 @@ def minibatches(
     length = len(data.weight) // len(order)
 
     def taken(chosen: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
-        rows = chosen if length == 1 else (chosen + len(order) * np.arange(length)[:, None]).ravel()
+        rows = (chosen + len(order) * np.arange(length)[:, None]).ravel()
         batch = Batch._make(None if x is None else x[rows] for x in data._replace(carry=None))
         carry = None if data.carry is None else data.carry[chosen]
         return batch._replace(weight=batch.weight * jnp.tile(real, length), carry=carry)

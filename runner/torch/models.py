@@ -63,9 +63,11 @@ class _Operations:
 
 
 def cut(network: Network, flat: Float[Tensor, "P n"]) -> Parameters:
-    """Views of the flat parameters, by name; log_std aside, of a copy in the type that layers compute in."""
+    """Views of the flat parameters, by name; log_std aside, of a copy if layers compute in another type."""
     sizes = [entry.size for entry in network.entries]
-    pieces = zip(network.entries, flat.split(sizes, 1), flat.to(_dtype(network)).split(sizes, 1), strict=True)
+    own = flat.split(sizes, 1)
+    # A second split would cost as much as a layer outside a compiler.
+    pieces = zip(network.entries, own, flat.bfloat16().split(sizes, 1) if network.bfloat16 else own, strict=True)
     return {
         entry.name: (exact if entry.name == LOG_STD else cast).unflatten(
             1, entry.shape if len(entry.shape) > 1 else (*entry.shape, 1)
