@@ -7,6 +7,11 @@ Contract, whatever is below: `step` returns what gymnasium's vector environments
 - or, where the environment resets at once (`resets_at_once`), `observations` of the ending step already belongs to the
   next episode and `info["final_observations"]` is `(indices [K], observations [K, O])` of the episodes that ended.
 
+Of environments of several agents (`agents`, see `runner.envs.agents`) each row is an agent's, `num_envs` is the number
+of rows, and `info["absent"]` of `reset` and `step`, `[N]`, says at which of them nobody is there to act next: those
+whose agent has not come yet or has gone, whose episode has just ended unless all have been reset at once, and those
+that only fill up. They are no experience, whatever is in them; their rewards are 0 and they do not end.
+
 `info["episode_rewards"]` and `info["episode_ends"]`, where present, are the score's rewards and episode ends, which
 differ from the learner's where rewards are clipped or a lost life ends an episode.
 """
@@ -22,11 +27,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runner.envs.agents.roster import Agents
 from runner.envs.observations import flatten_observations
 from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
 
 log = logging.getLogger(__name__)
+
+ABSENT = "absent"
+"""In the info of environments of several agents: rows at which nobody is there to act."""
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -35,7 +44,8 @@ class VectorEnv:
     """Base of the adapters; see the module's contract.
 
     Attributes:
-        num_envs: environments stepped together.
+        num_envs: environments stepped together; rows, where there are several agents.
+        agents: who is who among the rows; None where each is an environment with one agent.
         observation_space: of one environment, unflattened.
         action_space: of one environment.
         layout: where the parts of an observation are in a flat row, and the rows' dtype.
@@ -45,6 +55,7 @@ class VectorEnv:
         measured: environments that tell what a step costs: enough to share what a call costs.
     """
 
+    agents: Agents | None = None
     resets_at_once = False
     rebuilds = True
     measured = 64
@@ -67,6 +78,24 @@ class VectorEnv:
     def observation_size(self) -> int:
         """O, width of a flattened observation."""
         return self.layout.stop
+
+    @property
+    def environments(self) -> int:
+        """Environments of one trial, before `seeded` has made those of all trials."""
+        return self.num_envs if self.agents is None else self.num_envs // self.agents.rows
+
+    def arranged(self, share: bool | Sequence[Sequence[str]], states: bool) -> VectorEnv:
+        """The same environments of several agents, whose rows are arranged anew.
+
+        Args:
+            share: one network for all agents, one for each, or one for each of these groups of names.
+            states: the shared state is a part of every observation, which STATES reads.
+        """
+        raise UserError(f"{type(self).__name__}: this environment has one agent; IPPO and MAPPO need several")
+
+    def of_each(self, environments: int) -> VectorEnv:
+        """The same, for trials of so many environments each, where several agents make that matter to `seeded`."""
+        return self
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes everywhere → observations `[N, O]` float32, info."""

@@ -48,9 +48,14 @@ class Arrays(NamedTuple):
 
 
 class TensorEnv(VectorEnv):
-    """Many environments in one; `reset` and `step` give numpy's arrays, `reset_arrays` and `step_arrays` its own."""
+    """Many environments in one; `reset` and `step` give numpy's arrays, `reset_arrays` and `step_arrays` its own.
+
+    Attributes:
+        absent: after either, what `info["absent"]` is of other environments; None where there is one agent.
+    """
 
     rebuilds = False
+    absent: Any = None
 
     def __init__(self, env: Any) -> None:
         """Wrap `env`.

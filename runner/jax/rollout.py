@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Num
 
-from runner.envs.base import VectorEnv
+from runner.envs.base import ABSENT, VectorEnv
 from runner.envs.spaces import ActionSpace
 from runner.envs.tensors import TensorEnv
 from runner.jax import accelerate
@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
         rewards: as the environment gave them.
         terminated: the episode reached a true end at this step.
         ended: terminated or truncated.
-        valid: False for the row after an episode end, which is no experience.
+        valid: False for the row after an episode end, and where an agent is not there: no experience.
         final_observations: what followed the steps that ended an episode, where that is not the next observation:
             environments that reset at once. None for all others.
         carry: what networks remembered before each sequence's first step; None for those that remember nothing.
@@ -60,7 +60,7 @@ class _Standing(NamedTuple):
     token: Array
     carry: Any
     observations: Num[Array, "P N O"]
-    ended: Bool[Array, "P N"]
+    absent: Bool[Array, "P N"]
 
 
 Act = Callable[[Any, Any, Array, Array, Array | None], tuple[Any, Array, Array]]
@@ -91,12 +91,15 @@ class Collector:
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions, self._sequence = act, env_actions, sequence
         # The first reset and every later step must come from one side only: the pool has no lock.
-        observations = array(env.reset_arrays()) if isinstance(env, TensorEnv) else env.reset()[0]
+        if isinstance(env, TensorEnv):
+            observations, absent = array(env.reset_arrays()), None if env.absent is None else array(env.absent)
+        else:
+            observations, info = env.reset()
+            absent = info.get(ABSENT)
         token, self._step, self._host = stepper(env)
         shape = (members, self.episodes.envs)
-        self._standing = _Standing(
-            *accelerate.put((token, carry, observations.reshape(*shape, -1), np.zeros(shape, bool)))
-        )
+        absent = np.zeros(shape, bool) if absent is None else absent.reshape(shape)
+        self._standing = _Standing(*accelerate.put((token, carry, observations.reshape(*shape, -1), absent)))
         self._program: Any = jax.jit(self._collect, donate_argnums=0)
         self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(self._joined)
 
@@ -181,8 +184,8 @@ class Collector:
         began = time.perf_counter()
         *arrays, final = self.env.step_arrays(actions)
         observations, rewards, terminated, truncated = map(array, arrays)
-        last = None if final is None else array(final)
-        step = Step(observations, rewards, terminated, truncated, last, {})
+        last, absent = (None if x is None else array(x) for x in (final, self.env.absent))
+        step = Step(observations, rewards, terminated, truncated, last, {}, absent)
         self._host.seconds += time.perf_counter() - began
         return step
 
@@ -196,15 +199,16 @@ class Collector:
         self, standing: _Standing, carry: Any, outputs: Array, actions: Array, step: Step
     ) -> tuple[_Standing, Rollout]:
         """The standing after a step, and its experience."""
-        shape = standing.ended.shape
+        shape = standing.absent.shape
         rewards, terminated, truncated = (x.reshape(shape) for x in (step.rewards, step.terminated, step.truncated))
         ended = terminated | truncated
         # The next row begins an episode: after a reset row, or right after an end that resets at once.
-        begins = (ended if self.env.resets_at_once else standing.ended)[:, :, None]
+        begins = (standing.absent | ended if self.env.resets_at_once else standing.absent)[:, :, None]
+        absent = jnp.zeros_like(ended) if self.env.resets_at_once else ended
         after = standing._replace(
             carry=jax.tree.map(lambda x: jnp.where(begins, 0, x), carry),
             observations=step.observations.reshape(standing.observations.shape),
-            ended=jnp.zeros_like(ended) if self.env.resets_at_once else ended,
+            absent=absent if step.absent is None else step.absent.reshape(shape),
         )
         final = step.final_observations
         if final is None and self.env.resets_at_once:
@@ -217,7 +221,7 @@ class Collector:
             rewards,
             terminated,
             ended,
-            ~standing.ended,
+            ~standing.absent,
             None if final is None else final.reshape(standing.observations.shape),
             standing.carry,
         )

@@ -17,14 +17,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Num, Shaped
 
-from runner.envs.base import VectorEnv, episode_info
+from runner.envs.base import ABSENT, VectorEnv, episode_info
 from runner.envs.spaces import Layout
 
 log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """One step of all P·N environments; the score's own rewards and ends where they differ."""
+    """One step of all P·N environments: the score's own rewards and ends where they differ, and which of several agents
+    are not there."""
 
     observations: Num[Array, "PN O"]
     rewards: Float[Array, " PN"]
@@ -32,6 +33,7 @@ class Step(NamedTuple):
     truncated: Bool[Array, " PN"]
     final_observations: Num[Array, "PN O"] | None
     score: dict[str, Array]
+    absent: Bool[Array, " PN"] | None = None
 
 
 Stepper = Callable[[Array, Array], tuple[Array, Step]]
@@ -60,7 +62,8 @@ class Host:
         numbers, flags = (jax.ShapeDtypeStruct((rows,), np.dtype(kind)) for kind in (np.float32, bool))
         final = observations if self._env.resets_at_once else None
         score = {"episode_rewards": numbers, "episode_ends": flags}
-        return Step(observations, numbers, flags, flags, final, score)  # type: ignore[arg-type]
+        absent = None if self._env.agents is None else flags
+        return Step(observations, numbers, flags, flags, final, score, absent)  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> Step:
         """One step of every environment; zeros after an error."""
@@ -88,7 +91,8 @@ class Host:
             "episode_rewards": np.asarray(info.get("episode_rewards", rewards), np.float32),
             "episode_ends": np.asarray(info.get("episode_ends", terminated | truncated), bool),
         }
-        return Step(observations, rewards, terminated, truncated, final, score)  # type: ignore[arg-type]
+        absent = None if self._env.agents is None else info[ABSENT]
+        return Step(observations, rewards, terminated, truncated, final, score, absent)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

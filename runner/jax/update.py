@@ -146,7 +146,9 @@ def _begins(rollout: Rollout) -> Bool[Array, "T1 N"]:
 
     Of the first ones this is known before the rollout: there the carry is zero.
     """
-    over = ~rollout.valid if rollout.final_observations is None else rollout.ended
+    over = ~rollout.valid
+    if rollout.final_observations is not None:
+        over = over | rollout.ended
     return jnp.concatenate((jnp.zeros_like(over[:1]), over))
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from runner.envs.base import VectorEnv
+from runner.envs.base import ABSENT, VectorEnv
 from runner.envs.spaces import ActionSpace
 from runner.envs.tensors import TensorEnv
 from runner.networks.policies import Distribution
@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
         rewards: as the environment gave them.
         terminated: the episode reached a true end at this step.
         ended: terminated or truncated.
-        valid: 1 for experience, 0 for the row after an episode end.
+        valid: 1 for experience, 0 for the row after an episode end, and where an agent is not there.
         final_rows: `[P, K]` flat indices into `[T·N]` of steps whose successor is not the next observation, T·N where a
             member has fewer of them than K; None where there are none.
         final_observations: those successors `[P, K, O]`.
@@ -87,11 +87,11 @@ class Collector:
         self.spent: dict[str, float] = defaultdict(float)
         self._env_actions, self._act, self._sequence = env_actions, act, sequence
         self._carry = None if carry is None else torch.from_numpy(carry).to(self.device)
-        observations = env.reset_arrays() if isinstance(env, TensorEnv) else env.reset()[0]
+        observations, info = (env.reset_arrays(), self._told()) if isinstance(env, TensorEnv) else env.reset()
         self._observations = self._to_device(observations)
-        self._ended: Any = np.zeros(env.num_envs, bool)
+        self._absent: Any = info.get(ABSENT, np.zeros(env.num_envs, bool))
         if isinstance(env, TensorEnv):
-            self._ended = _tensor(self._ended).to(self.device)
+            self._absent = _tensor(self._absent).to(self.device)
 
     def collect(self, policy: Any, noise: np.ndarray, random: np.ndarray | None = None) -> Rollout:
         """T steps of every environment, one per row of `noise` `[T, P, N, W]`, those in `random` `[T]` by no policy."""
@@ -115,11 +115,11 @@ class Collector:
             outputs.append(output)
             actions.append(action)
             end = terminal | truncated
-            for column, now in zip(columns, (reward, terminal, end, ~self._ended), strict=True):
+            for column, now in zip(columns, (reward, terminal, end, ~self._absent), strict=True):
                 column.append(now)
             # The next row begins an episode: after a reset row, or right after an end that resets at once.
-            self._forget(end if self.env.resets_at_once else self._ended)
-            self._ended = end & (not self.env.resets_at_once)
+            self._forget(self._absent | end if self.env.resets_at_once else self._absent)
+            self._absent = info.get(ABSENT, end & (not self.env.resets_at_once))
             infos.append(info)
         rewards, terminated, ended, valid = map(_stack, columns)
         steps = rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy()
@@ -149,8 +149,13 @@ class Collector:
             *arrays, final = self.env.step_arrays(actions)
             observations, rewards, terminated, truncated = (_tensor(x).to(self.device) for x in arrays)
             info = {} if final is None else {FINAL: self._to_device(final)}
-            return observations, rewards, terminated, truncated, info
+            return observations, rewards, terminated, truncated, info | self._told()
         return self.env.step(actions)
+
+    def _told(self) -> dict[str, Any]:
+        """The part of an info that environments which give tensors have beside their steps."""
+        absent = getattr(self.env, ABSENT, None)
+        return {} if absent is None else {ABSENT: _tensor(absent).to(self.device)}
 
     def _to_device(self, observations: Any) -> Num[Tensor, "P N O"]:
         return _tensor(observations).to(self.device).unflatten(0, (self.members, self.envs))

@@ -147,7 +147,9 @@ def _begins(rollout: Rollout) -> Bool[Tensor, "P T1 N"]:
 
     Of the first ones this is known before the rollout: there the carry is zero.
     """
-    over = ~rollout.valid.bool() if rollout.final_rows is None else rollout.ended
+    over = ~rollout.valid.bool()
+    if rollout.final_rows is not None:
+        over = over | rollout.ended
     return torch.cat((torch.zeros_like(over[:, :1]), over), 1)
 
 
