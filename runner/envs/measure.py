@@ -20,10 +20,10 @@ def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
 
     The least of many steps counts, which other work on the machine hardly touches.
     """
-    count = min(env.num_envs, env.measured)
+    count = min(env.environments, env.measured)
     neutral = env.actions.low if env.actions.discrete else np.clip(0, env.actions.low, env.actions.high)
-    actions = np.tile(neutral, (count, 1)).reshape(count, *env.actions.shape)
-    with env.opened(range(count), 1) as pool:
+    with env.of_each(count).opened(range(count), 1) as pool:
+        actions = np.tile(neutral, (pool.num_envs, 1)).reshape(pool.num_envs, *env.actions.shape)
         pool.reset()
         least, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end or least == float("inf"):

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runner.envs.agents.joint import Joint
 from runner.envs.base import Step, VectorEnv, close
 from runner.envs.gymnasium import is_single
 from runner.envs.loop import Loop, Maker, Table
@@ -34,6 +35,7 @@ class PythonTask(VectorEnv):
     Attributes:
         recipe: makes one environment, or many in one.
         single: it makes one.
+        joint: the one that was made, where it has several agents.
     """
 
     measured = 4  # to make one may take seconds
@@ -49,6 +51,7 @@ class PythonTask(VectorEnv):
         self.recipe, self._adapter, self._filmed = recipe, adapter, False
         self._spare = [recipe(num_envs or 1)]
         self.single = is_single(self._spare[0])
+        self.joint = self._spare[0] if isinstance(self._spare[0], Joint) else None
         one = self._spare[0] if self.single else adapter(self._spare[0])
         for name in ("observation_space", "action_space"):
             if not isinstance(space := getattr(one, name, None), gymnasium.Space):
@@ -78,7 +81,9 @@ class PythonTask(VectorEnv):
 
     def drawn(self) -> PythonTask:
         """The same, whose environments can be drawn."""
-        if not self.recipe.draws or not self.single:
+        # Of a parallel environment the signature rarely tells.
+        draws = self.recipe.draws or (self.joint and "rgb_array" in self.joint.metadata.get("render_modes", ()))
+        if not draws or not self.single:
             why = "takes no render_mode" if self.single else "makes many environments in one"
             raise UserError(f"{self.recipe.name} cannot be filmed: it {why}")
         self.close()

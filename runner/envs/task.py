@@ -6,6 +6,7 @@
 | `gymnasium:CartPole-v1` | an id that gymnasium knows, after the imports that the command line asks for |
 | `my_package:MyPoint-v0` | the same after an import of `my_package`: gymnasium's own form |
 | `my_package.envs:PointEnv` | a class or function there, called with the other keys of `env` |
+| `mpe2.simple_spread_v3:parallel_env` | the same; environments of several agents have PettingZoo's parallel API |
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ def task(env: EnvConfig) -> VectorEnv:
     """
     name, count = str(env.id), env.num_envs or 1
     if ":" in name:
+        from runner.envs.agents.vector import of_recipe
         from runner.envs.named.recipe import read
-        from runner.envs.python import PythonTask
         from runner.envs.wrap import wrap_env
 
-        return PythonTask(read(name, env.arguments, env.wrappers), count, wrap_env)
+        return of_recipe(read(name, env.arguments, env.wrappers), count, wrap_env)
     from runner.envs.envpool import EnvPoolTask
 
     return EnvPoolTask(name, count, env.arguments | ({"wrappers": env.wrappers} if env.wrappers else {}))

@@ -6,6 +6,8 @@ from typing import Any
 
 import gymnasium
 
+from runner.envs.agents.joint import is_parallel, takes_turns
+from runner.envs.agents.vector import of_instance, of_recipe
 from runner.envs.base import VectorEnv
 from runner.envs.tensors import TensorEnv, is_many
 from runner.errors import UserError
@@ -16,19 +18,19 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
 
     Args:
         env: an EnvPool pool (`env_type="gymnasium"`), a gymnasium vector environment in any auto-reset mode, a single
-            gymnasium environment, many environments in one (`runner.envs.tensors`), or a `VectorEnv`; or a class or
-            function that makes one at every call, of which packs can be trained.
+            gymnasium environment, many environments in one (`runner.envs.tensors`), an environment of several agents
+            with PettingZoo's parallel API, or a `VectorEnv`; or a class or function that makes one at every call, of
+            which packs can be trained.
         num_envs: that are made of a class or function.
 
     Raises:
         UserError: anything else.
     """
-    made = isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv) or is_many(env)
+    made = isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv) or is_many(env) or is_parallel(env)
     if isinstance(env, type) or (callable(env) and not made):
         from runner.envs.named.recipe import Recipe
-        from runner.envs.python import PythonTask
 
-        return PythonTask(Recipe.of(env), num_envs, wrap_env)
+        return of_recipe(Recipe.of(env), num_envs, wrap_env)
     if num_envs is not None:
         raise UserError(f"wrap_env: num_envs is for a class or function; this {type(env).__qualname__} is made already")
     if isinstance(env, VectorEnv):
@@ -37,6 +39,13 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
         from runner.envs.envpool import EnvPool
 
         return EnvPool(env)
+    if is_parallel(env):
+        return of_instance(env)
+    if takes_turns(env):
+        raise UserError(
+            f"wrap_env: in {type(env).__qualname__} agents act in turns (PettingZoo's AEC API); allowed: environments "
+            "in which they act at once, of its parallel API, such as parallel_env() makes"
+        )
     if is_many(env):
         return TensorEnv(env)
     if isinstance(env, gymnasium.vector.VectorEnv | gymnasium.Env):

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
+from runner.envs.agents.joint import joined
 from runner.envs.named import imports
 from runner.errors import UserError, did_you_mean, shown
 
@@ -37,6 +38,7 @@ class Recipe:
         wrappers: (class or function, its keyword arguments) in the order in which they are put around.
         counts: it has a parameter `num_envs`, and makes so many in one.
         draws: it has a parameter `render_mode`.
+        states: where it makes one of several agents, the shared state is a part of the observation.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Recipe:
     wrappers: Sequence[tuple[Callable[..., Any], Mapping[str, Any]]] = ()
     counts: bool = False
     draws: bool = False
+    states: bool = False
 
     @classmethod
     def of(cls, make: Callable[..., Any]) -> Recipe:
@@ -54,7 +57,7 @@ class Recipe:
         return cls(name, make, counts=COUNT in names, draws="render_mode" in names)
 
     def __call__(self, count: int = 1) -> Any:
-        """A new environment; of many in one, `count` of them.
+        """A new environment; of many in one, `count` of them; of several agents, as a `Joint`.
 
         Raises:
             UserError: the factory or a wrapper has raised: its last words, and where.
@@ -67,7 +70,7 @@ class Recipe:
                 made = wrap(made, **arguments)
         except Exception as error:
             raise UserError(f"env: {last} cannot be made: {imports.last_words(error)}") from error
-        return made
+        return joined(made, self.states)
 
 
 def read(name: str, arguments: Mapping[str, Any], wrappers: Any) -> Recipe:
