@@ -96,6 +96,14 @@ class Reader:
         clause = "WHERE trial = ? AND position >= ? ORDER BY position LIMIT ?"
         return self._stored(clause, (trial, start, limit))
 
+    def latest(self, trial: str, tag: str, timestep: int | None = None) -> float | None:
+        """The last value of `tag` that `trial` has, up to `timestep` if one is given; None without any."""
+        clause = """WHERE trial = ?1 AND (?2 IS NULL OR timestep <= ?2)
+            AND tag_set IN (SELECT sets.id FROM tag_sets AS sets, json_each(sets.tags) AS tag WHERE tag.value = ?3)
+            ORDER BY position DESC LIMIT 1"""
+        last = self._stored(clause, (trial, timestep, tag))
+        return last[0].record.values[tag] if last else None
+
     def changes(self, revision: int, limit: int) -> list[StoredRecord]:
         """At most `limit` records stored after `revision`, of all trials, in the order in which they were.
 
