@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.commands import app
+from launcher.presets import page as presets
 from runner.config.reference import page
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,6 +26,11 @@ def commands() -> list[str]:
 def test_the_reference_is_what_the_schema_says() -> None:
     """`python -m runner.config.reference > docs/yaml.md` writes it anew."""
     assert (REPOSITORY / "docs" / "yaml.md").read_text() == page()
+
+
+def test_the_presets_page_is_what_was_measured() -> None:
+    """`python -m launcher.presets.page > docs/presets.md` writes it anew."""
+    assert (REPOSITORY / "docs" / "presets.md").read_text() == presets.page()
 
 
 @pytest.mark.parametrize("command", commands())

@@ -14,13 +14,14 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from launcher.cli import clusters, environments, reading
+from launcher.cli import clusters, environments, presets, reading
 from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.directory import launch_of
 from launcher.plan.experiment import Experiment, read_experiment
 from launcher.plan.resources import Resources, refuse_less
 from launcher.plan.sweep import FLAGS, group_by_flag
+from launcher.presets import index
 from launcher.watch import launches
 from runner.config.load import dump
 from runner.errors import UserError
@@ -53,6 +54,7 @@ for _verb, _function in (
     ("list", reading.list_),
     ("keys", reading.keys),
     ("envs", environments.envs),
+    ("presets", presets.presets),
     ("follow", clusters.follow),
     ("stop", clusters.stop),
     ("pull", clusters.pull),
@@ -63,7 +65,7 @@ for _verb, _function in (
 
 @app.default
 def train(
-    *cfgs: Annotated[Written, Parameter(help="Configuration files; each is a configuration.")],
+    *cfgs: Annotated[Written, Parameter(help="Configuration files, or tasks that have a preset.")],
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
     env: Annotated[str | None, Parameter(help="EnvPool's id, gymnasium:ID or module:Name.")] = None,
     num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
@@ -94,15 +96,15 @@ def train(
     debug: Debug = False,
 ) -> int:
     """Train every configuration with every seed."""
-    _refuse_words(cfgs)
+    files = _files(cfgs)
     allow(import_, env, set_)
     given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
         raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
-    experiment = read_experiment(cfgs, set_ or [], given, seeds, zip_)
+    experiment = read_experiment(files, set_ or [], given, seeds, zip_)
     if show_config:
         return _show_configurations(experiment)
-    return _begin(experiment, name, cfgs[0].stem, out, resources, dry_run)
+    return _begin(experiment, name, files[0].stem, out, resources, dry_run)
 
 
 def _begin(
@@ -260,10 +262,29 @@ def _show_configurations(experiment: Experiment) -> int:
     return 0
 
 
+def _files(cfgs: Sequence[Path]) -> list[Path]:
+    """The files that were typed, and those of the presets that were named."""
+    _refuse_words(cfgs)
+    return [_file(path) for path in cfgs]
+
+
+def _file(path: Path) -> Path:
+    """The path of a file, existing or not, or that of the preset that it names."""
+    if path.is_file():
+        return path
+    preset = index.named(str(path))
+    if preset is None and not path.exists() and not path.suffix:
+        preset = index.required(str(path))
+    return path if preset is None else preset.path
+
+
 def _refuse_words(cfgs: Sequence[Path]) -> None:
-    """A hint where nothing is given, where the first word looks like a verb, or one names no configuration's file."""
+    """A hint where nothing is given, or where a word is something else than a configuration's file."""
     if not cfgs:
-        raise UserError("command line: no configuration file; usage: launch CFG.yaml --seeds 8 (see launch --help)")
+        raise UserError(
+            "command line: no configuration file; usage: launch CFG.yaml --seeds 8, or launch CartPole-v1 --seeds 8 "
+            "(`launch presets` lists such tasks; see launch --help)"
+        )
     for word in map(str, cfgs):
         if re.fullmatch(r"[\w.]+=.*", word, re.DOTALL) and not Path(word).exists():
             raise UserError(
@@ -281,7 +302,7 @@ def _refuse_words(cfgs: Sequence[Path]) -> None:
         if path.suffix in (".pt", ".pickle") and path.is_file():
             raise UserError(f"{path}: a checkpoint such as skrl's, no configuration. A Runner's `agent.load` reads it")
     first = cfgs[0]
-    if first.exists() or first.suffix or "/" in str(first):
+    if first.exists() or first.suffix or "/" in str(first) or index.named(str(first)) is not None:
         return
     near = difflib.get_close_matches(str(first), list(app), 1, 0.6)
     if near:

@@ -37,7 +37,7 @@ Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 
 _EXAMPLES = {
     "train": (
-        "launch configs/classic/cartpole.yaml --seeds 8",
+        "launch CartPole-v1 --seeds 8",
         "launch cfg.yaml --env my_package:PointEnv --num-envs 64 --seeds 8",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
     ),
@@ -59,6 +59,7 @@ _EXAMPLES = {
     "status": ("launch status", "launch status runs/NAME", "launch status --out /scratch/runs --json"),
     "logs": ("launch logs", "launch logs cartpole_s3", "launch logs runs/NAME cartpole_s3 --tail 1000"),
     "list": ("launch list", "launch list /scratch/runs --json"),
+    "presets": ("launch presets", "launch presets CartPole-v1 > my.yaml"),
     "keys": ("launch keys", "launch keys agent.experiment", "launch keys epsilon"),
     "check": ("launch check my_package:PointEnv", "launch check gymnasium:CartPole-v1 --json"),
     "envs": ("launch envs", "launch envs hopper", "launch envs minigrid --json", "launch envs Breakout-v5"),

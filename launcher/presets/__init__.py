@@ -1,0 +1,1 @@
+"""Configurations that come with the program, and the scores that they reach."""

@@ -1,0 +1,84 @@
+"""The presets: a configuration for each of many tasks, found by the task or by the name of its file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.config.load import read_yaml
+from runner.errors import UserError, did_you_mean
+
+FOLDER = (Path(__file__).parent / "configs").resolve()
+"""In a repository a link to its `configs/`, in a wheel a folder."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file: the task that it is for, and the class of its policy."""
+
+    path: Path
+    task: str
+    policy: str
+
+    @property
+    def name(self) -> str:
+        """Its file's, which trials are named after."""
+        return self.path.stem
+
+    @property
+    def family(self) -> str:
+        """Its folder's."""
+        return self.path.parent.name
+
+
+@cache
+def presets() -> tuple[Preset, ...]:
+    """All of them, by family and name; of several for one task, the first is the task's own."""
+    found = []
+    for path in sorted(FOLDER.glob("*/*.yaml")):
+        data, _ = read_yaml(path)
+        if "id" in data.get("env", {}):
+            found.append(Preset(path, data["env"]["id"], data["models"]["policy"]["class"]))
+    return tuple(found)
+
+
+def named(word: str) -> Preset | None:
+    """The preset of a task, or of a file's name."""
+    return next((preset for preset in presets() if word in (preset.task, preset.name)), None)
+
+
+def required(word: str) -> Preset:
+    """The same; a word that is none is a `UserError` that says what comes nearest to it."""
+    if (preset := named(word)) is not None:
+        return preset
+    from launcher.envs import catalogue
+
+    known = catalogue.families()
+    family = next((family for family, tasks in known.items() if word in tasks), None)
+    if family is None:
+        near = did_you_mean(word, [name for preset in presets() for name in (preset.task, preset.name)])
+        raise UserError(f"command line: '{word}' is no file and names no preset.{near} `launch presets` lists them")
+    entry = catalogue.described(catalogue.Entry(word, family))
+    if entry.needs:
+        raise UserError(f"command line: {word} has no preset, and none could train it here: {entry.needs}")
+    kin = _of_family(family, known, entry.policies)
+    if not kin:
+        raise UserError(
+            f"command line: {word} has no preset, and no other of {family} has one that acts as it does; "
+            f"`launch presets` lists what there is, `launch CFG.yaml --env {word}` trains it with a file of yours"
+        )
+    best = max(kin, key=lambda preset: difflib.SequenceMatcher(None, word, preset.task).ratio())
+    raise UserError(
+        f"command line: {word} has no preset. The nearest of its family ({family}) is that of {best.task}: "
+        f"`launch {best.task} --env {word} --seeds 8` tries it"
+    )
+
+
+def _of_family(family: str, known: Mapping[str, Any], policies: tuple[str, ...]) -> list[Preset]:
+    """The presets of a family whose policies can act in a task; of gymnasium's copy of a family, EnvPool's."""
+    tasks = {task.removeprefix("gymnasium:") for task in known[family]}
+    return [preset for preset in presets() if preset.task in tasks and preset.policy in policies]
