@@ -82,9 +82,9 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         UserError: unknown task or argument, one that this program sets itself, wrong type, or out of range.
     """
-    defaults = dict(_spec(task).config._asdict())
-    if defaults["max_num_players"] != 1:
-        raise UserError(f"env.id: {task} is a game of several players; only single-player tasks are supported")
+    spec = _spec(task)
+    defaults = dict(spec.config._asdict())
+    _refuse_turns(spec, f"env.id: {task}")
     ours = _ours(defaults)
     allowed = sorted(defaults.keys() - ours.keys() - {"num_envs"})
     for name, value in arguments.items():
@@ -127,6 +127,15 @@ def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, Sequence) and not isinstance(default, str):
         return isinstance(value, list)
     return isinstance(value, type(default))
+
+
+def _refuse_turns(spec: Any, name: str) -> None:
+    """Refuse games whose players, of several, do not act at once (PGX): a step of one is no experience of another."""
+    if "info:current_player" in spec.state_array_spec and spec.config.max_num_players > 1:
+        raise UserError(
+            f"{name} is a game of several players who act in turns, against each other; allowed: tasks of one agent, "
+            "or of several that act at once, such as IntersectionMultiAgent-v1"
+        )
 
 
 def _seen_space(spec: Any, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
@@ -185,7 +194,11 @@ def _check_described(spec: Any, task: str | None, arguments: Mapping[str, Any]) 
 
 
 class EnvPoolTask(VectorEnv):
-    """A task with its arguments: spaces are known, environments are made by `seeded`."""
+    """A task with its arguments: spaces are known, environments are made by `seeded`.
+
+    Attributes:
+        players: agents of an environment.
+    """
 
     def __init__(self, task: str, num_envs: int, arguments: Mapping[str, Any] | None = None) -> None:
         """Describe a pool of `num_envs` environments.
@@ -200,6 +213,7 @@ class EnvPoolTask(VectorEnv):
         """
         self.task, self.arguments = task, dict(arguments or {})
         self._spec = spec = _made_spec(task, self.arguments)
+        self.players: int = spec.config.max_num_players
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
             space = _seen_space(spec, spec.gymnasium_observation_space)
@@ -239,7 +253,7 @@ class EnvPool(VectorEnv):
         """Wrap a pool made with `env_type="gymnasium"`, of this task.
 
         Raises:
-            UserError: another API, an asynchronous pool, several players, or an unsupported space.
+            UserError: another API, an asynchronous pool, players that act in turns, or an unsupported space.
         """
         name = type(pool).__name__
         if "GymnasiumEnvPool" not in name:
@@ -249,8 +263,7 @@ class EnvPool(VectorEnv):
                 f"{name}: batch_size {pool.config['batch_size']} is less than num_envs {pool.config['num_envs']}: an "
                 "asynchronous pool answers in arrival order, which cannot be reproduced; leave batch_size out"
             )
-        if pool.config["max_num_players"] != 1:
-            raise UserError(f"{name}: games of several players are not supported")
+        _refuse_turns(pool.spec, name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
             space = _seen_space(pool.spec, pool.observation_space)

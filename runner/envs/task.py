@@ -2,7 +2,7 @@
 
 | env.id | what it is |
 | --- | --- |
-| `CartPole-v1` | EnvPool's task; other keys of `env` are its arguments |
+| `CartPole-v1` | EnvPool's task, of one agent or several; other keys of `env` are its arguments |
 | `gymnasium:CartPole-v1` | an id that gymnasium knows, after the imports that the command line asks for |
 | `my_package:MyPoint-v0` | the same after an import of `my_package`: gymnasium's own form |
 | `my_package.envs:PointEnv` | a class or function there, called with the other keys of `env` |
@@ -28,6 +28,7 @@ def task(env: EnvConfig) -> VectorEnv:
         from runner.envs.wrap import wrap_env
 
         return of_recipe(read(name, env.arguments, env.wrappers), count, wrap_env)
+    from runner.envs.agents.players import of_task
     from runner.envs.envpool import EnvPoolTask
 
-    return EnvPoolTask(name, count, env.arguments | ({"wrappers": env.wrappers} if env.wrappers else {}))
+    return of_task(EnvPoolTask(name, count, env.arguments | ({"wrappers": env.wrappers} if env.wrappers else {})))

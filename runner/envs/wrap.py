@@ -36,9 +36,10 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
     if isinstance(env, VectorEnv):
         return env
     if any(base.__module__.startswith("envpool.") for base in type(env).__mro__):
+        from runner.envs.agents.players import of_pool
         from runner.envs.envpool import EnvPool
 
-        return EnvPool(env)
+        return of_pool(EnvPool(env))
     if is_parallel(env):
         return of_instance(env)
     if takes_turns(env):

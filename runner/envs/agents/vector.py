@@ -1,6 +1,6 @@
 """Environments of several agents as a vector of rows, one for each agent of each environment.
 
-`AgentsEnv` is what adapters have in common: they give a `Table` per environment and agent and take actions so; here
+`AgentsEnv` has what adapters have in common: they give a `Table` per environment and agent and take actions so; here
 these become rows as `runner.envs.agents.roster` lays them out. `Parallel` is the adapter of PettingZoo's parallel API.
 
 Axes: N environment (of all trials) · K agent · R row · O observation of a row.
@@ -9,7 +9,7 @@ Axes: N environment (of all trials) · K agent · R row · O observation of a ro
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,23 +36,25 @@ class AgentsEnv(VectorEnv):
     agents: Agents
 
     def __init__(
-        self, names: Sequence[str], common: Common, state_space: gymnasium.Space[Any] | None, environments: int
+        self, env: VectorEnv, names: Sequence[str], common: Common, state_space: gymnasium.Space[Any] | None = None
     ) -> None:
-        """Describe environments of these agents.
+        """Wrap what steps the environments, those of one trial.
 
         Args:
+            env: N environments, or a task.
             names: of all agents.
             common: their spaces.
             state_space: of what the environment calls its shared state; None: all agents' observations in a row are it.
-            environments: of a trial.
         """
-        self.common, self._state_space, self._of_trial = common, state_space, environments
+        self._env, self.rebuilds, self.measured = env, env.rebuilds, env.measured
+        self.common, self._state_space, self._of_trial = common, state_space, env.num_envs
         self._arrange(Agents.of(names), False)
 
     def _arrange(self, agents: Agents, states: bool) -> None:
         self.agents, self._shows_states = agents, states
         seen = self.common.seen((self._state_space or self._concatenated) if states else None)
         super().__init__(self._of_trial * agents.rows, seen, self.common.action_space)
+        self._made(self._of_trial)
 
     @property
     def _concatenated(self) -> Box:
@@ -72,10 +74,40 @@ class AgentsEnv(VectorEnv):
     def of_each(self, environments: int) -> VectorEnv:
         """See the base class."""
         other = copy.copy(self)
-        other._of_trial, other.num_envs = environments, environments * self.agents.rows
+        other._of_trial = environments
+        other._made(environments)
         return other
 
-    def made(self, environments: int) -> None:
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
+        """See the base class; the seeds are those of every trial's environments."""
+        env = self._env.seeded(seeds, threads)
+        if env is self._env:
+            return self
+        other = copy.copy(self)
+        other._env = env
+        other._made(len(seeds))
+        return other
+
+    def drawn(self) -> VectorEnv:
+        """See the base class."""
+        other = copy.copy(self)
+        other._env = self._env.drawn()
+        return other
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.close()
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class."""
+        return self._env.named
+
+    def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
+        """See the base class."""
+        self._env.check_described(task, arguments)
+
+    def _made(self, environments: int) -> None:
         """Note that there are so many environments, in all trials."""
         if environments % self._of_trial:
             raise UserError(f"{environments} environments are no whole number of trials of {self._of_trial} each")
@@ -120,11 +152,7 @@ class AgentsEnv(VectorEnv):
 
     def render(self, indices: Sequence[int]) -> np.ndarray:
         """The pictures of the environments of these rows."""
-        return self.pictures(self._of_row[list(indices)].tolist())
-
-    def pictures(self, which: Sequence[int]) -> np.ndarray:
-        """Pictures of these environments."""
-        return super().render(which)
+        return self._env.render(self._of_row[list(indices)].tolist())
 
     def _absent(self) -> np.ndarray:
         return ~self.agents.rows_of(self._table.present, self._of_trial) | self._fillers
@@ -165,9 +193,8 @@ class Parallel(AgentsEnv):
             joint: one of the environments.
             env: what `make(False)` has made.
         """
-        self._env, self._make, self.rebuilds = env, make, env.rebuilds
-        super().__init__(joint.names, joint.common, joint.state_space, env.num_envs)
-        self.made(env.num_envs)
+        self._make = make
+        super().__init__(env, joint.names, joint.common, joint.state_space)
 
     def arranged(self, share: bool | Sequence[Sequence[str]], states: bool) -> VectorEnv:
         """See the base class."""
@@ -175,23 +202,6 @@ class Parallel(AgentsEnv):
         assert isinstance(other, Parallel)
         if states != self._shows_states and self._state_space is not None:
             other._env = self._make(states)
-        other.made(self._of_trial)
-        return other
-
-    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
-        """See the base class."""
-        env = self._env.seeded(seeds, threads)
-        if env is self._env:
-            return self
-        other = copy.copy(self)
-        other._env = env
-        other.made(len(seeds))
-        return other
-
-    def drawn(self) -> VectorEnv:
-        """See the base class."""
-        other = copy.copy(self)
-        other._env = self._env.drawn()
         return other
 
     def begun(self) -> Table:
@@ -200,16 +210,8 @@ class Parallel(AgentsEnv):
 
     def stepped(self, actions: np.ndarray, which: np.ndarray) -> Table:
         """See the base class."""
-        chosen = (actions - self.actions.low.reshape(self.actions.shape)) if self.actions.discrete else actions
-        return self._told(self._env.step_some(chosen.reshape(len(actions), -1), which)[0])
-
-    def pictures(self, which: Sequence[int]) -> np.ndarray:
-        """See the base class."""
-        return self._env.render(which)
-
-    def close(self) -> None:
-        """Close the environments."""
-        self._env.close()
+        first = self.actions.low.reshape(self.actions.shape) if self.actions.discrete else 0
+        return self._told(self._env.step_some((actions - first).reshape(len(actions), -1), which)[0])
 
     def _told(self, rows: np.ndarray) -> Table:
         columns = layout(self.common.observation_space)

@@ -220,7 +220,7 @@ POOLS: list[tuple[Callable[[], Any], str]] = [
     (lambda: envpool.make("CartPole-v1", env_type="dm", num_envs=2, num_threads=1), 'with env_type="gymnasium"'),
     (
         lambda: envpool.make("TicTacToe-v1", env_type="gymnasium", num_envs=2, num_threads=1),
-        "games of several players are not supported",
+        "a game of several players who act in turns",
     ),
     (lambda: "CartPole-v1", "wrap_env: cannot use a builtins.str; allowed: an EnvPool pool"),
     (lambda: None, "wrap_env: cannot use a builtins.NoneType"),
