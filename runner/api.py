@@ -140,8 +140,13 @@ class Runner:
         """Trained to the configured length."""
         return self._members.finished
 
-    def reports(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train, yielding what is due, until `stop()` after an update; a last report and checkpoint end it.
+    @property
+    def timestep(self) -> int:
+        """Steps of every environment so far."""
+        return self._members.timestep
+
+    def reports(self, stop: Callable[[], bool] = lambda: False, until: int | None = None) -> Iterator[Report]:
+        """Train, yielding what is due, until `stop()` after an update, or a timestep; a last checkpoint ends it.
 
         For callers that keep records and checkpoints themselves.
         """
@@ -151,7 +156,7 @@ class Runner:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
             evaluate = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
         with self.env.opened(self._seeds(self._members.timestep), self._threads) as env:
-            yield from train(self._members, env, stop, evaluate)
+            yield from train(self._members, env, stop, evaluate, until)
 
     def evaluate(
         self,

@@ -55,7 +55,7 @@ class Pulse:
 class Aggregator:
     """A ledger with a clock: when each attempt was last heard of, and whether all are to stop."""
 
-    CALLS = frozenset({"open", "describe_attempt", "publish", "close", "fail"})
+    CALLS = frozenset({"open", "describe_attempt", "publish", "close", "fail", "add_trials", "add_events"})
     """Methods of the ledger that others may call."""
     STALL_SECONDS = 5.0
     """Without any call for so long it was itself not running: the launcher asks every second."""

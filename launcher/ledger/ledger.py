@@ -127,6 +127,12 @@ class Ledger(Reader):
         """Note what a launch or resume was: a mapping that JSON takes."""
         self._write("INSERT INTO revisions (text) VALUES (?)", json.dumps(revision))
 
+    def add_events(self, events: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
+        """Note steps of a search, each a kind, a key and what JSON takes; those that are there stay as they are."""
+        insert = "INSERT OR IGNORE INTO events (kind, key, text) VALUES (?, ?, ?)"
+        with self._transaction():
+            self._db.executemany(insert, [(kind, key, json.dumps(data)) for kind, key, data in events])
+
     def open(self, trials: Sequence[str], token: str) -> Attempt:
         """Begin an attempt: it owns `trials`, each rewound to its last checkpoint that is whole on disk.
 
@@ -155,7 +161,7 @@ class Ledger(Reader):
     ) -> list[str]:
         """End `attempt`; whatever it still sends is LOST. The first outcome and `error`, which says why, stay.
 
-        Returns its trials that are neither finished nor diverged, nor another attempt's by now. Those that still ran
+        Returns its trials that are not finished, diverged or paused, nor another attempt's by now. Those that still ran
         have `state`, and the error with it.
         """
         with self._transaction():
@@ -164,7 +170,7 @@ class Ledger(Reader):
             update = "UPDATE trials SET state = ?, error = ? WHERE attempt = ? AND state = 'running'"
             self._db.execute(update, (state, error, attempt))
             query = """SELECT trial FROM trials JOIN members USING (trial, attempt)
-                WHERE attempt = ? AND state NOT IN ('finished', 'diverged') ORDER BY place"""
+                WHERE attempt = ? AND state NOT IN ('finished', 'diverged', 'paused') ORDER BY place"""
             return [trial for (trial,) in self._db.execute(query, (attempt,))]
 
     def fail(self, trials: Iterable[str], error: str) -> None:

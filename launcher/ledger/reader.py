@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger import layout2
-from launcher.ledger.rows import AttemptRow, Checkpoint, Member, Progress, StoredRecord, TrialRow
+from launcher.ledger.rows import AttemptRow, Checkpoint, Event, Member, Progress, State, StoredRecord, TrialRow
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 
@@ -45,6 +45,13 @@ class Reader:
         """Revisions: what the launch and each resume was, in order."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT text FROM revisions ORDER BY number")]
 
+    def events(self) -> list[Event]:
+        """The steps of the launch's search, in order of arrival; none of a launch that is no search."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
+            return []  # it was made before there were searches
+        rows = self._db.execute("SELECT number, kind, key, text FROM events ORDER BY number")
+        return [Event(number, kind, key, json.loads(text)) for number, kind, key, text in rows]
+
     def attempts(self) -> list[AttemptRow]:
         """All attempts, in order."""
         rows = self._db.execute("SELECT * FROM attempts ORDER BY number")
@@ -59,6 +66,10 @@ class Reader:
         """The trials of every attempt and where each began, by attempt and place in the pack."""
         query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
         return [Member(*row) for row in self._db.execute(query)]
+
+    def states(self) -> dict[str, State]:
+        """The state of every trial."""
+        return dict(self._db.execute("SELECT trial, state FROM trials").fetchall())
 
     def last_agents(self) -> dict[str, int]:
         """The timestep of the last agent of each trial that has published one."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from runner.training.tracking import Record
 
-State = Literal["pending", "running", "finished", "diverged", "failed", "interrupted"]
+State = Literal["pending", "running", "paused", "finished", "diverged", "failed", "interrupted"]
+"""`paused`: a search has stopped it at a timestep, and may let it go on."""
 Kind = Literal["agent", "best"]
 Order = Literal["go", "stop", "lost"]
 """The order of a trial to its worker: go on; save, publish and leave; drop it, since another attempt has it."""
@@ -82,6 +83,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A step of a search: `kind` and `key` name it, and there is one of that name; `number` is the order of arrival."""
+
+    number: int
+    kind: str
+    key: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class StoredRecord:
     """A record as it is in the ledger.
 
@@ -143,5 +154,5 @@ class Published:
     data: bytes
     kind: Kind
     records: int
-    state: Literal["running", "finished", "diverged", "interrupted"]
+    state: Literal["running", "paused", "finished", "diverged", "interrupted"]
     score: float | None = None

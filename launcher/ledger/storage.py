@@ -27,6 +27,9 @@ CREATE TABLE configurations (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (name, text)
 );
 CREATE TABLE revisions (number INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (kind, key)
+);
 """
 _SCHEMA = """
 CREATE TABLE attempts (
@@ -41,7 +44,7 @@ CREATE TABLE trials (
     trial TEXT PRIMARY KEY, config TEXT NOT NULL, seed INTEGER NOT NULL,
     num_envs INTEGER NOT NULL, timesteps INTEGER NOT NULL,
     state TEXT NOT NULL
-        CHECK (state IN ('pending', 'running', 'finished', 'diverged', 'failed', 'interrupted')),
+        CHECK (state IN ('pending', 'running', 'paused', 'finished', 'diverged', 'failed', 'interrupted')),
     attempt INTEGER REFERENCES attempts, error TEXT, configuration INTEGER REFERENCES configurations,
     UNIQUE (config, seed)
 ) WITHOUT ROWID;

@@ -122,9 +122,9 @@ def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> Path
     """
 
     def fill(made: Path) -> None:
-        _write_configs(made, trials)
+        write_configs(made, trials)
         with Ledger(made) as ledger:
-            ledger.add_trials(map(_ledger_row, trials), _texts(trials))
+            ledger.add_trials(*rows_and_texts(trials))
             _write_plan(made, ledger)
 
     return _make(directory, named, fill)
@@ -160,7 +160,8 @@ def _make(directory: Path, named: bool, fill: Callable[[Path], object]) -> Path:
     return directory
 
 
-def _write_configs(directory: Path, trials: Sequence[Trial]) -> None:
+def write_configs(directory: Path, trials: Sequence[Trial]) -> None:
+    """Write the resolved configuration of each trial, for people."""
     write_all((directory / "trials" / trial.id / "config.yaml", copy.encode()) for trial, copy in _copies(trials))
 
 
@@ -176,6 +177,11 @@ def _copies(trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
 
 def _texts(trials: Sequence[Trial]) -> dict[str, str]:
     return {trial.id: text_of(trial.config) for trial in trials}
+
+
+def rows_and_texts(trials: Sequence[Trial]) -> tuple[list[TrialRow], dict[str, str]]:
+    """Trials as `Ledger.add_trials` takes them."""
+    return list(map(_ledger_row, trials)), _texts(trials)
 
 
 def _ledger_row(trial: Trial) -> TrialRow:
@@ -195,8 +201,8 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
     with writing(directory), writer(directory) as ledger:
         if not added and not longer:
             return
-        _write_configs(directory, [*added, *longer])
-        ledger.add_trials(map(_ledger_row, added), _texts(added))
+        write_configs(directory, [*added, *longer])
+        ledger.add_trials(*rows_and_texts(added))
         ledger.extend({trial.id: _timesteps(trial) for trial in longer}, _texts(longer))
         _write_plan(directory, ledger)
 
@@ -204,6 +210,7 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
 def fold(directory: Path) -> None:
     """At the end of a launch, leave a ledger that is one file; where that cannot be, readers find the log beside it."""
     with contextlib.suppress(UserError), writing(directory), writer(directory) as ledger:
+        _write_plan(directory, ledger)  # a search may have added trials
         ledger.fold()
 
 

@@ -39,7 +39,9 @@ class Account:
         version = importlib.metadata.version(backend)
         arguments = "".join(f", {key}: {value}" for key, value in config.env.arguments.items())
         pool = f"{self._envs:,} environments x {count(members, 'member')}, {count(self._threads, 'thread')}"
-        updates = config.updates - self._start // rollouts
+        last = config.updates * rollouts
+        end = last if self._job.until is None else min(self._job.until, last)
+        updates = (end - self._start) // rollouts
         length = f"{count(updates, 'update')} of {count(rollouts, 'timestep')}"
         lines = [
             f"{_now()} attempt {self._job.attempt} begins on {socket.gethostname()}, process {os.getpid()}",
@@ -47,7 +49,7 @@ class Account:
             f"pool: {config.env.id}{arguments}; {pool}",
             f"network: {describe(self._network)}",
             f"members: {', '.join(self._job.trials)}",
-            f"training: from timestep {self._start:,} to {config.updates * rollouts:,}; {length}",
+            f"training: from timestep {self._start:,} to {end:,}; {length}",
         ]
         print(*lines, sep="\n", flush=True)
 

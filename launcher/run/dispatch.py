@@ -25,6 +25,7 @@ from launcher.run.failures import end_process, failure_of, fetch_log
 from launcher.run.policy import Failure, FailurePolicy, together
 from launcher.run.pool import Process, Processes
 from launcher.run.process import Job, Location
+from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 5.0
@@ -43,24 +44,29 @@ STOP_SECONDS = 60.0
 
 @dataclass
 class Waiting:
-    """A pack without a worker, and from when on it may have one."""
+    """A leg without a worker, and from when on it may have one."""
 
-    pack: list[Trial]
+    leg: Leg
     due: float = 0.0
 
 
 @dataclass
 class Running:
-    """An attempt: its pack, its process, and the future of how the training ends."""
+    """An attempt: its leg, its process, and the future of how the training ends."""
 
     attempt: int
-    pack: list[Trial]
+    leg: Leg
     process: Process
     done: Any
     location: Location | None = None
     imported: bool = False
     since: float = field(default_factory=time.monotonic)
     """When one of these two came to be known, or the worker was asked for."""
+
+    @property
+    def pack(self) -> list[Trial]:
+        """The trials that it trains."""
+        return self.leg.pack
 
 
 @dataclass(frozen=True)
@@ -82,19 +88,23 @@ def run(
     watch: Callable[[float], None],
     say: Callable[[str], None],
     room: Callable[[], int] | None = None,
+    scheduler: Scheduler | None = None,
 ) -> Result:
     """Train every pack, on the Ray that this process is connected to; an error comes after all workers have saved.
 
     Args:
         directory: the launch directory; its ledger knows all trials.
-        packs: longest first.
+        packs: longest first; of a search those that it may begin with.
         placement: how many at a time, on what.
         watch: called twice a second, for progress and exports, with the seconds for which the disk has taken nothing.
         say: called with a sentence whenever an attempt ends early.
         room: how many workers there may be now, where machines come and go; None: as many as `placement` says.
+        scheduler: of a search; None: the packs are all there is to train.
     """
     with signals.noted() as noted:
-        dispatch = _Dispatch(directory, packs, placement, _unharmed(watch), _unharmed(say), room, noted)
+        dispatch = _Dispatch(
+            directory, packs, placement, _unharmed(watch), _unharmed(say), room, noted, scheduler or Fixed(packs)
+        )
         try:
             dispatch.run()
         except _DiskRefusesError:
@@ -139,7 +149,10 @@ class _Dispatch:
     say: Callable[[str], None]
     room: Callable[[], int] | None
     signals: Sequence[int]
-    waiting: list[Waiting] = field(init=False)
+    scheduler: Scheduler
+    waiting: list[Waiting] = field(default_factory=list)
+    exhausted: bool = False
+    """The scheduler has nothing to train until something settles."""
     running: list[Running] = field(default_factory=list)
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     pulse: Pulse = field(default_factory=lambda: Pulse({}, 0.0))
@@ -153,23 +166,24 @@ class _Dispatch:
     """When the workers were asked to stop."""
 
     def __post_init__(self) -> None:
-        self.waiting = [Waiting(list(pack)) for pack in self.packs]
         self.processes = Processes(self.placement, min(len(self.packs), self.placement.workers))
         self.workers = self.placement.workers
         # A worker's machine that has this folder has the launch directory.
         (self.directory / log_of(0)).parent.mkdir(exist_ok=True)
 
     def run(self) -> None:
-        """Until nothing runs, and nothing waits or everything is to stop."""
+        """Train until nothing runs, and nothing waits or everything is to stop."""
         import ray
 
         # Workers import their framework while the aggregator starts.
         for pack in self.packs[: self.placement.workers]:
             self.processes.prepare(self.placement.backend(pack[0].config))
         self.aggregator = start_aggregator(self.directory, lambda: bool(self.signals))
-        while self.running or (self.waiting and not self.signals):
+        while True:
             self._make_room()
             self._begin()
+            if not self.running and (self.signals or not self.waiting):
+                return
             self._stop()
             futures = [item.done for item in self.running]
             if futures:
@@ -218,21 +232,35 @@ class _Dispatch:
     def _begin(self) -> None:
         """Open attempts at packs that may have a worker, while there is room."""
         while len(self.running) < self.workers and not self.signals:
-            item = next((item for item in self.waiting if item.due <= time.monotonic()), None)
+            item = self._due()
             if item is None:
                 return
-            attempt = self._ask("open", [trial.id for trial in item.pack], uuid.uuid4().hex)
+            leg = item.leg
+            attempt = self._ask("open", [trial.id for trial in leg.pack], uuid.uuid4().hex)
             self.waiting.remove(item)
             begins = {trial: file.timestep if file else 0 for trial, file in attempt.resume.items()}
-            groups = together(item.pack, begins)
+            groups = together(leg.pack, begins)
             if len(groups) > 1:
                 self._ask("close", attempt.number, "regrouped")
-                self.waiting[:0] = map(Waiting, groups)
+                self.waiting[:0] = [Waiting(Leg(group, leg.until)) for group in groups]
                 continue
             self.policy.opened(begins)
-            self.running.append(self._train(attempt, item.pack))
+            self.running.append(self._train(attempt, leg))
 
-    def _train(self, attempt: Attempt, pack: list[Trial]) -> Running:
+    def _due(self) -> Waiting | None:
+        """The leg to begin now, among those that wait: one that is tried again, or else the scheduler's next."""
+        found = next((item for item in self.waiting if item.due <= time.monotonic()), None)
+        if found is None and not self.exhausted:
+            busy = bool(self.running or self.waiting)
+            leg = self.scheduler.next(Desk(self.directory, self._ask, self.workers, busy))
+            self.exhausted = leg is None
+            if leg is not None:
+                found = Waiting(leg)
+                self.waiting.append(found)
+        return found
+
+    def _train(self, attempt: Attempt, leg: Leg) -> Running:
+        pack = leg.pack
         backend = self.placement.backend(pack[0].config)
         process = self.processes.take(backend, self.workers - len(self.running))
         files = [attempt.resume[trial.id] for trial in pack]
@@ -244,8 +272,9 @@ class _Dispatch:
             data or None,
             self.directory / log_of(attempt.number),
             self.placement.threads_of(pack),
+            leg.until,
         )
-        return Running(attempt.number, pack, process, process.worker.train.remote(job, self.aggregator))
+        return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator))
 
     # Following
 
@@ -367,6 +396,7 @@ class _Dispatch:
         import ray
 
         self.running.remove(item)
+        self.exhausted = False
         outcome, path = "lost", log_of(item.attempt)
         if item.location is not None:
             fetch_log(item.location, self.directory / path)
@@ -378,8 +408,12 @@ class _Dispatch:
                 failure = failure_of(raised, item.location, self.directory / path)
                 if failure.kind == "node" and item.location is not None:
                     self.processes.avoid(item.location.node)
-        # A fresh process for every pack: its memory, threads and log are its own.
-        ray.kill(item.process.worker)
+        if outcome in ("paused", "finished") and item.leg.until is not None and self.told is None:
+            # The next leg needs the same programs, which this process has compiled.
+            self.processes.give(self.placement.backend(item.pack[0].config), item.process)
+        else:
+            # A fresh process for every other pack: its memory, threads and log are its own.
+            ray.kill(item.process.worker)
         if self.told is not None:
             # Ended by us after the stop: what it had published is where a resume goes on.
             self._ask("close", item.attempt, "interrupted" if failure else outcome, None, "interrupted")
@@ -388,16 +422,18 @@ class _Dispatch:
         unfinished = set(self._ask("close", item.attempt, failure.kind if failure else outcome, error))
         trials = [trial for trial in item.pack if trial.id in unfinished]
         if trials:
-            self._retry(trials, failure or Failure("crash", "the worker process left its trials unfinished"), path)
+            unknown = Failure("crash", "the worker process left its trials unfinished")
+            self._retry(Leg(trials, item.leg.until), failure or unknown, path)
 
-    def _retry(self, trials: Sequence[Trial], failure: Failure, log: Path) -> None:
+    def _retry(self, leg: Leg, failure: Failure, log: Path) -> None:
         """Let the trials of an attempt that failed wait for another one, or give them up."""
+        trials = leg.pack
         decision = self.policy.decide(trials, failure)
         for pack in decision.packs:
             # What would be next anyway imports while it waits.
             if not self.waiting and len(self.running) + len(self.processes) < self.workers:
                 self.processes.prepare(self.placement.backend(pack[0].config))
-            self.waiting.append(Waiting(pack, time.monotonic() + decision.wait))
+            self.waiting.append(Waiting(Leg(pack, leg.until), time.monotonic() + decision.wait))
         words = f"{failure.words} (log: {log})"
         if decision.failed:
             self._ask("fail", [trial.id for trial in decision.failed], words)

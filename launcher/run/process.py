@@ -30,6 +30,7 @@ class Job:
         checkpoints: bytes to go on from, one per member, or None to begin.
         log: file for everything that the process prints; see `log_here`.
         threads: to step environments with, if there are so many cores.
+        until: timestep at which training pauses; None: at the trials' length.
     """
 
     attempt: int
@@ -38,6 +39,7 @@ class Job:
     checkpoints: tuple[bytes, ...] | None
     log: Path
     threads: int
+    until: int | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from runner.training.evaluate import Episode
 
-Outcome = Literal["running", "finished", "diverged", "interrupted"]
+Outcome = Literal["running", "paused", "finished", "diverged", "interrupted"]
 
 BEAT_SECONDS = 1.0
 """Between pushes; half of the lease's beat, so that one late push is no missed beat."""
@@ -96,7 +96,7 @@ class Worker:
         self._backend = framework
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
-        """Train a pack to its end, or until told to stop; returns "finished", "stopped" or "lost"."""
+        """Train a pack to its end, a pause or a stop; returns "finished", "paused", "stopped" or "lost"."""
         with redirected(log_here(job.log, os.getpid())):
             try:
                 self._check_ready()
@@ -148,15 +148,16 @@ class Worker:
                 return "stopped"
             account = Account(job, runner, self._backend.device_name(), threads)
             account.begin()
-            return account.end(self._follow(runner, link, job.trials, account))
+            return account.end(self._follow(runner, link, job, account))
         except FailedEnvironmentError as error:
             error.trial = job.trials[error.member(len(job.trials))]
             raise
         finally:
             link.close()
 
-    def _follow(self, runner: Any, link: Link, trials: Sequence[str], account: Account) -> str:
+    def _follow(self, runner: Any, link: Link, job: Job, account: Account) -> str:
         """Pass on everything the runner reports."""
+        trials = job.trials
         over: set[int] = set()
 
         def publish(members: Sequence[int], state: Outcome, best: Sequence[int] = ()) -> None:
@@ -175,7 +176,7 @@ class Worker:
             return leaves(link.orders, {trials[m] for m in over})
 
         link.note = "compiling" if runner.compiles else "starting"
-        for report in account.follow(runner.reports(leave)):
+        for report in account.follow(runner.reports(leave, job.until)):
             link.note = "training"
             link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
             if report.diverged:
@@ -187,9 +188,10 @@ class Worker:
         running = [m for m in range(len(trials)) if m not in over]
         if running and link.lost >= {trials[m] for m in running}:
             return "lost"
-        publish(running, "finished" if runner.finished else "interrupted")
+        paused = job.until is not None and runner.timestep >= job.until
+        publish(running, "finished" if runner.finished else "paused" if paused else "interrupted")
         link.flush()
-        return "finished" if runner.finished or not running else "stopped"
+        return "finished" if runner.finished or not running else "paused" if paused else "stopped"
 
 
 class Link:

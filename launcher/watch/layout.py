@@ -18,7 +18,14 @@ from launcher.watch.names import abbreviated, briefest, unshared
 from launcher.watch.tables import LEAST_TEXT, Column, count, cut, duration, table
 
 LOST_STATES: tuple[State, ...] = ("failed", "diverged")
-STYLES = {"finished": "green", "running": "cyan", "failed": "red", "diverged": "red", "interrupted": "yellow"}
+STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "paused": "blue",
+    "failed": "red",
+    "diverged": "red",
+    "interrupted": "yellow",
+}
 LEAVING = ("seed:", "return:", "state", "seeds:", "spread:", "steps/s:", "done:", "attempts:", "env steps:")
 """Columns that a narrow table does without, the last one first; and before all of them, where nothing runs, TIME."""
 TIME = "time left:"

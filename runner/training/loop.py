@@ -17,17 +17,17 @@ def train(
     env: VectorEnv,
     stop: Callable[[], bool] = lambda: False,
     evaluate: Callable[[], list[Episode]] | None = None,
+    until: int | None = None,
 ) -> Iterator[Report]:
     """Train from where they stand to the configured length; yields whenever something is due.
 
-    The first report comes before any training, empty, when all that takes long to start is done: environments and
-    compilation.
+    The first report comes before any training, empty, once environments and compiled programs are ready.
 
     Args:
-        members: of the pack.
-        env: P·N environments, member-major.
+        members, env: a pack and its P·N environments, member-major.
         stop: asked after every update; True ends training there, with a last report and checkpoint.
         evaluate: plays the episodes of `evaluation` with all members, where there are any to play.
+        until: timestep at which training pauses, with an evaluation; schedules are still of the configured length.
     """
     backend, config = members.backend, members.pack.static
 
@@ -54,8 +54,9 @@ def train(
             del rollout
         before = members.timestep
         members.advance()
-        done = members.over or stop()
-        evaluates, saves, writes = due(config, before, members.timestep, evaluate is not None)
+        paused = until is not None and members.timestep >= until
+        done = members.over or paused or stop()
+        evaluates, saves, writes = due(config, before, members.timestep, evaluate is not None, paused)
         saves |= done or evaluates  # the best agent is the one that scored best, not a later one
         # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
         if saves or writes or diverged:

@@ -38,12 +38,15 @@ LARGE = 1e15
 """Sums of squares of float32 numbers that are larger than this may overflow."""
 
 
-def due(config: Config, before: int, now: int, evaluates: bool) -> tuple[bool, bool, bool]:
-    """An evaluation, a checkpoint and a record: which are due after the update between two timesteps."""
+def due(config: Config, before: int, now: int, evaluates: bool, paused: bool = False) -> tuple[bool, bool, bool]:
+    """An evaluation, a checkpoint and a record: which are due after the update between two timesteps.
+
+    Where training pauses, it is evaluated in any case.
+    """
     others = config.interval("checkpoint_interval"), config.interval("write_interval")
     lengths = config.evaluation.interval if evaluates else 0, *others
     evaluation, checkpoint, record = (length > 0 and now // length > before // length for length in lengths)
-    return evaluation, checkpoint, record
+    return evaluation or (paused and evaluates), checkpoint, record
 
 
 def diverged_in(members: Members, rollout: Any, finite: np.ndarray) -> list[int]:

@@ -167,7 +167,7 @@ def test_an_attempt_that_could_not_be_closed_keeps_its_lease(aggregator: Aggrega
 
 
 def test_only_what_is_meant_to_be_called_is(aggregator: Aggregator) -> None:
-    for name in ("disconnect", "add_trials", "_rewind"):
+    for name in ("disconnect", "add_revision", "_rewind"):
         with pytest.raises(ValueError, match=f"^{name}: not one of "):
             aggregator.call(name)
 

@@ -72,7 +72,10 @@ def test_a_launch_made_before_the_order_was_noted_there_or_after(old: Path) -> N
     with Ledger(old) as ledger:
         ledger._db.execute("PRAGMA user_version = 2")
     db = sqlite3.connect(old / "ledger.sqlite")
-    db.executescript("DROP TABLE configurations; DROP TABLE revisions; ALTER TABLE trials DROP COLUMN configuration;")
+    db.executescript(
+        "DROP TABLE configurations; DROP TABLE revisions; DROP TABLE events;"
+        "ALTER TABLE trials DROP COLUMN configuration;"
+    )
     db.execute("CREATE TABLE configurations (config TEXT PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID")
     db.executemany("INSERT INTO configurations VALUES (?, ?)", [(FAST, 0), (SLOW, 1)])
     db.commit()

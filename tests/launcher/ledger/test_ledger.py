@@ -393,3 +393,24 @@ def test_last_records_follow_a_rewind(ledger: Ledger) -> None:
     ledger.publish(attempt, {"a-1": agent(20, 2)})
     ledger.open(["a-1", "b-1"], "t2")
     assert ledger.last_records() == {"a-1": ledger.records("a-1", 1)[0]}
+
+
+# A search
+
+
+def test_a_paused_trial_is_not_left_over_and_goes_on_from_its_checkpoint(ledger: Ledger) -> None:
+    first = ledger.open(["a-1", "b-1"], "one").number
+    ledger.push(first, {"a-1": batch(0, 2), "b-1": batch(0, 2)})
+    ledger.publish(first, {"a-1": agent(20, 2, state="paused")})
+    assert ledger.close(first, "crash", "killed") == ["b-1"]
+    assert ledger.states() == {"a-1": "paused", "b-1": "pending"}
+    again = ledger.open(["a-1"], "two")
+    assert ledger.states()["a-1"] == "running"
+    assert again.resume["a-1"].timestep == 20 and stored(ledger) == records(0, 2)
+
+
+def test_an_event_arrives_once_and_keeps_its_place(ledger: Ledger) -> None:
+    ledger.add_events([("score", "x@1", {"score": 1.5}), ("score", "y@1", {"score": None})])
+    ledger.add_events([("score", "x@1", {"score": 2.0}), ("begin", "x@1", {})])
+    found = [(event.number, event.kind, event.key, event.data) for event in ledger.events()]
+    assert found == [(1, "score", "x@1", {"score": 1.5}), (2, "score", "y@1", {"score": None}), (3, "begin", "x@1", {})]

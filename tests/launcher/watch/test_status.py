@@ -205,7 +205,15 @@ def test_json(launched: tuple[Path, list[str]], capsys: pytest.CaptureFixture[st
         "running": False,
         "command": "launch a.yaml --seeds [6]",
         "revisions": 1,
-        "counts": {"pending": 7, "running": 0, "finished": 1, "diverged": 1, "failed": 1, "interrupted": 2},
+        "counts": {
+            "pending": 7,
+            "running": 0,
+            "paused": 0,
+            "finished": 1,
+            "diverged": 1,
+            "failed": 1,
+            "interrupted": 2,
+        },
         "env_steps": 5120,
         "env_steps_total": 49152,
     }
