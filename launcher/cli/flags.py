@@ -71,8 +71,11 @@ _EXAMPLES = {
 
 def allow(modules: Sequence[str] | None, env: str | None = None, settings: Sequence[str] | None = None) -> None:
     """Let environments import what was typed: after --import, in --env module:Name, in --set env.id=module:Name."""
-    typed = [parse_override(text) for text in settings or ()]
-    names = [env, *(value for key, values in typed if key == ("env", "id") for value in values)]
+    typed = [parse_override(text, ranges=True) for text in settings or ()]
+    names = [
+        env,
+        *(value for key, values in typed if key == ("env", "id") for value in values if isinstance(value, str)),
+    ]
     imports.allow([*(modules or ()), *(module for name in names for module in imports.module_of(name))])
 
 

@@ -17,17 +17,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from launcher.plan import sweep
-from runner.config import Config, resolve
+from runner.config import SEARCH, Config, resolve
 from runner.config.effect import effective, shared_role
-from runner.config.load import Key, read_yaml
+from runner.config.load import Key, Source, read_yaml
 from runner.config.numbers import number
-from runner.config.skrl.eras import era_of
+from runner.config.skrl.eras import Era, era_of
 from runner.errors import UserError
 from runner.training.pack import identity, static_key
 
 LARGEST_PACK = 32
 """Members of one pack on CPU cores: beyond it the batched program gains nothing and memory grows."""
 LARGEST_LAUNCH = 100_000
+EXHAUSTED = 200
+"""Drawn points left out for training what others do, after which there is taken to be none that does not."""
 
 Item = TypeVar("Item")
 
@@ -69,58 +71,117 @@ def read_experiment(
 
     `settings`, `flags` and `zips` are those of `sweep.typed_axes`, `seeds` of `parse_seeds`.
     """
-    typed = sweep.typed_axes(settings, zips, flags)
+    return combinations(read_files(files, settings, flags, seeds, zips), seeds)
+
+
+def combinations(files: Sequence[File], seeds: str | None) -> Experiment:
+    """The experiment of files in which nothing is searched."""
     trials: dict[str, Trial] = {}
     taken: dict[str, set[str]] = {}
     notes: dict[str, None] = {}
     origins: dict[str, Path] = {}
-    for file, stem in zip(files, _config_names(files), strict=True):
-        for name, config, found in _configurations(file, stem, typed, seeds, taken):
-            notes.update(dict.fromkeys(f"{file}: {note}" for note in found))
-            origins[name] = file
+    for file in files:
+        sweep.refuse_ranges(file.axes, file.source)
+        for _, name, config, found in configurations(file, product(file), taken):
+            notes.update(dict.fromkeys(f"{file.path}: {note}" for note in found))
+            origins[name] = file.path
             for seed in parse_seeds(seeds, config.seed):
                 trial = trial_of(name, config.model_copy(update={"seed": seed}))
                 if trial.id in trials:
-                    raise UserError(f"{file}: the trial {trial.id} is asked for twice; give each configuration once")
+                    raise UserError(
+                        f"{file.path}: the trial {trial.id} is asked for twice; give each configuration once"
+                    )
                 trials[trial.id] = trial
                 if len(trials) > LARGEST_LAUNCH:
-                    raise _too_many()
+                    raise too_many()
     return Experiment(tuple(trials.values()), tuple(notes), origins)
 
 
-def _configurations(
-    file: Path, stem: str, typed: Sequence[sweep.Axis], seeds: str | None, taken: dict[str, set[str]]
-) -> Iterator[tuple[str, Config, list[str]]]:
-    """Each configuration of a file and the command line: its name, itself, notes on the file."""
-    data, source = read_yaml(file)
-    era, section = era_of(data), sweep.take_section(data, source)
-    axes = sweep.combine(section, typed, era, source, seeds)
-    labels = sweep.labels(axes)
-    if math.prod(len(axis) for axis in axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
-        raise _too_many()
-    runs: dict[str, tuple[sweep.Choice, ...]] = {}
-    configs: list[Config] = []
-    for steps in itertools.product(*axes):
-        chosen = tuple(itertools.chain(*steps))
+@dataclass(frozen=True)
+class File:
+    """A configuration file, the axes of its sweep with those of the command line, and its `search:` section if any."""
+
+    path: Path
+    stem: str
+    data: dict[str, Any]
+    source: Source
+    era: Era
+    axes: Sequence[sweep.Axis]
+    search: Any
+
+    def configure(self, chosen: Sequence[sweep.Choice]) -> tuple[Config, list[str]]:
+        """The configuration of some choices, and notes on how the file was read."""
         overrides = [(choice.key, choice.value) for choice in chosen if choice.place is None]
         swept = [(choice.key, choice.value, choice.place) for choice in chosen if choice.place is not None]
-        config, notes = resolve(data, source, overrides, swept)
-        varied = [f"{labels[choice.key]}={_short(choice.value)}" for choice in chosen if choice.key in labels]
-        name = _free_name(slug("_".join([stem, *varied])), config, taken)
+        return resolve(self.data, self.source, overrides, swept)
+
+
+def read_files(
+    files: Sequence[Path],
+    settings: Sequence[str],
+    flags: Mapping[Key, Any],
+    seeds: str | None,
+    zips: Sequence[Sequence[str]] | None,
+) -> list[File]:
+    """Configuration files with what was typed; see `read_experiment`."""
+    typed = sweep.typed_axes(settings, zips, flags)
+    found = []
+    for path, stem in zip(files, _config_names(files), strict=True):
+        data, source = read_yaml(path)
+        search = (data.pop(SEARCH) or {}) if SEARCH in data else None
+        era, section = era_of(data), sweep.take_section(data, source)
+        found.append(File(path, stem, data, source, era, sweep.combine(section, typed, era, source, seeds), search))
+    return found
+
+
+def product(file: File) -> Iterator[tuple[sweep.Choice, ...]]:
+    """The choices of every combination of a sweep's steps."""
+    if math.prod(len(axis) for axis in file.axes) > LARGEST_LAUNCH:  # before so many are resolved, which takes minutes
+        raise too_many()
+    return (tuple(itertools.chain(*steps)) for steps in itertools.product(*file.axes))
+
+
+def configurations(
+    file: File, points: Iterable[tuple[sweep.Choice, ...]], taken: dict[str, set[str]], most: int | None = None
+) -> Iterator[tuple[tuple[sweep.Choice, ...], str, Config, list[str]]]:
+    """The configuration of each point: its choices, name, itself, notes on the file.
+
+    One that trains the same run as another is refused. Where points are drawn, and so many configurations are wanted at
+    `most`, it is left out.
+    """
+    labels, reads = sweep.labels(file.axes), shared_role(file.data, file.era)
+    runs: dict[str, tuple[sweep.Choice, ...]] = {}
+    configs: list[Config] = []
+    left_out = 0
+    for chosen in points:
+        if left_out == EXHAUSTED or len(configs) == most:
+            break
+        config, notes = file.configure(chosen)
         run = hashlib.sha256(effective(config).encode()).hexdigest()
+        if run in runs and most is not None:
+            left_out += 1
+            continue
+        name = name_of(file.stem, [(labels[c.key], c.value) for c in chosen if c.key in labels], config, taken)
         if run in runs:
-            why = sweep.same_run(runs[run], chosen, config, shared_role(data, era), era)
+            why = sweep.same_run(runs[run], chosen, config, reads, file.era)
             twice = f"the trial {trial_of(name, config).id} is asked for twice"
-            raise UserError(f"{file}: {twice}; {why or 'give each configuration once'}")
+            raise UserError(f"{file.path}: {twice}; {why or 'give each configuration once'}")
         runs[run] = chosen
         configs.append(config)
-        yield name, config, notes
-    idle = sweep.idle_key(axes, configs, shared_role(data, era), era)
+        yield chosen, name, config, notes
+    idle = sweep.idle_key(file.axes, configs, reads, file.era)
     if idle:
-        raise UserError(f"{file}: {idle}")
+        raise UserError(f"{file.path}: {idle}")
 
 
-def _too_many() -> UserError:
+def name_of(stem: str, varied: Iterable[tuple[str, Any]], config: Config, taken: dict[str, set[str]]) -> str:
+    """The name of a configuration: the file's and what varies, by label and value."""
+    words = [stem, *(f"{label}={_short(value)}" for label, value in varied)]
+    return _free_name(slug("_".join(words)), config, taken)
+
+
+def too_many() -> UserError:
+    """The error of a launch that is too large."""
     return UserError(f"command line: more than {LARGEST_LAUNCH:,} trials; split the launch")
 
 

@@ -11,7 +11,7 @@ from runner.config import SWEEP, Config, canonical_key
 from runner.config.effect import without_effect
 from runner.config.load import Key, Source, dotted
 from runner.config.numbers import number
-from runner.config.overrides import expand_range, parse_key, parse_override
+from runner.config.overrides import Range, expand_range, of_block, parse_key, parse_override, read_range
 from runner.config.skrl.eras import Era
 from runner.errors import UserError, shown
 
@@ -62,7 +62,7 @@ def typed_axes(settings: Iterable[str], zips: Sequence[Sequence[str]] | None, fl
         raise UserError("command line: --zip requires arguments, such as agent.rollouts=16,32 agent.mini_batches=2,4")
     axes = []
     for text in settings:
-        key, values = parse_override(text)
+        key, values = parse_override(text, ranges=True)
         axes.append(_axis(key, [(value, None) for value in values], f"--set {text}"))
     for texts in zips or ():
         columns = []
@@ -131,7 +131,8 @@ def _refuse_contradictions(axes: Sequence[Axis], era: Era, source: Source) -> No
     known: list[tuple[Key, Choice, bool]] = []
     for axis in axes:
         for choice in axis[0]:
-            name, swept = canonical_key(choice.key, era), len(axis) > 1 or choice.place is not None
+            name = canonical_key(choice.key, era)
+            swept = len(axis) > 1 or choice.place is not None or range_of(axis) is not None
             for other, before, was_swept in known:
                 shared = min(len(name), len(other))
                 if name[:shared] != other[:shared]:
@@ -166,7 +167,7 @@ def _inside(block: Any, path: Key) -> Any:
 
 def labels(axes: Iterable[Axis]) -> dict[Key, str]:
     """The names that trials give to keys that vary: the last words, as many as tell them apart."""
-    varied = (axis for axis in axes if len(axis) > 1 and not _of_seeds(axis))
+    varied = (axis for axis in axes if (len(axis) > 1 and not _of_seeds(axis)) or range_of(axis) is not None)
     keys = dict.fromkeys(choice.key for axis in varied for choice in axis[0])
 
     def label(key: Key) -> str:
@@ -211,6 +212,24 @@ def _idle(key: Key, config: Config, reads: str, era: Era) -> str:
     return next((why for key, why in without_effect(config).items() if name[: len(key)] == key), "")
 
 
+def range_of(axis: Axis) -> Range | None:
+    """The range that an axis is drawn from; None of one of alternatives."""
+    value = axis[0][0].value if len(axis) == 1 and len(axis[0]) == 1 else None
+    return value if isinstance(value, Range) else None
+
+
+def refuse_ranges(axes: Iterable[Axis], source: Source) -> None:
+    """Refuse ranges to draw from where nothing draws."""
+    for axis in axes:
+        if (drawn := range_of(axis)) is not None:
+            (choice,) = axis[0]
+            where = f"command line: {choice.typed}" if choice.place is None else source.where(choice.place)
+            raise UserError(
+                f"{where}: {drawn} is a range that a search draws from; add --search random (or tpe, asha, pbt), or "
+                f"give a count, such as {drawn.low:g}..{drawn.high:g}/5, for a grid"
+            )
+
+
 def _axis(key: Key, values: Iterable[tuple[Any, Key | None]], typed: str = "") -> Axis:
     return [(Choice(key, value, place, typed),) for value, place in values]
 
@@ -241,10 +260,19 @@ def _block(value: Any, place: Key, source: Source) -> dict[str, Any]:
 
 
 def _alternatives(name: str, value: Any, place: Key, source: Source) -> Axis:
-    """The axis of one key of the section: a list, whose members may be ranges, or a range."""
+    """The axis of one key of the section: a list, whose members may be ranges, or a range; or one to draw from."""
     key = parse_key(name)
     if key is None:
         raise UserError(f"{source.where(place)}: allowed: a whole key such as agent.learning_rate")
+    try:
+        drawn = read_range(value, key) if isinstance(value, str) else None
+        if isinstance(value, dict):
+            drawn = of_block(value, key)
+    except UserError as error:
+        raise UserError(f"{source.where(place)}: {error}") from None
+    if isinstance(drawn, Range):
+        return _axis(key, [(drawn, place)])
+    value = value if drawn is None else drawn
     listed = [(place, value)] if isinstance(value, str) else []
     if isinstance(value, list):
         listed = [((*place, index), member) for index, member in enumerate(value)]
@@ -261,6 +289,7 @@ def _alternatives(name: str, value: Any, place: Key, source: Source) -> Axis:
     if not values:
         raise UserError(
             f"{source.where(place)}: found {shown(value, _LONGEST_FOUND)}; allowed: a list of alternatives such as "
-            "[1e-4, 3e-4], or a range such as 1e-5..1e-2/4, of a whole key such as agent.learning_rate"
+            "[1e-4, 3e-4], or a range such as 1e-5..1e-2/4 (of a search: log:1e-5..1e-2), of a whole "
+            "key such as agent.learning_rate"
         )
     return _axis(key, values)

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from launcher.search.score import Metric
+from runner.config import SEARCH
 from runner.config.load import Key, Source
 from runner.config.numbers import Float, Int
 from runner.config.section import Section
 from runner.errors import UserError, did_you_mean, shown
 
-SECTION = "search"
 Method = Literal["grid", "random", "tpe", "asha", "pbt"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -52,7 +52,7 @@ class Pbt(Section):
 
 
 class Search(Section):
-    """How a launch chooses among settings."""
+    """The way in which a launch chooses among settings."""
 
     method: Method = "grid"
     """The method: every combination, random draws, proposals of Optuna's TPE, successive halving, or a population."""
@@ -92,6 +92,11 @@ class Search(Section):
         """Settings that are drawn or proposed."""
         return self.pbt.population if self.method == "pbt" else self.trials
 
+    @property
+    def begins_with(self) -> int:
+        """Settings that are drawn when the launch is created."""
+        return min(self.trials, self.tpe.startup) if self.method == "tpe" else self.drawn
+
     def written(self) -> dict[str, Any]:
         """The section with every default, without the options of other methods."""
         others = set(METHODS) - {self.method}
@@ -101,7 +106,7 @@ class Search(Section):
 def read_search(data: Mapping[str, Any] | None, flags: Mapping[Key, Any], source: Source) -> Search:
     """The section of a file, which `source` names, with the flags of the command line over it."""
     if data is not None and not isinstance(data, Mapping):
-        raise UserError(f"{source.where((SECTION,))}: found {shown(data, 80)}; allowed: keys such as method: random")
+        raise UserError(f"{source.where((SEARCH,))}: found {shown(data, 80)}; allowed: keys such as method: random")
     merged: dict[str, Any] = {**(data or {})}
     for key, value in flags.items():
         inner = merged
@@ -129,13 +134,13 @@ def _sentence(detail: Any, flags: Mapping[Key, Any], source: Source) -> str:
     """A mistake of the section, as errors of other sections say it."""
     fields: dict[str, Any] = dict(Search.model_fields)
     key: Key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part.partition("[")[1]))
-    sections = {"tpe": Tpe, "asha": Asha, "pbt": Pbt}
+    sections: dict[str, type[Section]] = {"tpe": Tpe, "asha": Asha, "pbt": Pbt}
     inner = sections.get(str(key[0])) if len(key) > 1 else None
     if inner is not None:
         fields, key = dict(inner.model_fields), key[:2]
     else:
         key = key[:1]
-    where = f"command line: {FLAGS[key]}" if key in flags else source.where((SECTION, *key))
+    where = f"command line: {FLAGS[key]}" if key in flags else source.where((SEARCH, *key))
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key.{did_you_mean(key[-1], fields)} Allowed here: {', '.join(sorted(fields))}."
     said = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.config import overrides as _overrides
-from runner.config.explain import SWEEP, explained
+from runner.config.explain import SEARCH, SWEEP, explained
 from runner.config.load import Key, Source, plain, plain_copy, read_yaml
 from runner.config.schema import Config
 from runner.config.skrl.algorithms import check_class, check_keys
@@ -18,7 +18,7 @@ from runner.config.skrl.canonical import canonical, canonical_key, canonical_ove
 from runner.config.skrl.eras import era_of
 from runner.errors import UserError, shown
 
-__all__ = ["SWEEP", "Config", "canonical_key", "load_config", "resolve"]
+__all__ = ["SEARCH", "SWEEP", "Config", "canonical_key", "load_config", "resolve"]
 
 
 def load_config(path: str | Path, overrides: Iterable[tuple[Key, Any]] = ()) -> tuple[Config, list[str]]:
@@ -50,9 +50,11 @@ def resolve(
         data, source = plain(data), Source("configuration")
     overrides, swept = list(overrides), list(swept)
     raw = {str(k): v for k, v in data.items()}
-    if SWEEP in raw:
+    for section in (SWEEP, SEARCH):
+        if section not in raw:
+            continue
         raise UserError(
-            f"{source.where((SWEEP,))}: describes several configurations, and one is wanted here; "
+            f"{source.where((section,))}: describes several configurations, and one is wanted here; "
             "`launch FILE` trains them all, without the section there is one"
         )
     settings = [

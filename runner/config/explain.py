@@ -18,6 +18,8 @@ from runner.errors import did_you_mean, shown
 
 SWEEP = "sweep"
 """Section of a file with the alternatives of its settings; a launch chooses among them before anything is read."""
+SEARCH = "search"
+"""Section of a file on how they are chosen."""
 MAX_REPORTED = 8
 _UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 _MARKERS = ("bool", "int", "float", "str", "list", "dict")
@@ -87,7 +89,7 @@ def _unknown(key: Key, source: Source, schedule: str | None) -> str:
     """The nearest names of a key that is unknown, here or elsewhere, and those that are allowed here."""
     fields = keys.below(key[:-1], schedule)
     if len(key) == 1 and key not in source.overridden:
-        fields.append(SWEEP)
+        fields += [SWEEP, SEARCH]
     known = sorted({*fields, *_OLDER.get(keys.spelled(key[:-1]), ())})
     hint = _elsewhere(key) or did_you_mean(key[-1], known) or _elsewhere(key, similar=True)
     return f"{hint} Allowed here: {', '.join(sorted(fields))}."

@@ -1,0 +1,145 @@
+"""The beginning of a launch: what files and the command line ask for, as combinations or as a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.ledger.configurations import text_of
+from launcher.plan import sweep
+from launcher.plan.experiment import (
+    LARGEST_LAUNCH,
+    Experiment,
+    File,
+    combinations,
+    configurations,
+    parse_seeds,
+    product,
+    read_files,
+    too_many,
+    trial_of,
+)
+from launcher.search import space
+from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most
+from launcher.search.settings import METHODS, Search, read_search
+from runner.config import Config
+from runner.config.load import Key, dotted
+from runner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A search as it begins: its record, and the settings that are drawn."""
+
+    record: Record
+    settings: tuple[Setting, ...]
+
+    @property
+    def events(self) -> list[Entry]:
+        """The first events of its ledger."""
+        return [self.record.event, *(setting.event for setting in self.settings)]
+
+
+def read(
+    files: Sequence[Path],
+    settings: Sequence[str],
+    flags: Mapping[Key, Any],
+    seeds: str | None,
+    zips: Sequence[Sequence[str]] | None = None,
+    searching: Mapping[Key, Any] | None = None,
+) -> tuple[Experiment, Begun | None]:
+    """The trials to begin with, and the search that they belong to, if one is asked for by the file or by flags.
+
+    `searching` are those of `read_search`, the others of `read_experiment`.
+    """
+    found = read_files(files, settings, flags, seeds, zips)
+    if not searching and all(file.search is None for file in found):
+        return combinations(found, seeds), None
+    if len(found) > 1:
+        raise UserError(f"{found[1].path}: a search is of one configuration file; give each a launch of its own")
+    (file,) = found
+    if file.search is None and ("method",) not in (searching or {}):
+        raise UserError(
+            f"command line: flags of a search without a method; add --search, one of {', '.join(METHODS[1:])}, or a "
+            f"search: section to {file.path}"
+        )
+    return _search(file, read_search(file.search, searching or {}, file.source), seeds)
+
+
+def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, Begun]:
+    own, fixed = _own(file)
+    numbers = tuple(parse_seeds(seeds or str(search.seeds), own.seed))
+    if search.begins_with * len(numbers) > LARGEST_LAUNCH:
+        raise too_many()
+    if search.method == "grid":
+        sweep.refuse_ranges(file.axes, file.source)
+        found = list(configurations(file, product(file), {}))
+    else:
+        found = list(configurations(file, space.points(file.axes, search.seed), {}, search.begins_with))
+    notes = {f"{file.path}: {note}": None for _, _, _, told in found for note in told}
+    configs = [config for _, _, config, _ in found]
+    search, limited = _within(search, [_length(config) * len(numbers) for config in configs])
+    found = found[: search.begins_with]
+    dimensions = space.dimensions(file.axes)
+    if static := space.static_names(dimensions, own, file.era):
+        said = "is no number of a member" if len(static) == 1 else "are no numbers of members"
+        limited.append(f"{', '.join(static)} {said}: settings that differ there train in packs of their own")
+    keys = {key for dimension in dimensions for key in dimension.keys}
+    settings, trials = [], []
+    for place, (chosen, name, config, _) in enumerate(found):
+        settings.append(Setting(place, name, {dotted(c.key): c.value for c in chosen if c.key in keys}))
+        trials += [trial_of(name, config.model_copy(update={"seed": seed})) for seed in numbers]
+    metric = search.metric if search.metric != "auto" else "evaluation" if own.evaluation.interval else "return"
+    if metric == "evaluation" and not all(config.evaluation.interval for config in [own, *configs]):
+        raise UserError(
+            f"{file.path}: search.metric is evaluation, and evaluation.interval is 0; set it, or the metric to return"
+        )
+    search = search.model_copy(update={"seeds": len(numbers)})
+    record = Record(search, metric, numbers, file.stem, file.data, fixed, tuple(dimensions), text_of(own))
+    names = {setting.name: file.path for setting in settings}
+    return Experiment(tuple(trials), (*notes, *limited), names), Begun(record, tuple(settings))
+
+
+def _own(file: File) -> tuple[Config, tuple[tuple[Key, Any], ...]]:
+    """The file's own settings, and keys that are set over it and do not vary."""
+    space.refuse_seeds(file.axes, file.era, file.source)
+    fixed = [choice for axis in file.axes if not space.varies(axis) for choice in axis[0]]
+    if len(fixed) == sum(len(axis[0]) for axis in file.axes):
+        raise UserError(
+            f"{file.path}: there is nothing to search; give ranges or alternatives, such as "
+            "--set agent.learning_rate=log:1e-5..1e-2, or a sweep: section"
+        )
+    try:
+        own, _ = file.configure(fixed)
+    except UserError as error:
+        raise UserError(f"{error} (among the file's own settings, with which a search compares its winner)") from None
+    return own, tuple((choice.key, choice.value) for choice in fixed)
+
+
+def _within(search: Search, each: Sequence[int]) -> tuple[Search, list[str]]:
+    """The search with as many settings as there are and as its budget is enough for; notes if they are fewer."""
+    notes, wanted = [], search.drawn
+    if search.method == "grid":
+        wanted = len(each)
+    elif search.method == "tpe" and len(each) == search.begins_with:
+        each = [*each, *[max(each)] * (wanted - len(each))]  # of those that will be proposed as much is known
+    elif len(each) < wanted:
+        notes.append(f"the space has {len(each)} different settings, fewer than the {wanted} that are wanted")
+    least = 2 if search.method == "pbt" else 1
+    enough = affordable(search, each)
+    if enough < least:
+        raise UserError(
+            f"search.budget: found {search.budget:,} env steps; {least} of these settings cost "
+            f"{env_steps_at_most(search, each[:least]):,}, with all seeds"
+        )
+    if enough < len(each):
+        notes.append(f"search.budget is enough for {enough} of {len(each)} settings")
+    update = {"pbt": search.pbt.model_copy(update={"population": enough})} if search.method == "pbt" else {}
+    return search.model_copy(update={"trials": enough, **update}), notes
+
+
+def _length(config: Config) -> int:
+    """Env steps of one seed."""
+    return config.updates * config.agent.rollouts * (config.env.num_envs or 0)
