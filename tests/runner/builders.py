@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -21,7 +21,9 @@ from runner.envs.envpool import EnvPoolTask
 from runner.envs.spaces import ActionSpace, Layout
 from runner.networks.parameters import Network
 from runner.training.state import MemberState, Moments
+from runner.training.tracking import Record, Report
 from tests import oracle
+from tests.records import untimed
 
 SCALER = "RunningStandardScaler"
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,6 +119,26 @@ def assert_same(one: MemberState, other: MemberState, rtol: float = 0.0) -> None
     for name, value in left.items():
         scale = float(np.abs(right[name]).max(initial=0.0))
         np.testing.assert_allclose(value, right[name], rtol=rtol, atol=rtol * scale, err_msg=name)
+
+
+def told(report: Report) -> list[Any]:
+    """What a report says, but for the clock; NaN equal to itself."""
+
+    def words(record: Record | None) -> Any:
+        if record is None:
+            return None
+        values = {k: repr(v) for k, v in untimed(record.values).items()}
+        return record.index, record.timestep, record.env_steps, values
+
+    return [[words(r) for r in report.records], report.checkpoint, report.best, report.diverged]
+
+
+def until(runner: Runner, timestep: int) -> Iterator[Report]:
+    """Train to `timestep`, and leave the generator there."""
+    for report in runner.reports():
+        yield report
+        if runner.states()[0].counters.timestep >= timestep:
+            return
 
 
 def values(runner: Runner, observations: Any, member: int = 0) -> np.ndarray:

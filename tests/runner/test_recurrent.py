@@ -25,7 +25,16 @@ from runner.torch import update as torch_update
 from runner.training.evaluate import play
 from runner.training.state import MemberState
 from tests import oracle
-from tests.runner.builders import assert_same, fingerprint, make_config, make_env, runner_class
+from tests.runner.builders import (
+    assert_same,
+    both,
+    fingerprint,
+    make_config,
+    make_env,
+    runner_class,
+    told,
+    until,
+)
 from tests.runner.jax.problem import joined, learner_of, numbers_of, oracle_numbers_of, orders_of, rollout_of
 from tests.runner.torch.problem import Problem
 from tests.runner.torch.test_equals_oracle import close
@@ -177,21 +186,25 @@ def test_the_same_run_is_the_same_and_alone_what_it_is_in_a_pack(backend: str) -
     assert_same(alone, one[1], rtol=1e-5)
 
 
-def test_a_checkpoint_goes_on_with_fresh_episodes_in_the_other_backend_too(backend: str) -> None:
-    changes = CASES["two lstms, shared"]
-    other = "jax" if backend == "torch" else "torch"
-    first = made(backend, {**changes, "trainer.timesteps": STEPS})
-    list(first.reports())
+@pytest.mark.parametrize(("backend", "name"), both(CASES, jax=list(CASES)[:1]))
+def test_a_resumed_run_equals_the_uninterrupted_one_and_goes_on_in_the_other_backend(backend: str, name: str) -> None:
+    changes = CASES[name]
+    first = made(backend, changes)
+    before = [told(report) for report in until(first, STEPS)]
     files = [first.checkpoint(p, state) for p, state in enumerate(first.states())]
-    found = []
-    for kind in (backend, backend, other):
-        runner = made(kind, {**changes, "trainer.timesteps": 2 * STEPS})
-        runner.restore(files)
-        list(runner.reports())
-        found.append(runner.states())
-    for one, again, crossed in zip(*found, strict=True):
-        assert fingerprint(one) == fingerprint(again)
-        assert_same(one, crossed, rtol=1e-4)
+    resumed = made(backend, changes)
+    resumed.restore(files)
+    rest = [told(report) for report in resumed.reports()]
+    # The uninterrupted run: the same process, its environments reset at this timestep, and what is remembered of them.
+    assert rest == [told(report) for report in first.reports()] and len(before) == 2 and len(rest) == 3
+    for mine, theirs in zip(resumed.states(), first.states(), strict=True):
+        assert fingerprint(mine) == fingerprint(theirs) and mine.counters.timestep == 3 * STEPS
+    if name == "two lstms, shared":
+        other = made("jax" if backend == "torch" else "torch", changes)
+        other.restore(files)
+        list(other.reports())
+        for mine, theirs in zip(resumed.states(), other.states(), strict=True):
+            assert_same(mine, theirs, rtol=1e-4)
 
 
 class Poisoned(VectorEnv):

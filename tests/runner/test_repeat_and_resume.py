@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ from runner.config import Config
 from runner.draws import environment_seeds
 from runner.training.evaluate import EVALUATION_RESET
 from runner.training.state import MemberState
-from runner.training.tracking import Record, Report
-from tests.records import untimed
 from tests.runner.builders import (
     TASKS,
     assert_same,
@@ -28,6 +25,8 @@ from tests.runner.builders import (
     numbers,
     plain_config,
     runner_class,
+    told,
+    until,
 )
 
 SCHEDULER = "agent.learning_rate_scheduler"
@@ -37,18 +36,6 @@ ENTROPY = {"agent.entropy_loss_scale": 0.01}
 def make_runner(backend: str, task: str, configs: list[Config], arguments: dict[str, Any] | None = None) -> Runner:
     env = make_env(task, 3, TASKS[task][1] if arguments is None else arguments)
     return runner_class(backend)(env, configs[0], configs=configs, threads=1)
-
-
-def told(report: Report) -> list[Any]:
-    """What a report says, but for the clock; NaN equal to itself."""
-
-    def words(record: Record | None) -> Any:
-        if record is None:
-            return None
-        values = {k: repr(v) for k, v in untimed(record.values).items()}
-        return record.index, record.timestep, record.env_steps, values
-
-    return [[words(r) for r in report.records], report.checkpoint, report.best, report.diverged]
 
 
 # ---------------------------------------------------------------------------------------------- L2
@@ -104,14 +91,6 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "episodes longer than a rollout": ("HalfCheetah-v4", {SCHEDULER: "KLAdaptiveLR"}),
 }
 LENGTH, STOP = 48, 24
-
-
-def until(runner: Runner, timestep: int) -> Iterator[Report]:
-    """Train to `timestep`, and leave the generator there."""
-    for report in runner.reports():
-        yield report
-        if runner.states()[0].counters.timestep >= timestep:
-            return
 
 
 @pytest.mark.parametrize(("backend", "case"), both(RESUMED, jax=["linear", "adaptive"]))
