@@ -67,6 +67,11 @@ class Reader:
         query = "SELECT attempt, trial, timestep FROM members ORDER BY attempt, place"
         return [Member(*row) for row in self._db.execute(query)]
 
+    def rows(self, trials: Sequence[str]) -> list[TrialRow]:
+        """These trials."""
+        query = "SELECT trial, config, seed, num_envs, timesteps, state, attempt, error FROM trials WHERE trial = ?"
+        return [TrialRow(*self._db.execute(query, (trial,)).fetchone()) for trial in trials]
+
     def states(self) -> dict[str, State]:
         """The state of every trial."""
         return dict(self._db.execute("SELECT trial, state FROM trials").fetchall())

@@ -18,6 +18,8 @@ from runner.config import Config, resolve
 from runner.config.overrides import parse_override
 from runner.errors import UserError
 
+OVER = "over"
+"""Kind of the last event of a search: there is nothing left to train, also of what is paused."""
 LENGTH = ("trainer", "timesteps")
 
 
@@ -69,6 +71,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     """
     with reading(directory) as ledger:
         trials = {trial.id: trial for trial in folder.trials_of(ledger)}
+        over = any(event.kind == OVER for event in ledger.events())
         rows, begin = {row.id: row for row in ledger.trials()}, ledger.last_agents()
     if not rows:
         raise UserError(f"{directory / LEDGER}: damaged: it has no trials")
@@ -80,17 +83,18 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
             if extended is not None:
                 longer[name] = extended
     added = _added([longer.get(name, trials[name]) for name in rows], seeds)
+    ended = {"finished", "diverged", "failed"} | ({"paused"} if over else set())
     todo = [
         (longer.get(name, trials[name]), begin.get(name, 0))
         for name, row in rows.items()
-        if row.state not in ("finished", "diverged", "failed")
+        if row.state not in ended
         or (row.state == "finished" and name in longer)
         or (row.state == "failed" and retry_failed)
     ]
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
     notes = _notes(directory, states, todo, retry_failed)
-    return Continuation(todo, added, list(longer.values()), notes, states["finished"] == len(rows))
+    return Continuation(todo, added, list(longer.values()), notes, states["finished"] + states["paused"] == len(rows))
 
 
 def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retry_failed: bool) -> list[str]:
@@ -98,7 +102,9 @@ def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retr
     if states["failed"] and not retry_failed:
         left.append(f"{states['failed']} failed (--retry-failed tries them again)")
     notes = [f"Left as they are: {', '.join(left)}"] if left else []
-    if not todo:
+    if not todo and states["paused"]:
+        notes.append(f"{directory}: the search is over; nothing to do")
+    elif not todo:
         notes.append(f"{directory}: {states['finished']} of {states.total()} trials are finished; nothing to do")
     return notes
 

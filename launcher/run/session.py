@@ -182,6 +182,7 @@ def _train(
     from launcher.export.tensorboard import TensorBoardExport
     from launcher.export.wandb import WandbExport
     from launcher.run import dispatch
+    from launcher.search.methods import scheduler_of
 
     shown = {trial.id: trial.config for pack in packs for trial in pack if trial.config.agent.experiment.wandb}
     wandb = WandbExport(directory, shown) if shown else None
@@ -194,7 +195,7 @@ def _train(
             _say_lost_output(directory)
 
         try:
-            return dispatch.run(directory, packs, placement, watch, view.say, room)
+            return dispatch.run(directory, packs, placement, watch, view.say, room, scheduler_of(directory, packs))
         finally:
             export.close()
             if wandb is not None:
@@ -206,7 +207,9 @@ def _train(
 def _status(console: Console, directory: Path, result: Result) -> int:
     """Say what is to be done next; returns the exit status."""
     with reading(directory) as ledger:
-        states = {row.state for row in ledger.trials()}
+        over = any(event.kind == continuing.OVER for event in ledger.events())
+        # Settings that a search has stopped for good are done with.
+        states = set(ledger.states().values()) - ({"paused"} if over else set())
         lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:
         say(console, f"{result.error}; make room, then continue", "red")
@@ -218,7 +221,7 @@ def _status(console: Console, directory: Path, result: Result) -> int:
     _say_lost_output(directory)
     if result.stopped_by:
         return 128 + result.stopped_by
-    return 0 if states == {"finished"} else 1
+    return 0 if states <= {"finished"} else 1
 
 
 def _unsaved(ledger: Ledger) -> int:

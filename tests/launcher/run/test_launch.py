@@ -21,6 +21,9 @@ from safetensors.numpy import load
 
 from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
+from launcher.plan import directory as folder
+from launcher.plan.experiment import trial_of
+from launcher.search.asha import Bracket
 from runner.checkpoints import checkpoint
 from runner.config import load_config
 from runner.training import tracking
@@ -351,3 +354,36 @@ def test_help_is_short_and_ends_with_examples(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert len(lines) <= 54
     assert sum(line.strip().startswith("launch ") for line in lines[-6:]) == 3
+
+
+def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "search"
+    rates = [1e-2, 3e-3, 1e-3, 1e-4]
+    files = [(f"s{n}", load_config(config, [(("agent", "learning_rate"), rate)])[0]) for n, rate in enumerate(rates)]
+    trials = [trial_of(name, one.model_copy(update={"seed": seed})) for name, one in files for seed in (1, 2)]
+    folder.create(directory, trials)
+    options = {"method": "asha", "asha": {"reduction": 2, "rungs": 3}}
+    with Ledger(directory) as ledger:
+        ledger.add_events([("search", "", {"search": options, "metric": "return"})])
+        ledger.add_events([("setting", name, {"role": "search"}) for name, _ in files])
+        # As after a crash: two settings had begun and had no worker yet.
+        ledger.add_events([("begin", f"s{n}@0", {"setting": f"s{n}", "rung": 0}) for n in (0, 1)])
+
+    assert main(["resume", str(directory), *ray_address]) == 0
+    assert "paused" in capsys.readouterr().out
+    with Ledger(directory, writer=False) as ledger:
+        events, states, agents = ledger.events(), ledger.states(), ledger.last_agents()
+        assert [event.kind for event in events].count("over") == 1 and events[-1].kind == "over"
+        bracket = Bracket.of(events, 3)
+        assert [len(scores) for scores in bracket.scores][::2] == [4, 1] and len(bracket.scores[1]) >= 2
+        for trial in trials:
+            rung = max(rung for rung, names in enumerate(bracket.scores) if trial.name in names)
+            assert agents[trial.id] == (64, 128, 256)[rung]
+            assert states[trial.id] == ("finished" if rung == 2 else "paused")
+            stored = [row.record for row in ledger.records(trial.id)]
+            assert [record.env_steps for record in stored] == [8 * 32 * (i + 1) for i in range(agents[trial.id] // 32)]
+
+    assert main(["resume", str(directory), *ray_address]) == 0
+    assert "the search is over; nothing to do" in capsys.readouterr().out.replace("\n", " ")
