@@ -28,9 +28,9 @@ from runner.files import expanded
 from runner.training.evaluate import Episode, play
 from runner.training.loop import train
 from runner.training.members import Backend, Members
-from runner.training.pack import Pack
+from runner.training.pack import Hyper, Pack
 from runner.training.progress import Progress
-from runner.training.state import MemberState
+from runner.training.state import MemberState, exploited
 from runner.training.tracking import Report
 from runner.training.writing import write
 
@@ -212,6 +212,14 @@ class Runner:
         """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps."""
         states = [checkpoint.from_bytes(d, self._members.network) for d in data]
         (self.agent.adopt if only_act else self.agent.restore)(states)
+
+    def exploit(self, copies: Mapping[int, tuple[bytes, Mapping[str, float], float]]) -> None:
+        """Let members go on as copies of checkpoints, with Hyper numbers and a factor of the learning rate."""
+        states = self.states()
+        for member, (data, hyper, rate) in copies.items():
+            source = checkpoint.from_bytes(data, self._members.network)
+            states[member] = exploited(states[member], source, Hyper(**hyper), rate)
+        self._members.restore(states)
 
     @property
     def _static(self) -> Config:

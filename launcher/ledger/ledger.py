@@ -27,6 +27,7 @@ from launcher.ledger.rows import (
     Checkpoint,
     Published,
     TrialRow,
+    agent_path,
 )
 from launcher.ledger.storage import (
     LEDGER,
@@ -287,8 +288,7 @@ class Ledger(Reader):
         """The file first, then its row: a row never names a file that is not there."""
         if new.data:
             best = new.kind == "best"
-            name = "best_agent.safetensors" if best else f"checkpoints/agent_{new.timestep}.safetensors"
-            path = f"trials/{trial}/{name}"
+            path = f"trials/{trial}/best_agent.safetensors" if best else agent_path(trial, new.timestep)
             write_whole(self.directory / path, new.data)
             if best:
                 self._db.execute("DELETE FROM checkpoints WHERE trial = ? AND kind = 'best'", (trial,))

@@ -156,3 +156,8 @@ class Published:
     records: int
     state: Literal["running", "paused", "finished", "diverged", "interrupted"]
     score: float | None = None
+
+
+def agent_path(trial: str, timestep: int) -> str:
+    """The path of a checkpoint, relative to the launch directory."""
+    return f"trials/{trial}/checkpoints/agent_{timestep}.safetensors"

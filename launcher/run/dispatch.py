@@ -11,14 +11,14 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from launcher.cluster.connect import START_SECONDS, is_own, not_started
 from launcher.ledger.aggregator import Pulse, start_aggregator
-from launcher.ledger.rows import BUSY, Attempt
+from launcher.ledger.rows import BUSY, Attempt, agent_path
 from launcher.plan.experiment import Placement, Trial
 from launcher.run import signals
 from launcher.run.failures import end_process, failure_of, fetch_log
@@ -242,7 +242,7 @@ class _Dispatch:
             groups = together(leg.pack, begins)
             if len(groups) > 1:
                 self._ask("close", attempt.number, "regrouped")
-                self.waiting[:0] = [Waiting(Leg(group, leg.until)) for group in groups]
+                self.waiting[:0] = [Waiting(replace(leg, pack=group)) for group in groups]
                 continue
             self.policy.opened(begins)
             self.running.append(self._train(attempt, leg))
@@ -273,8 +273,19 @@ class _Dispatch:
             self.directory / log_of(attempt.number),
             self.placement.threads_of(pack),
             leg.until,
+            self._copies(attempt, leg),
         )
         return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator))
+
+    def _copies(self, attempt: Attempt, leg: Leg) -> dict[int, tuple[bytes, Mapping[str, float], float]]:
+        """The members that begin as copies: those that have not gone on as such before."""
+        found = {}
+        for place, trial in enumerate(leg.pack):
+            copy, file = leg.copies.get(trial.id), attempt.resume[trial.id]
+            if copy is not None and file is not None and file.timestep == copy.timestep:
+                source = self.directory / agent_path(copy.source, copy.timestep)
+                found[place] = (source.read_bytes(), copy.hyper, copy.rate)
+        return found
 
     # Following
 
@@ -423,7 +434,7 @@ class _Dispatch:
         trials = [trial for trial in item.pack if trial.id in unfinished]
         if trials:
             unknown = Failure("crash", "the worker process left its trials unfinished")
-            self._retry(Leg(trials, item.leg.until), failure or unknown, path)
+            self._retry(replace(item.leg, pack=trials), failure or unknown, path)
 
     def _retry(self, leg: Leg, failure: Failure, log: Path) -> None:
         """Let the trials of an attempt that failed wait for another one, or give them up."""
@@ -433,7 +444,7 @@ class _Dispatch:
             # What would be next anyway imports while it waits.
             if not self.waiting and len(self.running) + len(self.processes) < self.workers:
                 self.processes.prepare(self.placement.backend(pack[0].config))
-            self.waiting.append(Waiting(Leg(pack, leg.until), time.monotonic() + decision.wait))
+            self.waiting.append(Waiting(replace(leg, pack=pack), time.monotonic() + decision.wait))
         words = f"{failure.words} (log: {log})"
         if decision.failed:
             self._ask("fail", [trial.id for trial in decision.failed], words)

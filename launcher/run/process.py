@@ -7,8 +7,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Job:
         log: file for everything that the process prints; see `log_here`.
         threads: to step environments with, if there are so many cores.
         until: timestep at which training pauses; None: at the trials' length.
+        copies: by member, the checkpoint that it is a copy of, its Hyper numbers, and the factor of its learning rate.
     """
 
     attempt: int
@@ -40,6 +41,7 @@ class Job:
     log: Path
     threads: int
     until: int | None = None
+    copies: Mapping[int, tuple[bytes, Mapping[str, float], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

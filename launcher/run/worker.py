@@ -141,6 +141,8 @@ class Worker:
             runner = self._backend.Runner(task(configs[0].env), configs[0], configs=configs, threads=threads)
             if job.checkpoints is not None:
                 runner.restore(job.checkpoints)
+            if job.copies:
+                runner.exploit(job.copies)
             if "stop" in link.orders.values():
                 # Told so before anything was trained: the checkpoint to go on from is the one that came along.
                 link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.ledger.ledger import reading
 from launcher.ledger.reader import Reader
@@ -11,8 +12,10 @@ from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial
 from launcher.plan.resume import OVER
 from launcher.search.asha import Asha, Score
+from launcher.search.pbt import Pbt, Rules, Span, hyper_names
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 from launcher.search.score import Metric, score_at
+from runner.training.pack import Hyper
 
 
 class InTurn:
@@ -37,7 +40,7 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]]) -> Scheduler
     with reading(directory) as ledger:
         events, trials = ledger.events(), folder.trials_of(ledger)
     about = next((event.data for event in events if event.kind == "search"), None)
-    if about is None or about["search"]["method"] != "asha":
+    if about is None or about["search"]["method"] not in ("asha", "pbt"):
         return Fixed(packs)
     settings: dict[str, list[Trial]] = {
         event.key: [] for event in events if event.kind == "setting" and event.data["role"] == "search"
@@ -45,8 +48,26 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]]) -> Scheduler
     for trial in trials:
         if trial.name in settings:
             settings[trial.name].append(trial)
+    if about["search"]["method"] == "pbt":
+        population = [trial for seeds in settings.values() for trial in seeds]
+        return InTurn([_pbt(about, population)])
     options = about["search"]["asha"]
     return InTurn([Asha(settings, _scored_by(about["metric"]), options["reduction"], options["rungs"])])
+
+
+def _pbt(about: Mapping[str, Any], population: Sequence[Trial]) -> Pbt:
+    """The scheduler of a population."""
+    options = about["search"]["pbt"]
+    spans = [
+        Span(hyper_names(tuple(one["keys"][0])), one["low"], one["high"], one["distribution"] == "log")
+        for one in about["dimensions"]
+        if "low" in one
+    ]
+    interval = None if options["interval"] == "auto" else options["interval"]
+    numbers = options["truncation"], options["perturbation"], options["resample"], about["search"]["seed"]
+    known = set(Hyper._fields)
+    rules = Rules(tuple(span for span in spans if known.issuperset(span.names)), *numbers)
+    return Pbt(population, _scored_by(about["metric"]), interval, rules)
 
 
 def _scored_by(metric: Metric) -> Score:

@@ -7,8 +7,8 @@ is made anew, after a crash or for a resume, goes on with the same decisions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,25 @@ from launcher.plan.experiment import Trial
 
 
 @dataclass(frozen=True)
+class Copy:
+    """A trial that goes on at a timestep as the member of another one, with these Hyper numbers.
+
+    `rate` is the factor by which its learning rate differs, also where a schedule has moved it.
+    """
+
+    timestep: int
+    source: str
+    hyper: Mapping[str, float]
+    rate: float
+
+
+@dataclass(frozen=True)
 class Leg:
-    """Trials to train together up to a timestep; None: to their end."""
+    """Trials to train together up to a timestep; None: to their end. By trial, the copy as which it begins."""
 
     pack: list[Trial]
     until: int | None = None
+    copies: Mapping[str, Copy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from runner.envs.base import VectorEnv
 from runner.errors import UserError
 from runner.files import expanded
 from runner.networks.parameters import Network
+from runner.training.pack import Hyper, hyper_of
 from runner.training.state import Counters, MemberState, Moments
 
 FORMAT = "sunflower-checkpoint-1"
@@ -58,6 +59,9 @@ def to_bytes(state: MemberState, network: Network, config: Config, env: VectorEn
         "config": json.dumps(config.dump()),
         "versions": json.dumps(versions()),
     }
+    numbers = None if state.hyper is None else {name: float(x) for name, x in state.hyper._asdict().items()}
+    if numbers is not None and numbers != hyper_of(config):  # a search has changed them
+        metadata["hyper"] = json.dumps(numbers)
     if env is not None and config.env.id is None:
         metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
     return _in_order(save(tensors, metadata))
@@ -119,6 +123,7 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
     try:
         tensors = load(data)
         counters = Counters(**json.loads(metadata["counters"]))
+        hyper = Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: corrupted or cut short: {error}") from None
     if _digest(tensors) != metadata.get("digest"):
@@ -141,7 +146,7 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
         for prefix in ("first_moment", "second_moment")
     )
     observation, value = (_moments(tensors, prefix) for prefix in PREPROCESSORS)
-    return MemberState(network.join(tensors), first, second, observation, value, counters)
+    return MemberState(network.join(tensors), first, second, observation, value, counters, hyper)
 
 
 def _moments(tensors: dict[str, np.ndarray], prefix: str) -> Moments | None:

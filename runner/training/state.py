@@ -6,7 +6,7 @@ Axes: P member · n parameter · K feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ class Counters:
 class MemberState:
     """Parameters and Adam's moments `[n]` float32, statistics, counters and Hyper numbers.
 
-    Random numbers are functions of seed and update. `hyper` is None in a state that was read from a file: whoever goes
-    on from it has a configuration.
+    Random numbers are functions of seed and update. `hyper` is None in a state that was read from a file, where it is
+    that of the configuration.
     """
 
     parameters: np.ndarray
@@ -79,6 +79,20 @@ def initial(network: Network, agent: Agent, seed: int, hyper: Hyper) -> MemberSt
     observed = observation if network.scalings else None
     counters = Counters(0, 0, 0, 0, 0.0, 0.0, hyper.learning_rate, float("nan"), -float("inf"), False)
     return MemberState(parameters, zeros, zeros, observed, value if agent.value_preprocessor else None, counters, hyper)
+
+
+def exploited(own: MemberState, source: MemberState, hyper: Hyper, rate: float) -> MemberState:
+    """A copy of another member, with Hyper numbers and a factor of its rate, that counts on as the one it replaces."""
+    mine = own.counters
+    counters = replace(
+        source.counters,
+        learning_rate=source.counters.learning_rate * rate,
+        records=mine.records,
+        seconds=mine.seconds,
+        score=mine.score,
+        best=mine.best,
+    )
+    return replace(source, counters=counters, hyper=hyper)
 
 
 def stacked(states: Sequence[MemberState]) -> MemberState:

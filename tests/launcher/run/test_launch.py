@@ -21,6 +21,7 @@ from safetensors.numpy import load
 
 from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
+from launcher.ledger.rows import agent_path
 from launcher.plan import directory as folder
 from launcher.plan.experiment import trial_of
 from launcher.search.asha import Bracket
@@ -387,3 +388,53 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
 
     assert main(["resume", str(directory), *ray_address]) == 0
     assert "the search is over; nothing to do" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
+    ray_address: list[str], config: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "population"
+    rates = [1e-2, 3e-3, 1e-3, 1e-5]
+    files = [(f"s{n}", load_config(config, [(("agent", "learning_rate"), rate)])[0]) for n, rate in enumerate(rates)]
+    trials = {(one := trial_of(name, of.model_copy(update={"seed": 1}))).id: one for name, of in files}
+    folder.create(directory, list(trials.values()))
+    options = {"interval": 96, "truncation": 0.25, "perturbation": 1.25, "resample": 0.0}
+    rate = {"keys": [["agent", "learning_rate"]], "distribution": "log", "low": 1e-6, "high": 1e-1}
+    with Ledger(directory) as ledger:
+        about = {"search": {"method": "pbt", "seed": 1, "pbt": options}, "metric": "return", "dimensions": [rate]}
+        ledger.add_events([("search", "", about), *(("setting", name, {"role": "search"}) for name, _ in files)])
+    assert main(["resume", str(directory), *ray_address]) == 0
+
+    with Ledger(directory, writer=False) as ledger:
+        assert set(ledger.states().values()) == {"finished"}
+        rounds = {e.data["timestep"]: e.data["copies"] for e in ledger.events() if e.kind == "exploit"}
+        members = ledger.members()
+    assert list(rounds) == [96, 192, 256] and [len(copies) for copies in rounds.values()] == [1, 1, 0]
+
+    def path(trial: str, timestep: int) -> Path:
+        return directory / agent_path(trial, timestep)
+
+    from runner.envs.envpool import EnvPoolTask
+    from runner.jax import Runner
+
+    for attempt in sorted({member.attempt for member in members}):
+        pack = [member.trial for member in members if member.attempt == attempt]
+        begin = next(member.timestep for member in members if member.attempt == attempt)
+        end = next(timestep for timestep in rounds if timestep > begin)
+        configs = [trials[trial].config for trial in pack]
+        env = configs[0].env
+        runner = Runner(EnvPoolTask(str(env.id), 8, env.arguments), configs[0], configs=configs, threads=1)
+        if begin:
+            runner.restore([path(trial, begin).read_bytes() for trial in pack])
+            copies = {place: rounds[begin][trial] for place, trial in enumerate(pack) if trial in rounds[begin]}
+            sources = {place: path(copy["source"], begin).read_bytes() for place, copy in copies.items()}
+            runner.exploit({place: (sources[place], copy["hyper"], copy["rate"]) for place, copy in copies.items()})
+        for _ in runner.reports(until=end):
+            pass
+        for place, trial in enumerate(pack):
+            state, stored = runner.states()[place], load(path(trial, end).read_bytes())
+            again = load(runner.checkpoint(place, state))
+            assert all(np.array_equal(again[name], stored[name]) for name in stored), (trial, end)
+            known = json.loads(checkpoint.read_metadata(path(trial, end).read_bytes(), trial).get("hyper", "{}"))
+            changed = [copies[trial]["hyper"] for at, copies in rounds.items() if at < end and trial in copies]
+            assert known == (changed[-1] if changed else {})

@@ -1,0 +1,172 @@
+"""Population-based training: all members train to a boundary, then the worst go on as copies of the best.
+
+A copy is of the whole member: parameters, optimiser, statistics and Hyper numbers, some of which are then changed. It
+goes on counting records and env steps as the trial in whose place it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from launcher.ledger.ledger import reading
+from launcher.ledger.rows import Event
+from launcher.plan.experiment import LARGEST_PACK, Trial, evenly
+from launcher.search.asha import Score
+from launcher.search.scheduler import Copy, Desk, Leg
+from runner.config.load import Key
+from runner.training.pack import hyper_of, static_key
+
+EXPLOIT = "exploit"
+"""Kind of events: the scores at a boundary, and who goes on as a copy of whom with which Hyper numbers."""
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The Hyper numbers that a searched key sets, and the range of their values."""
+
+    names: tuple[str, ...]
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """The number at a share of the range, from 0 to 1."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** share)
+        return self.low + (self.high - self.low) * share
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers of a search: see `launcher.search.settings.Pbt`."""
+
+    spans: tuple[Span, ...]
+    truncation: float
+    perturbation: float
+    resample: float
+    seed: int
+
+
+def exploit(
+    scores: Sequence[float], hypers: Sequence[Numbers], rules: Rules, number: int
+) -> tuple[list[int], list[Numbers]]:
+    """The member that each goes on as, itself or a better one, and with which Hyper numbers.
+
+    The worst share copies members of the best; draws depend on the search's seed, the boundary's number and the member
+    alone. What failed has the score −inf and is nobody's source. Of equal scores the first member's is the better.
+    """
+    size = len(scores)
+    order = sorted(range(size), key=lambda member: (-scores[member], member))
+    count = min(max(1, int(size * rules.truncation)), size // 2)
+    best = [member for member in order[:count] if math.isfinite(scores[member])]
+    sources, changed = list(range(size)), list(hypers)
+    for member in order[size - count :] if best else ():
+        rng = np.random.default_rng([rules.seed, number, member])
+        source = best[int(rng.integers(len(best)))]
+        sources[member], changed[member] = source, _explored(hypers[source], rules, rng)
+    return sources, changed
+
+
+def _explored(numbers: Numbers, rules: Rules, rng: np.random.Generator) -> Numbers:
+    """Hyper numbers near these; those that no key of the search sets stay."""
+    near = dict(numbers)
+    for span in rules.spans:
+        up, anew, share = rng.random(3)
+        factor = rules.perturbation if up < 0.5 else 1 / rules.perturbation
+        for name in span.names:
+            moved = span.at(share) if anew < rules.resample else numbers[name] * factor
+            near[name] = float(min(max(moved, span.low), span.high))
+    return near
+
+
+def hyper_names(key: Key) -> tuple[str, ...]:
+    """The Hyper numbers that a key of the configuration sets."""
+    name = str(key[-1])
+    if name == "learning_rate":
+        return name, "value_learning_rate"
+    return (f"scheduler_{name}" if str(key[-2]).endswith("kwargs") else name,)
+
+
+class Pbt:
+    """The scheduler of a population; what it decides are events of the ledger."""
+
+    def __init__(self, trials: Sequence[Trial], score: Score, interval: int | None, rules: Rules) -> None:
+        """Nothing yet; boundaries are `interval` timesteps apart, None for a twentieth of the length."""
+        config = trials[0].config
+        rollouts, updates = config.agent.rollouts, config.updates
+        each = max(1, round((interval or updates * rollouts / 20) / rollouts))
+        self._boundaries = [update * rollouts for update in range(each, updates, each)] + [updates * rollouts]
+        self._trials, self._score, self._rules = list(trials), score, rules
+        self._legs: list[Leg] | None = None
+        """Those of the round that have not begun; None before they are formed."""
+
+    def next(self, desk: Desk) -> Leg | None:
+        """The next leg of a round, or of the one after where all have got to the boundary."""
+        while True:
+            if self._legs:
+                return self._legs.pop(0)
+            with reading(desk.directory) as ledger:
+                states, agents = ledger.states(), ledger.last_agents()
+                rounds = [event for event in ledger.events() if event.kind == EXPLOIT]
+                number = len(rounds)
+                if number == len(self._boundaries):
+                    return None
+                until = self._boundaries[number]
+                live = [trial for trial in self._trials if states[trial.id] not in ("diverged", "failed")]
+                left = [trial for trial in live if agents.get(trial.id, 0) < until]
+                scores = {} if left else {t.id: self._score(ledger, [t.id], until) for t in self._trials}
+            if not left:
+                desk.write("add_events", [(EXPLOIT, str(number), self._decided(scores, rounds, until))])
+                self._legs = None
+            elif self._legs is None:
+                self._legs = self._formed(left, agents, rounds, until, desk.workers)
+            else:
+                return None
+
+    def _decided(self, scores: Mapping[str, float], rounds: Sequence[Event], until: int) -> dict[str, Any]:
+        """The event of a boundary: who copies whom, among members of equal Static signature."""
+        hypers = self._hypers(rounds)
+        groups: dict[str, list[str]] = {}
+        for trial in self._trials:
+            groups.setdefault(static_key(trial.config), []).append(trial.id)
+        copies = {}
+        last = until == self._boundaries[-1]  # after which nothing is trained
+        for names in groups.values() if not last else ():
+            values = [scores[name] if math.isfinite(scores[name]) else -math.inf for name in names]
+            sources, changed = exploit(values, [hypers[name] for name in names], self._rules, len(rounds))
+            for name, source, numbers in zip(names, sources, changed, strict=True):
+                # A trial that failed or diverged is over: its place stays empty.
+                if names[source] != name and math.isfinite(scores[name]):
+                    rate = numbers["learning_rate"] / hypers[names[source]]["learning_rate"]
+                    copies[name] = {"source": names[source], "hyper": numbers, "rate": rate}
+        shown = {name: score if math.isfinite(score) else None for name, score in scores.items()}
+        return {"timestep": until, "scores": shown, "copies": copies}
+
+    def _hypers(self, rounds: Sequence[Event]) -> dict[str, Numbers]:
+        """The Hyper numbers of every trial after these boundaries."""
+        found = {trial.id: hyper_of(trial.config) for trial in self._trials}
+        for event in rounds:
+            found |= {name: copy["hyper"] for name, copy in event.data["copies"].items()}
+        return found
+
+    def _formed(
+        self, left: Sequence[Trial], agents: Mapping[str, int], rounds: Sequence[Event], until: int, workers: int
+    ) -> list[Leg]:
+        """Packs of what has to get to a boundary, shared out among workers, and the copies with which they begin."""
+        last: dict[str, Any] = rounds[-1].data if rounds else {"timestep": 0, "copies": {}}
+        copies = {name: Copy(timestep=last["timestep"], **copy) for name, copy in last["copies"].items()}
+        groups: dict[tuple[str, int], list[Trial]] = {}
+        for trial in left:
+            groups.setdefault((static_key(trial.config), agents.get(trial.id, 0)), []).append(trial)
+        legs = []
+        for pack in groups.values():
+            count = max(min(workers, len(pack)), math.ceil(len(pack) / LARGEST_PACK))
+            parts = evenly(pack, count)
+            legs += [Leg(part, until, {t.id: copies[t.id] for t in part if t.id in copies}) for part in parts]
+        return legs
