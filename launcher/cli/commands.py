@@ -15,19 +15,21 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from launcher.cli import clusters, environments, presets, reading
-from launcher.cli.flags import Debug, Directory, Imports, Launches, Written, allow, console, examples
+from launcher.cli.flags import Debug, Directory, Imports, Launches, Searching, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.directory import launch_of
-from launcher.plan.experiment import Experiment, read_experiment
+from launcher.plan.experiment import Experiment
 from launcher.plan.resources import Resources, refuse_less
 from launcher.plan.sweep import FLAGS, group_by_flag
 from launcher.presets import index
+from launcher.search import begin
 from launcher.watch import launches
 from runner.config.load import dump
 from runner.errors import UserError
 
 Given = Annotated[Resources, Parameter(name="*")]
 NOTHING_GIVEN = Resources()
+NOT_SEARCHING = Searching()
 
 
 def _version() -> str:
@@ -75,7 +77,7 @@ def train(
         list[str] | None,
         Parameter(
             name="--set",
-            help="a.b=value. Alternatives: 1,2; 0..1/5 in equal steps; 1e-5..1e-2/4 in equal ratios.",
+            help="a.b=value. Alternatives: 1,2; 0..1/5 in equal steps; 1e-5..1e-2/4 in equal ratios. --search: 0..1.",
             allow_leading_hyphen=True,
         ),
     ] = None,
@@ -88,6 +90,7 @@ def train(
             converter=group_by_flag,
         ),
     ] = None,
+    searching: Annotated[Searching, Parameter(name="*")] = NOT_SEARCHING,
     resources: Given = NOTHING_GIVEN,
     name: Annotated[str | None, Parameter(help="Name of the launch; default config and time.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
@@ -101,14 +104,20 @@ def train(
     given = {key: value for key, value in zip(FLAGS, (env, num_envs, backend), strict=True) if value is not None}
     if show_config and not dry_run:
         raise UserError("command line: --show-config shows configurations and trains nothing; give --dry-run with it")
-    experiment = read_experiment(files, set_ or [], given, seeds, zip_)
+    experiment, begun = begin.read(files, set_ or [], given, seeds, zip_, searching.given())
     if show_config:
         return _show_configurations(experiment)
-    return _begin(experiment, name, files[0].stem, out, resources, dry_run)
+    return _begin(experiment, begun, name, files[0].stem, out, resources, dry_run)
 
 
 def _begin(
-    experiment: Experiment, name: str | None, stem: str, out: Path | None, wanted: Resources, dry_run: bool
+    experiment: Experiment,
+    begun: begin.Begun | None,
+    name: str | None,
+    stem: str,
+    out: Path | None,
+    wanted: Resources,
+    dry_run: bool,
 ) -> int:
     """Create a launch and let it go on, here or on a cluster; or only show it."""
     from launcher.cluster import jobs
@@ -120,6 +129,9 @@ def _begin(
     terminal, trials, request = console(), experiment.trials, Request(_typed(), wanted)
     for note in experiment.notes:
         say(terminal, note, "dim")
+    events = begun.events if begun is not None else []
+    for line in begun.described(trials) if begun is not None else []:
+        say(terminal, line)
     remote = jobs.dashboard_of(wanted.address) is not None
     if remote and dry_run:
         raise UserError("command line: --dry-run: shows the plan of this machine, or of a cluster that it joins")
@@ -128,14 +140,14 @@ def _begin(
     if remote:
         cluster = jobs.Jobs(str(wanted.address))
         with tempfile.TemporaryDirectory() as packed:
-            made = folder.create(Path(packed) / folder.choose_name(trials, name, stem)[0], trials)
+            made = folder.create(Path(packed) / folder.choose_name(trials, name, stem)[0], trials, True, events)
             folder.fold(made)
             where = cluster.begin(made, folder.choose_folder(trials, out), request)
         return clusters.watch(cluster, made.name, where)
     directory, named = folder.choose_directory(trials, out, name, stem)
     if dry_run:
         return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted).show()
-    with folder.beginning(directory, lambda chosen: folder.create(chosen, trials, named)) as made:
+    with folder.beginning(directory, lambda chosen: folder.create(chosen, trials, named, events)) as made:
         return session.proceed(terminal, made, request)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from launcher.search.settings import FLAGS
 from launcher.watch.launches import FOLDER
+from runner.config.load import Key
 from runner.config.overrides import parse_override
 from runner.envs.named import imports
 from runner.files import expanded
@@ -35,11 +38,31 @@ Imports = Annotated[
 ]
 Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 
+
+@dataclass(frozen=True)
+class Searching:
+    """Flags of a search; None where the file, or the default, says."""
+
+    search: Annotated[
+        Literal["grid", "random", "tpe", "asha", "pbt"] | None, Parameter(help="How settings are searched: see docs.")
+    ] = None
+    trials: Annotated[int | None, Parameter(help="Settings that a search tries; default 64.")] = None
+    population: Annotated[int | None, Parameter(help="Members of --search pbt; default 16.")] = None
+    confirm: Annotated[int | None, Parameter(help="Fresh seeds for the winner; default 10, 0: none.")] = None
+    search_seed: Annotated[int | None, Parameter(help="What a search draws by; default 0.")] = None
+
+    def given(self) -> dict[Key, Any]:
+        """Keys of the section that were typed, with their values."""
+        values = (self.search, self.trials, self.population, self.confirm, self.search_seed)
+        return {key: value for key, value in zip(FLAGS, values, strict=True) if value is not None}
+
+
 _EXAMPLES = {
     "train": (
         "launch CartPole-v1 --seeds 8",
         "launch cfg.yaml --env my_package:PointEnv --num-envs 64 --seeds 8",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
+        "launch cfg.yaml --search tpe --trials 64 --set agent.learning_rate=log:1e-5..1e-2",
     ),
     "resume": (
         "launch resume",

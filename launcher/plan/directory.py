@@ -115,16 +115,20 @@ def _unbegun(directory: Path) -> bool:
         return False
 
 
-def create(directory: Path, trials: Sequence[Trial], named: bool = True) -> Path:
+def create(
+    directory: Path, trials: Sequence[Trial], named: bool = True, events: Sequence[tuple[str, str, Any]] = ()
+) -> Path:
     """Make the directory with the plan, every trial's resolved configuration and the ledger; or leave nothing.
 
-    If nobody has chosen its name, it gets a number where another launch began in the same second.
+    If nobody has chosen its name, it gets a number where another launch began in the same second. `events` are
+    the first ones of a search.
     """
 
     def fill(made: Path) -> None:
         write_configs(made, trials)
         with Ledger(made) as ledger:
             ledger.add_trials(*rows_and_texts(trials))
+            ledger.add_events(events)
             _write_plan(made, ledger)
 
     return _make(directory, named, fill)

@@ -265,9 +265,9 @@ def _alternatives(name: str, value: Any, place: Key, source: Source) -> Axis:
     if key is None:
         raise UserError(f"{source.where(place)}: allowed: a whole key such as agent.learning_rate")
     try:
-        drawn = read_range(value, key) if isinstance(value, str) else None
-        if isinstance(value, dict):
-            drawn = of_block(value, key)
+        drawn = of_block(value, key) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            drawn = read_range(value, key)
     except UserError as error:
         raise UserError(f"{source.where(place)}: {error}") from None
     if isinstance(drawn, Range):

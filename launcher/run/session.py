@@ -27,6 +27,8 @@ from launcher.plan.resources import Offer, Resources, look, place, workers_now
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
+from launcher.search.methods import advance, scheduler_of
+from launcher.search.scheduler import Scheduler
 from launcher.watch import progress, status
 from launcher.watch.tables import duration, say
 from runner.errors import UserError
@@ -48,6 +50,8 @@ def resume(console: Console, directory: Path, request: Request) -> int:
 def proceed(console: Console, directory: Path, request: Request) -> int:
     """Let the launch of a directory that one has for oneself go on: one that was just created, or an old one."""
     folder.allow_recorded(directory)
+    if not request.dry_run and is_launch(directory):
+        advance(directory)
     more = continuing.read(directory, request.seeds, request.settings, request.retry_failed)
     for note in more.notes:
         say(console, note, "dim")
@@ -110,7 +114,7 @@ class Session:
                     say(self.console, line, "yellow")
                 before = self._trained_before()
                 try:
-                    result = _train(self.console, self.directory, packs, placement, self._room(placement))
+                    result = self._train(packs, placement)
                 except BaseException:
                     say_how_to_continue(self.console, self.directory)
                     raise
@@ -164,6 +168,10 @@ class Session:
                 for row in ledger.progress(saved=True)
             )
 
+    def _train(self, packs: Sequence[Sequence[Trial]], placement: Placement) -> Result:
+        searching = scheduler_of(self.directory, packs, self.wanted.trials_per_pack)
+        return _train(self.console, self.directory, packs, placement, self._room(placement), searching)
+
     def _room(self, placement: Placement) -> Callable[[], int] | None:
         """The number of workers that there may be now, where nobody has counted them and machines come and go."""
         if self.wanted.address is None or self.wanted.workers is not None or self.wanted.gpus is not None:
@@ -177,12 +185,12 @@ def _train(
     packs: Sequence[Sequence[Trial]],
     placement: Placement,
     room: Callable[[], int] | None,
+    scheduler: Scheduler,
 ) -> Result:
-    """Train all packs on the connected Ray, shown and exported."""
+    """Train all packs on the connected Ray, and what a search adds to them, shown and exported."""
     from launcher.export.tensorboard import TensorBoardExport
     from launcher.export.wandb import WandbExport
     from launcher.run import dispatch
-    from launcher.search.methods import scheduler_of
 
     shown = {trial.id: trial.config for pack in packs for trial in pack if trial.config.agent.experiment.wandb}
     wandb = WandbExport(directory, shown) if shown else None
@@ -195,7 +203,7 @@ def _train(
             _say_lost_output(directory)
 
         try:
-            return dispatch.run(directory, packs, placement, watch, view.say, room, scheduler_of(directory, packs))
+            return dispatch.run(directory, packs, placement, watch, view.say, room, scheduler)
         finally:
             export.close()
             if wandb is not None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.ledger.configurations import text_of
+from launcher.ledger.configurations import config_of, text_of
 from launcher.plan import sweep
 from launcher.plan.experiment import (
     LARGEST_LAUNCH,
     Experiment,
     File,
+    Trial,
     combinations,
     configurations,
     parse_seeds,
@@ -21,9 +22,10 @@ from launcher.plan.experiment import (
     too_many,
     trial_of,
 )
-from launcher.search import space
-from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most
+from launcher.search import space, tpe
+from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most, rung_shares
 from launcher.search.settings import METHODS, Search, read_search
+from launcher.watch.tables import count
 from runner.config import Config
 from runner.config.load import Key, dotted
 from runner.errors import UserError
@@ -40,6 +42,25 @@ class Begun:
     def events(self) -> list[Entry]:
         """The first events of its ledger."""
         return [self.record.event, *(setting.event for setting in self.settings)]
+
+    def described(self, trials: Sequence[Trial]) -> list[str]:
+        """Lines on what will be searched, how, and at what cost."""
+        record, search = self.record, self.record.search
+        shape = f"{count(search.trials, 'setting')} x {count(len(record.seeds), 'seed')}"
+        lines = [f"Search:      {search.method}, {shape}, by {record.metric}, search seed {search.seed}"]
+        lines += [f"             {one.name}: {one}" for one in record.dimensions]
+        own = config_of(record.own, 0)
+        if search.method == "asha":
+            rungs = ", ".join(f"{share * own.trainer.timesteps:,.0f}" for share in rung_shares(search))
+            lines.append(f"Rungs:       {rungs} timesteps; the best 1/{search.asha.reduction} go on")
+        each = [_length(trial.config) * len(record.seeds) for trial in trials[:: len(record.seeds)]]
+        each += [max(each)] * (search.trials - len(each))
+        extra = _length(own) * 2 * len(record.fresh_seeds)
+        confirmed = f", and {extra:,} of the confirmation ({len(record.fresh_seeds)} fresh seeds)" if extra else ""
+        lines.append(f"Env steps:   {env_steps_at_most(search, each):,} at most{confirmed}")
+        if (later := search.trials - len(self.settings)) > 0:
+            lines.append(f"             {count(later, 'setting')} will be proposed when others are over")
+        return lines
 
 
 def read(
@@ -70,7 +91,7 @@ def read(
 
 def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, Begun]:
     own, fixed = _own(file)
-    numbers = tuple(parse_seeds(seeds or str(search.seeds), own.seed))
+    numbers = tuple(parse_seeds(seeds or str(1 if search.method == "pbt" else search.seeds), own.seed))
     if search.begins_with * len(numbers) > LARGEST_LAUNCH:
         raise too_many()
     if search.method == "grid":
@@ -97,6 +118,8 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
             f"{file.path}: search.metric is evaluation, and evaluation.interval is 0; set it, or the metric to return"
         )
     search = search.model_copy(update={"seeds": len(numbers)})
+    if search.method == "tpe":
+        tpe.check()
     record = Record(search, metric, numbers, file.stem, file.data, fixed, tuple(dimensions), text_of(own))
     names = {setting.name: file.path for setting in settings}
     return Experiment(tuple(trials), (*notes, *limited), names), Begun(record, tuple(settings))

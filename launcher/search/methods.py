@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.ledger.aggregator import writer
 from launcher.ledger.ledger import reading
 from launcher.ledger.reader import Reader
+from launcher.ledger.storage import writing
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial
 from launcher.plan.resume import OVER
 from launcher.search.asha import Asha, Score
+from launcher.search.confirm import Confirmation
 from launcher.search.pbt import Pbt, Rules, Span, hyper_names
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 from launcher.search.score import Metric, score_at
+from launcher.search.tpe import Tpe
+from launcher.watch.layout import LOST_STATES
 from runner.training.pack import Hyper
 
 
@@ -35,13 +40,17 @@ class InTurn:
         return None
 
 
-def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]]) -> Scheduler:
-    """The scheduler of what is left of a launch, which a plain one trains in these packs."""
+def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]], largest: int | None = None) -> Scheduler:
+    """The scheduler of what is left of a launch, which a plain one trains in these packs; `largest` is of others."""
     with reading(directory) as ledger:
         events, trials = ledger.events(), folder.trials_of(ledger)
     about = next((event.data for event in events if event.kind == "search"), None)
-    if about is None or about["search"]["method"] not in ("asha", "pbt"):
+    if about is None:
         return Fixed(packs)
+    if about["search"]["method"] == "tpe":
+        return InTurn([Tpe(packs, largest), Confirmation(largest)])
+    if about["search"]["method"] in ("grid", "random"):
+        return InTurn([Fixed(packs), Confirmation(largest)])
     settings: dict[str, list[Trial]] = {
         event.key: [] for event in events if event.kind == "setting" and event.data["role"] == "search"
     }
@@ -52,7 +61,22 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]]) -> Scheduler
         population = [trial for seeds in settings.values() for trial in seeds]
         return InTurn([_pbt(about, population)])
     options = about["search"]["asha"]
-    return InTurn([Asha(settings, _scored_by(about["metric"]), options["reduction"], options["rungs"])])
+    asha = Asha(settings, _scored_by(about["metric"]), options["reduction"], options["rungs"])
+    return InTurn([asha, Confirmation(largest)])
+
+
+def advance(directory: Path) -> None:
+    """Add what a search trains next where it was ended between two steps, with nothing left that is to be trained.
+
+    Nobody is at work at the launch.
+    """
+    with reading(directory) as ledger:
+        kinds = {event.kind for event in ledger.events()}
+        idle = set(ledger.states().values()) <= {"finished", *LOST_STATES}
+    if "search" in kinds and OVER not in kinds and idle:
+        with writing(directory), writer(directory) as ledger:
+            desk = Desk(directory, lambda call, *values: getattr(ledger, call)(*values), 1, False)
+            scheduler_of(directory, []).next(desk)
 
 
 def _pbt(about: Mapping[str, Any], population: Sequence[Trial]) -> Pbt:

@@ -59,7 +59,7 @@ class Search(Section):
     trials: Annotated[Int, Field(ge=1, le=100_000)] = 64
     """Settings that are tried, each with all its seeds; not of grid and pbt."""
     seeds: Annotated[Int, Field(ge=1)] = 3
-    """Seeds of each setting, over which it is scored."""
+    """Seeds of each setting, over which it is scored; a member of pbt has one, unless --seeds says otherwise."""
     metric: Metric | Literal["auto"] = "auto"
     """The return that is maximised: of the periodic evaluation, or of training; auto: evaluation where there is one."""
     budget: Annotated[Int, Field(ge=1)] | None = None

@@ -159,15 +159,13 @@ class Range:
         half = 0.5 if self.whole else 0.0
         low, high = self.low - half, self.high + half
         value = low * (high / low) ** share if self.logarithmic else low + (high - low) * share
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> int | float:
+        """The number of the range that is nearest to a value, of as many digits as names show."""
         if self.whole:
             return int(min(max(round(value), self.low), self.high))
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
-
-    def place(self, value: float) -> float:
-        """The share, from 0 to 1, of the range that lies below a value, by its distribution."""
-        if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
 
     def __str__(self) -> str:
         return f"{self.distribution}:{self.low:g}..{self.high:g}"
@@ -244,7 +242,8 @@ def _range(word: str, first: object, last: object, text: str, key: Key) -> Range
         wrong = f"the key takes no numbers but {takes}; a choice is a list of alternatives, such as a,b"
     if wrong is not None:
         raise UserError(f"found {shown(text, 80)}; {wrong}; {_ALLOWED}")
-    return Range(*(int(end) if "int" in word else float(end) for end in real), word)  # type: ignore[arg-type]
+    low, high = (int(end) if "int" in word else float(end) for end in real)
+    return Range(low, high, next(name for name in DISTRIBUTIONS if name == word))
 
 
 def _takes(key: Key) -> str | None:

@@ -104,4 +104,3 @@ def test_drawn() -> None:
     assert [whole.at(share) for share in (0, 0.32, 0.34, 0.66, 0.67, 1)] == [1, 1, 2, 2, 3, 3]  # equally likely
     assert Range(16, 512, "int-log").at(0.5) == 89
     assert Range(0.1, 0.4, "uniform").at(1 / 3) == 0.2
-    assert log.place(1e-3) == pytest.approx(0.5)

@@ -1,0 +1,118 @@
+"""Proposals, results and the confirmation of a search, from its ledger alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.ledger.ledger import Ledger, reading
+from launcher.ledger.rows import Batch, Published
+from launcher.plan import directory
+from launcher.search import begin, results, tpe
+from launcher.search.methods import advance
+from launcher.search.results import Results
+from runner.training.tracking import SCORE, Record
+from tests.launcher.refusals import CARTPOLE
+
+SETS = ["agent.learning_rate=log:1e-5..1e-2", "agent.ratio_clip=0.1,0.2", "trainer.timesteps=64"]
+
+
+def begun(folder: Path, method: str, trials: int, confirm: int = 3) -> Path:
+    flags: dict[Any, Any] = {("method",): method, ("trials",): trials, ("confirm",): confirm}
+    experiment, search = begin.read([CARTPOLE], SETS, {}, "2", None, flags)
+    assert search is not None
+    return directory.create(folder / "launch", experiment.trials, True, search.events)
+
+
+def finish(launch: Path, values: Sequence[float | None]) -> None:
+    """End the trials that are pending, with these values setting by setting; None diverges."""
+    with Ledger(launch) as ledger:
+        pending = [row for row in ledger.trials() if row.state == "pending"]
+        number = ledger.open([row.id for row in pending], str(len(ledger.attempts()))).number
+        for place, row in enumerate(pending):
+            value = values[place // 2 % len(values)]
+            record = Record(0, 64, 2048, 1.0, {SCORE: 0.0 if value is None else value})
+            ledger.push(number, {row.id: Batch(0, [record])})
+            state = Published(64, b"x", "agent", 1, "diverged" if value is None else "finished")
+            ledger.publish(number, {row.id: state})
+        ledger.close(number, "finished")
+
+
+def read(launch: Path) -> Results:
+    with reading(launch) as ledger:
+        found = results.read(ledger)
+    assert found is not None
+    return found
+
+
+def test_random_search_is_confirmed_on_fresh_seeds_once(tmp_path: Path) -> None:
+    launch = begun(tmp_path, "random", 3)
+    advance(launch)
+    assert len(read(launch).settings) == 3
+    finish(launch, [1.0, 5.0, None])
+    found = read(launch)
+    assert found.winner is not None and found.winner.setting.number == 1
+    assert [one.lost for one in found.settings] == [0, 0, 2]
+    for _ in range(2):
+        advance(launch)
+        found = read(launch)
+        assert [one.setting.role for one in found.settings] == ["search"] * 3 + ["winner", "own"]
+        assert [[trial.seed for trial in one.trials] for one in found.settings[3:]] == [[2, 3, 4]] * 2
+    finish(launch, [2.0])
+    advance(launch)
+    with reading(launch) as ledger:
+        assert ledger.events()[-1].kind == "over"
+        texts = ledger.configurations()
+    winner, own = found.settings[3:]
+    assert texts[winner.trials[0].id] == texts[found.settings[1].trials[0].id]
+    assert texts[own.trials[0].id] == found.record.own
+
+
+def test_nothing_is_confirmed_where_all_are_lost_or_nobody_wants_it(tmp_path: Path) -> None:
+    for name, confirm, value in (("lost", 3, None), ("unwanted", 0, 1.0)):
+        (tmp_path / name).mkdir()
+        launch = begun(tmp_path / name, "random", 2, confirm)
+        finish(launch, [value])
+        advance(launch)
+        assert len(read(launch).settings) == 2
+
+
+def test_tpe_proposes_the_same_from_the_same_events_and_goes_on_to_the_end(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    launch = begun(tmp_path, "tpe", 12)
+    finish(launch, [1.0, None, 3.0])
+    with reading(launch) as ledger:
+        events = ledger.events()
+    record = read(launch).record
+    assert tpe.propose(record, events, 10) == tpe.propose(record, events, 10) != tpe.propose(record, events, 11)
+    advance(launch)
+    found = read(launch)
+    assert [len(found.settings), len(found.settings[11].trials)] == [12, 2]
+    with reading(launch) as ledger:
+        events = ledger.events()
+    study = tpe.study_of(record, events, f"sqlite:///{tmp_path}/study.db")
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE"] * 10 + ["RUNNING"] * 2
+    assert study.best_value == 3.0
+    assert study.trials[1].value == float("-inf")
+    finish(launch, [9.0])
+    advance(launch)
+    winner = read(launch).winner
+    assert winner is not None and winner.setting.number >= 10
+    assert [one.setting.role for one in read(launch).settings[12:]] == ["winner", "own"]
+
+
+def test_proposals_whose_trials_were_not_added_yet_get_them(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    launch = begun(tmp_path, "tpe", 11)
+    finish(launch, [1.0])
+    with reading(launch) as ledger:
+        events = ledger.events()
+    with Ledger(launch) as ledger:  # a crash after the proposal
+        ledger.add_events([tpe._setting(read(launch).record, events, 10).event])
+    advance(launch)
+    assert len(read(launch).settings) == 11
+    assert [trial.state for trial in read(launch).settings[10].trials] == ["pending", "pending"]
