@@ -11,7 +11,7 @@ import json
 import logging
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -58,12 +58,14 @@ class Ledger(Reader):
     Those calls, other than `push` and `publish`, raise sqlite3.OperationalError when the disk is full.
     """
 
-    def __init__(self, directory: Path, writer: bool = True, wait: float = 0.0) -> None:
+    def __init__(
+        self, directory: Path, writer: bool = True, wait: float = 0.0, clock: Callable[[], float] = time.time
+    ) -> None:
         """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
 
-        Whoever holds the lock has `wait` seconds to let go of it.
+        Whoever holds the lock has `wait` seconds to let go of it. What is stored is stored at the time of `clock`.
         """
-        self.directory = directory.resolve()
+        self.directory, self._clock = directory.resolve(), clock
         path = self.directory / LEDGER
         if not writer and not path.is_file():
             missing = f"it has no {LEDGER}" if directory.is_dir() else "there is no such folder"
@@ -143,7 +145,7 @@ class Ledger(Reader):
             known = self._db.execute("SELECT number FROM attempts WHERE token = ?", (token,)).fetchone()
             if known is None:
                 insert = "INSERT INTO attempts (token, opened_at) VALUES (?, ?) RETURNING number"
-                known = self._db.execute(insert, (token, time.time())).fetchone()
+                known = self._db.execute(insert, (token, self._clock())).fetchone()
                 for place, trial in enumerate(trials):
                     self._take(known[0], place, trial)
             # The rewind has left the checkpoint to go on from as the last one, also for those who ask again.
@@ -167,7 +169,7 @@ class Ledger(Reader):
         """
         with self._transaction():
             update = "UPDATE attempts SET closed_at = ?, outcome = ?, error = ? WHERE number = ? AND closed_at IS NULL"
-            self._db.execute(update, (time.time(), outcome, error, attempt))
+            self._db.execute(update, (self._clock(), outcome, error, attempt))
             update = "UPDATE trials SET state = ?, error = ? WHERE attempt = ? AND state = 'running'"
             self._db.execute(update, (state, error, attempt))
             query = """SELECT trial FROM trials JOIN members USING (trial, attempt)
@@ -274,7 +276,7 @@ class Ledger(Reader):
                 raise ValueError(f"trial {trial!r}: record {r.index} was sent in the place of {count}")
             tags, numbers = json.dumps(list(r.values)), struct.pack(f"<{len(r.values)}d", *r.values.values())
             self._db.execute("INSERT OR IGNORE INTO tag_sets (tags) VALUES (?)", (tags,))
-            row = (trial, count, attempt, r.timestep, r.env_steps, r.seconds, time.time(), numbers, tags)
+            row = (trial, count, attempt, r.timestep, r.env_steps, r.seconds, self._clock(), numbers, tags)
             self._db.execute(
                 """INSERT INTO records
                 (trial, position, attempt, timestep, env_steps, seconds, wall_time, numbers, tag_set)

@@ -9,6 +9,7 @@ Nothing is written into a ledger, and a launch may be at work meanwhile.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page, and its CSV files and figures into the folder of its name beside it.
 
     Args:
-        directories: of launches. Several make one comparison.
+        directories: of launches, or that `run("train")` of a Runner wrote. Several make one comparison.
         out: the page; None for `DIR/report.html`, or with several directories `report.html` in the folder that is
             above all of them.
 
@@ -35,15 +36,16 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
         raise UserError("command line: no launch directory; usage: launch report DIR (see launch report --help)")
     path = page_path(directories, out)
     folder = path.with_suffix("")
-    launches = data.find(directories)
-    try:
-        with export.curves(folder) as add:
-            report = data.read(launches, add)
-        shown = panels(report)
-        export.write(report, [plot for panel in shown for plot in panel.plots], folder)
-        write_whole(path, page.render(report, shown, path).encode())
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
+    with tempfile.TemporaryDirectory() as read_in:
+        launches = data.find(directories, Path(read_in))
+        try:
+            with export.curves(folder) as add:
+                report = data.read(launches, add)
+            shown = panels(report)
+            export.write(report, [plot for panel in shown for plot in panel.plots], folder)
+            write_whole(path, page.render(report, shown, path).encode())
+        except OSError as error:
+            raise UserError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None
     return path
 
 

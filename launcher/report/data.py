@@ -27,6 +27,7 @@ from launcher.ledger.ledger import reading
 from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
 from launcher.ledger.rows import Progress, TrialRow
 from launcher.ledger.storage import LEDGER
+from launcher.report import runners
 from launcher.report.figures import PLAIN, Style, styles
 from launcher.watch import standing
 from launcher.watch.layout import LOST_STATES, by_configuration
@@ -138,9 +139,10 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch directory."""
+    """One launch; `directory` is the one that was given."""
 
     name: str
+    directory: Path
     standing: Standing
     evaluations: Sequence[Evaluation]
 
@@ -189,14 +191,18 @@ def axes(configurations: Sequence[Configuration]) -> dict[str, list[Any]]:
     return {key: values for key, values in columns.items() if len({str(value) for value in values}) > 1}
 
 
-def find(directories: Sequence[Path]) -> list[Launch]:
-    """The launches of directories, none of which may be given twice."""
+def find(directories: Sequence[Path], read_in: Path) -> list[Launch]:
+    """The launches of directories, none of which may be given twice; those of Runners are read into a folder."""
     folders = [directory.resolve() for directory in directories]
     for folder in folders:
         if folders.count(folder) > 1:
             raise UserError(f"{folder}: given twice; name each launch directory once")
     names = _launch_names(folders)
-    return [Launch(n, standing.read(f), evaluations.read(f)) for n, f in zip(names, folders, strict=True)]
+    ledgers = [runners.as_launch(f, read_in / str(i)) if runners.written(f) else f for i, f in enumerate(folders)]
+    return [
+        Launch(name, folder, standing.read(ledger), evaluations.read(ledger))
+        for name, folder, ledger in zip(names, folders, ledgers, strict=True)
+    ]
 
 
 def read(launches: Sequence[Launch], each: Each = lambda *_: None) -> Report:

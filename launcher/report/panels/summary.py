@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from launcher import stats
-from launcher.report.data import Configuration, Report
+from launcher.report.data import Configuration, Launch, Report
 from launcher.report.figures import written
 from launcher.report.parts import Cell, Panel, Part, Table, Words, interval, named, num, span
 from launcher.watch.layout import LOST_STATES
-from launcher.watch.standing import Standing
 from launcher.watch.tables import count
 
 BETTER = "P(best > this):"
@@ -30,7 +29,7 @@ def panel(report: Report, missing: Sequence[str] = ()) -> Panel:
         "equal ones counting half, and its 95% interval. Seeds: finished trials, the only ones that count."
     )
     parts.append(Words("note", note))
-    parts += [Words("about", about(launch.standing), f"What was run{name}") for launch, _, name in report.by_launch()]
+    parts += [Words("about", about(launch), f"What was run{name}") for launch, _, name in report.by_launch()]
     if missing:
         parts.append(Words("note", f"Not on this page: {', '.join(missing)}."))
     return Panel("summary", "Summary", parts)
@@ -104,15 +103,16 @@ def _better(best: Configuration, c: Configuration) -> Cell:
     return Cell(f"{found:.2f}" + (f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""), found, "n")
 
 
-def about(standing: Standing) -> dict[str, Any]:
+def about(launch: Launch) -> dict[str, Any]:
     """Command, machine, versions and code of a launch, and the commands that resumed it."""
+    standing = launch.standing
     hardware, placement, versions = map(standing.block, ("hardware", "placement", "versions"))
     gpus = f" on {count(placement['gpus'], 'GPU')}" if placement.get("gpus") else ""
     logical = " (logical: all ran on the CPU)" if placement.get("logical") else ""
     began, cores = standing.revision.get("time"), hardware.get("cores")
     machine = (hardware.get("host"), hardware.get("processor"), count(cores, "core") if isinstance(cores, int) else "")
     rows = {
-        "directory": str(standing.directory),
+        "directory": str(launch.directory),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(began)) if began else "not yet",
         "state": {True: "running", False: "not running", None: "whether it runs cannot be told"}[standing.running],
         "machine": ", ".join(str(part) for part in machine if part),
