@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import contextlib
+import json
 import logging
 import secrets
 import shlex
@@ -25,6 +26,7 @@ from launcher.cluster.archive import Unpacker, bring, refuse_to_lose
 from launcher.cluster.connect import check_reachable, code, set_environment
 from launcher.plan.resume import Request
 from launcher.plan.revision import COMMIT, git_commit
+from runner.envs.named import imports
 from runner.errors import UserError
 
 DASHBOARD_PORT = 8265
@@ -101,6 +103,7 @@ class Jobs:
         jobs = self._jobs(name)
         if jobs[-1].status not in OVER:
             raise UserError(f"{name}: still at work on {self.url}; watch it with launch follow {name}")
+        imports.restore(json.loads(jobs[-1].metadata.get("imports", "{}")), f"{name} of {self.url}")
         taken = f"{name}: somebody else has just resumed it; launch follow {name} --address {self.url} shows it"
         # No launch is called so.
         return self._run(f"{name}@{len(jobs) + 1}", name, jobs[-1].metadata["out"], request, taken)
@@ -170,7 +173,8 @@ class Jobs:
         command = f"exec python -P -m launcher.cli.main {shlex.join(words)}"
         try:
             with self._asking():
-                self._submit(job, command, environment, {"launch": name, "out": out})
+                record = json.dumps(imports.recorded())
+                self._submit(job, command, environment, {"launch": name, "out": out, "imports": record})
         except UserError as error:
             if "already exists" not in str(error):
                 raise

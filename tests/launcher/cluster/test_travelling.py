@@ -56,5 +56,5 @@ def test_it_travels(name: str, joined: bool, cluster: Cluster, config: str, tmp_
     assert found and not any(Path(place).is_relative_to(tmp_path) for place in found)
     if not joined:
         more = ("--set", "trainer.timesteps=64", "--address", address)
-        status, output = cluster.run("resume", launch, *more, "--import", name.partition(":")[0])
+        status, output = cluster.run("resume", launch, *more)
         assert status == 0 and "2 finished" in output, output
