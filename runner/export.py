@@ -53,10 +53,11 @@ ROUNDING = 1e-4
 """Greatest difference of actions, relative to those beyond 1; and of logits that may be called a tie."""
 
 
-def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Path:
+def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: str | None = None) -> Path:
     """Write the policy of a checkpoint of either backend, if its actions are those of our own runner.
 
-    The file is one of `torch.export` or for ONNX runtimes; by default beside the checkpoint, as `.pt2` or `.onnx`.
+    The file is one of `torch.export` or for ONNX runtimes; by default beside the checkpoint, as `.pt2` or `.onnx`. The
+    spaces are those of the environment that the checkpoint names, or of `env`.
     """
     if to not in SUFFIXES:
         raise UserError(f"--to: found {to!r}; allowed: {' or '.join(SUFFIXES)}")
@@ -67,14 +68,16 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None) -> Pat
 
     data = files.read_file(checkpoint)
     config = _configuration(data, str(checkpoint))
-    env = _environment(data, config, str(checkpoint))
-    network = Network.of(config, env.layout, env.actions)
+    if env is not None:
+        config = config.model_copy(update={"env": config.env.model_copy(update={"id": env})})
+    task = _environment(data, config, str(checkpoint))
+    network = Network.of(config, task.layout, task.actions)
     state = files.from_bytes(data, network, str(checkpoint))
-    policy = programs.Policy(network, state, env.actions, config.models.policy.clips)
-    runner = Runner(env, config)
+    policy = programs.Policy(network, state, task.actions, config.models.policy.clips)
+    runner = Runner(task, config)
     runner.restore([data])
 
-    inputs = [observations(env.layout, state.observation_statistics)]
+    inputs = [observations(task.layout, state.observation_statistics)]
     if size := network.policy_memory:
         inputs.append(np.random.default_rng(1).uniform(-1, 1, (ROWS, size)).astype(np.float32))
     write, read = {

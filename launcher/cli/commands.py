@@ -235,6 +235,7 @@ def export(
     checkpoint: Annotated[Written, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
     /,
     *,
+    env: Annotated[str | None, Parameter(help="Environment id, of an agent whose environment had no name.")] = None,
     to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
     out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
     import_: Imports = None,
@@ -244,10 +245,10 @@ def export(
     from launcher.plan import directory as folder
     from runner.export import export as write
 
-    allow(import_)
+    allow(import_, env)
     if (launch := folder.launch_of(checkpoint)) is not None:
         folder.allow_recorded(launch)
-    print(write(checkpoint, to, out))
+    print(write(checkpoint, to, out, env))
     return 0
 
 

@@ -253,7 +253,7 @@ def speed(env: VectorEnv) -> str:
     """The cost of a step, and what a launch may make of it."""
     step, cores = step_seconds(env), usable_cores()
     launch = cores / (step + LEARNING)
-    processes = stepping_threads(cores, env.num_envs, step, LEARNING)
+    processes = stepping_threads(cores if env.splits else 1, env.num_envs, step, LEARNING)
     single = 1 / (step / processes + LEARNING)
     text = f"{1 / step:,.0f} steps/s on one core ({1e6 * step:,.1f} µs a step)"
     if cores == 1:

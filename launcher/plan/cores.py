@@ -43,7 +43,7 @@ class Program:
     """The program that a pack runs: so many environments, stepped together.
 
     On one core `step` seconds are a step of one environment, about `rest` seconds all other work for it; the
-    arithmetic `splits` if it is so large that several threads are faster.
+    arithmetic `splits` if it is so large that several threads are faster; `alone`, one core steps the environments.
     """
 
     env: str
@@ -51,6 +51,7 @@ class Program:
     step: float
     rest: float
     splits: bool
+    alone: bool = False
 
 
 def share(offered: Sequence[int], packs: int) -> int:
@@ -116,7 +117,7 @@ def settle(
     if given:
         return replace(placement, threads=threads, why="as --cores-per-worker says")
     stepping = {
-        name: stepping_threads(most, program.envs, program.step, program.rest / threads)
+        name: stepping_threads(1 if program.alone else most, program.envs, program.step, program.rest / threads)
         for name, program in found.items()
     }
     cpus = min(most, max(threads, *stepping.values()))
@@ -137,9 +138,10 @@ def _look(packs: Sequence[Sequence[Trial]], programs: Programs) -> dict[str, Pro
     """The program of each configuration."""
     found: dict[str, Program] = {}
     for pack in packs:
-        _, network = programs[static_key(pack[0].config)]
+        env, network = programs[static_key(pack[0].config)]
         step = _step_seconds(pack[0].config.env.model_dump_json())
-        found |= dict.fromkeys((trial.name for trial in pack), describe(pack, network, step))
+        program = replace(describe(pack, network, step), alone=not env.splits)
+        found |= dict.fromkeys((trial.name for trial in pack), program)
     return found
 
 

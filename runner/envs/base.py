@@ -30,7 +30,7 @@ import numpy as np
 from runner.envs.agents.roster import Agents
 from runner.envs.observations import flatten_observations
 from runner.envs.spaces import ActionSpace, layout
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError, shown
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,14 @@ class VectorEnv:
         actions: what `step` takes.
         resets_at_once: no reset rows; final observations come in `info`.
         rebuilds: `seeded` makes environments beside these, which go on undisturbed.
+        splits: several cores can step them at once.
         measured: environments that tell what a step costs: enough to share what a call costs.
     """
 
     agents: Agents | None = None
     resets_at_once = False
     rebuilds = True
+    splits = True
     measured = 64
 
     def __init__(
@@ -154,7 +156,17 @@ class VectorEnv:
         raise UserError(f"{type(self).__name__}: cannot be filmed")
 
     def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
-        """Refuse a task and arguments of a configuration that contradict what this environment is known to be."""
+        """Refuse a task and arguments of a configuration that contradict what this environment is known to be.
+
+        The last parts of names are compared: a class may be known by several modules.
+        """
+        known = self.named
+        if task is not None and known and task.rpartition(":")[2] != known["id"].rpartition(":")[2]:
+            raise UserError(f"env.id: the configuration says {task}, the environment is {known['id']}")
+        for name, value in arguments.items():
+            if name in known and known[name] != value:
+                has = shown(known[name], 60)
+                raise UserError(f"env.{name}: the configuration says {shown(value, 60)}, the environment has {has}")
 
     def close(self) -> None:
         """Release the environments."""
@@ -176,7 +188,7 @@ class VectorEnv:
 def close(env: Any) -> None:
     """Close an environment, whose last words are not worth the end of anything else."""
     try:
-        env.close()
+        getattr(env, "close", lambda: None)()
     except Exception:
         log.warning("an environment could not be closed", exc_info=True)
 
@@ -193,11 +205,36 @@ def of_spec(spec: Any) -> dict[str, Any]:
         elif name in arguments:
             del arguments[name]
     arguments = {name: value for name, value in arguments.items() if registered.kwargs.get(name) != value}
+    return {"id": f"gymnasium:{spec.id}", **arguments} if plain(arguments) else {}
+
+
+def plain(arguments: Mapping[str, Any]) -> bool:
+    """A file can hold these arguments: there are no objects among them."""
     try:
         json.dumps(arguments)
-    except (TypeError, ValueError):  # objects, which no file can hold
-        return {}
-    return {"id": f"gymnasium:{spec.id}", **arguments}
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def check_finite(observations: np.ndarray, rewards: np.ndarray, seeds: Sequence[int], first: int, whole: int) -> None:
+    """Refuse numbers of environments that are not finite.
+
+    Args:
+        observations: `[N, O]`.
+        rewards: `[N]`.
+        seeds: of the environments, each of which has equally many of the N rows.
+        first: number of the first of them, where there are others.
+        whole: how many there are with those.
+    """
+    for name, values in (("a reward", rewards[:, None]), ("an observation", observations)):
+        if values.dtype == np.uint8 or np.isfinite(values).all():
+            continue
+        row, place = np.argwhere(~np.isfinite(values))[0].tolist()
+        number = row * len(seeds) // len(values)
+        where = f" (number {place} of {values.shape[1]})" if values.shape[1] > 1 else ""
+        words = f"the environment with seed {seeds[number]} gave {name} of {values[row][place]}{where}"
+        raise FailedEnvironmentError(f"{words}; allowed: finite numbers", first + number, whole)
 
 
 def episode_info(info: Mapping[str, Any], truncated: Any) -> dict[str, Any]:

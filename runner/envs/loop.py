@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from runner.envs.base import close
+from runner.envs.base import check_finite, close
 from runner.envs.observations import as_array, flatten_observations
 from runner.envs.spaces import Layout
 from runner.errors import FailedEnvironmentError, UserError
@@ -90,7 +90,7 @@ class Loop:
             for row, seed in enumerate(self._seeds):
                 self._begin(row)
                 self._reset(row, seed)
-        self._check_finite(range(len(self.envs)))
+        self._check_finite()
 
     def step(self, actions: np.ndarray, rows: Sequence[int]) -> None:
         """One step of the environments in these rows.
@@ -106,7 +106,7 @@ class Loop:
                     self._reset(row, None)
                 else:
                     self._step(row, actions[row])
-        self._check_finite(rows)
+        self._check_finite()
 
     @property
     def doing(self) -> tuple[str, int]:
@@ -172,18 +172,8 @@ class Loop:
         table.rewards[row], table.terminated[row], table.truncated[row] = reward, terminated, truncated
         self._ended[row] = terminated or truncated
 
-    def _check_finite(self, rows: Iterable[int]) -> None:
-        table = self._table
-        for name, values in (("a reward", table.rewards[:, None]), ("an observation", table.observations)):
-            if values.dtype == np.uint8 or np.isfinite(values).all():
-                continue
-            for row in rows:
-                wrong = np.flatnonzero(~np.isfinite(values[row]))
-                if wrong.size:
-                    place = wrong[0]
-                    where = f" (number {place} of {values.shape[1]})" if values.shape[1] > 1 else ""
-                    words = f"{self._name(row)} gave {name} of {values[row][place]}{where}; allowed: finite numbers"
-                    raise FailedEnvironmentError(words, self._first + row, self._whole)
+    def _check_finite(self) -> None:
+        check_finite(self._table.observations, self._table.rewards, self._seeds, self._first, self._whole)
 
     @contextmanager
     def _blamed(self, doing: str) -> Iterator[None]:

@@ -50,7 +50,7 @@ class PythonTask(VectorEnv):
         """
         self.recipe, self._adapter, self._filmed = recipe, adapter, False
         self._spare = [recipe(num_envs or 1)]
-        self.single = is_single(self._spare[0])
+        self.single = self.splits = is_single(self._spare[0])
         self.joint = self._spare[0] if isinstance(self._spare[0], Joint) else None
         one = self._spare[0] if self.single else adapter(self._spare[0])
         for name in ("observation_space", "action_space"):
@@ -78,6 +78,11 @@ class PythonTask(VectorEnv):
             # Where their number is fixed, some of the last are stepped for nothing.
             parts.append(part.seeded(some + some[:1] * (part.num_envs - len(some)), threads))
         return parts[0] if len(parts) == 1 and parts[0].num_envs == len(seeds) else Joined(parts, len(seeds))
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class."""
+        return self.recipe.named
 
     def drawn(self) -> PythonTask:
         """The same, whose environments can be drawn."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runner.draws import environment_seeds
-from runner.envs.base import VectorEnv
+from runner.envs.base import VectorEnv, check_finite
 from runner.errors import UserError
 
 LONGEST_EPISODE = 1_000_000
@@ -68,7 +68,7 @@ def play(
     for first in range(0, rounds * at_once, at_once):
         chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
         with opened(chosen) as env:
-            returns, lengths = _round(env, choose, first * longest, longest)
+            returns, lengths = _round(env, choose, chosen, first * longest, longest)
         found += [
             Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
             for i in range(len(chosen))
@@ -80,6 +80,7 @@ def play(
 def _round(
     env: VectorEnv,
     choose: Callable[[Any, np.ndarray, int], tuple[Any, np.ndarray]],
+    seeds: Sequence[int],
     draw: int,
     longest: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +89,14 @@ def _round(
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
     begins = np.zeros(env.num_envs, bool)
-    playing, carry = np.arange(env.num_envs), None
+    playing, carry, last = np.arange(env.num_envs), None, np.zeros(env.num_envs)
+    check_finite(observations, last, seeds, 0, len(seeds))
     for step in range(longest):
         carry, actions = choose(carry, observations, draw + step)
         # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
         observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
+        last[playing] = rewards
+        check_finite(observations, last, seeds, 0, len(seeds))
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
         lengths[playing] += ~begins[playing]
         if carry is not None and begins.any():

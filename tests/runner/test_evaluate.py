@@ -16,7 +16,7 @@ from runner.draws import environment_seeds
 from runner.envs.base import VectorEnv
 from runner.envs.envpool import EnvPoolTask
 from runner.envs.wrap import wrap_env
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 from runner.training.evaluate import EVALUATION_RESET, Episode, play
 from runner.training.tracking import TensorBoard
 from tests.probe_envs import PoisonReset, Truncation, make_vector
@@ -107,3 +107,24 @@ def test_a_rewound_curve_shows_every_step_once(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "deep/folder"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("a")] == [(10, 10.0), (20, -20.0), (30, -30.0)]
+
+
+@pytest.mark.parametrize(("at", "said"), [("reward", "a reward of nan"), ("observation", "an observation of inf")])
+def test_numbers_that_are_not_finite_are_an_error(at: str, said: str) -> None:
+    """As in training, whoever steps the environments; nothing is said of those whose episode is over."""
+    env = wrap_env(PoisonReset(4, length=2, stagger=2))
+    step = env.step_some
+
+    def broken(actions: np.ndarray, indices: np.ndarray) -> Any:
+        observations, rewards, *rest = step(actions, indices)
+        if at == "reward":
+            rewards[indices == 3] = np.nan
+        else:
+            observations[indices == 3] = np.inf
+        return observations, rewards, *rest
+
+    env.step_some = broken  # type: ignore[method-assign]
+    seed = environment_seeds(7, 4, EVALUATION_RESET)[3]
+    with pytest.raises(FailedEnvironmentError, match=f"environment with seed {seed} gave {said}") as caught:
+        play(env.opened, lambda carry, rows, step: (carry, np.ones(len(rows), int)), [7], 4, 4)
+    assert (caught.value.environment, caught.value.envs) == (3, 4)

@@ -7,6 +7,7 @@ has registered, and gymnasium's own `module:Id`. Arguments are checked against t
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from runner.envs.agents.joint import joined
+from runner.envs.base import plain
 from runner.envs.named import imports
 from runner.errors import UserError, did_you_mean, shown
 
@@ -51,10 +53,19 @@ class Recipe:
 
     @classmethod
     def of(cls, make: Callable[..., Any]) -> Recipe:
-        """The recipe of a class or function itself, without arguments."""
+        """The recipe of a class or function itself, or of a `partial` of one with keyword arguments."""
+        arguments: Mapping[str, Any] = {}
+        if isinstance(make, partial) and not make.args:
+            arguments, make = make.keywords, make.func
         names = _parameters(make)
-        name = f"{getattr(make, '__module__', '')}.{getattr(make, '__qualname__', type(make).__qualname__)}"
-        return cls(name, make, counts=COUNT in names, draws="render_mode" in names)
+        return cls(_name_of(make), make, arguments, counts=COUNT in names, draws="render_mode" in names)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The keys of `env` in a configuration that say the same; empty where none can."""
+        if ":" not in self.name or not plain(self.arguments):
+            return {}
+        return {"id": self.name, **self.arguments}
 
     def __call__(self, count: int = 1) -> Any:
         """A new environment; of many in one, `count` of them; of several agents, as a `Joint`.
@@ -95,6 +106,15 @@ def read(name: str, arguments: Mapping[str, Any], wrappers: Any) -> Recipe:
     _check(name, "env", parameters, given, (COUNT,), more)
     around = [_wrapper(entry, f"env.wrappers.{place}") for place, entry in enumerate(_listed(wrappers))]
     return Recipe(name, make, dict(arguments), around, COUNT in parameters, "render_mode" in {*parameters, *more})
+
+
+def _name_of(make: Callable[..., Any]) -> str:
+    """`module:Name` where an import finds this class or function under it; else words for messages."""
+    module, name = getattr(make, "__module__", None) or "", getattr(make, "__qualname__", type(make).__qualname__)
+    there: Any = sys.modules.get(module) if module != "__main__" else None
+    for part in name.split("."):
+        there = getattr(there, part, None)
+    return f"{module}:{name}" if there is make else f"{module}.{name}"
 
 
 def _creator(name: str) -> Callable[..., Any]:

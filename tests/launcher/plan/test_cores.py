@@ -15,6 +15,7 @@ from launcher.plan.cores import Programs, settle, share, spread
 from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
 from launcher.plan.resources import Machine, Offer, Resources, fitting
 from launcher.run.session import check_environments
+from runner.envs.envpool import EnvPoolTask
 
 PPO = Path(__file__).parents[3] / "configs" / "skrl" / "ppo.yaml"
 LARGE = "models.policy.hiddens=[1024,1024]"
@@ -176,3 +177,11 @@ def test_an_environment_that_cannot_be_measured_leaves_a_worker_one_core(monkeyp
     monkeypatch.setattr(cores, "_step_seconds", lambda *_: 0.0)
     placement = settled([4], trials())
     assert placement.cpus == 1 and "HalfCheetah-v4 could not be measured" in placement.why
+
+
+def test_cores_do_not_step_many_environments_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same environment, if several processes may step it and if they may not."""
+    members = trials(env=CHEETAH, seeds="1")
+    assert settled([2], members).cpus == 2
+    monkeypatch.setattr(EnvPoolTask, "splits", False)
+    assert settled([2], members).cpus == 1

@@ -21,6 +21,7 @@ from runner.envs.task import task
 from runner.torch import Runner
 from tests.launcher.local_ray import local_ray
 from tests.launcher.refusals import Refused
+from tests.records import untimed
 from tests.runner.builders import fingerprint, plain_config
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "environments"
@@ -145,3 +146,47 @@ def test_a_file_needs_the_flag(tmp_path: Path, refused: Refused, capsys: pytest.
     assert "no module point_wold" in refused(config, "--env", "point_wold:PointEnv", "--dry-run")
     said = refused(config, "--import", "point_world", "--set", "env.lenght=3", "--dry-run")
     assert "env.lenght: point_world:PointEnv has no such argument. Did you mean 'length'?" in said
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from point_world import PointEnv
+
+class Slow(PointEnv):
+    def __init__(self, notes):
+        super().__init__()
+        self.notes = Path(notes)
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None and seed > 1000:  # no measurement's
+            (self.notes / f"{seed}_{os.getpid()}").touch()
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        time.sleep(0.002)
+        return super().step(action)
+"""
+
+
+@pytest.mark.cluster
+def test_idle_cores_step_a_slow_one_in_processes(
+    ray_address: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One seed on two cores, as a person types it: two processes with half the environments each, the same numbers."""
+    (tmp_path / "slow_world.py").write_text(SLOW)
+    monkeypatch.chdir(tmp_path)
+    imports.allow({"point_world": str(FOLDER)})
+    steppers, found = [], []
+    for name, more in (("free", ()), ("one", ("--cores-per-worker", "1"))):
+        notes = tmp_path / f"notes of {name}"
+        notes.mkdir()
+        config = write(tmp_path, notes=str(notes))
+        words = [str(config), "--env", "slow_world:Slow", "--num-envs", "8", "--seeds", "1", *more]
+        assert main([*words, "--out", str(tmp_path), "--name", name, *ray_address]) == 0
+        steppers.append({note.name.partition("_")[2] for note in notes.iterdir()})
+        with Ledger(tmp_path / name, writer=False) as ledger:
+            (row,) = ledger.trials()
+            found.append([untimed(stored.record.values) for stored in ledger.records(row.id)])
+    assert [len(processes) for processes in steppers] == [2, 1]
+    assert found[0] == found[1] and found[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +292,40 @@ def test_a_factory_of_single_environments_is_told_the_same_number_each_time() ->
 
     wrap_env(factory, num_envs=2).seeded([1, 2, 3])
     assert told == [2, 2, 2]
+
+
+def test_a_class_or_function_that_a_module_has_is_named(world: None) -> None:
+    """As a configuration names it, with the arguments of a `partial`; others have no name."""
+    import point_world
+
+    def local() -> Any:
+        return point_world.PointEnv()
+
+    named = {"id": "point_world:PointEnv"}
+    assert wrap_env(point_world.PointEnv, 2).named == named
+    assert wrap_env(partial(point_world.PointEnv, length=5), 2).named == named | {"length": 5}
+    assert wrap_env(partial(point_world.PointEnv, noise=np.float32(0)), 2).named == {}
+    assert wrap_env(lambda: point_world.PointEnv(), 2).named == wrap_env(local, 2).named == {}
+    assert wrap_env(point_world.make_vec, 2).named == {"id": "point_world:make_vec"}
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"id": "CartPole-v1"}, "env.id: the configuration says CartPole-v1, the environment is point_world:PointEnv"),
+        ({"id": "point_world:PointEnv", "length": 6}, "env.length: the configuration says 6, the environment has 5"),
+        ({"length": 6}, "env.length: the configuration says 6, the environment has 5"),
+        ({"id": "elsewhere:PointEnv", "length": 5}, ""),
+    ],
+)
+def test_what_a_configuration_says_of_it_is_true(env: dict[str, Any], said: str, world: None) -> None:
+    import point_world
+
+    made, told = wrap_env(partial(point_world.PointEnv, length=5), 3), EnvConfig.model_validate(env)
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        made.check_described(told.id, told.arguments)
+
+
+def test_only_single_environments_are_split_over_cores(world: None) -> None:
+    assert task(config("point_world:PointEnv")).splits
+    assert not task(config("point_world:make_vec")).splits
