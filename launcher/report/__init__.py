@@ -1,7 +1,7 @@
 """`launch report`: launch directories → one page that works offline, with CSV files and figures for papers beside it.
 
     PAGE.html    a tab for each of `panels`
-    PAGE/        curves.csv aggregated.csv scores.csv evaluations.csv · every figure as .svg, .png and .csv
+    PAGE/        curves.csv aggregated.csv scores.csv evaluations.csv winner.yaml · every figure as .svg, .png and .csv
 
 Nothing is written into a ledger, and a launch may be at work meanwhile.
 """
@@ -29,7 +29,7 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
         The page.
     """
     from launcher.report import data, export, page
-    from launcher.report.panels import panels
+    from launcher.report.panels import panels, search
     from runner.files import write_whole
 
     if not directories:
@@ -43,6 +43,8 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
                 report = data.read(launches, add)
             shown = panels(report)
             export.write(report, [plot for panel in shown for plot in panel.plots], folder)
+            for launch in launches:
+                search.write_winner(launch.standing.directory, folder)
             write_whole(path, page.render(report, shown, path).encode())
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None

@@ -20,12 +20,12 @@ OVER = ("finished", *LOST_STATES)
 
 @dataclass(frozen=True)
 class Result:
-    """A setting with its trials, the value of each (None: lost, or none yet), and the timestep that all have got to."""
+    """A setting with its trials, the value of each (None: lost, or none yet), and the part of its length so far."""
 
     setting: Setting
     trials: tuple[TrialRow, ...]
     values: tuple[float | None, ...]
-    timestep: int
+    reached: float
 
     @property
     def over(self) -> bool:
@@ -63,7 +63,7 @@ class Results:
     def of(self, role: Role) -> list[Result]:
         """The settings of a role, with the best first: one that got further before one that was stopped."""
         found = [one for one in self.settings if one.setting.role == role]
-        return sorted(found, key=lambda one: (not one.over, -one.timestep if one.lost == 0 else 0, -one.score))
+        return sorted(found, key=lambda one: (one.score == WORST, -one.reached, -one.score))
 
     @property
     def winner(self) -> Result | None:
@@ -87,7 +87,8 @@ def read(ledger: Reader) -> Results | None:
         data, trials = event.data, rows.get(event.key, [])
         setting = Setting(data["number"], event.key, data["values"], data["role"])
         values = tuple(value_at(ledger, trial, record.metric) for trial in trials)
-        reached = min((agents.get(trial.id, 0) for trial in trials), default=0)
+        parts = [1.0 if t.state in OVER else agents.get(t.id, 0) / t.timesteps for t in trials]
+        reached = min(parts, default=0.0)
         found.append(Result(setting, tuple(trials), values, reached))
     return Results(record, tuple(found))
 

@@ -9,6 +9,7 @@ from launcher.report.panels import (
     curves,
     evaluations,
     failures,
+    search,
     summary,
     sweep,
     throughput,
@@ -19,6 +20,7 @@ from launcher.report.parts import Panel
 TABS = {
     curves: "learning curves (no trial has reported yet)",
     comparison: "comparison (there is one configuration)",
+    search: "search (none was asked for: launch --search does)",
     sweep: "sweep (no setting varies between configurations with finished trials)",
     evaluations: "evaluation (no checkpoint has been evaluated: launch eval does)",
     throughput: "throughput (no training has begun)",

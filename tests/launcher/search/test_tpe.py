@@ -11,9 +11,13 @@ import pytest
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory
+from launcher.report import data
+from launcher.report.panels.search import importance, panel, write_winner
+from launcher.report.parts import Table, Words
 from launcher.search import begin, results, tpe
 from launcher.search.methods import advance
 from launcher.search.results import Results
+from runner.config import load_config
 from runner.training.tracking import SCORE, Record
 from tests.launcher.refusals import CARTPOLE
 
@@ -69,6 +73,40 @@ def test_random_search_is_confirmed_on_fresh_seeds_once(tmp_path: Path) -> None:
     winner, own = found.settings[3:]
     assert texts[winner.trials[0].id] == texts[found.settings[1].trials[0].id]
     assert texts[own.trials[0].id] == found.record.own
+
+
+def words(launch: Path) -> list[str]:
+    shown = panel(data.read(data.find([launch], launch)))
+    assert shown is not None
+    return [part.data for part in shown.parts if isinstance(part, Words)]
+
+
+def test_report_says_what_is_confirmed_and_what_is_not(tmp_path: Path) -> None:
+    launch = begun(tmp_path, "random", 4)
+    finish(launch, [1.0, 5.0, None, 2.0])
+    assert "Not confirmed: its score, 5.00, is that of the seeds that it was chosen by" in words(launch)[-1]
+    advance(launch)
+    finish(launch, [4.0, 4.0, 4.0, 2.0])
+    assert "probability of improvement" in words(launch)[-1] and "its winner" not in words(launch)[-1]
+    write_winner(launch, tmp_path)
+    winner = read(launch).winner
+    assert winner is not None
+    assert load_config(tmp_path / "winner.yaml")[0].agent.learning_rate == winner.setting.values["agent.learning_rate"]
+    shown = panel(data.read(data.find([launch], launch)))
+    assert shown is not None
+    tried, important = (part for part in shown.parts if isinstance(part, Table))
+    assert [row[1].text for row in tried.rows] == ["1", "3", "0", "2"]  # the lost one is the last
+    assert all(0 <= (row[2].value or 0) <= 1 for row in important.rows)
+
+
+def test_importance_tells_what_orders_from_what_does_not(tmp_path: Path) -> None:
+    launch = begun(tmp_path, "random", 8)
+    rates = [one.setting.values["agent.learning_rate"] for one in read(launch).settings]
+    finish(launch, rates)
+    found = read(launch)
+    rate, clip = (importance(one, found.of("search")) for one in found.record.dimensions)
+    assert rate == pytest.approx(1.0)
+    assert clip < 0.9
 
 
 def test_nothing_is_confirmed_where_all_are_lost_or_nobody_wants_it(tmp_path: Path) -> None:
