@@ -1,13 +1,18 @@
-"""A gymnasium environment of a user's: a point that is pushed along a line. Others go wrong in one way each."""
+"""A gymnasium environment of a user's: a point that is pushed along a line. Others go wrong in one way each.
+
+Processes of environments import this module, so it imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
 
 class Point(gymnasium.Env[Any, Any]):
@@ -68,3 +73,29 @@ class FailsForOne(Point):
         if self.mine and self.steps == 2:
             raise ZeroDivisionError("the point fell off")
         return super().step(action)
+
+
+class Parts(Point):
+    """Observations of parts, actions of several numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(length=4)
+        parts = {"b": Box(0, 255, (2, 2, 3), np.uint8), "a": Discrete(9), "c": Tuple([Box(-9, 9, (), np.float64)])}
+        self.observation_space = Dict(parts)
+        self.action_space = MultiBinary(3)
+
+    def seen(self) -> Any:
+        picture = self.np_random.integers(0, 255, (2, 2, 3), np.uint8)
+        return {"a": self.steps, "b": picture, "c": (np.float64(self.place),)}
+
+
+def fail() -> None:
+    raise ZeroDivisionError("the point fell off")
+
+
+def leave() -> None:
+    sys.exit(3)  # by name: wandb puts a function of its own into its place
+
+
+def hang() -> None:
+    time.sleep(1000)

@@ -16,7 +16,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
 from runner.envs import processes
 from runner.envs.base import VectorEnv
@@ -25,24 +24,10 @@ from runner.envs.processes import Processes
 from runner.envs.python import InProcess, PythonTask
 from runner.errors import FailedEnvironmentError, UserError
 from runner.torch import Runner
-from tests.point import DoingAtStep, Point
+from tests.point import DoingAtStep, Parts, Point, fail, hang, leave
 from tests.runner.builders import fingerprint, make_config
 
 SEEDS = [11, 22, 33, 44, 55]
-
-
-class Parts(Point):
-    """Observations of parts, actions of several numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(length=4)
-        parts = {"b": Box(0, 255, (2, 2, 3), np.uint8), "a": Discrete(9), "c": Tuple([Box(-9, 9, (), np.float64)])}
-        self.observation_space = Dict(parts)
-        self.action_space = MultiBinary(3)
-
-    def seen(self) -> Any:
-        picture = self.np_random.integers(0, 255, (2, 2, 3), np.uint8)
-        return {"a": self.steps, "b": picture, "c": (np.float64(self.place),)}
 
 
 def task(make: Any, **arguments: Any) -> PythonTask:
@@ -130,18 +115,6 @@ def test_functions_that_no_module_has_are_sent_too() -> None:
         in_two(lambda: Point(int(lock.locked()) + 3))
 
 
-def fail() -> None:
-    raise ZeroDivisionError("the point fell off")
-
-
-def leave() -> None:
-    sys.exit(3)  # by name: wandb puts a function of its own into its place
-
-
-def hang() -> None:
-    time.sleep(1000)
-
-
 @pytest.mark.parametrize(
     ("do", "words", "note"),
     [
@@ -199,13 +172,12 @@ def test_nobody_keeps_processes_that_nobody_has() -> None:
 PROGRAM = """
 import sys, time, threading
 import numpy as np
-from tests.point import DoingAtStep
+from tests.point import DoingAtStep, hang
 from runner.envs.python import PythonTask
 from runner.envs.named.recipe import Recipe
-from tests.runner.envs.test_processes import SEEDS, hang, pids
-env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 11}), 5).seeded(SEEDS, 2)
+env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 11}), 5).seeded([11, 22, 33, 44, 55], 2)
 env.reset()
-print(*pids(env), flush=True)
+print(*(child._process.pid for child in env._children), flush=True)
 while True:
     env.step(np.zeros((5, 1), np.float32))
 """
@@ -239,9 +211,8 @@ import numpy as np
 from runner.envs.loop import watch
 from runner.envs.named.recipe import Recipe
 from runner.envs.python import PythonTask
-from tests.point import DoingAtStep
-from tests.runner.envs.test_processes import SEEDS, hang
-env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 33}), 5).seeded(SEEDS, 1)
+from tests.point import DoingAtStep, hang
+env = PythonTask(Recipe("Point", DoingAtStep, {"do": hang, "seed": 33}), 5).seeded([11, 22, 33, 44, 55], 1)
 watch(0.4)
 env.reset()
 while True:
