@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from runner.checkpoints import checkpoint
 from runner.checkpoints import skrl as skrl_checkpoint
 from runner.config import Config
+from runner.envs.agents import acting
 from runner.envs.base import VectorEnv
 from runner.envs.observations import as_array, flatten_batch, like, tensor_in
 from runner.errors import UserError
@@ -34,7 +35,7 @@ class Agent:
 
         Args:
             observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
-                `[N, O]`; numpy, torch or another array library; any N.
+                `[N, O]`; numpy, torch or another array library; any N. Of several agents, a mapping of such by name.
             state: what a recurrent policy remembers `[N, M]`, as the last call returned it, with zeros in rows whose
                 episode begins; None where all do. The second argument may also be `deterministic`.
             deterministic: the most probable action instead of a sample.
@@ -45,10 +46,12 @@ class Agent:
         """
         if isinstance(state, bool):
             state, deterministic = None, state
-        if self._members.pack.size != 1:
+        if self._members.pack.trials != 1:
             raise UserError(
-                f"agent.act: this runner trains {self._members.pack.size} members; act with a runner of one seed"
+                f"agent.act: this runner trains {self._members.pack.trials} members; act with a runner of one seed"
             )
+        if self._env.agents is not None:
+            return self._act_together(self._env.agents.names, observations, state, deterministic)
         try:
             flat = flatten_batch(self._env.observation_space, self._env.layout, observations)
         except (ValueError, KeyError, TypeError) as error:
@@ -59,12 +62,28 @@ class Agent:
         carry = None if state is None else self._checked(as_array(state), len(flat))
         self._draws += 1
         carry, actions = self._members.choose(carry, flat, deterministic, self._draws)
-        tensor = tensor_in(observations)
-        found = [
-            x if tensor is None or x is None else like(tensor, x)
-            for x in (actions.astype(self._env.actions.dtype), carry)
-        ]
-        return found[0] if carry is None else tuple(found)
+        found = _in_library(observations, actions.astype(self._env.actions.dtype))
+        return found if carry is None else (found, _in_library(observations, carry))
+
+    def _act_together(self, names: Sequence[str], observations: Any, state: Any, deterministic: bool) -> Any:
+        """`act` of several agents: mappings by name, of all agents or those that are there."""
+        if not isinstance(observations, Mapping) or not observations or not set(observations) <= set(names):
+            found = ", ".join(map(str, observations)) if isinstance(observations, Mapping) else "no mapping"
+            raise UserError(
+                f"agent.act: observations: found {found or 'no agent'}; allowed: by agent, {', '.join(names)}"
+            )
+        try:
+            if self._members.pack.static.models.policy.reads("STATES"):
+                raise ValueError("the policy reads STATES, and observations of agents have none")
+            rows = acting.rows_of(self._env, observations)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"agent.act: observations do not fit the agents' spaces: {error}") from None
+        carry = None if state is None else self._checked(as_array(state), len(rows))
+        self._draws += 1
+        carry, actions = self._members.choose(carry, rows, deterministic, self._draws)
+        chosen = acting.by_agent(self._env, actions)
+        given = {name: _in_library(observations[name], chosen[name]) for name in names if name in observations}
+        return given if carry is None else (given, _in_library(next(iter(observations.values())), carry))
 
     def _checked(self, state: np.ndarray, rows: int) -> np.ndarray:
         needed = rows, self._members.network.policy_memory
@@ -80,18 +99,20 @@ class Agent:
         return state.astype(np.float32)
 
     def save(self, path: str | Path | Sequence[str | Path], member: int | None = None) -> None:
-        """Write checkpoints, each whole or not at all: one file per member, or that of one `member` alone.
+        """Write checkpoints, each whole or not at all: one file per trial, or that of one `member` of a pack alone.
+
+        A trial of several agents is one file, of all of them.
 
         They are safetensors files; with the ending `.pt`, files that skrl 2.x loads.
         """
         pack, paths = self._members.pack, list(map(expanded, [path] if isinstance(path, str | Path) else path))
-        if member is not None and not 0 <= member < pack.size:
-            raise UserError(f"agent.save: no member {member}; allowed: 0 to {pack.size - 1}")
-        members = range(pack.size) if member is None else [member]
+        if member is not None and not 0 <= member < pack.trials:
+            raise UserError(f"agent.save: no member {member}; allowed: 0 to {pack.trials - 1}")
+        members = range(pack.trials) if member is None else [member]
         if len(paths) != len(members) or len(set(paths)) != len(paths):
             raise UserError(
-                f"agent.save: found {', '.join(map(str, paths))} for {len(members)} of {pack.size} members; allowed: a "
-                "path for each, all different, as agent.load takes them, or one path with member=0, 1, …"
+                f"agent.save: found {', '.join(map(str, paths))} for {len(members)} of {pack.trials} members; allowed: "
+                "a path for each, all different, as agent.load takes them, or one path with member=0, 1, …"
             )
         for file in paths:
             if file.suffix == ".pickle":
@@ -100,30 +121,36 @@ class Agent:
                 )
         states = self._members.states()
         for file, one in zip(paths, members, strict=True):
-            parts = states[one], self._members.network, pack.configs[one]
-            data = skrl_checkpoint.write(*parts) if file.suffix == ".pt" else checkpoint.to_bytes(*parts, self._env)
+            parts = (
+                [states[member] for member in pack.members(one)],
+                pack.names,
+                self._members.network,
+                pack.configs[one],
+            )
+            data = skrl_checkpoint.write(*parts) if file.suffix == ".pt" else checkpoint.of_trial(*parts, self._env)
             try:
                 write_whole(file, data)
             except OSError as error:
                 raise UserError(f"{file}: cannot be written: {error.strerror}") from None
 
     def load(self, path: str | Path | Sequence[str | Path]) -> None:
-        """Continue from, or act with, checkpoints, one per member: this program's, or skrl's `.pt` and `.pickle`.
+        """Continue from, or act with, checkpoints, one per trial: this program's, or skrl's `.pt` and `.pickle`.
 
         skrl's say nothing of the timestep: training from them begins at 0, with their parameters, statistics, moments.
         """
         paths = [path] if isinstance(path, str | Path) else list(path)
-        if len(paths) != self._members.pack.size:
+        if len(paths) != self._members.pack.trials:
             raise UserError(
-                f"agent.load: {len(paths)} checkpoints for {self._members.pack.size} members; give one per member"
+                f"agent.load: {len(paths)} checkpoints for {self._members.pack.trials} members; give one per member"
             )
-        self.restore([self._read(p, config) for p, config in zip(paths, self._members.pack.configs, strict=True)])
+        files = zip(paths, self._members.pack.configs, strict=True)
+        self.restore([state for path, config in files for state in self._read(path, config)])
 
-    def _read(self, path: str | Path, config: Config) -> MemberState:
-        data, network = checkpoint.read_file(path), self._members.network
+    def _read(self, path: str | Path, config: Config) -> list[MemberState]:
+        data, network, names = checkpoint.read_file(path), self._members.network, self._members.pack.names
         if checkpoint.pickled(data):
-            return skrl_checkpoint.read(data, network, config, str(path))
-        return checkpoint.from_bytes(data, network, str(path))
+            return skrl_checkpoint.read_trial(data, names, network, config, str(path))
+        return checkpoint.trial_from(data, names, network, str(path))
 
     def restore(self, states: Sequence[MemberState]) -> None:
         """Continue from states that are already in memory."""
@@ -145,3 +172,9 @@ class Agent:
                         f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
                     )
         self._members.restore(states)
+
+
+def _in_library(observations: Any, values: np.ndarray) -> Any:
+    """An array as one of the library that the observations are of."""
+    tensor = tensor_in(observations)
+    return values if tensor is None else like(tensor, values)

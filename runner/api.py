@@ -21,6 +21,7 @@ from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
 from runner.draws import environment_seeds
+from runner.envs.agents.fitting import fitted
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError, shown
@@ -30,7 +31,7 @@ from runner.training.loop import train
 from runner.training.members import Backend, Members
 from runner.training.pack import Hyper, Pack
 from runner.training.progress import Progress
-from runner.training.state import MemberState, exploited
+from runner.training.state import Counters, MemberState, exploited
 from runner.training.tracking import Report
 from runner.training.writing import write
 
@@ -42,7 +43,7 @@ class Runner:
 
     Attributes:
         agent: the policies.
-        configs: the resolved configuration of every member.
+        configs: the resolved configuration of every trial.
     """
 
     backend: ClassVar[Literal["torch", "jax"]]
@@ -63,24 +64,24 @@ class Runner:
             env: anything that `wrap_env` takes, N environments. An EnvPool pool is rebuilt from its specification with
                 the seeds that follow from the configuration's.
             cfg: a configuration, as `load_cfg_from_yaml` returns it or in canonical form.
-            seeds: train one member per seed as one batched program; default the configuration's own seed.
+            seeds: train one trial per seed as one batched program; default the configuration's own seed.
             threads: that step EnvPool's environments, default the cores that this process may use; processes that
                 step environments of Python, default this one.
-            configs: one configuration per member, instead of `seeds`, where members differ in Hyper numbers.
+            configs: one configuration per trial, instead of `seeds`, where trials differ in Hyper numbers.
         """
-        self.env = wrap_env(env)
         config = cfg if isinstance(cfg, Config) else resolve(cfg)[0]
+        self.env = fitted(wrap_env(env), config)
         config = self._with_environment(config)
         if configs is not None:
             members = [self._with_environment(c) for c in configs]
         else:
             own = config.seed if config.seed is not None else _fresh_seed()
             members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
-        pack = Pack.of(members)
-        _note_single_rows(pack.static)
+        pack = Pack.of(members, self.env.agents)
+        _note_single_rows(pack)
         self.configs = pack.configs
-        if pack.size > 1:
-            _refuse_fixed(self.env, pack.size)
+        if pack.trials > 1:
+            _refuse_fixed(self.env, pack.trials)
         self._threads = threads
         self._members = Members(self.numerics, pack, self.env.layout, self.env.actions)
         self.agent = Agent(self._members, self.env, _experiment_directory(config))
@@ -101,7 +102,7 @@ class Runner:
 
     @classmethod
     def of_checkpoints(cls, task: VectorEnv, config: Config, files: Sequence[bytes], threads: int, seed: int) -> Runner:
-        """A runner whose members are P checkpoints of one policy, which it can only evaluate.
+        """A runner whose trials are checkpoints of one policy, which it can only evaluate.
 
         Stochastic actions are drawn from `seed` for all of them: no score depends on a place in the batch.
         """
@@ -166,34 +167,36 @@ class Runner:
         at_once: int | None = None,
         around: Callable[[VectorEnv], VectorEnv] = lambda env: env,
     ) -> list[Episode]:
-        """Let every member play whole episodes, the same number each, every one in an environment of its own.
+        """Let every trial play whole episodes, the same number each, every one in an environment of its own.
 
         Args:
             deterministic: default the opposite of `trainer.stochastic_evaluation`.
-            episodes: of each member; default one for each of its environments.
-            seed: of the episodes, the same for all members; default each member's own.
-            at_once: environments of a member that are stepped together; default its environments.
+            episodes: of each trial; default one for each of its environments.
+            seed: of the episodes, the same for all trials; default each trial's own.
+            at_once: environments of a trial that are stepped together; default its environments.
             around: puts the environments into something that watches them, such as a camera.
         """
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
-        envs = self._static.env.num_envs or 0
+        envs, pack = self._static.env.num_envs or 0, self._members.pack
+        at_once = at_once or envs
 
         @contextmanager
         def opened(seeds: Sequence[int]) -> Iterator[VectorEnv]:
-            with self.env.opened(seeds, self._threads) as env:
+            with self.env.of_each(at_once).opened(seeds, self._threads) as env:
                 yield around(env)
 
         return play(
             opened,
             lambda carry, observations, draw: self._members.choose(carry, observations, bool(deterministic), draw),
-            self._members.pack.seeds if seed is None else [seed] * self._members.pack.size,
+            pack.trial_seeds if seed is None else [seed] * pack.trials,
             episodes or envs,
-            at_once or envs,
+            at_once,
+            team_return=self._static.agent.team_return,
         )
 
     def _print(self, episodes: Sequence[Episode]) -> None:
-        for member, seed in enumerate(self._members.pack.seeds):
+        for member, seed in enumerate(self._members.pack.trial_seeds):
             returns = np.array([e.ret for e in episodes if e.member == member])
             spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
             number, more = len(returns), spread if len(returns) > 1 else ""
@@ -204,21 +207,32 @@ class Runner:
         """Every member's state, in order."""
         return self._members.states()
 
-    def checkpoint(self, member: int, state: MemberState) -> bytes:
-        """One member's state as the bytes of a checkpoint file."""
-        return checkpoint.to_bytes(state, self._members.network, self._members.pack.configs[member], self.env)
+    def checkpoint(self, trial: int, *states: MemberState) -> bytes:
+        """One trial, the states of its members, as the bytes of a checkpoint file."""
+        pack = self._members.pack
+        return checkpoint.of_trial(states, pack.names, self._members.network, pack.configs[trial], self.env)
+
+    def checkpoints(self) -> list[tuple[Counters, Callable[[], bytes]]]:
+        """The standing of every trial, and what makes its checkpoint."""
+        states, pack = self.states(), self._members.pack
+        return [
+            (states[its[0]].counters, partial(self.checkpoint, trial, *(states[member] for member in its)))
+            for trial, its in enumerate(map(pack.members, range(pack.trials)))
+        ]
 
     def restore(self, data: Sequence[bytes], only_act: bool = False) -> None:
-        """Continue from checkpoints, one per member; or only act as they do, whatever their timesteps."""
-        states = [checkpoint.from_bytes(d, self._members.network) for d in data]
+        """Continue from checkpoints, one per trial; or only act as they do, whatever their timesteps."""
+        network, names = self._members.network, self._members.pack.names
+        states = [state for d in data for state in checkpoint.trial_from(d, names, network)]
         (self.agent.adopt if only_act else self.agent.restore)(states)
 
     def exploit(self, copies: Mapping[int, tuple[bytes, Mapping[str, float], float]]) -> None:
-        """Let members go on as copies of checkpoints, with Hyper numbers and a factor of the learning rate."""
-        states = self.states()
-        for member, (data, hyper, rate) in copies.items():
-            source = checkpoint.from_bytes(data, self._members.network)
-            states[member] = exploited(states[member], source, Hyper(**hyper), rate)
+        """Let trials go on as copies of checkpoints, with Hyper numbers and a factor of the learning rate."""
+        states, pack = self.states(), self._members.pack
+        for trial, (data, hyper, rate) in copies.items():
+            sources = checkpoint.trial_from(data, pack.names, self._members.network)
+            for member, source in zip(pack.members(trial), sources, strict=True):
+                states[member] = exploited(states[member], source, Hyper(**hyper), rate)
         self._members.restore(states)
 
     @property
@@ -229,21 +243,20 @@ class Runner:
     def _seeds(self, timestep: int) -> list[int]:
         """Seeds of the environments of all members, reset at `timestep`."""
         envs = self._static.env.num_envs or 0
-        return [s for seed in self._members.pack.seeds for s in environment_seeds(seed, envs, timestep)]
+        return [s for seed in self._members.pack.trial_seeds for s in environment_seeds(seed, envs, timestep)]
 
     def _with_environment(self, config: Config) -> Config:
         """The configuration of this environment, which its number must not contradict, and of this backend."""
-        if config.env.num_envs not in (None, self.env.num_envs):
-            raise UserError(
-                f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {self.env.num_envs}"
-            )
+        envs = self.env.environments
+        if config.env.num_envs not in (None, envs):
+            raise UserError(f"env.num_envs: the configuration says {config.env.num_envs}, the environment has {envs}")
         try:
-            config.check_mini_batches(self.env.num_envs)
+            config.check_mini_batches(envs)
         except ValueError as error:
             raise UserError(str(error)) from None
         self.env.check_described(config.env.id, config.env.arguments)  # before its own fill what is not said
         named = {} if config.env.id is not None else self.env.named
-        env = config.env.model_copy(update={**named, "num_envs": self.env.num_envs})
+        env = config.env.model_copy(update={**named, "num_envs": envs})
         return config.model_copy(update={"env": env, "backend": self.backend})
 
     def _train(self) -> None:
@@ -287,9 +300,10 @@ def _refuse_fixed(env: VectorEnv, members: int) -> None:
         )
 
 
-def _note_single_rows(config: Config) -> None:
+def _note_single_rows(pack: Pack) -> None:
     """Say that nothing will be normalised where there is a single row to do it over."""
-    agent, rows = config.agent, config.agent.rollouts * (config.env.num_envs or 0)
+    config, agent = pack.static, pack.static.agent
+    rows = agent.rollouts * pack.rows
     of = {"rollout": 1, "minibatch": agent.mini_batches}.get(agent.advantage_normalization)
     if of is not None and rows // of < 2:
         log.warning(

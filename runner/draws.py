@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-PURPOSES = {"update": 1, "act": 2, "parameters": 0x1217}
+PURPOSES = {"update": 1, "act": 2, "parameters": 0x1217, "group": 0x1221}
 """Purposes of a member's generators. Its environments' seeds are of (seed, environment, timestep of the reset)."""
 
 
@@ -42,6 +42,13 @@ def environment_seeds(seed: int, num_envs: int, timestep: int = 0) -> list[int]:
     Nothing about a pack enters, so a member meets the same environments alone and in any company.
     """
     return [int(np.random.SeedSequence((seed, index, timestep)).generate_state(1)[0] >> 1) for index in range(num_envs)]
+
+
+def seed_of_group(seed: int, group: int) -> int:
+    """The seed of a trial's group of agents, of which the first has the trial's own."""
+    if group == 0:
+        return seed
+    return int(np.random.SeedSequence((seed, PURPOSES["group"], group)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def for_parameters(seed: int) -> np.random.Generator:

@@ -71,6 +71,11 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: s
     if env is not None:
         config = config.model_copy(update={"env": config.env.model_copy(update={"id": env})})
     task = _environment(data, config, str(checkpoint))
+    if task.agents is not None:
+        raise UserError(
+            f"{checkpoint}: policies of several agents are not exported; allowed: those of one agent (agent.act of a "
+            "Runner acts for several)"
+        )
     network = Network.of(config, task.layout, task.actions)
     state = files.from_bytes(data, network, str(checkpoint))
     policy = programs.Policy(network, state, task.actions, config.models.policy.clips)

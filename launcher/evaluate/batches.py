@@ -97,7 +97,7 @@ def _at(path: Path, which: Which) -> Iterator[Candidate]:
         metadata = checkpoint.read_metadata(data, str(path))
         try:
             config = resolve(json.loads(metadata["config"]))[0]
-            timestep = int(json.loads(metadata["counters"])["timestep"])
+            timestep = checkpoint.timestep(data, str(path))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged: {type(error).__name__}: {error}") from None
         launch = folder.launch_of(path)
@@ -153,10 +153,11 @@ def _moved(candidates: Sequence[Candidate], env: str) -> list[Candidate]:
 
 def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Parameter → shape, of a configuration's networks in its environment."""
+    from runner.envs.agents.fitting import fitted
     from runner.envs.task import task
     from runner.networks.parameters import Network
 
-    env = task(config.env)
+    env = fitted(task(config.env), config)
     env.close()
     return {entry.name: entry.shape for entry in Network.of(config, env.layout, env.actions).entries}
 

@@ -26,8 +26,7 @@ class Account:
         self._config = runner.configs[0]  # what all members share is printed
         self._network = Network.of(self._config, runner.env.layout, runner.env.actions)
         self._envs = self._config.env.num_envs or 0
-        first = job.checkpoints and checkpoint.from_bytes(job.checkpoints[0], self._network)
-        self._start = first.counters.timestep if first else 0
+        self._start = checkpoint.timestep(job.checkpoints[0], "checkpoint") if job.checkpoints else 0
         self._began = time.monotonic()
         self._reached = [self._start * self._envs] * len(job.trials)
         self._diverged: list[str] = []

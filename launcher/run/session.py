@@ -274,6 +274,7 @@ def check_environments(trials: Sequence[Trial], measured: bool = False) -> Progr
 
     The trials are one of each configuration; `measured`, what steps of their environments cost is measured, too.
     """
+    from runner.envs.agents.fitting import fitted
     from runner.envs.task import task
     from runner.networks.parameters import Network
 
@@ -284,7 +285,7 @@ def check_environments(trials: Sequence[Trial], measured: bool = False) -> Progr
         if key in programs:
             continue
         try:
-            env = task(config.env)
+            env = fitted(task(config.env), config)
             programs[key] = env, Network.of(config, env.layout, env.actions)
             env.close()
         except UserError as error:

@@ -163,13 +163,12 @@ class Worker:
         over: set[int] = set()
 
         def publish(members: Sequence[int], state: Outcome, best: Sequence[int] = ()) -> None:
-            states = runner.states()
+            checkpoints = runner.checkpoints()
             agents = {}
             for member in members:
-                counters = states[member].counters
-                data = runner.checkpoint(member, states[member])
+                counters, made = checkpoints[member]
                 score = None if counters.score != counters.score else counters.score
-                agents[member] = Published(counters.timestep, data, "agent", counters.records, state, score)
+                agents[member] = Published(counters.timestep, made(), "agent", counters.records, state, score)
             # The agents come last: their rows change the state and are what a resume goes on from.
             link.publish({trials[m]: replace(agents[m], kind="best", state="running") for m in best})
             link.publish({trials[m]: agents[m] for m in members})

@@ -1,4 +1,6 @@
-"""One member ↔ one safetensors file, the same for both backends.
+"""One trial ↔ one safetensors file, the same for both backends.
+
+Of a trial whose agents have networks of their own, names of tensors begin with the agent's, as `agent_0/policy.…`.
 
 Tensors carry torch's names and layout (`policy.net.0.weight` is `[outputs, inputs]`); the header carries what else a
 run needs to go on: counters, the resolved configuration and the versions that wrote it.
@@ -11,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,6 +68,59 @@ def to_bytes(state: MemberState, network: Network, config: Config, env: VectorEn
     if env is not None and config.env.id is None:
         metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
     return _in_order(save(tensors, metadata))
+
+
+def of_trial(
+    states: Sequence[MemberState], names: Sequence[str], network: Network, config: Config, env: VectorEnv
+) -> bytes:
+    """Serialise a trial: its members, which have these names."""
+    if len(states) == 1:
+        return to_bytes(states[0], network, config, env)
+    parts = [to_bytes(state, network, config, env) for state in states]
+    tensors = {f"{name}/{key}": x for name, part in zip(names, parts, strict=True) for key, x in load(part).items()}
+    counters = [json.loads(read_metadata(part, "checkpoint")["counters"]) for part in parts]
+    metadata = read_metadata(parts[0], "checkpoint") | {
+        "digest": _digest(tensors),
+        "counters": json.dumps(counters),
+        "agents": json.dumps(list(names)),
+    }
+    return _in_order(save(tensors, metadata))
+
+
+def trial_from(data: bytes, names: Sequence[str], network: Network, name: str = "checkpoint") -> list[MemberState]:
+    """Read a trial whose members have these names, for a given network."""
+    metadata = read_metadata(data, name)
+    found = agents(metadata)
+    if found != list(names):
+        of, wanted = (", ".join(some) if len(some) > 1 else "one network" for some in (found, names))
+        raise UserError(f"{name}: holds {of}; needed by the configuration, and agent.share_parameters in it: {wanted}")
+    if len(names) == 1:
+        return [from_bytes(data, network, name)]
+    try:
+        tensors, counters = load(data), json.loads(metadata["counters"])
+        if _digest(tensors) != metadata.get("digest"):
+            raise ValueError("its contents do not match the checksum in its header")
+        members = []
+        for agent, standing in zip(names, counters, strict=True):
+            own = {key[len(agent) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{agent}/")}
+            members.append(_member(own, Counters(**standing), _hyper(metadata), network, f"{name}: {agent}"))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: corrupted or cut short: {error}") from None
+    return members
+
+
+def agents(metadata: Mapping[str, str]) -> list[str]:
+    """Names of the members of a trial, of which a header tells; one empty name where there is one."""
+    try:
+        return list(map(str, json.loads(metadata.get("agents", '[""]'))))
+    except (ValueError, TypeError):
+        return [""]
+
+
+def timestep(data: bytes, name: str) -> int:
+    """The timestep of a checkpoint of ours."""
+    counters = json.loads(read_metadata(data, name)["counters"])
+    return int((counters[0] if isinstance(counters, list) else counters)["timestep"])
 
 
 def environment(metadata: dict[str, str], config: Config, name: str) -> VectorEnv:
@@ -123,11 +179,22 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
     try:
         tensors = load(data)
         counters = Counters(**json.loads(metadata["counters"]))
-        hyper = Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
+        hyper = _hyper(metadata)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: corrupted or cut short: {error}") from None
     if _digest(tensors) != metadata.get("digest"):
         raise UserError(f"{name}: corrupted: its contents do not match the checksum in its header")
+    return _member(tensors, counters, hyper, network, name)
+
+
+def _hyper(metadata: Mapping[str, str]) -> Hyper | None:
+    """Hyper numbers that a search has changed."""
+    return Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
+
+
+def _member(
+    tensors: dict[str, np.ndarray], counters: Counters, hyper: Hyper | None, network: Network, name: str
+) -> MemberState:
     for entry in network.entries:
         found = tensors.get(entry.name)
         if found is None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from runner.checkpoints.skrl_files import ROLES, File, Tensors, opened, torch_bytes
+from runner.checkpoints.skrl_files import ROLES, File, Tensors, of_agents, opened, torch_bytes
 from runner.config import Config
 from runner.config.network import expressions
 from runner.config.network.expressions import Call
@@ -49,7 +49,14 @@ Layers = dict[str, list[_Layer]]
 """By role, in skrl's order; a network that both roles share is the policy's."""
 
 
-def read(data: bytes, network: Network, config: Config, name: str) -> MemberState:
+def read_trial(data: bytes, names: Sequence[str], network: Network, config: Config, name: str) -> list[MemberState]:
+    """Read the members of a trial, which have these names: of several agents skrl has a dict of modules for each."""
+    if len(names) == 1:
+        return [read(data, network, config, name)]
+    return [read(part, network, config, f"{name}: {agent}") for agent, part in of_agents(data, names, name)]
+
+
+def read(data: bytes | Mapping[str, Any], network: Network, config: Config, name: str) -> MemberState:
     """Read one member for a given network.
 
     Counters and score are those of a file that this program wrote, else they begin anew: skrl's files do not have them.
@@ -87,8 +94,16 @@ def read(data: bytes, network: Network, config: Config, name: str) -> MemberStat
     return MemberState(parameters, first, second, observation, value, counters)
 
 
-def write(state: MemberState, network: Network, config: Config) -> bytes:
-    """One member as the `.pt` file that skrl 2.x's torch agent loads."""
+def write(states: Sequence[MemberState], names: Sequence[str], network: Network, config: Config) -> bytes:
+    """One trial, whose members have these names, as the `.pt` file that skrl 2.x's torch agent loads."""
+    if len(states) == 1:
+        return torch_bytes(_modules(states[0], network, config), asdict(states[0].counters))
+    modules = {name: _modules(state, network, config) for name, state in zip(names, states, strict=True)}
+    return torch_bytes(modules, {name: asdict(s.counters) for name, s in zip(names, states, strict=True)})
+
+
+def _modules(state: MemberState, network: Network, config: Config) -> dict[str, Any]:
+    """One member as the modules of skrl's agent."""
     layers = _layers(network, False, False, "agent.save: ")
     rows = ((state.parameters, 1), (state.first_moment, -1), (state.second_moment, -2))
     parameters, first, second = (_theirs(network, layers, row, power) for row, power in rows)
@@ -116,7 +131,7 @@ def write(state: MemberState, network: Network, config: Config) -> bytes:
         assert found is not None
         numbers = {"running_mean": found.mean[columns], "running_variance": found.variance[columns]}
         modules[key] = numbers | {"current_count": np.array(found.count)}
-    return torch_bytes(modules, asdict(state.counters))
+    return modules
 
 
 def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:

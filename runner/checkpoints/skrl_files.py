@@ -12,7 +12,7 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -27,6 +27,7 @@ TEXTS_AND_BYTES = {"SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES
 AROUND_THEM = {"PROTO", "FRAME", "EMPTY_DICT", "MARK", "MEMOIZE", "SETITEM", "SETITEMS", "STOP"}
 
 COUNTERS = "archive/sunflower.json"
+_COUNTED = "counters"
 
 Tensors = dict[str, np.ndarray]
 
@@ -53,9 +54,11 @@ class File(NamedTuple):
     counters: dict[str, Any] | None = None
 
 
-def opened(data: bytes, separate: bool, name: str) -> File:
-    """The contents of a file; `separate` as the configuration says."""
+def opened(data: bytes | Mapping[str, Any], separate: bool, name: str) -> File:
+    """The contents of a file, or of an agent's part of one; `separate` as the configuration says."""
     try:
+        if isinstance(data, Mapping):
+            return _torch_agent(data, separate, name)
         return _flax_file(data, name) if data[:2] == b"\x80\x04" else _torch_file(data, separate, name)
     except UserError:
         raise
@@ -63,8 +66,9 @@ def opened(data: bytes, separate: bool, name: str) -> File:
         if (code := re.search(r"GLOBAL (\S+)", str(error))) is not None:
             raise _with_code(name, code[1]) from None
         reason = re.sub(r".*WeightsUnpickler error:", "", str(error), flags=re.DOTALL).strip().partition("\n")[0][:200]
+        size = "" if isinstance(data, Mapping) else f" ({len(data):,} bytes)"
         raise UserError(
-            f"{name}: not a skrl checkpoint, or cut short ({len(data):,} bytes): {reason}; needed: an agent_*.pt or "
+            f"{name}: not a skrl checkpoint, or cut short{size}: {reason}; needed: an agent_*.pt or "
             "agent_*.pickle as skrl 1.3 or later writes it"
         ) from None
 
@@ -92,7 +96,27 @@ def _tensors(module: Mapping[str, Any]) -> Tensors:
     return dict(module)
 
 
-def _torch_file(data: bytes, separate: bool, name: str) -> File:
+def of_agents(data: bytes, names: Sequence[str], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The parts of a file of several agents, by their names: those of IPPO and MAPPO of skrl's torch agents."""
+    if data[:2] == b"\x80\x04":
+        raise UserError(
+            f"{name}: of a JAX agent; needed, of several agents: an agent_*.pt as skrl's torch agents write"
+        )
+    try:
+        modules = _plain(data)
+    except Exception as error:  # as in `opened`
+        raise UserError(
+            f"{name}: not a skrl checkpoint, or cut short: {str(error).partition(chr(10))[0][:200]}"
+        ) from None
+    found = list(modules) if isinstance(modules, dict) else [type(modules).__name__]
+    if sorted(map(str, found)) != sorted(names) or not all(isinstance(modules[key], dict) for key in found):
+        raise UserError(f"{name}: holds {', '.join(map(str, found))}; needed: the agents {', '.join(names)}")
+    counters = _counters(data) or {}
+    return [(agent, {**modules[agent], _COUNTED: counters.get(agent)}) for agent in names]
+
+
+def _plain(data: bytes) -> Any:
+    """The contents of a torch file, as numpy's arrays."""
     import torch
 
     def plain(value: Any) -> Any:
@@ -100,10 +124,19 @@ def _torch_file(data: bytes, separate: bool, name: str) -> File:
             return {key: plain(part) for key, part in value.items()}
         return value.detach().numpy() if isinstance(value, torch.Tensor) else value
 
-    modules = _checked(plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)), name)
+    return plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+
+
+def _torch_file(data: bytes, separate: bool, name: str) -> File:
+    return _torch_agent({**_checked(_plain(data), name), _COUNTED: _counters(data)}, separate, name)
+
+
+def _torch_agent(found: Mapping[str, Any], separate: bool, name: str) -> File:
+    """An agent's modules, with counters beside them."""
+    counters = found.get(_COUNTED)
+    modules = _checked({key: module for key, module in found.items() if key != _COUNTED}, name)
     parameters = {role: _tensors(modules[role]) for role in ROLES}
     statistics = {key: _tensors(modules[key]) for key in STATISTICS if key in modules}
-    counters = _counters(data)
     if "optimizer" not in modules:
         return File(parameters, None, None, statistics, False, counters)
     (group,), state = modules["optimizer"]["param_groups"], modules["optimizer"]["state"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from runner.config.marks import CountsAs
-from runner.config.network.expressions import Call
+from runner.config.network.expressions import Call, names
 from runner.config.network.layers import Conv2d, Plan, Recurrent, plan
 from runner.config.numbers import Float
 from runner.config.section import Section, class_name
@@ -54,6 +54,10 @@ class Model(Section):
     def plan(self) -> Plan:
         """Containers and output, read; raises UserError for what cannot be built."""
         return plan([item.model_dump() for item in self.network], self.output)
+
+    def reads(self, token: str) -> bool:
+        """A container reads OBSERVATIONS, or STATES."""
+        return any(name.text == token for part in self.plan.containers for name in names(part.input))
 
 
 class PolicyModel(Model):
@@ -155,6 +159,10 @@ class Models(Section):
     def recurrent(self) -> bool:
         """Any layer remembers."""
         return self._has(Recurrent)
+
+    def reads(self, token: str) -> bool:
+        """A network reads OBSERVATIONS, or STATES."""
+        return self.policy.reads(token) or self.value.reads(token)
 
     def _has(self, kind: type) -> bool:
         containers = [*self.policy.plan.containers, *self.value.plan.containers]

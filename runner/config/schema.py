@@ -98,7 +98,7 @@ class Experiment(Section):
     """Arguments of wandb.init."""
 
 
-_Algorithm = Literal["PPO", "RPO", "A2C"]
+_Algorithm = Literal["PPO", "RPO", "A2C", "IPPO", "MAPPO"]
 _Rate = Annotated[Float, Field(gt=0)]
 _ScalerArguments = Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING]
 _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
@@ -107,9 +107,14 @@ _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_
 _SCHEDULES = Field(json_schema_extra={"enum": [*SCHEDULES]})
 
 
+def is_class(agent: Any, name: str) -> bool:
+    """The agent section, as it was written, is of this class."""
+    return isinstance(agent, Mapping) and str(agent.get("class")).rsplit(".", 1)[-1].upper() == name
+
+
 def is_a2c(agent: Mapping[Any, Any]) -> bool:
     """The agent section, as it was written, is A2C's."""
-    return str(agent.get("class")).rsplit(".", 1)[-1].casefold() == "a2c"
+    return is_class(agent, "A2C")
 
 
 def _schedule_name(value: Any) -> Any:
@@ -126,10 +131,14 @@ def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
 
 
 class Agent(Section):
-    """PPO, RPO or A2C. Names and meaning are skrl's; docs/skrl.md says where the arithmetic differs and why."""
+    """PPO, RPO, A2C, IPPO or MAPPO. Names and meaning are skrl's; docs/skrl.md says where the arithmetic differs."""
 
     cls: Annotated[_Algorithm, class_name(*get_args(_Algorithm)), Mark.ACTING] = Field("PPO", alias="class")
-    """Algorithm: PPO, RPO (means perturbed in the update) or A2C."""
+    """Algorithm: PPO, RPO (means perturbed in updates), A2C; of several agents IPPO or MAPPO (values of STATES)."""
+    share_parameters: Annotated[bool | list[list[str]], Mark.ACTING, Mark.LATER] = False
+    """Networks of several agents: one for each, True: one for all, or groups of names that have one together."""
+    team_return: Annotated[Literal["sum", "mean"], Mark.OUTPUT, Mark.LATER] = "sum"
+    """Return of a team, which is its score: the sum of its agents' returns, or their mean."""
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
     """Timesteps collected between updates, of every environment (T)."""
     sequence_length: Annotated[Annotated[Int, Field(ge=1)] | None, Mark.LATER] = None
@@ -210,6 +219,20 @@ class Agent(Section):
         if self.cls == "A2C" and self.learning_epochs != 1:
             raise ValueError(f"learning_epochs {self.learning_epochs}: A2C learns once from each rollout; allowed: 1")
         return self
+
+    @model_validator(mode="after")
+    def _of_several(self) -> Agent:
+        if self.share_parameters is not False and not self.several:
+            raise ValueError(
+                f"share_parameters {self.share_parameters}: agent.class {self.cls} is of one agent; allowed: False, or "
+                "agent.class IPPO or MAPPO"
+            )
+        return self
+
+    @property
+    def several(self) -> bool:
+        """The algorithm is one of several agents."""
+        return self.cls in ("IPPO", "MAPPO")
 
     @property
     def starts(self) -> int:
@@ -294,6 +317,11 @@ class Config(Section):
             raise ValueError(
                 f"agent.sequence_length {self.sequence} does not divide agent.rollouts {agent.rollouts}; "
                 f"allowed: {fits}"
+            )
+        if agent.cls == "MAPPO" and not self.models.value.reads("STATES"):
+            raise ValueError(
+                "models.value.network: agent.class MAPPO learns values of the shared state, which no container reads; "
+                "allowed: a container with input: STATES, or agent.class IPPO"
             )
         if self.env.num_envs is not None:
             self.check_mini_batches(self.env.num_envs)

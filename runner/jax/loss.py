@@ -53,7 +53,7 @@ def policy_gradient(log_prob: Array, ratio: Array, clipped: Array, weighted: Arr
     return -log_prob * weighted
 
 
-OBJECTIVES = {"PPO": clipped_surrogate, "RPO": clipped_surrogate, "A2C": policy_gradient}
+OBJECTIVES = dict.fromkeys(("PPO", "RPO", "IPPO", "MAPPO"), clipped_surrogate) | {"A2C": policy_gradient}
 """`agent.class` → the policy's loss of every row, or of every action dimension where each has a ratio of its own;
 `weighted` is the advantage A times the row's weight."""
 

@@ -23,7 +23,7 @@ from runner.envs.tensors import TensorEnv
 from runner.jax import accelerate
 from runner.jax.stepping import Step, array, stepper
 from runner.networks.policies import Distribution
-from runner.training.episodes import Episodes
+from runner.training.episodes import following
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME, ROLLOUT_TIME
 
 
@@ -79,7 +79,14 @@ class Collector:
     """
 
     def __init__(
-        self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = None, sequence: int = 1
+        self,
+        env: VectorEnv,
+        members: int,
+        env_actions: EnvActions,
+        act: Act,
+        carry: Any = None,
+        sequence: int = 1,
+        team_return: str = "sum",
     ) -> None:
         """Reset `env` (P·N environments, member-major) and count episodes.
 
@@ -87,7 +94,7 @@ class Collector:
         sequence of so many steps.
         """
         self.env = env  # whose address the compiled program holds
-        self.episodes = Episodes(members, env.num_envs // members)
+        self.episodes = following(env, members, team_return)
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions, self._sequence = act, env_actions, sequence
         # The first reset and every later step must come from one side only: the pool has no lock.
@@ -97,7 +104,7 @@ class Collector:
             observations, info = env.reset()
             absent = info.get(ABSENT)
         token, self._step, self._host = stepper(env)
-        shape = (members, self.episodes.envs)
+        shape = (members, env.num_envs // members)
         absent = np.zeros(shape, bool) if absent is None else absent.reshape(shape)
         self._standing = _Standing(*accelerate.put((token, carry, observations.reshape(*shape, -1), absent)))
         self._program: Any = jax.jit(self._collect, donate_argnums=0)

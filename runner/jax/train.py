@@ -41,7 +41,9 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs, the update by one on nothing."""
     members = len(learner.optimizer.parameters)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence)
+    collector = Collector(
+        env, members, actions, partial(act, rules), carry, rules.config.sequence, rules.config.agent.team_return
+    )
     with accelerate.not_kept():
         shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
     rollout = accelerate.zeros(shapes)

@@ -21,7 +21,7 @@ from runner.envs.spaces import ActionSpace
 from runner.envs.tensors import TensorEnv
 from runner.networks.policies import Distribution
 from runner.torch import accelerate
-from runner.training.episodes import Episodes
+from runner.training.episodes import following
 from runner.training.tracking import ACT_TIME, ENVIRONMENT_TIME
 
 FINAL = "final_observations"
@@ -72,7 +72,14 @@ class Collector:
     """
 
     def __init__(
-        self, env: VectorEnv, members: int, env_actions: EnvActions, act: Act, carry: Any = None, sequence: int = 1
+        self,
+        env: VectorEnv,
+        members: int,
+        env_actions: EnvActions,
+        act: Act,
+        carry: Any = None,
+        sequence: int = 1,
+        team_return: str = "sum",
     ) -> None:
         """Reset `env` (P·N environments, member-major) and count episodes.
 
@@ -83,7 +90,7 @@ class Collector:
         self.members = members
         self.envs = env.num_envs // members
         self.device = accelerate.device()
-        self.episodes = Episodes(members, self.envs)
+        self.episodes = following(env, members, team_return)
         self.spent: dict[str, float] = defaultdict(float)
         self._env_actions, self._act, self._sequence = env_actions, act, sequence
         self._carry = None if carry is None else torch.from_numpy(carry).to(self.device)

@@ -39,7 +39,9 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence)
+    collector = Collector(
+        env, members, actions, partial(act, rules), carry, rules.config.sequence, rules.config.agent.team_return
+    )
     if rules.compiled:
         learn(rules, learner, _nothing(rules, collector, steps), draws, np.ones(members, bool))
     return collector

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from runner.envs.agents.roster import Agents
+from runner.envs.base import VectorEnv
 from runner.training import tracking
 
 WINDOW = 100
@@ -81,6 +83,58 @@ class Episodes:
                 self._finished[member].clear()
             out.append(values)
         return out
+
+
+class Teams:
+    """Follows every environment of several agents: its team's return, which is its score, and that of each agent.
+
+    An episode is over when it is for all agents that were there; numbers are per trial.
+    """
+
+    def __init__(self, agents: Agents, trials: int, envs: int, mean: bool) -> None:
+        """Follow `envs` environments of each trial; `mean` says that a team's reward is not the sum, but the mean."""
+        self._agents, self._trials, self._envs, self._mean = agents, trials, envs, mean
+        self._team, self._each = Episodes(trials, envs), Episodes(trials * len(agents.names), envs)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def add(
+        self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, infos: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Count the steps of a rollout; `[T, P·N]` each, a row for each agent."""
+        nothing: list[Mapping[str, Any]] = [{}] * len(infos)
+        rewards, ended, valid = (self._agents.of_rows(x.T, self._envs) for x in (rewards, ended, valid))
+        received, over, there = team(rewards, ended, valid, self._mean)
+        self._team.add(received.T, over.T, there.T, nothing)
+        parts = [x.reshape(self._trials, self._envs, *x.shape[1:]).swapaxes(1, 2) for x in (rewards, ended, valid)]
+        rewards, ended, valid = (x.reshape(-1, x.shape[-1]).T for x in parts)
+        self._each.add(rewards, ended, valid, nothing)
+
+    def scores(self) -> list[float]:
+        """Per trial the mean return of its team's last `WINDOW` episodes, NaN before the first."""
+        return self._team.scores()
+
+    def drain(self) -> list[dict[str, float]]:
+        """Per trial skrl's reward and episode metrics since the last call: of the team, and of each agent."""
+        found, each, names = self._team.drain(), self._each.drain(), self._agents.names
+        for place, numbers in enumerate(each):
+            trial, agent = divmod(place, len(names))
+            found[trial] |= {tracking.of(tag, names[agent]): number for tag, number in numbers.items()}
+        return found
+
+
+def team(rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, mean: bool) -> tuple[Any, Any, Any]:
+    """Rewards, ends and validity of a team, `[N, …]`, by those of its agents, `[N, K, …]`."""
+    received = np.where(valid, rewards, np.float32(0)).sum(1)
+    over = (valid & ended).any(1) & ~(valid & ~ended).any(1)
+    return received / rewards.shape[1] if mean else received, over, valid.any(1)
+
+
+def following(env: VectorEnv, members: int, team_return: str) -> Episodes | Teams:
+    """The counting of episodes of an environment's rows, members side by side."""
+    if env.agents is None:
+        return Episodes(members, env.num_envs // members)
+    trials = members // len(env.agents.groups)
+    return Teams(env.agents, trials, env.num_envs // (trials * env.agents.rows), team_return == "mean")
 
 
 def _spread(values: dict[str, float], numbers: np.ndarray, largest: str, least: str, mean: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runner.draws import environment_seeds
-from runner.envs.base import VectorEnv, check_finite
+from runner.envs.base import ABSENT, VectorEnv, check_finite
 from runner.errors import UserError
 
 LONGEST_EPISODE = 1_000_000
@@ -23,9 +23,9 @@ class Episode:
     """One finished episode.
 
     Attributes:
-        member: index of the policy that played it.
-        number: of the episode among the member's.
-        ret: sum of raw rewards.
+        member: index of the trial that played it.
+        number: of the episode among the trial's.
+        ret: sum of raw rewards; of several agents, the team's.
         length: steps.
         seed: of its environment; a vector environment that takes one only has that of its first.
     """
@@ -44,6 +44,7 @@ def play(
     episodes: int,
     at_once: int,
     longest: int = LONGEST_EPISODE,
+    team_return: str = "sum",
 ) -> list[Episode]:
     """Let every member play the same number of whole episodes, each in an environment of its own.
 
@@ -58,6 +59,7 @@ def play(
         episodes: of each member.
         at_once: N, environments of a member that are stepped together; the last round plays some for nothing.
         longest: steps after which an episode that has not ended is an error.
+        team_return: how the returns of several agents are one.
 
     Returns:
         P · `episodes` of them, ordered by member and number.
@@ -68,7 +70,10 @@ def play(
     for first in range(0, rounds * at_once, at_once):
         chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
         with opened(chosen) as env:
-            returns, lengths = _round(env, choose, chosen, first * longest, longest)
+            returns, lengths = _round(env, choose, chosen, first * longest, longest, at_once)
+            if env.agents is not None:
+                returns, lengths = (env.agents.of_rows(x, at_once) for x in (returns, lengths))
+                returns, lengths = returns.mean(1) if team_return == "mean" else returns.sum(1), lengths.max(1)
         found += [
             Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
             for i in range(len(chosen))
@@ -83,9 +88,12 @@ def _round(
     seeds: Sequence[int],
     draw: int,
     longest: int,
+    at_once: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One whole episode in every environment: returns and lengths; draws are numbered from `draw` on."""
-    observations = np.array(env.reset()[0])
+    """One whole episode in every environment: returns and lengths of rows; draws are numbered from `draw` on."""
+    observations, info = env.reset()
+    observations, absent = np.array(observations), np.array(info.get(ABSENT, np.zeros(env.num_envs, bool)))
+    which = _environments(env, at_once)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
     begins = np.zeros(env.num_envs, bool)
@@ -102,7 +110,28 @@ def _round(
         if carry is not None and begins.any():
             carry[begins] = 0
         begins[playing] = terminated | truncated
-        playing = playing[~info.get("episode_ends", terminated | truncated)]
+        ended = info.get("episode_ends", terminated | truncated)
+        if env.agents is not None:
+            ended = _over(ended, ~absent[playing], which[playing])
+            absent[playing] = info[ABSENT]
+        playing = playing[~ended]
         if not len(playing):
             return returns, lengths
-    raise UserError(f"evaluation: {len(playing)} of {env.num_envs} episodes did not end within {longest:,} steps")
+    left, all_of = len(np.unique(which[playing])), len(np.unique(which))
+    raise UserError(f"evaluation: {left} of {all_of} episodes did not end within {longest:,} steps")
+
+
+def _environments(env: VectorEnv, at_once: int) -> np.ndarray:
+    """The environment of each row."""
+    if env.agents is None:
+        return np.arange(env.num_envs)
+    numbers = np.arange(env.num_envs // env.agents.rows)[:, None].repeat(len(env.agents.names), 1)
+    rows: np.ndarray = env.agents.rows_of(numbers, at_once)
+    return rows
+
+
+def _over(ended: np.ndarray, valid: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Rows whose environment's episode has ended: for one agent of it, and for all that were there."""
+    ends, goes_on = (np.bincount(which, rows) > 0 for rows in (valid & ended, valid & ~ended))
+    over: np.ndarray = (ends & ~goes_on)[which]
+    return over

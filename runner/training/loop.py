@@ -36,7 +36,7 @@ def train(
 
     with settings():
         collector = backend.begin(members.rules, members.learner, env, members.env_actions, members.draw())
-    yield Report([None] * members.pack.size, checkpoint=False, best=[], diverged=[])
+    yield Report([None] * members.pack.trials, checkpoint=False, best=[], diverged=[])
     interval, done = Interval(members.timestep), members.over
     while not done:
         diverged: list[int] = []
@@ -61,11 +61,11 @@ def train(
         # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.
         if saves or writes or diverged:
             interval.end(collector)
-            members.counters.score[:] = collector.episodes.scores()
+            members.scored(collector.episodes.scores())
             evaluated = None
             if evaluates and evaluate is not None:
                 with settings():
-                    evaluated = measured(evaluate(), members.pack.size)
+                    evaluated = measured(evaluate(), members.pack.trials)
             records = interval.records(members, collector.episodes, diverged, evaluated)
             # Of a run that is evaluated, only evaluations say which agent is best.
             best = members.improved(evaluated) if saves and (evaluated or not evaluate) else []

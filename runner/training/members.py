@@ -46,7 +46,7 @@ class Backend(Protocol):
 
 
 class Members:
-    """P members.
+    """P members, those of a trial side by side.
 
     Attributes:
         backend: holds their numbers.
@@ -122,7 +122,7 @@ class Members:
         self.counters.env_steps[:] = self.timestep * envs
 
     def states(self) -> list[MemberState]:
-        """Every member as it is now."""
+        """Every member as it is now, those of a trial side by side."""
         return members(self.backend.get(self.learner, self.counters, self.hyper))
 
     def restore(self, states: Sequence[MemberState]) -> None:
@@ -134,21 +134,32 @@ class Members:
         self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles)
         self.learner = self.backend.put(state)
 
+    def scored(self, scores: Sequence[float]) -> None:
+        """Take note of the trials' scores."""
+        self.counters.score[:] = np.repeat(scores, self.pack.groups)
+
     def improved(self, evaluated: Sequence[Mapping[str, float]] | None) -> list[int]:
-        """Members whose score, that of an evaluation if there was one, is better than ever; remembers it."""
+        """Trials whose score, that of an evaluation if there was one, is better than ever; remembers it."""
         scores = self.counters.score
         if evaluated is not None:
-            scores = np.array([numbers[EVALUATION_MEAN] for numbers in evaluated])
+            scores = np.repeat([numbers[EVALUATION_MEAN] for numbers in evaluated], self.pack.groups)
         better: np.ndarray = scores > self.counters.best
         self.counters.best[better] = scores[better]
-        return np.flatnonzero(better).tolist()
+        return np.flatnonzero(better[:: self.pack.groups]).tolist()
+
+    def diverge(self, members: Sequence[int]) -> list[int]:
+        """Take note of members whose numbers are no longer finite, with which their trials end; returns these."""
+        trials = sorted({member // self.pack.groups for member in members})
+        for trial in trials:
+            self.counters.diverged[self.pack.members(trial)] = True
+        return trials
 
     # ------------------------------------------------------------------ what they draw and do
 
     def draw(self) -> draws.Draws:
         """The random numbers and rates of the next iteration: the same for both backends, in an order that is law."""
-        config, agent, seeds = self.pack.static, self.pack.static.agent, self.pack.seeds
-        distribution, steps, envs = self.network.distribution, agent.rollouts, config.env.num_envs or 0
+        agent, seeds = self.pack.static.agent, self.pack.seeds
+        distribution, steps, envs = self.network.distribution, agent.rollouts, self.pack.rows
         generators = draws.generators(seeds, "update", self.update)
         noise = draws.noise(generators, steps, envs, distribution.width, distribution.gaussian)
         orders = shifts = random = None

@@ -11,6 +11,8 @@ import numpy as np
 from runner.config import Config
 from runner.config.marks import Mark, dump_without, marked, text
 from runner.config.schedules import KLAdaptiveLR
+from runner.draws import seed_of_group
+from runner.envs.agents.roster import Agents
 from runner.networks.parameters import Network
 
 
@@ -76,7 +78,7 @@ def program_key(config: Config) -> str:
 def policy_key(config: Config) -> str:
     """Canonical text of everything that actions depend on besides parameters and statistics."""
     data = dump_without(config, ())
-    agent = {name: data["agent"][name] for name in marked(config.agent, Mark.ACTING)}
+    agent = {name: data["agent"][name] for name in marked(config.agent, Mark.ACTING) if name in data["agent"]}
     env = {name: value for name, value in data["env"].items() if name != "num_envs"}
     return text({"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]})
 
@@ -88,18 +90,20 @@ def identity(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Pack:
-    """Trials that train as one batched program.
+    """Trials that train as one batched program: each is a member, or as many as it has groups of agents, side by side.
 
     Attributes:
-        configs: one per member; equal but for Hyper numbers, seed and output names.
-        hyper: their Hyper numbers, stacked.
+        configs: one per trial; equal but for Hyper numbers, seed and output names.
+        hyper: the members' Hyper numbers, stacked.
+        agents: those of every trial; None where there is one, which is one group.
     """
 
     configs: tuple[Config, ...]
     hyper: Hyper
+    agents: Agents | None = None
 
     @classmethod
-    def of(cls, configs: Sequence[Config]) -> Pack:
+    def of(cls, configs: Sequence[Config], agents: Agents | None = None) -> Pack:
         """Stack configurations.
 
         Raises:
@@ -107,18 +111,46 @@ class Pack:
         """
         if len({static_key(config) for config in configs}) != 1:
             raise ValueError("configurations of one pack must have one Static signature")
-        rows = [hyper_of(config) for config in configs]
-        return cls(tuple(configs), Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]}))
+        groups = 1 if agents is None else len(agents.groups)
+        rows = [numbers for config in configs for numbers in [hyper_of(config)] * groups]
+        stacked = Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]})
+        return cls(tuple(configs), stacked, agents)
 
     @property
     def static(self) -> Config:
-        """Any member's configuration, for what all share."""
+        """Any trial's configuration, for what all share."""
         return self.configs[0]
 
     @property
-    def size(self) -> int:
-        """P."""
+    def trials(self) -> int:
+        """Number of trials."""
         return len(self.configs)
+
+    @property
+    def groups(self) -> int:
+        """G, members of a trial."""
+        return 1 if self.agents is None else len(self.agents.groups)
+
+    @property
+    def size(self) -> int:
+        """P, members of all trials."""
+        return self.trials * self.groups
+
+    @property
+    def rows(self) -> int:
+        """N, rows of a member: an environment has one for every agent of a group."""
+        return (self.static.env.num_envs or 0) * (1 if self.agents is None else self.agents.width)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of a trial's members in records and files; empty texts where there is one."""
+        if self.agents is None or self.groups == 1:
+            return [""]
+        return ["+".join(group) for group in self.agents.groups]
+
+    def members(self, trial: int) -> range:
+        """The members of a trial."""
+        return range(trial * self.groups, (trial + 1) * self.groups)
 
     @property
     def members_hyper(self) -> list[Hyper]:
@@ -127,7 +159,12 @@ class Pack:
 
     @property
     def seeds(self) -> list[int]:
-        """Seed of every member."""
+        """Seed of every member: a trial's own is that of its first."""
+        return [seed_of_group(seed, group) for seed in self.trial_seeds for group in range(self.groups)]
+
+    @property
+    def trial_seeds(self) -> list[int]:
+        """Seed of every trial."""
         return [config.seed or 0 for config in self.configs]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from runner.config import Config
 from runner.training import tracking
-from runner.training.episodes import Episodes
+from runner.training.episodes import Episodes, Teams
 from runner.training.evaluate import Episode
 from runner.training.members import Members
 from runner.training.tracking import Record
@@ -50,13 +50,14 @@ def due(config: Config, before: int, now: int, evaluates: bool, paused: bool = F
 
 
 def diverged_in(members: Members, rollout: Any, finite: np.ndarray) -> list[int]:
-    """Members whose numbers have just stopped being finite, of which it takes note and says why."""
+    """Trials with a member whose numbers have just stopped being finite, of which it takes note and says why."""
     diverged = np.flatnonzero(members.alive & ~finite).tolist()
     for member in diverged:
-        members.counters.diverged[member] = True
         why = suspicion(*members.backend.experience_of(rollout, member))
-        log.error("seed %s diverged at timestep %s: %s", members.pack.seeds[member], members.timestep, why)
-    return diverged
+        trial, name = divmod(member, members.pack.groups)
+        seed, of = members.pack.trial_seeds[trial], members.pack.names[name]
+        log.error("seed %s%s diverged at timestep %s: %s", seed, of and f", {of},", members.timestep, why)
+    return members.diverge(diverged)
 
 
 def suspicion(rewards: np.ndarray, valid: np.ndarray, observations: np.ndarray) -> str:
@@ -112,32 +113,40 @@ class Interval:
     def records(
         self,
         members: Members,
-        episodes: Episodes,
+        episodes: Episodes | Teams,
         diverged: Sequence[int],
         evaluated: Sequence[Mapping[str, float]] | None,
     ) -> list[Record | None]:
-        """One record per member that trained in this interval."""
+        """One record per trial that trained in this interval."""
         self._reported, elapsed = time.perf_counter(), self._ended - self._began
         if evaluated is not None:
             self._times[tracking.EVALUATION_TIME] = self._reported - self._ended
-        counted, counters = episodes.drain(), members.counters
-        rate = (members.timestep - self._timestep) * episodes.envs / elapsed
+        pack, counted, counters = members.pack, episodes.drain(), members.counters
+        envs = pack.static.env.num_envs or 0
+        rate = (members.timestep - self._timestep) * envs / elapsed
         numbers = self._means(members)
         records: list[Record | None] = []
-        for member in range(members.pack.size):
-            if counters.diverged[member] and member not in diverged:
+        for trial in range(pack.trials):
+            its = pack.members(trial)
+            first = its[0]
+            if counters.diverged[first] and trial not in diverged:
                 records.append(None)
                 continue
             # Not a number is what nothing can be said of, such as the variance that values explain of a single row.
-            said = {tag: x for tag, x in numbers[member].items() if member in diverged or not isnan(x)}
-            score = float(counters.score[member])
-            values = counted[member] | ({} if isnan(score) else {tracking.SCORE: score})
-            values |= {} if evaluated is None else evaluated[member]
+            said = {
+                tracking.of(tag, name): x
+                for member, name in zip(its, pack.names, strict=True)
+                for tag, x in numbers[member].items()
+                if trial in diverged or not isnan(x)
+            }
+            score = float(counters.score[first])
+            values = counted[trial] | ({} if isnan(score) else {tracking.SCORE: score})
+            values |= {} if evaluated is None else evaluated[trial]
             values |= {**said, tracking.STEPS_PER_SECOND: rate, **self._times}
-            counters.seconds[member] += elapsed
-            now = members.timestep, members.timestep * episodes.envs, float(counters.seconds[member])
-            records.append(Record(int(counters.records[member]), *now, values))
-            counters.records[member] += 1
+            counters.seconds[its] += elapsed
+            now = members.timestep, members.timestep * envs, float(counters.seconds[first])
+            records.append(Record(int(counters.records[first]), *now, values))
+            counters.records[its] += 1
         return records
 
     def after(self, timestep: int) -> Interval:

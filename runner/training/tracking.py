@@ -55,6 +55,11 @@ REPORT_TIME = f"{TIME}Report"
 """Of the record before: making and passing on records and checkpoints."""
 
 
+def of(tag: str, agent: str) -> str:
+    """The tag of one agent's number, as skrl has it; `agent` is empty where there is one."""
+    return f"{tag} ({agent})" if agent else tag
+
+
 @dataclass(frozen=True)
 class Record:
     """The report of one trial for one interval.
@@ -79,10 +84,10 @@ class Report:
     """The report of a pack in training.
 
     Attributes:
-        records: per member; None for a member that has nothing to report.
-        checkpoint: a checkpoint of every member is due.
-        best: members whose score is better than ever before.
-        diverged: members whose numbers stopped being finite since the last report; they train no further.
+        records: per trial; None for a trial that has nothing to report.
+        checkpoint: a checkpoint of every trial is due.
+        best: trials whose score is better than ever before.
+        diverged: trials whose numbers stopped being finite since the last report; they train no further.
     """
 
     records: list[Record | None]

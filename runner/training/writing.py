@@ -14,7 +14,7 @@ from runner.files import write_whole
 from runner.training import wandb as weights_and_biases
 from runner.training.pack import Pack
 from runner.training.progress import Progress
-from runner.training.state import MemberState
+from runner.training.state import Counters
 from runner.training.tracking import Report, TensorBoard
 
 
@@ -24,11 +24,8 @@ class Training(Protocol):
     def reports(self, stop: Callable[[], bool]) -> Iterator[Report]:
         """Train, yielding what is due."""
 
-    def states(self) -> list[MemberState]:
-        """Every member's state, in order."""
-
-    def checkpoint(self, member: int, state: MemberState) -> bytes:
-        """One member's state as a file."""
+    def checkpoints(self) -> list[tuple[Counters, Callable[[], bytes]]]:
+        """The standing of every trial, and what makes its file."""
 
 
 def write(training: Training, pack: Pack, directory: Path, progress: Progress) -> None:
@@ -37,13 +34,13 @@ def write(training: Training, pack: Pack, directory: Path, progress: Progress) -
     Args:
         training: yields what is due.
         pack: of the training.
-        directory: of one member; members of a pack have folders in it.
+        directory: of one trial; those of a pack have folders in it.
         progress: is shown meanwhile.
     """
     experiment = pack.static.agent.experiment
-    folders = _member_folders(directory, pack.seeds)
+    folders = _member_folders(directory, pack.trial_seeds)
     if experiment.wandb:
-        weights_and_biases.check(experiment.wandb_kwargs, several=pack.size > 1)
+        weights_and_biases.check(experiment.wandb_kwargs, several=pack.trials > 1)
         weights_and_biases.check_login(experiment.wandb_kwargs)
     keeps = pack.static.interval("checkpoint_interval") > 0
     with contextlib.ExitStack() as stack:
@@ -68,12 +65,12 @@ def write(training: Training, pack: Pack, directory: Path, progress: Progress) -
 
 
 def _save(training: Training, folders: Sequence[Path], report: Report) -> None:
-    for member, (folder, state) in enumerate(zip(folders, training.states(), strict=True)):
-        data = training.checkpoint(member, state)
+    for trial, (folder, (counters, made)) in enumerate(zip(folders, training.checkpoints(), strict=True)):
+        data = made()
         checkpoints = folder / "checkpoints"
         if report.checkpoint:
-            write_whole(checkpoints / f"agent_{state.counters.timestep}.safetensors", data)
-        if member in report.best:
+            write_whole(checkpoints / f"agent_{counters.timestep}.safetensors", data)
+        if trial in report.best:
             write_whole(checkpoints / "best_agent.safetensors", data)
 
 

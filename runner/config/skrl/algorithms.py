@@ -1,4 +1,4 @@
-"""skrl's algorithms, told by a configuration: PPO, RPO and A2C are ours, the others are refused by name."""
+"""skrl's algorithms, told by a configuration: those with PPO's or A2C's loss are ours, others are refused by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from runner.config.load import Key, Source
 from runner.errors import UserError
 
-OURS = ("PPO", "RPO", "A2C")
-_OTHERS = ("AMP", "CEM", "DDPG", "DDQN", "DQN", "IPPO", "MAPPO", "Q_LEARNING", "SAC", "SARSA", "TD3", "TRPO")
+OURS = ("PPO", "RPO", "A2C", "IPPO", "MAPPO")
+_OTHERS = ("AMP", "CEM", "DDPG", "DDQN", "DQN", "Q_LEARNING", "SAC", "SARSA", "TD3", "TRPO")
 _RECURRENT = "_RNN"
 _OWN_KEYS = {
     "SAC": ("learn_entropy", "entropy_learning_rate", "initial_entropy_value", "target_entropy"),

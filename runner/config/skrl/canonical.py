@@ -13,7 +13,7 @@ from runner.config.marks import Mark, marked
 from runner.config.network.expressions import LARGEST_NUMBER, activation_name
 from runner.config.network.layers import activation_list, layer
 from runner.config.schedules import without_effect
-from runner.config.schema import Agent, is_a2c
+from runner.config.schema import Agent, is_a2c, is_class
 from runner.config.skrl.algorithms import trained_as_ppo
 from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
 from runner.errors import UserError, nearest
@@ -35,7 +35,10 @@ UNSET: Mapping[Key, Mapping[str, Any]] = {
     ("trainer",): {"close_environment_at_exit": False, "headless": False},
 }  # fmt: skip
 """Meaning of null where skrl only asks whether a key is set."""
-_STATES = re.compile(r"""(["'].*?["'])|\bShape\.|\b(STATES|STATE_SPACE)\b""")
+_WORD = re.compile(r"""(["'].*?["'])|\bShape\.|\b([A-Z_]+)\b""")
+_OBSERVED = {"STATES": "OBSERVATIONS", "STATE_SPACE": "OBSERVATION_SPACE"}
+_SHARED = {"OBSERVATIONS": "STATES", "OBSERVATION_SPACE": "STATE_SPACE"}
+"""In skrl 1.x both words are the observation, or the shared state in the value network of MAPPO."""
 
 
 TRANSLATED, DEFAULTS, DIFFERS, IGNORED = "translated", "1.x defaults used", "not as in skrl", "ignored"
@@ -83,7 +86,7 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         for name, block in (("agent", agent), ("trainer", trainer)):
             _true(block, (name,), notes)
     if isinstance(models, dict):
-        _models(models, era, source, notes)
+        _models(models, is_class(agent, "MAPPO"), era, source, notes)
     if isinstance(agent, dict):
         _preprocessors(agent, era, source, notes)
         _rename(agent, "lambda", "gae_lambda", source, notes)
@@ -147,11 +150,11 @@ def _preprocessors(agent: dict[str, Any], era: Era, source: Source, notes: _Note
         for old in ("state_preprocessor", "state_preprocessor_kwargs"):
             _rename(agent, old, AGENT_RENAMES[old], source, notes)
     for old in ("shared_state_preprocessor", "shared_state_preprocessor_kwargs"):
-        if not era.before_2:
+        if not era.before_2 or is_class(agent, "MAPPO"):
             _rename(agent, old, old.removeprefix("shared_"), source, notes)
         elif old in agent:
             del agent[old]
-            notes.say(IGNORED, "agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)")
+            notes.say(IGNORED, "agent.shared_state_preprocessor (skrl 1.x reads it for MAPPO alone)")
 
 
 def _scheduler(agent: dict[str, Any], notes: _Notes) -> None:
@@ -220,7 +223,7 @@ def _true(block: Any, key: Key, notes: _Notes) -> None:
 # ---------------------------------------------------------------------------------------------- models
 
 
-def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> None:
+def _models(models: dict[str, Any], centralised: bool, era: Era, source: Source, notes: _Notes) -> None:
     if era is Era.ORBIT and "value" in models:
         models["value"] = models.pop("value")  # its scripts shared the policy's layers, whichever is listed first
     policy = models.get("policy")
@@ -231,28 +234,29 @@ def _models(models: dict[str, Any], era: Era, source: Source, notes: _Notes) -> 
         if LEGACY_MODEL & models[role].keys() or (era is Era.ORBIT and role in ("policy", "value")):
             models[role] = _network(models[role], era, ("models", role), source, notes)
             notes.say(TRANSLATED, "hiddens → network")
-        elif era is Era.NETWORK:
+        words = _SHARED if centralised and role == "value" else _OBSERVED
+        if era is Era.NETWORK or (era.before_2 and words is _SHARED):
             for key in ("network", "output"):
                 if key in models[role]:
-                    models[role][key] = _as_observations(models[role][key], notes)
+                    models[role][key] = _in_words(models[role][key], words, notes)
 
 
-def _as_observations(value: Any, notes: _Notes) -> Any:
-    """STATES → OBSERVATIONS in every text of a `network` or `output`, keys of Dict observations left alone."""
+def _in_words(value: Any, words: Mapping[str, str], notes: _Notes) -> Any:
+    """Other words in every text of a `network` or `output`, keys of Dict observations left alone."""
     if isinstance(value, dict):
-        return {key: item if key == "name" else _as_observations(item, notes) for key, item in value.items()}
+        return {key: item if key == "name" else _in_words(item, words, notes) for key, item in value.items()}
     if isinstance(value, list):
-        return [_as_observations(item, notes) for item in value]
+        return [_in_words(item, words, notes) for item in value]
     if not isinstance(value, str):
         return value
 
     def replaced(match: re.Match[str]) -> str:
-        if match[2] is None:
-            return match[1] or ""
-        notes.say(TRANSLATED, "STATES → OBSERVATIONS")
-        return "OBSERVATIONS" if match[2] == "STATES" else "OBSERVATION_SPACE"
+        if match[2] not in words:
+            return match[1] or match[2] or ""
+        notes.say(TRANSLATED, " → ".join(next(iter(words.items()))))
+        return words[match[2]]
 
-    return _STATES.sub(replaced, value)
+    return _WORD.sub(replaced, value)
 
 
 def _network(model: dict[str, Any], era: Era, key: Key, source: Source, notes: _Notes) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def read(runner: Runner, stem: str, data: bytes | None = None) -> MemberState:
 
 
 def write(runner: Runner, state: MemberState) -> bytes:
-    return skrl.write(state, runner._members.network, runner.config)
+    return skrl.write([state], [""], runner._members.network, runner.config)
 
 
 def outputs_and_values(backend: str, runner: Runner, observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

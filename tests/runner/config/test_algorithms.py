@@ -17,11 +17,11 @@ CRITICS = {"policy": {"hiddens": [8]}, "critic_1": {"hiddens": [8]}, "critic_2":
 OFF_POLICY = {"batch_size": 64, "polyak": 0.005, "actor_learning_rate": 1e-3, "state_preprocessor": None}
 
 
-@pytest.mark.parametrize("name", ["SAC", "td3", "DDPG", "DDQN", "DQN", "CEM", "TRPO", "AMP", "IPPO", "MAPPO", "SARSA",
+@pytest.mark.parametrize("name", ["SAC", "td3", "DDPG", "DDQN", "DQN", "CEM", "TRPO", "AMP", "IPPO_RNN", "SARSA",
                                   "Q_LEARNING", "PPO_RNN", "skrl.agents.torch.sac.SAC"])  # fmt: skip
 def test_another_algorithm_is_named_first_and_alone(name: str) -> None:
     named = name.rsplit(".", 1)[-1].upper()
-    message = f"class {named} of skrl is not supported; allowed: PPO, RPO, A2C"
+    message = f"class {named} of skrl is not supported; allowed: PPO, RPO, A2C, IPPO, MAPPO"
     data = {**plain_config(), "agent": {"class": name, "gradient_steps": 1, "lambda": 1, "gae_lambda": 1}, "foo": 1}
     with pytest.raises(UserError) as caught:
         resolve(data)
@@ -55,7 +55,7 @@ def test_a_file_without_a_class_is_told_by_its_keys(
         load_config(path)
     (message,) = str(caught.value).splitlines()
     assert message.startswith(f"{path}:")
-    assert message.endswith(f": {line}: class {named} of skrl is not supported; allowed: PPO, RPO, A2C")
+    assert message.endswith(f": {line}: class {named} of skrl is not supported; allowed: PPO, RPO, A2C, IPPO, MAPPO")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_shared_states_are_not_read_by_1x_and_are_the_states_of_2x() -> None:
     shared = {"rollouts": 8, "shared_state_preprocessor": SCALER, "shared_state_preprocessor_kwargs": None}
     config, (note,) = resolve({**network(), "agent": shared})
     assert config.agent.state_preprocessor is None and config.agent.observation_preprocessor is None
-    assert note.endswith("; ignored: agent.shared_state_preprocessor (PPO of skrl 1.x does not read it)")
+    assert note.endswith("; ignored: agent.shared_state_preprocessor (skrl 1.x reads it for MAPPO alone)")
     config, (note,) = resolve({**network(), "agent": {**shared, "gae_lambda": 0.9}})
     assert config.agent.state_preprocessor == SCALER
     assert note == (
@@ -201,7 +201,7 @@ def test_models_that_no_skrl_could_build_are_refused_with_their_line(tmp_path: P
     ("agent", "message"),
     [
         ({"lambda": 0.9, "gae_lambda": 0.9}, "agent.lambda: 'lambda' and 'gae_lambda' are two names of one setting"),
-        ({"class": "IPPO", "lambda": 0.9}, "agent.class: class IPPO of skrl is not supported; allowed: PPO, RPO, A2C"),
+        ({"class": "SAC", "lambda": 0.9}, "agent.class: class SAC of skrl is not supported; allowed: PPO, RPO"),
         ({"rewards_shaper": "lambda r: r"}, "agent.rewards_shaper: unknown key. Did you mean 'rewards_shaper_scale'"),
         ({"clip_predicted_values": 1}, "agent.clip_predicted_values: found 1; allowed: True or False"),
         ({"gae_lambda": 0.9, "checkpoint_max": 3}, "agent.checkpoint_max: unknown key."),

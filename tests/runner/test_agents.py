@@ -1,0 +1,283 @@
+"""Several agents: IPPO and MAPPO are packs, each group of agents a member, so every law of a pack is one of theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from runner.api import Runner
+from runner.config import load_config, resolve
+from runner.draws import seed_of_group
+from runner.envs.agents.roster import Agents
+from runner.envs.wrap import wrap_env
+from runner.errors import UserError
+from runner.training.episodes import Teams
+from runner.training.pack import Pack
+from runner.training.tracking import RETURN_MEAN, SCORE
+from tests.runner.builders import SCALER, assert_same, fingerprint, runner_class
+
+NAMES = ("left", "right")
+LENGTH = 5
+APART = ("seconds", "score", "best")
+
+
+class One(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A point that an action pushes, for five steps; nothing is drawn."""
+
+    observation_space, action_space = Box(-9, 9, (2,), np.float32), Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._at, self._steps = 0.5, 0
+        return self._seen(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self._at += 0.25 * float(np.ravel(action)[0])
+        self._steps += 1
+        return self._seen(), -abs(self._at), False, self._steps == LENGTH, {}
+
+    def _seen(self) -> np.ndarray:
+        return np.array([self._at, self._steps / LENGTH], np.float32)
+
+
+class Two:
+    """Two such points that know nothing of one another, with PettingZoo's parallel API."""
+
+    metadata: ClassVar[dict[str, Any]] = {}
+    possible_agents: Sequence[str] = NAMES
+
+    def __init__(self) -> None:
+        self._each = {name: One() for name in self.possible_agents}
+        self.agents: list[str] = []
+
+    def observation_space(self, agent: str) -> Box:
+        return One.observation_space
+
+    def action_space(self, agent: str) -> Any:
+        return One.action_space
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.agents = list(self.possible_agents)
+        return {name: one.reset()[0] for name, one in self._each.items()}, {}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        found = {name: self._each[name].step(action) for name, action in actions.items()}
+        columns = [{name: step[place] for name, step in found.items()} for place in range(5)]
+        self.agents = [name for name in self.agents if not (columns[2][name] or columns[3][name])]
+        return tuple(columns)
+
+    def close(self) -> None:
+        pass
+
+
+class Frail(Two):
+    """`right` is gone after two steps, and has three actions fewer; `late` comes never."""
+
+    possible_agents = (*NAMES, "late")
+
+    def action_space(self, agent: str) -> Any:
+        return Discrete(5 if agent == "left" else 2)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset()
+        self.agents, self._steps = list(NAMES), 0
+        return {name: self._each[name].reset()[0] for name in NAMES}, {}
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        assert all(0 <= action < self.action_space(name).n for name, action in actions.items())
+        observations, rewards, terminated, truncated, infos = super().step(actions)
+        self._steps += 1
+        if self._steps == 2:
+            terminated["right"] = True
+            self.agents.remove("right")
+        return observations, dict.fromkeys(rewards, 1.0), terminated, truncated, infos
+
+
+def config(cls: str, **agent: Any) -> dict[str, Any]:
+    def network(read: str) -> list[dict[str, Any]]:
+        return [{"name": "net", "input": read, "layers": [8], "activations": "tanh"}]
+
+    policy = agent.pop("policy", "GaussianMixin")
+    return {
+        "seed": 7,
+        "env": {"num_envs": 2},
+        "models": {
+            "policy": {"class": policy, "network": network("OBSERVATIONS"), "output": "ACTIONS"},
+            "value": {"network": network("STATES" if cls == "MAPPO" else "OBSERVATIONS"), "output": "ONE"},
+        },
+        "agent": {
+            "class": cls, "rollouts": 8, "learning_epochs": 2, "observation_preprocessor": SCALER,
+            "value_preprocessor": SCALER, "learning_rate_scheduler": "KLAdaptiveLR", **agent,
+        },
+        "trainer": {"timesteps": 24},
+    }  # fmt: skip
+
+
+def trained(
+    backend: str, env: Any, cfg: dict[str, Any], seeds: Sequence[int] | None = None, steps: int = 3
+) -> tuple[Runner, list[Any]]:
+    """A runner after so many updates, and its reports."""
+    runner = runner_class(backend)(wrap_env(env, 2), cfg, seeds)
+    reports = list(runner.reports(lambda: runner._members.update >= steps))
+    return runner, reports
+
+
+# ---------------------------------------------------------------------------------------------- laws
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_l1_agents_that_know_nothing_of_one_another_are_as_many_runs_of_ppo(backend: str) -> None:
+    together, _ = trained(backend, Two, config("IPPO"), [7])
+    runs, _ = trained(backend, One, config("PPO"), [7, seed_of_group(7, 1)])
+    for member, alone in zip(together.states(), runs.states(), strict=True):
+        # A trial of several agents has one score, that of its team.
+        assert fingerprint(member, but=APART) == fingerprint(alone, but=APART)
+
+
+def test_l1_to_l4_packs_repeat_resume_and_backends() -> None:
+    cfg = config("MAPPO", policy="CategoricalMixin", share_parameters=[["left", "late"], ["right"]])
+    pack, _ = trained("torch", Frail, cfg, [7, 8])
+    again, _ = trained("torch", Frail, cfg, [7, 8])
+    assert [*map(fingerprint, pack.states())] == [*map(fingerprint, again.states())]
+    alone, _ = trained("torch", Frail, cfg, [8])
+    for mine, theirs in zip(pack.states()[2:], alone.states(), strict=True):
+        assert_same(mine, theirs, 1e-5)
+    jax, _ = trained("jax", Frail, cfg, [7, 8])
+    for mine, theirs in zip(pack.states(), jax.states(), strict=True):
+        assert_same(mine, theirs, 1e-3)
+    files = [made() for _, made in pack.checkpoints()]
+    for backend in ("torch", "jax"):
+        other = runner_class(backend)(wrap_env(Frail, 2), cfg, [7, 8])
+        other.restore(files)
+        assert [*map(fingerprint, other.states())] == [*map(fingerprint, pack.states())]
+
+
+def test_what_is_wrong_with_one_agent_ends_its_trial() -> None:
+    runner, _ = trained("torch", Two, config("IPPO"), [7, 8], steps=1)
+    states = runner.states()
+    states[3].parameters[:] = np.inf
+    runner.agent.adopt(states)
+    (report,) = [r for r in runner.reports() if r.diverged]
+    assert report.diverged == [1]
+    assert [state.counters.diverged for state in runner.states()] == [False, False, True, True]
+
+
+# ---------------------------------------------------------------------------------------------- records and files
+
+
+@pytest.mark.parametrize(("mean", "team"), [("sum", 7.0), ("mean", 7 / 3)])
+def test_returns_are_those_of_the_team_and_of_each_agent(mean: str, team: float) -> None:
+    cfg = config("IPPO", policy="CategoricalMixin", team_return=mean)
+    runner, reports = trained("torch", Frail, cfg)
+    values = reports[-1].records[0].values
+    # A point of `left` each of five steps, and of `right` each of two.
+    assert values[RETURN_MEAN] == values[SCORE] == pytest.approx(team)
+    each = [values.get(f"{RETURN_MEAN} ({name})") for name in Frail.possible_agents]
+    assert each == [5.0, 2.0, None]
+    assert f"Loss / Policy loss ({NAMES[0]})" in values and "Loss / Policy loss" not in values
+    assert reports[-1].records[0].env_steps == 2 * reports[-1].records[0].timestep
+    played = runner.evaluate(episodes=3, at_once=2)
+    assert [(e.member, e.number, e.length) for e in played] == [(0, 0, 5), (0, 1, 5), (0, 2, 5)]
+    assert all(math.isclose(e.ret, team, rel_tol=1e-6) for e in played)
+
+
+def test_agents_that_share_all_have_one_network_and_tags_without_names() -> None:
+    runner, reports = trained("torch", Two, config("MAPPO", share_parameters=True, state_preprocessor=SCALER))
+    assert len(runner.states()) == 1
+    values = reports[-1].records[0].values
+    assert "Loss / Policy loss" in values and f"{RETURN_MEAN} (left)" in values
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("share", [False, True])
+def test_a_file_has_all_agents_of_a_trial(share: bool, suffix: str, tmp_path: Path) -> None:
+    cfg, file = config("IPPO", share_parameters=share), tmp_path / f"agents.{suffix}"
+    runner, _ = trained("torch", Two, cfg)
+    runner.agent.save(file)
+    other = runner_class("torch")(wrap_env(Two, 2), {**cfg, "seed": 1})
+    other.agent.load(file)
+    assert [*map(fingerprint, other.states())] == [*map(fingerprint, runner.states())]
+    misfit = runner_class("torch")(wrap_env(Two, 2), config("IPPO", share_parameters=not share))
+    with pytest.raises(UserError, match=r"left|policy and value"):
+        misfit.agent.load(file)
+
+
+def test_act_takes_and_gives_mappings() -> None:
+    runner = runner_class("torch")(wrap_env(Frail, 2), config("IPPO", policy="CategoricalMixin"))
+    seen = {name: np.zeros((4, 2), np.float32) for name in Frail.possible_agents}
+    actions = runner.agent.act(seen, deterministic=True)
+    assert list(actions) == list(seen) and all(x.shape == (4,) for x in actions.values())
+    assert max(actions["right"]) < 2
+    assert list(runner.agent.act({"right": seen["right"]})) == ["right"]
+    for wrong, why in (
+        (seen["left"], "no mapping"),
+        ({"up": seen["left"]}, "up"),
+        ({**seen, "left": np.zeros((3, 2))}, "numbers of environments differ"),
+        ({"left": np.zeros((3, 5))}, r"left: found shape \[3, 5\]; allowed: \[N, 2\]"),
+        ({"left": np.full((3, 2), np.nan)}, "not finite"),
+    ):
+        with pytest.raises(UserError, match=why):
+            runner.agent.act(wrong)
+
+
+def test_members_of_trials_lie_side_by_side() -> None:
+    one = resolve(config("IPPO"))[0]
+    agents = Agents.of(("a", "b", "c"), [["a", "c"], ["b"]])
+    pack = Pack.of([one, one.model_copy(update={"seed": 9})], agents)
+    assert (pack.trials, pack.groups, pack.size, pack.rows, pack.names) == (2, 2, 4, 4, ["a+c", "b"])
+    assert pack.seeds == [7, seed_of_group(7, 1), 9, seed_of_group(9, 1)] and len(set(pack.seeds)) == 4
+    assert list(pack.members(1)) == [2, 3]
+
+
+def test_a_team_plays_on_until_nobody_is_left() -> None:
+    teams = Teams(Agents.of(("a", "b")), trials=1, envs=1, mean=False)
+    # Rows are a's and b's: b dies in the first step, a is cut off in the third, the fourth is a reset row.
+    rewards = np.array([[1, 10], [1, 0], [1, 0], [0, 0], [2, 20]], np.float32)
+    ended = np.array([[0, 1], [0, 0], [1, 0], [0, 0], [1, 1]], bool)
+    valid = np.array([[1, 1], [1, 0], [1, 0], [0, 0], [1, 1]], bool)
+    teams.add(rewards, ended, valid, [{}] * 5)
+    (values,) = teams.drain()
+    assert teams.scores() == [(13 + 22) / 2]
+    assert values["Episode / Total timesteps (max)"] == 3
+    assert values[f"{RETURN_MEAN} (a)"] == 2.5 and values[f"{RETURN_MEAN} (b)"] == 15
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("env", "cfg", "why"),
+    [
+        (One, config("IPPO"), "IPPO is of several agents, and this environment has one; allowed here: PPO, RPO, A2C"),
+        (Two, config("PPO"), r"PPO is of one agent, and this environment has 2 \(left, right\); allowed here: IPPO"),
+        (Two, config("IPPO", share_parameters=[["left", "rigth"]]), "no agent 'rigth'"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_the_environment_is_refused(env: Any, cfg: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        runner_class("torch")(wrap_env(env, 2), cfg)
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    stateless = {**config("IPPO"), "agent": config("MAPPO")["agent"]}
+    for cfg, why in (
+        (stateless, "MAPPO learns values of the shared state, which no container reads"),
+        (config("PPO", share_parameters=True), "agent.class PPO is of one agent; allowed: False"),
+    ):
+        with pytest.raises(UserError, match=why):
+            resolve(cfg)
+
+
+@pytest.mark.parametrize(("name", "read"), [("c_lab_ippo", False), ("c_lab_mappo", True), ("d_lab_mappo", True)])
+def test_isaac_labs_files_train(name: str, read: bool) -> None:
+    parsed = load_config(Path(__file__).parents[1] / "fixtures" / "yaml" / f"{name}.yaml")[0]
+    assert parsed.models.value.reads("STATES") is read and not parsed.models.policy.reads("STATES")
+    assert (parsed.agent.state_preprocessor is not None) is read and parsed.agent.observation_preprocessor == SCALER
+    runner, _ = trained("torch", Two, parsed.dump(), steps=1)
+    assert all(np.isfinite(state.parameters).all() for state in runner.states()) and len(runner.states()) == 2
