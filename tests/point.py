@@ -5,9 +5,12 @@ Processes of environments import this module, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -99,3 +102,16 @@ def leave() -> None:
 
 def hang() -> None:
     time.sleep(1000)
+
+
+class Noted(Point):
+    """Has a file in a folder as long as it is open."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(5)
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+        self.file = Path(name)
+
+    def close(self) -> None:
+        self.file.unlink()

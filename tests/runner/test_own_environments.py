@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +12,11 @@ import pytest
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.training.state import MemberState
-from tests.point import Point
+from tests.point import Noted
 from tests.runner.builders import assert_same, both, fingerprint, make_config, runner_class
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "environments"
 SEEDS = (5, 6, 7)
-
-
-class Noted(Point):
-    """Has a file in a folder as long as it is open."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(5)
-        descriptor, name = tempfile.mkstemp(dir=folder)
-        os.close(descriptor)
-        self.file = Path(name)
-
-    def close(self) -> None:
-        self.file.unlink()
 
 
 @pytest.fixture
