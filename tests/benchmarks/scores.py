@@ -44,11 +44,13 @@ def stochastic(preset: Preset) -> bool:
     return preset.family == "atari"
 
 
-def rows(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and score of each preset of a launch."""
+def rows(directory: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and score of each preset of a launch, or only of those named."""
     launch, known = standing.read(directory), {preset.name: preset for preset in presets()}
     for found in by_configuration(launch.rows):
         name = found[0].trial.config
+        if only and name not in only:
+            continue
         if name not in known:
             raise UserError(f"{directory}: {name} is no preset; there are {', '.join(known)}")
         _refuse_another(directory, found, trial_now(known[name]))
@@ -117,10 +119,11 @@ def _statistics(scores: list[float]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path)
+    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="a preset; several: again")
     arguments = parser.parse_args()
     measured = json.loads(SCORES.read_text())
     for directory in arguments.directories:
-        measured.update(rows(directory))
+        measured.update(rows(directory, arguments.only))
     order = [preset.name for preset in presets() if preset.name in measured]
     SCORES.write_text(json.dumps({name: measured[name] for name in order}, indent=1) + "\n")
 
