@@ -98,6 +98,8 @@ class Collector:
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions, self._sequence = act, env_actions, sequence
         # The first reset and every later step must come from one side only: the pool has no lock.
+        observations: Any
+        absent: Any
         if isinstance(env, TensorEnv):
             observations, absent = array(env.reset_arrays()), None if env.absent is None else array(env.absent)
         else:
