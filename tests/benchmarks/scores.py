@@ -21,7 +21,7 @@ from launcher import stats
 from launcher.ledger import evaluations
 from launcher.ledger.configurations import settings_of, text_of
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import Progress
+from launcher.ledger.rows import Progress, TrialRow
 from launcher.plan.experiment import Trial, read_experiment
 from launcher.presets.index import Preset, presets
 from launcher.presets.scores import SCORES
@@ -46,21 +46,33 @@ def stochastic(preset: Preset) -> bool:
 
 def rows(directory: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and score of each preset of a launch, or only of those named."""
-    launch, known = standing.read(directory), {preset.name: preset for preset in presets()}
+    launch = standing.read(directory)
     for found in by_configuration(launch.rows):
-        name = found[0].trial.config
-        if only and name not in only:
+        preset = _preset(found[0].trial)
+        if preset is None:
+            named = ", ".join(preset.name for preset in presets())
+            raise UserError(f"{directory}: {found[0].trial.config} is no preset; there are {named}")
+        if only and preset.name not in only:
             continue
-        if name not in known:
-            raise UserError(f"{directory}: {name} is no preset; there are {', '.join(known)}")
-        _refuse_another(directory, found, trial_now(known[name]))
-        yield name, _row(launch, found, known[name])
+        _refuse_another(directory, found, trial_now(preset))
+        yield preset.name, _row(launch, found, preset)
+
+
+def _preset(trial: TrialRow) -> Preset | None:
+    """The preset of this name, or one that trains the same under another."""
+    named = next((preset for preset in presets() if preset.name == trial.config), None)
+    return named or next((preset for preset in presets() if _digest(trial_now(preset).id) == _digest(trial.id)), None)
+
+
+def _digest(trial: str) -> str:
+    """The part of a trial's id that says what is trained."""
+    return trial.rpartition("_")[2]
 
 
 def _refuse_another(directory: Path, found: Sequence[Progress], now: Trial) -> None:
     """Refuse a configuration or a length that is not the preset's."""
     first = found[0].trial
-    if first.id != now.id or {row.env_steps_total for row in found} != {now.env_steps}:
+    if _digest(first.id) != _digest(now.id) or {row.env_steps_total for row in found} != {now.env_steps}:
         with reading(directory) as ledger:
             (text,) = ledger.configurations([first.id]).values()
         before, after = settings_of(text), settings_of(text_of(now.config))
@@ -90,7 +102,7 @@ def _row(launch: Standing, found: Sequence[Progress], preset: Preset) -> dict[st
     spans = [launch.attempts[number] for number in attempts]
     return {
         "task": preset.task,
-        "trial": found[0].trial.id,
+        "trial": trial_now(preset).id,
         "env_steps": found[0].env_steps_total,
         "seeds": [row.trial.seed for row in ended],
         "diverged": len(found) - len(ended),
