@@ -100,6 +100,72 @@ class DirectRLEnv(LabEnv):
         self.state_space = None if critic is None else batch_space(critic, self.num_envs)
 
 
+class DirectMARLEnv(gymnasium.Env[Any, Any]):
+    """Several agents (`isaaclab.envs.DirectMARLEnv`): everything is a dict by agent, a space is one environment's.
+
+    Each agent pushes a point of its own; beyond 1 it is terminated, at every step until all are, or time is up.
+    """
+
+    def __init__(
+        self,
+        observations: dict[str, gymnasium.Space[Any]],
+        actions: dict[str, gymnasium.Space[Any]],
+        state: gymnasium.Space[Any] | None = None,
+        num_envs: int = 3,
+        length: int = 5,
+    ) -> None:
+        self.num_envs, self.device, self.max_episode_length = num_envs, "cpu", length
+        self.possible_agents = self.agents = list(observations)
+        self.observation_spaces, self.action_spaces, self.state_space = observations, actions, state
+        self.position = torch.zeros(num_envs, len(observations))
+        self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long)
+        self.extras: dict[str, Any] = {name: {} for name in observations}
+        self.generator = torch.Generator()
+
+    def observation_space(self, agent: str) -> gymnasium.Space[Any]:  # type: ignore[override]
+        """Those of one agent in one environment."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gymnasium.Space[Any]:  # type: ignore[override]
+        """Those of one agent in one environment."""
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Reset all environments."""
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self._reset_idx(torch.arange(self.num_envs))
+        return self._observations(), self.extras
+
+    def step(self, action: dict[str, Tensor]) -> Any:
+        """One step of every environment; the reward is the position before a reset."""
+        for number, (name, space) in enumerate(self.action_spaces.items()):
+            assert action[name].shape == (self.num_envs, columns(space))
+            self.position[:, number] += action[name][:, 0].float()
+            action[name].zero_()
+        self.episode_length_buf += 1
+        terminated = {name: self.position[:, number] > 1 for number, name in enumerate(self.agents)}
+        time_out = self.episode_length_buf >= self.max_episode_length
+        rewards = {name: self.position[:, number].clone() for number, name in enumerate(self.agents)}
+        over = torch.stack(list(terminated.values())).all(0) | time_out
+        self._reset_idx(over.nonzero(as_tuple=False).squeeze(-1))
+        return self._observations(), rewards, terminated, dict.fromkeys(self.agents, time_out), self.extras
+
+    def state(self) -> Tensor | None:
+        """The positions of all, where there is a space for them."""
+        return None if self.state_space is None else self.position
+
+    def _reset_idx(self, ids: Tensor) -> None:
+        self.position[ids] = -torch.rand(len(ids), self.position.shape[1], generator=self.generator)
+        self.episode_length_buf[ids] = 0
+
+    def _observations(self) -> dict[str, Tensor]:
+        return {
+            name: observed(space, self.position[:, number : number + 1].expand(-1, numbers_in(space)))
+            for number, (name, space) in enumerate(self.observation_spaces.items())
+        }
+
+
 def numbers_in(space: gymnasium.Space[Any]) -> int:
     """Numbers of an observation in this space."""
     if isinstance(space, Dict | Tuple):

@@ -53,6 +53,9 @@ class PythonTask(VectorEnv):
         self.single = self.splits = is_single(self._spare[0])
         self.joint = self._spare[0] if isinstance(self._spare[0], Joint) else None
         one = self._spare[0] if self.single else adapter(self._spare[0])
+        if getattr(one, "agents", None) is not None and self.joint is None:
+            why = "makes many environments of several agents in one, of which only one that is made can be used"
+            raise UserError(f"env: {recipe.name} {why}; allowed: wrap_env({recipe.name}(…))")
         for name in ("observation_space", "action_space"):
             if not isinstance(space := getattr(one, name, None), gymnasium.Space):
                 raise UserError(f"env: {recipe.name} has as {name} {shown(space, 60)}; allowed: a space of gymnasium")

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.spaces import Dict, Discrete
 from gymnasium.vector import AutoresetMode
 
-from runner.envs.base import Step, VectorEnv, of_spec
+from runner.envs.base import ABSENT, Step, VectorEnv, of_spec
 from runner.envs.observations import as_array, child, flatten_some
 from runner.envs.spaces import CRITIC, POLICY, Layout
 from runner.errors import UserError
@@ -78,7 +78,7 @@ class TensorEnv(VectorEnv):
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes, with the first seed of `seeded` if it was called."""
-        return as_array(self.reset_arrays()), {}
+        return as_array(self.reset_arrays()), self._told()
 
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
@@ -86,18 +86,24 @@ class TensorEnv(VectorEnv):
         observations, rewards, terminated, truncated = map(as_array, arrays[:4])
         which = np.flatnonzero(terminated | truncated)
         if not (self.resets_at_once and len(which)):
-            return observations, rewards, terminated, truncated, {}
+            return observations, rewards, terminated, truncated, self._told()
         self.tell(True)
         final = as_array(before if arrays.final is None else arrays.final)[which]
-        return observations, rewards, terminated, truncated, {"final_observations": (which, final)}
+        info = {"final_observations": (which, final)} | self._told()
+        return observations, rewards, terminated, truncated, info
+
+    def _told(self) -> dict[str, Any]:
+        return {} if self.absent is None else {ABSENT: as_array(self.absent)}
 
     def reset_arrays(self) -> Any:
         """Start new episodes → observations `[N, O]`, which nobody else writes into."""
+        self._before, self._ended = self._flat(self._reset_observations()), None
+        return self._before
+
+    def _reset_observations(self) -> Any:
         takes_seed = self._seed is not None and _takes_seed(self.env)
         answer = self.env.reset(seed=self._seed) if takes_seed else self.env.reset()
-        observations, _ = self._parts("reset", answer, "(observations, info)", 2)
-        self._before, self._ended = self._flat(observations), None
-        return self._before
+        return self._parts("reset", answer, "(observations, info)", 2)[0]
 
     def step_arrays(self, actions: Any) -> Arrays:
         """One step of every environment.
@@ -107,7 +113,7 @@ class TensorEnv(VectorEnv):
         """
         allowed = "(observations, rewards, terminated, truncated, info)"
         answer = self._parts("step", self.env.step(self._own(actions)), allowed, 5)
-        library, info = _library(self._before), answer[4] if isinstance(answer[4], Mapping) else {}
+        library, info = library_of(self._before), answer[4] if isinstance(answer[4], Mapping) else {}
         rewards = self._column("rewards", answer[1], library.float32)
         terminated, truncated = (
             self._column(name, flags, library.bool)
@@ -171,13 +177,13 @@ class TensorEnv(VectorEnv):
                 observations = observations[POLICY]
             elif self._states is not None and not isinstance(observations, Mapping):
                 observations = {POLICY: observations, CRITIC: self._states()}
-            leaves = list(_leaves(self.layout, observations))
-            library = _library(leaves[0][1])
+            found = list(leaves(self.layout, observations))
+            library = library_of(found[0][1])
             dtype = getattr(library, self.layout.dtype.name)
-            copy = True if len(leaves) == 1 else None
+            copy = True if len(found) == 1 else None
             columns = [
                 library.asarray(leaf, dtype=dtype, copy=copy).reshape(self.num_envs, part.stop - part.start)
-                for part, leaf in leaves
+                for part, leaf in found
             ]
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
@@ -188,7 +194,7 @@ class TensorEnv(VectorEnv):
 
     def _column(self, name: str, values: Any, dtype: Any) -> Any:
         """One number for each environment, `[N]`, a copy."""
-        column = _library(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
+        column = library_of(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
         if tuple(column.shape) not in ((self.num_envs,), (self.num_envs, 1)):
             raise UserError(
                 f"{self._name}: step gives {name} of shape {tuple(column.shape)}; allowed: {(self.num_envs,)} or "
@@ -212,8 +218,8 @@ class TensorEnv(VectorEnv):
 
     def _own(self, actions: Any) -> Any:
         """Actions as the environment takes them, a copy: some write into it."""
-        library = _library(self._before)
-        if not isinstance(actions, np.ndarray) and _library(actions) is not library:
+        library = library_of(self._before)
+        if not isinstance(actions, np.ndarray) and library_of(actions) is not library:
             actions = library.from_dlpack(actions)
         torch = library is sys.modules.get("torch")
         # JAX counts in 32 bits.
@@ -287,19 +293,19 @@ def _takes_seed(env: Any) -> bool:
     return any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _leaves(parts: Layout, observations: Any) -> Iterator[tuple[Layout, Any]]:
+def leaves(parts: Layout, observations: Any) -> Iterator[tuple[Layout, Any]]:
     """(layout, array `[N, …]`) of every array in a batch of observations."""
     if not parts.children:
         yield parts, _without_tape(observations)
     for key, part in parts.children:
-        yield from _leaves(part, child(observations, key))
+        yield from leaves(part, child(observations, key))
 
 
 def _without_tape(array: Any) -> Any:
     return array.detach() if hasattr(array, "detach") else array
 
 
-def _library(array: Any) -> Any:
+def library_of(array: Any) -> Any:
     """The module of functions for arrays like this one, by the names of the array API."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()

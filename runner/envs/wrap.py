@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 
 from runner.envs.agents.joint import is_parallel, takes_turns
+from runner.envs.agents.tensors import TensorAgents, is_many_of_several
 from runner.envs.agents.vector import of_instance, of_recipe
 from runner.envs.base import VectorEnv
 from runner.envs.tensors import TensorEnv, is_many
@@ -40,6 +41,8 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
         from runner.envs.envpool import EnvPool
 
         return of_pool(EnvPool(env))
+    if is_many_of_several(env):
+        return TensorAgents(env)
     if is_parallel(env):
         return of_instance(env)
     if takes_turns(env):

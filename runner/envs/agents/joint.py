@@ -51,8 +51,9 @@ class Table(NamedTuple):
 
 
 def is_parallel(env: Any) -> bool:
-    """An environment with PettingZoo's parallel API."""
-    return all(hasattr(env, name) for name in MEMBERS) and callable(env.observation_space)
+    """One environment with PettingZoo's parallel API, not many in one."""
+    alone = getattr(env, "num_envs", None) is None
+    return alone and all(hasattr(env, name) for name in MEMBERS) and callable(env.observation_space)
 
 
 def takes_turns(env: Any) -> bool:
