@@ -96,6 +96,8 @@ def described(entry: Entry) -> Entry:
             return Entry(entry.id, entry.family, needs=str(error).removeprefix("env.id: ").removeprefix(f"{entry.id} "))
         env.close()
     seen, taken = in_words(env.observation_space), in_words(env.action_space)
+    if env.agents is not None:
+        seen = f"{len(env.agents.names)} agents, each {seen}"
     return Entry(entry.id, entry.family, seen, taken, env.actions.policies)
 
 

@@ -26,7 +26,7 @@ from launcher.envs.catalogue import in_words
 from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
-from runner.envs.base import VectorEnv
+from runner.envs.base import ABSENT, Step, VectorEnv
 from runner.envs.measure import step_seconds
 from runner.envs.named import imports
 from runner.envs.python import InProcess, PythonTask
@@ -118,6 +118,9 @@ def _generators() -> tuple[Any, Any]:
 def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
     """Try an environment for about so many seconds; an error ends it."""
     yield Finding("right", f"spaces: {in_words(env.observation_space)} → {in_words(env.action_space)}")
+    if env.agents is not None:
+        yield Finding("right", f"agents, which act at once and have these spaces: {', '.join(env.agents.names)}")
+        env = env.of_each(1)
     yield from _bounds(env)
     first = env.seeded(SEEDS[:1], 1)
     actions = _actions(env, np.random.default_rng(0), SAME)
@@ -145,17 +148,19 @@ def _actions(env: VectorEnv, rng: np.random.Generator, steps: int) -> np.ndarray
     """Random ones for one environment, `[steps, 1, …]`."""
     space, shape = env.actions, (steps, 1, *env.actions.shape)
     if space.discrete:
-        return (space.low + rng.integers(0, space.sizes, (steps, len(space.sizes)))).reshape(shape)
+        sizes = space.sizes if env.agents is None else env.common.least  # type: ignore[attr-defined]
+        return (space.low + rng.integers(0, sizes, (steps, len(sizes)))).reshape(shape)
     low, high = np.clip(space.low, -1, None), np.clip(space.high, None, 1)
     return rng.uniform(np.minimum(low, high), np.maximum(low, high), (steps, len(low))).reshape(shape)
 
 
 def _trace(env: VectorEnv, actions: np.ndarray, seconds: float) -> list[tuple[np.ndarray, ...]]:
     """All that the first environment gives, for as many steps as there is time for; all take the same actions."""
-    found: list[tuple[np.ndarray, ...]] = [(env.reset()[0][:1],)]
+    rows = 1 if env.agents is None else env.agents.rows
+    found: list[tuple[np.ndarray, ...]] = [(env.reset()[0][:rows],)]
     end = time.perf_counter() + seconds
     for action in actions:
-        found.append(tuple(column[:1] for column in env.step(np.repeat(action, env.num_envs, 0))[:4]))
+        found.append(tuple(column[:rows] for column in env.step(np.repeat(action, env.num_envs, 0))[:4]))
         if time.perf_counter() > end:
             break
     return found
@@ -217,12 +222,13 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
     largest = float(np.abs(one.reset()[0]).max(initial=0))
     while time.perf_counter() < end:
         for action in _actions(env, rng, 100):
-            observations, reward, terminated, truncated, _ = one.step(np.repeat(action, one.num_envs, 0))
+            answer = one.step(np.repeat(action, one.num_envs, 0))
+            observations, (reward, terminated, truncated) = answer[0], _of_first(one, answer)
             steps, length = steps + 1, length + 1
-            rewards[float(reward[0])] += 1
+            rewards[reward] += 1
             largest = max(largest, float(np.abs(observations).max(initial=0)))
-            if terminated[0] or truncated[0]:
-                lengths["terminated" if terminated[0] else "truncated"].append(length)
+            if terminated or truncated:
+                lengths["terminated" if terminated else "truncated"].append(length)
                 length = -1 if not one.resets_at_once else 0  # the next row is a reset
             if time.perf_counter() > end:
                 break
@@ -249,11 +255,20 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
         yield Finding("note", f"observations are as large as {largest:,.3g}", fix)
 
 
+def _of_first(env: VectorEnv, answer: Step) -> tuple[float, bool, bool]:
+    """The reward of the first environment and whether its episode has ended: for all its agents."""
+    _, rewards, terminated, truncated, info = answer
+    if env.agents is None:
+        return float(rewards[0]), bool(terminated[0]), bool(truncated[0])
+    over, cut = bool(info[ABSENT].all()), bool(truncated.any())
+    return float(rewards.sum()), over and not cut, over and cut
+
+
 def speed(env: VectorEnv) -> str:
     """The cost of a step, and what a launch may make of it."""
     step, cores = step_seconds(env), usable_cores()
     launch = cores / (step + LEARNING)
-    processes = stepping_threads(cores if env.splits else 1, env.num_envs, step, LEARNING)
+    processes = stepping_threads(cores if env.splits else 1, env.environments, step, LEARNING)
     single = 1 / (step / processes + LEARNING)
     text = f"{1 / step:,.0f} steps/s on one core ({1e6 * step:,.1f} µs a step)"
     if cores == 1:

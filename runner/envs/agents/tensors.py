@@ -112,12 +112,12 @@ class TensorAgents(TensorEnv):
         self._before, there = self._rows(answer[0])
         self._present = there & (over | ~(terminated | truncated))
         rows = [self.agents.rows_of(cells, self._of_trial) for cells in (rewards, terminated, truncated)]
-        rows = [library.where(was, library.zeros_like(row), row) for row in rows]
+        gained, ended, cut = (library.where(was, library.zeros_like(row), row) for row in rows)
         self.absent = self._absent()
         # Of those that have been reset nobody knows what they ended with; the others show it.
         reset = self.agents.rows_of(library.broadcast_to(over, terminated.shape), self._of_trial)
         final = library.where(reset[:, None], before, self._before)
-        return Arrays(self._before, *rows, final)
+        return Arrays(self._before, gained, ended, cut, final)
 
     def _absent(self) -> Any:
         return ~self.agents.rows_of(self._present, self._of_trial) | self._fillers
