@@ -176,10 +176,18 @@ class Collector:
         """Rows of the steps whose successor is not the next observation, and the successors; see `Rollout`."""
         if isinstance(self.env, TensorEnv) and self.env.resets_at_once:
             self.env.tell(ended.any())
-            rows = ended.flatten().nonzero().squeeze(1)
+            steps, rows = ended.nonzero(as_tuple=True)
+            if not len(steps):
+                return None, self._observations.new_empty(self.members, 0, self.env.observation_size)
             # Where nobody knows what followed, it is what was before.
             finals = torch.stack([info.get(FINAL, observations[t]) for t, info in enumerate(infos)], 1)
-            return (rows.unsqueeze(0) if len(rows) else None), finals.flatten(1, 2)[:, rows]
+            members, places = rows // self.envs, steps * self.envs + rows % self.envs
+            order, counts = members.argsort(stable=True), members.bincount(minlength=self.members)
+            filled = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
+            index = places.new_full(filled.shape, len(infos) * self.envs)
+            last = finals.new_zeros(*filled.shape, finals.shape[-1])
+            index[filled], last[filled] = places[order], finals.flatten(1, 2)[members, places][order]
+            return index, last
         found = [(t, *info[FINAL]) for t, info in enumerate(infos) if len(info.get(FINAL, ((),))[0])]
         if not found:
             return None, torch.empty(self.members, 0, self.env.observation_size, device=self.device)

@@ -16,7 +16,7 @@ from runner.config import load
 from runner.envs.python import Joined
 from runner.envs.wrap import wrap_env
 from runner.training.tracking import LENGTH_MAX, VALUE_LOSS
-from tests.isaac_lab import INFINITE, DirectRLEnv, ManagerBasedRLEnv
+from tests.isaac_lab import INFINITE, DirectMARLEnv, DirectRLEnv, ManagerBasedRLEnv
 from tests.probe_envs import Truncation, make_vector
 from tests.runner.builders import assert_same, make_config, plain_config, runner_class, values
 from tests.runner.envs.test_tensors import Known
@@ -186,7 +186,13 @@ def test_files_of_isaac_lab_train_on_what_is_like_isaac_lab(name: str) -> None:
     rollouts, parts = data["agent"]["rollouts"], data["agent"]["mini_batches"]
     data["trainer"]["timesteps"], data["agent"]["learning_epochs"] = rollouts, 1
     critic = STATES if name == "d_asymmetric" else None
-    kind = DirectRLEnv if critic is None else ManagerBasedRLEnv
-    runner = runner_class("torch")(kind(policy, critic, action, num_envs=max(2, parts // rollouts)), data)
+    kind, count = DirectRLEnv if critic is None else ManagerBasedRLEnv, max(2, parts // rollouts)
+    env: Any = kind(policy, critic, action, num_envs=count)
+    if data["agent"].get("class") in ("IPPO", "MAPPO"):
+        actions = Box(-1, 1, (2,), np.float32)
+        env = DirectMARLEnv(dict.fromkeys("ab", policy), dict.fromkeys("ab", actions), num_envs=count)
+    runner = runner_class("torch")(env, data)
     *_, report = runner.reports()
-    assert report.records[0] is not None and np.isfinite(report.records[0].values[VALUE_LOSS])
+    assert report.records[0] is not None
+    losses = [number for tag, number in report.records[0].values.items() if tag.startswith(VALUE_LOSS)]
+    assert losses and np.isfinite(losses).all()
