@@ -175,19 +175,7 @@ class Collector:
     ) -> tuple[Tensor | None, Tensor]:
         """Rows of the steps whose successor is not the next observation, and the successors; see `Rollout`."""
         if isinstance(self.env, TensorEnv) and self.env.resets_at_once:
-            self.env.tell(ended.any())
-            steps, rows = ended.nonzero(as_tuple=True)
-            if not len(steps):
-                return None, self._observations.new_empty(self.members, 0, self.env.observation_size)
-            # Where nobody knows what followed, it is what was before.
-            finals = torch.stack([info.get(FINAL, observations[t]) for t, info in enumerate(infos)], 1)
-            members, places = rows // self.envs, steps * self.envs + rows % self.envs
-            order, counts = members.argsort(stable=True), members.bincount(minlength=self.members)
-            filled = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
-            index = places.new_full(filled.shape, len(infos) * self.envs)
-            last = finals.new_zeros(*filled.shape, finals.shape[-1])
-            index[filled], last[filled] = places[order], finals.flatten(1, 2)[members, places][order]
-            return index, last
+            return self._followed_tensors(ended, observations, infos)
         found = [(t, *info[FINAL]) for t, info in enumerate(infos) if len(info.get(FINAL, ((),))[0])]
         if not found:
             return None, torch.empty(self.members, 0, self.env.observation_size, device=self.device)
@@ -199,6 +187,25 @@ class Collector:
         last = np.zeros((*filled.shape, self.env.observation_size), self.env.layout.dtype)
         index[filled], last[filled] = places[order], np.concatenate([final for *_, final in found])[order]
         return _tensor(index).to(self.device), _tensor(last).to(self.device)
+
+    def _followed_tensors(
+        self, ended: Tensor, observations: list[Tensor], infos: list[dict[str, Any]]
+    ) -> tuple[Tensor | None, Tensor]:
+        """`_followed` of environments whose arrays are on a device."""
+        assert isinstance(self.env, TensorEnv)
+        self.env.tell(ended.any())
+        steps, rows = ended.nonzero(as_tuple=True)
+        if not len(steps):
+            return None, self._observations.new_empty(self.members, 0, self.env.observation_size)
+        # Where nobody knows what followed, it is what was before.
+        finals = torch.stack([info.get(FINAL, observations[t]) for t, info in enumerate(infos)], 1)
+        members, places = rows // self.envs, steps * self.envs + rows % self.envs
+        order, counts = members.argsort(stable=True), members.bincount(minlength=self.members)
+        filled = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
+        index = places.new_full(filled.shape, len(infos) * self.envs)
+        last = finals.new_zeros(*filled.shape, finals.shape[-1])
+        index[filled], last[filled] = places[order], finals.flatten(1, 2)[members, places][order]
+        return index, last
 
 
 def env_actions(distribution: Distribution, space: ActionSpace, clip: bool) -> EnvActions:
