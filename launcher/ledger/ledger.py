@@ -59,13 +59,13 @@ class Ledger(Reader):
     """
 
     def __init__(
-        self, directory: Path, writer: bool = True, wait: float = 0.0, clock: Callable[[], float] = time.time
+        self, directory: Path, writer: bool = True, wait: float = 0.0, clock: Callable[[], float] | None = None
     ) -> None:
         """Open `DIR/ledger.sqlite`: to write, creating it and holding `DIR/ledger.lock`; else only to read.
 
-        Whoever holds the lock has `wait` seconds to let go of it. What is stored is stored at the time of `clock`.
+        Whoever holds the lock has `wait` seconds to let go of it. `clock` tells the time of what is stored.
         """
-        self.directory, self._clock = directory.resolve(), clock
+        self.directory, self._clock = directory.resolve(), clock or time.time
         path = self.directory / LEDGER
         if not writer and not path.is_file():
             missing = f"it has no {LEDGER}" if directory.is_dir() else "there is no such folder"
