@@ -173,8 +173,10 @@ class Jobs:
         command = f"exec python -P -m launcher.cli.main {shlex.join(words)}"
         try:
             with self._asking():
-                record = json.dumps(imports.recorded())
-                self._submit(job, command, environment, {"launch": name, "out": out, "imports": record})
+                metadata = {"launch": name, "out": out}
+                if record := imports.recorded():
+                    metadata["imports"] = json.dumps(record)
+                self._submit(job, command, environment, metadata)
         except UserError as error:
             if "already exists" not in str(error):
                 raise
