@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from launcher.cli import clusters, environments, presets, reading
-from launcher.cli.flags import Debug, Directory, Imports, Launches, Searching, Written, allow, console, examples
+from launcher.cli.flags import QUIET, Debug, Directory, Imports, Launches, Searching, Written, allow, console, examples
 from launcher.ledger.storage import is_launch
 from launcher.plan.directory import launch_of
 from launcher.plan.experiment import Experiment
@@ -94,8 +94,8 @@ def train(
     resources: Given = NOTHING_GIVEN,
     name: Annotated[str | None, Parameter(help="Name of the launch; default config and time.")] = None,
     out: Annotated[Path | None, Parameter(help="Folder for launches; default runs.")] = None,
-    dry_run: Annotated[bool, Parameter(help="Show the plan and stop.")] = False,
-    show_config: Annotated[bool, Parameter(help="With --dry-run: the configurations read, as YAML.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Show the plan and stop; with --show-config, as YAML.")] = False,
+    show_config: Annotated[bool, QUIET] = False,
     debug: Debug = False,
 ) -> int:
     """Train every configuration with every seed."""

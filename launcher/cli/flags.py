@@ -39,17 +39,22 @@ Imports = Annotated[
 Debug = Annotated[bool, Parameter(help="Show tracebacks.")]
 
 
+QUIET = Parameter(show=False)
+"""So that `launch --help` fits a screen: documents and errors name these."""
+
+
 @dataclass(frozen=True)
 class Searching:
     """Flags of a search; None where the file, or the default, says."""
 
     search: Annotated[
-        Literal["grid", "random", "tpe", "asha", "pbt"] | None, Parameter(help="How settings are searched: see docs.")
+        Literal["grid", "random", "tpe", "asha", "pbt"] | None,
+        Parameter(help="asha, tpe, pbt, random, grid: see docs/search.md.", show_choices=False),
     ] = None
-    trials: Annotated[int | None, Parameter(help="Settings that a search tries; default 64.")] = None
-    population: Annotated[int | None, Parameter(help="Members of --search pbt; default 16.")] = None
-    confirm: Annotated[int | None, Parameter(help="Fresh seeds for the winner; default 10, 0: none.")] = None
-    search_seed: Annotated[int | None, Parameter(help="What a search draws by; default 0.")] = None
+    trials: Annotated[int | None, QUIET] = None
+    population: Annotated[int | None, QUIET] = None
+    confirm: Annotated[int | None, QUIET] = None
+    search_seed: Annotated[int | None, QUIET] = None
 
     def given(self) -> dict[Key, Any]:
         """Keys of the section that were typed, with their values."""
@@ -62,7 +67,6 @@ _EXAMPLES = {
         "launch CartPole-v1 --seeds 8",
         "launch cfg.yaml --env my_package:PointEnv --num-envs 64 --seeds 8",
         "launch cfg.yaml --seeds 0-4 --set agent.learning_rate=1e-4,3e-4 --dry-run",
-        "launch cfg.yaml --search tpe --trials 64 --set agent.learning_rate=log:1e-5..1e-2",
     ),
     "resume": (
         "launch resume",

@@ -28,9 +28,7 @@ class Resources:
         int | None,
         Parameter(help="Members of one batched program at most; default 32."),
     ] = None
-    logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", help="Only count GPUs: for tests and dry runs.")] = (
-        False
-    )
+    logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", show=False)] = False
     address: Annotated[
         str | None,
         Parameter(
