@@ -25,16 +25,7 @@ from runner.torch import update as torch_update
 from runner.training.evaluate import play
 from runner.training.state import MemberState
 from tests import oracle
-from tests.runner.builders import (
-    assert_same,
-    both,
-    fingerprint,
-    make_config,
-    make_env,
-    runner_class,
-    told,
-    until,
-)
+from tests.runner.builders import assert_same, both, fingerprint, make_config, make_env, runner_class, told, until
 from tests.runner.jax.problem import joined, learner_of, numbers_of, oracle_numbers_of, orders_of, rollout_of
 from tests.runner.torch.problem import Problem
 from tests.runner.torch.test_equals_oracle import close

@@ -21,6 +21,7 @@ from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
 from launcher.plan.experiment import Placement, Trial
 from launcher.run import dispatch, session
+from launcher.search.scheduler import Fixed
 from runner.config import Config
 from runner.training import wandb as weights_and_biases
 from tests.launcher.boards import TAG, TRIALS, Points, checkpoint, opened, push, read_scalars, steps
@@ -239,7 +240,7 @@ def test_a_launch_tells_where_its_runs_are(
     monkeypatch.setattr(dispatch, "run", run)
     console = Console(width=200, record=True)
     trial = Trial("a-0", "a", make_config({"agent.experiment": {"wandb": wanted}}))
-    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1), None)
+    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1), None, Fixed([[trial]]))
     assert service.points == ({"a-0": steps(5.0)} if wanted else {})
     assert ("wandb:       https://" in console.export_text()) == wanted
 

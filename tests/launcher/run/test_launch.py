@@ -20,11 +20,14 @@ import yaml
 from safetensors.numpy import load
 
 from launcher.cli.main import main
+from launcher.ledger.configurations import text_of
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import agent_path
 from launcher.plan import directory as folder
 from launcher.plan.experiment import trial_of
 from launcher.search.asha import Bracket
+from launcher.search.record import Record, Setting
+from launcher.search.settings import Search
 from runner.checkpoints import checkpoint
 from runner.config import load_config
 from runner.training import tracking
@@ -365,10 +368,10 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
     files = [(f"s{n}", load_config(config, [(("agent", "learning_rate"), rate)])[0]) for n, rate in enumerate(rates)]
     trials = [trial_of(name, one.model_copy(update={"seed": seed})) for name, one in files for seed in (1, 2)]
     folder.create(directory, trials)
-    options = {"method": "asha", "asha": {"reduction": 2, "rungs": 3}}
+    search = Search.model_validate({"method": "asha", "confirm": 0, "asha": {"reduction": 2, "rungs": 3}})
     with Ledger(directory) as ledger:
-        ledger.add_events([("search", "", {"search": options, "metric": "return"})])
-        ledger.add_events([("setting", name, {"role": "search"}) for name, _ in files])
+        ledger.add_events([Record(search, "return", (1, 2), "s", {}, (), (), text_of(files[0][1])).event])
+        ledger.add_events([Setting(n, name, {}).event for n, (name, _) in enumerate(files)])
         # As after a crash: two settings had begun and had no worker yet.
         ledger.add_events([("begin", f"s{n}@0", {"setting": f"s{n}", "rung": 0}) for n in (0, 1)])
 
