@@ -126,9 +126,11 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
     finished = [row for row in rows if row.trial.state == "finished"]
     returns = np.array(scores(finished))
     lost = sum(row.trial.state in LOST_STATES for row in rows)
+    paused = sum(row.trial.state == "paused" for row in rows)
     left_out = {
         "failed or diverged": lost,
-        "did not finish": len(rows) - len(finished) - lost,
+        "paused by the search": paused,
+        "did not finish": len(rows) - len(finished) - lost - paused,
         "never ended an episode": len(finished) - len(returns),
     }
     notes = ", ".join(f"{number} of {count(len(rows), 'seed')} {what}" for what, number in left_out.items() if number)

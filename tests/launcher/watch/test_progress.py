@@ -284,6 +284,12 @@ def test_result_of_nothing(ledger: Ledger, tmp_path: Path) -> None:
     assert "other: no final return: 1 of 1 seed did not finish" in screen.lines
 
 
+def test_what_a_search_has_paused_is_not_said_to_have_failed(ledger: Ledger) -> None:
+    train(ledger, OTHER, [1.0], "paused")
+    (row,) = (row for row in ledger.progress(SCORE) if row.trial.id == OTHER.id)
+    assert summary("other", [row]) == "[bold]other[/]: no final return: 1 of 1 seed paused by the search"
+
+
 def test_interval_of_three_seeds_and_more(ledger: Ledger) -> None:
     for trial, score in zip(TRIALS, (1.0, 2.0, 3.0, 10.0), strict=True):
         train(ledger, trial, [score], "finished")
