@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from launcher.ledger.configurations import text_of
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Event
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, trial_of
 from launcher.search.asha import Bracket
+from launcher.search.record import Record, Setting
+from launcher.search.settings import Search
+from launcher.search.space import Dimension
 from runner.config import load_config
 from tests.launcher.commands import launch, session_of
 from tests.launcher.faulty import aggregator_pid, wait_until, worker_pids, write_config
@@ -34,13 +38,10 @@ def create(directory: Path, method: str) -> list[Trial]:
     seeds = (1, 2) if method == "asha" else (1,)
     trials = [trial_of(name, one.model_copy(update={"seed": seed})) for name, one in files for seed in seeds]
     folder.create(directory, trials)
-    about = {
-        "search": {"method": method, "seed": 1, method: SEARCHES[method]},
-        "metric": "return",
-        "dimensions": [RATE],
-    }
+    search = Search.model_validate({"method": method, "confirm": 0, "seed": 1, method: SEARCHES[method]})
+    record = Record(search, "return", seeds, "s", {}, (), (Dimension.of_json(RATE),), text_of(files[0][1]))
     with Ledger(directory) as ledger:
-        ledger.add_events([("search", "", about), *(("setting", name, {"role": "search"}) for name, _ in files)])
+        ledger.add_events([record.event, *(Setting(n, name, {}).event for n, (name, _) in enumerate(files))])
     return trials
 
 
