@@ -254,7 +254,8 @@ class Runner:
             config.check_mini_batches(envs)
         except ValueError as error:
             raise UserError(str(error)) from None
-        self.env.check_described(config.env.id, config.env.arguments)  # before its own fill what is not said
+        # Before its own fill what is not said.
+        self.env.check_described(config.env.id, config.env.model_extra or {})
         named = {} if config.env.id is not None else self.env.named
         env = config.env.model_copy(update={**named, "num_envs": envs})
         return config.model_copy(update={"env": env, "backend": self.backend})

@@ -8,7 +8,7 @@ member of a pack (`Joined`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -86,6 +86,16 @@ class PythonTask(VectorEnv):
     def named(self) -> dict[str, Any]:
         """See the base class."""
         return self.recipe.named
+
+    def check_described(self, task: str | None, arguments: Mapping[str, Any]) -> None:
+        """See the base class; where the environment's name is known, all that it is made with is known as well."""
+        super().check_described(task, arguments)
+        given = {*self.recipe.arguments, *(["wrappers"] if self.recipe.wrappers else ())}
+        for name, value in arguments.items():
+            if self.named and name not in given:
+                made = f"{self.recipe.name} is made without it here"
+                allowed = "put it into what is given to wrap_env, with functools.partial or in a function"
+                raise UserError(f"env.{name}: the configuration says {shown(value, 60)}; {made}; allowed: {allowed}")
 
     def drawn(self) -> PythonTask:
         """The same, whose environments can be drawn."""

@@ -315,6 +315,8 @@ def test_a_class_or_function_that_a_module_has_is_named(world: None) -> None:
         ({"id": "CartPole-v1"}, "env.id: the configuration says CartPole-v1, the environment is point_world:PointEnv"),
         ({"id": "point_world:PointEnv", "length": 6}, "env.length: the configuration says 6, the environment has 5"),
         ({"length": 6}, "env.length: the configuration says 6, the environment has 5"),
+        ({"noise": 0.1}, "env.noise: the configuration says 0.1; point_world:PointEnv is made without it here; allo"),
+        ({"wrappers": ["point_world.Clip"]}, r"env.wrappers: the configuration says \['point_world.Clip'\]; point_wo"),
         ({"id": "elsewhere:PointEnv", "length": 5}, ""),
     ],
 )
@@ -323,7 +325,7 @@ def test_what_a_configuration_says_of_it_is_true(env: dict[str, Any], said: str,
 
     made, told = wrap_env(partial(point_world.PointEnv, length=5), 3), EnvConfig.model_validate(env)
     with pytest.raises(UserError, match=said) if said else nullcontext():
-        made.check_described(told.id, told.arguments)
+        made.check_described(told.id, told.model_extra or {})
 
 
 def test_only_single_environments_are_split_over_cores(world: None) -> None:
