@@ -64,6 +64,7 @@ def show_result(console: Console, directory: Path, seconds: float, before: int) 
     say(console, f"{trained:,} env steps in {seconds:,.1f} s, start-up included{speed}")
     say(console, f"Directory:   {directory}")
     say(console, f"TensorBoard: tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}")
+    say(console, f"Next:        launch report {shlex.quote(str(directory))}, or eval: every checkpoint plays again")
 
 
 def _about(standing: Standing) -> list[str]:

@@ -272,8 +272,10 @@ def test_result(ledger: Ledger, tmp_path: Path, width: int) -> None:
         "not in these numbers: 2 of 4 seeds failed or diverged"
     ) in lines
     assert "other: no final return: 1 of 1 seed never ended an episode" in lines
-    assert lines[-3].startswith("7,200 env steps in 12.3 s, start-up included, ")
-    assert lines[-2:] == [f"Directory:   {tmp_path}", f"TensorBoard: tensorboard --logdir {tmp_path}/tensorboard"]
+    assert lines[-4].startswith("7,200 env steps in 12.3 s, start-up included, ")
+    tensorboard = f"TensorBoard: tensorboard --logdir {tmp_path}/tensorboard"
+    assert lines[-3:-1] == [f"Directory:   {tmp_path}", tensorboard]
+    assert lines[-1].startswith(f"Next:        launch report {tmp_path}")
     assert "nan" not in screen.text
 
 
