@@ -18,10 +18,11 @@ A preset is a configuration for one task, which comes with the program: `launch 
 
 Interquartile means over seeds with 95% intervals ([statistics](statistics.md)) after the preset's own length.
 *Evaluation*: mean of 100 episodes of each seed's last agent, by its most probable actions (Atari: by sampled ones).
-*Training*: mean of each seed's last 100 training episodes. *Minutes*: from the first to the last moment at which a seed
-was trained, on a machine that others used, too; `launch presets --json` has machine, versions and commit of each row,
-and every seed.
+*Training*: mean of each seed's last 100 training episodes. *Random*: mean of 100 episodes of actions that are drawn
+uniformly. *Minutes*: those in which at least one seed was trained, by one or two workers of a machine of two cores that
+others used, too; `launch presets --json` has machine, versions and commit of each row, and every seed.
 """
+COLUMNS = "task, preset, env steps:, seeds:, evaluation:, training:, random:, minutes:"
 MIDDLE = """
 ## Beside published numbers
 
@@ -37,7 +38,7 @@ def page() -> str:
     return "\n".join(
         [
             PREFACE,
-            *_table("task, preset, env steps:, seeds:, evaluation:, training:, minutes:", map(_scores, measured)),
+            *_table(COLUMNS, map(_scores, measured)),
             *([f"\nNot measured: {waiting}."] if waiting else []),
             MIDDLE,
             *protocols,
@@ -51,7 +52,7 @@ def page() -> str:
 def _scores(row: Row) -> list[str]:
     found, link = row.measured, f"`{row.preset.family}/{row.preset.name}.yaml`"
     numbers = f"{found['env_steps']:,}", row.seeds, row.statistic("evaluation"), row.statistic("training")
-    return [row.preset.task, link, *numbers, f"{found['seconds'] / 60:.1f}"]
+    return [row.preset.task, link, *numbers, number(found["random"]), f"{found['seconds'] / 60:.1f}"]
 
 
 def _comparisons(measured: Sequence[Row]) -> Iterator[list[str]]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from launcher.presets.scores import SCORES
 from launcher.watch import standing
 from launcher.watch.layout import by_configuration
 from launcher.watch.standing import Standing
+from runner.envs.task import task
 from runner.errors import UserError
+from runner.training.evaluate import play
 
 EPISODES = 100
 
@@ -99,7 +102,7 @@ def _row(launch: Standing, found: Sequence[Progress], preset: Preset) -> dict[st
         how = f"--episodes {EPISODES}{' --stochastic' if stochastic(preset) else ''}"
         raise UserError(f"{launch.directory}: {', '.join(missing)}: not evaluated; launch eval DIR {how}")
     attempts = {number for row in found for number in launch.attempts_of(row)}
-    spans = [launch.attempts[number] for number in attempts]
+    spans = [(one.opened_at, one.closed_at or one.opened_at) for one in map(launch.attempts.__getitem__, attempts)]
     return {
         "task": preset.task,
         "trial": trial_now(preset).id,
@@ -112,11 +115,33 @@ def _row(launch: Standing, found: Sequence[Progress], preset: Preset) -> dict[st
             "stochastic": stochastic(preset),
             **_statistics([float(np.mean(played[row.trial.id][1])) for row in ended]),
         },
-        "seconds": round(max(one.closed_at or 0 for one in spans) - min(one.opened_at for one in spans), 1),
+        "random": round(random_play(preset), 4),
+        "seconds": round(covered(spans), 1),
         "machine": {name: value for name, value in launch.block("hardware").items() if name != "host"},
         "versions": launch.block("versions"),
         "commit": launch.revision.get("git_commit"),
     }
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The time in which at least one of the spans is."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(end - max(begin, until), 0)
+        until = max(until, end)
+    return total
+
+
+def random_play(preset: Preset) -> float:
+    """The mean return of episodes whose actions are drawn uniformly."""
+    env = task(trial_now(preset).config.env)
+    env.action_space.seed(0)
+
+    def choose(carry: Any, observations: np.ndarray, draw: int) -> tuple[Any, np.ndarray]:
+        return carry, np.stack([env.action_space.sample() for _ in observations])
+
+    episodes = play(lambda seeds: env.opened(seeds, 1), choose, [0], EPISODES, EPISODES)
+    return float(np.mean([episode.ret for episode in episodes]))
 
 
 def _statistics(scores: list[float]) -> dict[str, Any]:

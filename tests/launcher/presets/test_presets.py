@@ -19,7 +19,7 @@ from launcher.presets import index, scores
 from launcher.presets.index import presets
 from launcher.presets.scores import Reference, Row
 from runner.errors import UserError
-from tests.benchmarks.scores import EPISODES, rows, trial_now
+from tests.benchmarks.scores import EPISODES, covered, rows, trial_now
 from tests.launcher import report_launches
 from tests.launcher.refusals import CARTPOLE, Refused
 
@@ -148,6 +148,11 @@ def test_scores_are_read_from_a_launch(tmp_path: Path) -> None:
         "scores": [0, 1, 2, 3],
     }
     assert len(row["training"]["scores"]) == 4 and row["seconds"] > 0 and row["commit"]
+    assert 15 < row["random"] < 30
+
+
+def test_the_time_of_a_training_leaves_out_pauses() -> None:
+    assert covered([(0, 2), (1, 4), (3, 3), (10, 11), (10, 12)]) == 6
 
 
 def test_scores_of_another_configuration_are_refused(tmp_path: Path) -> None:
