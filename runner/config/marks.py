@@ -19,6 +19,7 @@ class Mark(Enum):
     """Role of a field besides being a part of the trial's identity and of its Static signature."""
 
     HYPER = "a number of its own for every member of a pack"
+    CHANGES = "what becomes of such numbers while it trains"
     SEED = "the seed, which members of a pack differ in"
     NAME = "what the output is called"
     OUTPUT = "how often something is written or evaluated, which changes nothing that is learned"
@@ -27,6 +28,10 @@ class Mark(Enum):
     LATER = (
         "younger than trials' ids: with its default it is no part of any key, so that those of before stay as they are"
     )
+
+
+OF_MEMBERS = (Mark.HYPER, Mark.CHANGES, Mark.SEED)
+"""Marks of fields in which members of a pack may differ."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -12,12 +12,13 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
 
 from runner.config import schedules
-from runner.config.marks import Mark
+from runner.config.marks import Mark, marked
 from runner.config.models import Models
 from runner.config.numbers import Float, Int
 from runner.config.schedules import SCHEDULES, KLAdaptiveLR, Schedule
@@ -101,6 +102,7 @@ class Experiment(Section):
 _Algorithm = Literal["PPO", "RPO", "A2C", "IPPO", "MAPPO"]
 _Rate = Annotated[Float, Field(gt=0)]
 _ScalerArguments = Annotated[ScalerArguments, BeforeValidator(null_to_empty), Mark.ACTING]
+_KWARGS = "learning_rate_scheduler_kwargs"
 _A2C = {"learning_epochs": 1, "mini_batches": 1, "value_clip": 0.0, "value_loss_scale": 1.0}
 
 
@@ -117,6 +119,13 @@ def is_a2c(agent: Mapping[Any, Any]) -> bool:
     return is_class(agent, "A2C")
 
 
+def _check_known(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse names of what does not change while it trains."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{where}: {name} does not change.{did_you_mean(name, known)} Allowed: {', '.join(known)}")
+
+
 def _schedule_name(value: Any) -> Any:
     """A schedule by its name, or its module and name, in any case."""
     found = schedules.canonical_name(value)
@@ -128,6 +137,15 @@ def _schedule_name(value: Any) -> Any:
 
 def _schedule_arguments(value: Any, info: ValidationInfo) -> Schedule:
     return schedules.arguments(info.data.get("learning_rate_scheduler"), value)
+
+
+class Change(BaseModel):
+    """A point of the training from which on numbers of the agent section are others."""
+
+    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+
+    at: Annotated[Int, Field(ge=1)]
+    """Timestep from which on the other keys here, numbers of the agent section, have these values."""
 
 
 class Agent(Section):
@@ -203,6 +221,8 @@ class Agent(Section):
     """Half the width of RPO's perturbation of the means, in action units."""
     mixed_precision: Annotated[bool, Mark.ACTING] = False
     """Layers compute in bfloat16, on GPUs that have it."""
+    changes: Annotated[list[Change], Mark.CHANGES, Mark.LATER] = Field(default_factory=list)
+    """Numbers that change while it trains, as pbt found: [{at: 640, learning_rate: 5e-4}, …]; [] for none."""
     experiment: Annotated[Experiment, BeforeValidator(null_to_empty)] = Field(default_factory=Experiment)
     """Outputs: their folder, and how often they are written."""
 
@@ -228,6 +248,36 @@ class Agent(Section):
                 "agent.class IPPO or MAPPO"
             )
         return self
+
+    @model_validator(mode="after")
+    def _changing(self) -> Agent:
+        if self.changes:
+            self.phases()
+        return self
+
+    def phases(self) -> list[tuple[int, Agent]]:
+        """This section as it is from each of its changes on, with the timestep.
+
+        Raises:
+            ValueError: what is to change cannot, or not to this.
+        """
+        data, found = self.model_dump(by_alias=True, exclude={"changes"}), [(0, self)]
+        for change in self.changes:
+            at = f"changes at timestep {change.at}"
+            if change.at <= found[-1][0]:
+                raise ValueError(f"{at}: found after timestep {found[-1][0]}; allowed: in order of time")
+            new: dict[str, Any] = dict(change.model_extra or {})
+            _check_known(at, new, [*marked(self, Mark.HYPER), _KWARGS])
+            if isinstance(new.get(_KWARGS), Mapping):
+                _check_known(f"{at}: {_KWARGS}", new[_KWARGS], marked(KLAdaptiveLR, Mark.HYPER))
+                new[_KWARGS] = {**data[_KWARGS], **new[_KWARGS]}
+            data |= new
+            try:
+                found.append((change.at, Agent.model_validate(data)))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"{at}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return found[1:]
 
     @property
     def several(self) -> bool:

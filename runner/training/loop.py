@@ -40,6 +40,7 @@ def train(
     interval, done = Interval(members.timestep), members.over
     while not done:
         diverged: list[int] = []
+        members.change()
         with settings():
             draws = members.draw()
             policy = backend.policy(members.rules, members.learner)
@@ -52,8 +53,7 @@ def train(
                 diverged = diverged_in(members, rollout, finite)
             # A rollout may be large, and the next one needs its place.
             del rollout
-        before = members.timestep
-        members.advance()
+        before = members.advance()
         paused = until is not None and members.timestep >= until
         done = members.over or paused or stop()
         evaluates, saves, writes = due(config, before, members.timestep, evaluate is not None, paused)

@@ -19,8 +19,8 @@ from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace, Layout
 from runner.networks.parameters import Network
 from runner.networks.policies import Distribution, remark
-from runner.training.pack import Hyper, Pack, Rules
-from runner.training.state import Counters, MemberState, initial, members, stacked
+from runner.training.pack import Hyper, Pack, Rules, changes_of
+from runner.training.state import Counters, MemberState, exploited, initial, members, stacked
 from runner.training.tracking import EVALUATION_MEAN
 
 log = logging.getLogger(__name__)
@@ -114,12 +114,13 @@ class Members:
         agent = self.pack.static.agent
         return self.timestep >= agent.random_timesteps and self.timestep + agent.rollouts > agent.learning_starts
 
-    def advance(self) -> None:
-        """Count an update."""
-        envs = self.pack.static.env.num_envs or 0
+    def advance(self) -> int:
+        """Count an update; returns the timestep before it."""
+        before, envs = self.timestep, self.pack.static.env.num_envs or 0
         self.counters.update[:] += 1
         self.counters.timestep[:] = self.timestep
         self.counters.env_steps[:] = self.timestep * envs
+        return before
 
     def states(self) -> list[MemberState]:
         """Every member as it is now, those of a trial side by side."""
@@ -133,6 +134,20 @@ class Members:
         self.counters, self.hyper = state.counters, state.hyper
         self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles)
         self.learner = self.backend.put(state)
+
+    def change(self) -> None:
+        """Take up the Hyper numbers that configurations have from here on, and learning rates in proportion."""
+        began = self.timestep - self.pack.static.agent.rollouts
+        states: list[MemberState] = []
+        for trial, config in enumerate(self.pack.configs):
+            for _, numbers in (change for change in changes_of(config) if began < change[0] <= self.timestep):
+                states = states or self.states()
+                for member in self.pack.members(trial):
+                    own = states[member]
+                    rate = numbers["learning_rate"] / float(self.hyper.learning_rate[member])
+                    states[member] = exploited(own, own, Hyper(**numbers), rate)
+        if states:
+            self.restore(states)
 
     def scored(self, scores: Sequence[float]) -> None:
         """Take note of the trials' scores."""

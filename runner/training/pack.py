@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from runner.config import Config
-from runner.config.marks import Mark, dump_without, marked, text
+from runner.config.marks import OF_MEMBERS, Mark, dump_without, marked, text
 from runner.config.schedules import KLAdaptiveLR
+from runner.config.schema import Agent
 from runner.draws import seed_of_group
 from runner.envs.agents.roster import Agents
 from runner.networks.parameters import Network
@@ -55,7 +56,15 @@ _SCHEDULER = "scheduler_"
 
 def hyper_of(config: Config) -> dict[str, float]:
     """The Hyper numbers of a configuration; those of a schedule that it has not are the defaults."""
-    agent = config.agent
+    return _numbers(config.agent)
+
+
+def changes_of(config: Config) -> list[tuple[int, dict[str, float]]]:
+    """The timesteps at which a configuration's Hyper numbers change, and what they are from then on."""
+    return [(timestep, _numbers(agent)) for timestep, agent in config.agent.phases()] if config.agent.changes else []
+
+
+def _numbers(agent: Agent) -> dict[str, float]:
     rates = agent.learning_rate if isinstance(agent.learning_rate, list) else [agent.learning_rate] * 2
     numbers = {name: getattr(agent, name) for name in marked(agent, Mark.HYPER)}
     numbers |= {"learning_rate": rates[0], "value_learning_rate": rates[1]}
@@ -64,14 +73,25 @@ def hyper_of(config: Config) -> dict[str, float]:
     return {name: float(numbers[name]) for name in Hyper._fields}
 
 
+def keys_of(numbers: Mapping[str, float], agent: Agent) -> dict[str, Any]:
+    """The keys of an agent section that have these Hyper numbers: the inverse of `hyper_of`."""
+    keys: dict[str, Any] = {name: numbers[name] for name in marked(agent, Mark.HYPER)}
+    if (rates := [numbers["learning_rate"], numbers["value_learning_rate"]])[0] != rates[1]:
+        keys["learning_rate"] = rates
+    if agent.learning_rate_scheduler == "KLAdaptiveLR":
+        schedule = {name: numbers[_SCHEDULER + name] for name in marked(KLAdaptiveLR, Mark.HYPER)}
+        keys["learning_rate_scheduler_kwargs"] = schedule
+    return keys
+
+
 def static_key(config: Config) -> str:
     """Canonical text of everything that must be equal for two trials to share a pack: their Static signature."""
-    return text(dump_without(config, (Mark.HYPER, Mark.SEED, Mark.NAME)))
+    return text(dump_without(config, (*OF_MEMBERS, Mark.NAME)))
 
 
 def program_key(config: Config) -> str:
     """Canonical text of everything that an update's arithmetic depends on besides shapes and Hyper numbers."""
-    learned = dump_without(config, (Mark.HYPER, Mark.NAME, Mark.OUTPUT))
+    learned = dump_without(config, (Mark.HYPER, Mark.CHANGES, Mark.NAME, Mark.OUTPUT))
     return text({name: learned[name] for name in ("models", "agent")})
 
 

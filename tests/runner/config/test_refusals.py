@@ -200,6 +200,10 @@ OVERRIDES: dict[str, str] = {
     "agent.state_preprocessor_kwargs.eps=1": "agent.observation_preprocessor_kwargs.eps: unknown key. Did you mean",
     "agent.learning_rate.x=3": "command line: agent.learning_rate.x: agent.learning_rate is a single value without",
     "models.policy.hiddens.5=3": "command line: models.policy.hiddens.5: the list has 2 entries, 0 to 1",
+    "agent.changes=[{at: 5, ratio_clipp: 1}]": "changes at timestep 5: ratio_clipp does not change. Did you mean",
+    "agent.changes=[{at: 5, rollouts: 32}]": "timestep 5: rollouts does not change. Allowed: discount_factor,",
+    "agent.changes=[{at: 5, gae_lambda: 2.0}]": "timestep 5: gae_lambda: Input should be less than or equal to 1",
+    "agent.changes=[{at: 5}, {at: 5}]": "changes at timestep 5: found after timestep 5; allowed: in order of time",
     # types
     "agent=5": "command line: agent: found 5; allowed: block of keys",
     "models.policy=null": "command line: models.policy: found None; allowed: block of keys",

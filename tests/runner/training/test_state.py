@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runner.training.pack import Hyper
+from runner.training.pack import Hyper, changes_of
 from runner.training.state import members, stacked
 from tests.runner.builders import assert_same, fingerprint, make_config, make_env, runner_class
 
@@ -37,6 +37,41 @@ def test_a_copied_member_takes_its_numbers_along(backend: str) -> None:
     # Both have one seed, so that they are the same member by now.
     assert fingerprint(one, but=("seconds", "best", "score")) == fingerprint(other, but=("seconds", "best", "score"))
     assert_same(one, runner.states()[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_numbers_change_while_it_trains_as_a_copy_would_get_them(backend: str) -> None:
+    changes = [{"at": 16, "learning_rate": 5e-3, "entropy_loss_scale": 0.2}, {"at": 20, "alpha": 0.2}]
+    changing = [NUMBERS[0], {**NUMBERS[1], "agent.changes": changes}]
+    runner, plain = make_runner(backend, changing), make_runner(backend, NUMBERS)
+    for one in (runner, plain):
+        list(one.reports(until=16))
+    files = [[one.checkpoint(member, state) for member, state in enumerate(one.states())] for one in (runner, plain)]
+    # Nothing has changed before; then it has, also for who goes on from a checkpoint of that moment.
+    for one, other in zip(runner.states(), plain.states(), strict=True):
+        assert fingerprint(one, but=("seconds",)) == fingerprint(other, but=("seconds",))
+    resumed, copied = make_runner(backend, changing), make_runner(backend, NUMBERS)
+    resumed.restore(files[0])
+    copied.restore(files[1])
+    (first, numbers), (second, later) = changes_of(resumed.configs[1])
+    assert (first, second, numbers["alpha"], later["alpha"]) == (16, 20, 0.1, 0.2)
+    copied.exploit({1: (files[1][1], numbers, 1.0)})
+    for one, at in ((resumed, 32), (copied, 24)):
+        list(one.reports(until=at))
+    assert resumed.states()[1].hyper == Hyper(**later)
+    half = make_runner(backend, changing)
+    half.restore(files[0])
+    list(half.reports(until=24))
+    for one, other in zip(half.states(), copied.states(), strict=True):
+        assert fingerprint(one, but=("seconds", "best", "score")) == fingerprint(
+            other, but=("seconds", "best", "score")
+        )
+    # A checkpoint of a moment between two changes goes on with the first and takes up the second.
+    again = make_runner(backend, changing)
+    again.restore([half.checkpoint(member, state) for member, state in enumerate(half.states())])
+    assert again.states()[1].hyper == Hyper(**numbers)
+    list(again.reports())
+    assert again.states()[1].hyper == Hyper(**later) and again.states()[0].hyper == runner.states()[0].hyper
 
 
 def test_stacked_states_come_apart_as_they_were() -> None:
