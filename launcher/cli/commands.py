@@ -146,7 +146,7 @@ def _begin(
         return clusters.watch(cluster, made.name, where)
     directory, named = folder.choose_directory(trials, out, name, stem)
     if dry_run:
-        return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted).show()
+        return session.Session(terminal, directory, [(trial, 0) for trial in trials], wanted, begun is not None).show()
     with folder.beginning(directory, lambda chosen: folder.create(chosen, trials, named, events)) as made:
         return session.proceed(terminal, made, request)
 

@@ -294,24 +294,39 @@ class Placement:
         return "torch" if self.on_gpus or config.models.convolves else "jax"
 
 
-def form_packs(trials: Iterable[tuple[Trial, int]], workers: int, largest: int | None = None) -> list[list[Trial]]:
+def form_packs(
+    trials: Iterable[tuple[Trial, int]], workers: int, largest: int | None = None, whole: bool = False
+) -> list[list[Trial]]:
     """Packs, longest work first: trials of equal Static signature and progress, as even as can be, one per worker.
 
     Args:
         trials: each with the timestep that it goes on from.
         workers: packs wanted of each signature.
         largest: members of a pack at most; None for LARGEST_PACK.
+        whole: all seeds of a configuration are in one pack, where it can hold them.
     """
+    most = largest or LARGEST_PACK
     signatures: dict[str, dict[int, list[Trial]]] = {}
     for trial, timestep in trials:
         signatures.setdefault(static_key(trial.config), {}).setdefault(timestep, []).append(trial)
     packs: list[list[Trial]] = []
     for by_timestep in signatures.values():
         # Packs that were interrupted at different timesteps stay whole where there are as many as workers.
-        groups = list(by_timestep.values())
-        for group, count in zip(groups, _counts(list(map(len, groups)), workers, largest or LARGEST_PACK), strict=True):
-            packs += evenly(group, count)
+        groups = [_units(group, most if whole else 1) for group in by_timestep.values()]
+        at_most = most // max(len(unit) for group in groups for unit in group)
+        for group, count in zip(groups, _counts(list(map(len, groups)), workers, at_most), strict=True):
+            packs += [list(itertools.chain(*units)) for units in evenly(group, count)]
     return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))
+
+
+def _units(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
+    """Trials that stay together in packs: the seeds of a configuration, or each where those are more than `most`."""
+    by_name: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_name.setdefault(trial.name, []).append(trial)
+    if max(map(len, by_name.values())) > most:
+        return [[trial] for trial in trials]
+    return list(by_name.values())
 
 
 def evenly(items: Sequence[Item], count: int) -> list[list[Item]]:

@@ -18,8 +18,8 @@ from runner.config import Config, resolve
 from runner.config.overrides import parse_override
 from runner.errors import UserError
 
-OVER = "over"
-"""Kind of the last event of a search: there is nothing left to train, also of what is paused."""
+SEARCH, OVER = "search", "over"
+"""Kinds of the first and the last event of a search, after which also what is paused is not trained any more."""
 LENGTH = ("trainer", "timesteps")
 
 
@@ -58,6 +58,7 @@ class Continuation:
     longer: list[Trial]
     notes: list[str]
     all_finished: bool
+    search: bool
 
 
 def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> Continuation:
@@ -71,10 +72,12 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     """
     with reading(directory) as ledger:
         trials = {trial.id: trial for trial in folder.trials_of(ledger)}
-        over = any(event.kind == OVER for event in ledger.events())
+        kinds = {event.kind for event in ledger.events()}
         rows, begin = {row.id: row for row in ledger.trials()}, ledger.last_agents()
     if not rows:
         raise UserError(f"{directory / LEDGER}: damaged: it has no trials")
+    if SEARCH in kinds:
+        _refuse_for_search(directory, seeds, settings, retry_failed)
     length = _length(settings)
     longer = {}
     if length is not None:
@@ -83,7 +86,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
             if extended is not None:
                 longer[name] = extended
     added = _added([longer.get(name, trials[name]) for name in rows], seeds)
-    ended = {"finished", "diverged", "failed"} | ({"paused"} if over else set())
+    ended = {"finished", "diverged", "failed"} | ({"paused"} if OVER in kinds else set())
     todo = [
         (longer.get(name, trials[name]), begin.get(name, 0))
         for name, row in rows.items()
@@ -93,14 +96,36 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     ]
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
-    notes = _notes(directory, states, todo, retry_failed)
-    return Continuation(todo, added, list(longer.values()), notes, states["finished"] + states["paused"] == len(rows))
+    how = "" if SEARCH in kinds else " (--retry-failed tries them again)"
+    notes = _notes(directory, states, todo, None if retry_failed else how)
+    all_finished = states["finished"] + states["paused"] == len(rows)
+    return Continuation(todo, added, list(longer.values()), notes, all_finished, SEARCH in kinds)
 
 
-def _notes(directory: Path, states: Counter[State], todo: Sequence[object], retry_failed: bool) -> list[str]:
+def _refuse_for_search(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> None:
+    """Refuse what would change trials that a search has compared, and decided by."""
+    winner = directory / "report" / "winner.yaml"
+    if seeds is not None:
+        raise UserError(
+            f"command line: --seeds {seeds}: {directory} is a search, whose settings are compared with the seeds that "
+            f"it began with; its winner can be trained with more: launch {winner} --seeds {seeds}"
+        )
+    if settings:
+        raise UserError(
+            f"command line: --set {settings[0]}: {directory} is a search, whose settings are compared at the length "
+            f"that it began with; its winner can be trained longer: launch {winner} --set {settings[0]}"
+        )
+    if retry_failed:
+        raise UserError(
+            f"command line: --retry-failed: {directory} is a search, in which what failed counts as the worst and has "
+            f"been decided by; a trial can be trained by itself: launch {directory}/trials/TRIAL/config.yaml"
+        )
+
+
+def _notes(directory: Path, states: Counter[State], todo: Sequence[object], how: str | None) -> list[str]:
     left = [f"{states['diverged']} diverged"] if states["diverged"] else []
-    if states["failed"] and not retry_failed:
-        left.append(f"{states['failed']} failed (--retry-failed tries them again)")
+    if states["failed"] and how is not None:
+        left.append(f"{states['failed']} failed{how}")
     notes = [f"Left as they are: {', '.join(left)}"] if left else []
     if not todo and states["paused"]:
         notes.append(f"{directory}: the search is over; nothing to do")

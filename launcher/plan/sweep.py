@@ -36,6 +36,10 @@ class Choice:
     place: Key | None = None
     typed: str = ""
 
+    def where(self, source: Source) -> str:
+        """The place where it is written, for errors."""
+        return f"command line: {self.typed}" if self.place is None else source.where(self.place)
+
 
 Axis = list[tuple[Choice, ...]]
 """Steps, one after another; the choices of one step are made together, and every step is of the same keys."""
@@ -223,10 +227,9 @@ def refuse_ranges(axes: Iterable[Axis], source: Source) -> None:
     for axis in axes:
         if (drawn := range_of(axis)) is not None:
             (choice,) = axis[0]
-            where = f"command line: {choice.typed}" if choice.place is None else source.where(choice.place)
             raise UserError(
-                f"{where}: {drawn} is a range that a search draws from; add --search random (or tpe, asha, pbt), or "
-                f"give a count, such as {drawn.low:g}..{drawn.high:g}/5, for a grid"
+                f"{choice.where(source)}: {drawn} is a range that a search draws from; add --search random (or tpe, "
+                f"asha, pbt), or give a count, such as {drawn.low:g}..{drawn.high:g}/5, for a grid"
             )
 
 

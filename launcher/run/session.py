@@ -27,6 +27,7 @@ from launcher.plan.resources import Offer, Resources, look, place, workers_now
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
+from launcher.search import results
 from launcher.search.methods import advance, scheduler_of
 from launcher.search.scheduler import Scheduler
 from launcher.watch import progress, status
@@ -58,7 +59,7 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
     if not more.todo:
         return 0 if more.all_finished else 1
     refuse((trial for trial, _ in more.todo), request.resources)
-    session = Session(console, directory, more.todo, request.resources)
+    session = Session(console, directory, more.todo, request.resources, more.search)
     if request.dry_run:
         return session.show()
     continuing.write(directory, more)
@@ -76,6 +77,7 @@ class Session:
     directory: Path
     todo: Sequence[tuple[Trial, int]]
     wanted: Resources
+    search: bool
 
     def show(self) -> int:
         """Print the plan, and change nothing."""
@@ -121,6 +123,8 @@ class Session:
                 finally:
                     folder.fold(self.directory)
         status.show_result(self.console, self.directory, time.monotonic() - began, before)
+        if result.error is None and not result.stopped_by:
+            _show_winner(self.console, self.directory)
         return _status(self.console, self.directory, result)
 
     @property
@@ -136,7 +140,7 @@ class Session:
     def _place(self) -> tuple[Placement, Offer, list[list[Trial]]]:
         """Decide where which packs are trained, and print that."""
         placement, offer = placed(self.console, self.wanted, (trial.config for trial, _ in self.todo))
-        packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack)
+        packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack, whole=self.search)
         progress.show_plan(self.console, self.directory, packs, placement, self._begins)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
             say(self.console, "agent.mixed_precision: no effect on CPU workers, where float32 is faster", "dim")
@@ -212,17 +216,31 @@ def _train(
                     say(console, f"wandb:       {wandb.where}")
 
 
+def _show_winner(console: Console, directory: Path) -> None:
+    """Say what has won a search, and whether fresh seeds confirm it; write its configuration where a report does."""
+    with reading(directory) as ledger:
+        found = results.read(ledger)
+    if found is not None:
+        from launcher.report.panels import search
+
+        search.write_winner(directory, directory / "report")
+        for line in search.claims(found, directory):
+            say(console, line)
+
+
 def _status(console: Console, directory: Path, result: Result) -> int:
     """Say what is to be done next; returns the exit status."""
     with reading(directory) as ledger:
-        over = any(event.kind == continuing.OVER for event in ledger.events())
+        kinds = {event.kind for event in ledger.events()}
+        search, over = continuing.SEARCH in kinds, continuing.OVER in kinds
         # Settings that a search has stopped for good are done with.
         states = set(ledger.states().values()) - ({"paused"} if over else set())
         lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:
         say(console, f"{result.error}; make room, then continue", "red")
-    if states - {"finished", "diverged"}:
-        say_how_to_continue(console, directory, states)
+    left = states - ({"failed"} if search else set())
+    if left - {"finished", "diverged"}:
+        say_how_to_continue(console, directory, left)
     if result.stopped_by:
         saved = f"{lost:,} env steps since the last checkpoints are lost" if lost else "what was trained is saved"
         say(console, f"Interrupted by {signal.Signals(result.stopped_by).name}; {saved}.")

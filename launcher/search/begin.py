@@ -22,7 +22,7 @@ from launcher.plan.experiment import (
     too_many,
     trial_of,
 )
-from launcher.search import space, tpe
+from launcher.search import pbt, space, tpe
 from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most, rung_shares
 from launcher.search.settings import METHODS, Search, read_search
 from launcher.watch.tables import count
@@ -46,14 +46,15 @@ class Begun:
     def described(self, trials: Sequence[Trial]) -> list[str]:
         """Lines on what will be searched, how, and at what cost."""
         record, search = self.record, self.record.search
-        shape = f"{count(search.trials, 'setting')} x {count(len(record.seeds), 'seed')}"
+        seeds = "a seed of its own" if record.own_seeds else count(len(record.seeds), "seed")
+        shape = f"{count(search.trials, 'setting')} x {seeds}"
         lines = [f"Search:      {search.method}, {shape}, by {record.metric}, search seed {search.seed}"]
         lines += [f"             {one.name}: {one}" for one in record.dimensions]
         own = config_of(record.own, 0)
         if search.method == "asha":
             rungs = ", ".join(f"{share * own.trainer.timesteps:,.0f}" for share in rung_shares(search))
             lines.append(f"Rungs:       {rungs} timesteps; the best 1/{search.asha.reduction} go on")
-        each = [_length(trial.config) * len(record.seeds) for trial in trials[:: len(record.seeds)]]
+        each = [sum(trial.env_steps for trial in of) for of in _by_name(trials)]
         each += [max(each)] * (search.trials - len(each))
         extra = _length(own) * 2 * len(record.fresh_seeds)
         confirmed = f", and {extra:,} of the confirmation ({len(record.fresh_seeds)} fresh seeds)" if extra else ""
@@ -91,8 +92,11 @@ def read(
 
 def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, Begun]:
     own, fixed = _own(file)
-    numbers = tuple(parse_seeds(seeds or str(1 if search.method == "pbt" else search.seeds), own.seed))
-    if search.begins_with * len(numbers) > LARGEST_LAUNCH:
+    # Members of a population that have a seed together would be equal but for their Hyper numbers.
+    alone = search.method == "pbt" and seeds is None
+    numbers = tuple(parse_seeds(seeds or str(search.pbt.population if alone else search.seeds), own.seed))
+    per_setting = 1 if alone else len(numbers)
+    if search.begins_with * per_setting > LARGEST_LAUNCH:
         raise too_many()
     if search.method == "grid":
         sweep.refuse_ranges(file.axes, file.source)
@@ -101,8 +105,9 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
         found = list(configurations(file, space.points(file.axes, search.seed), {}, search.begins_with))
     notes = {f"{file.path}: {note}": None for _, _, _, told in found for note in told}
     configs = [config for _, _, config, _ in found]
-    search, limited = _within(search, [_length(config) * len(numbers) for config in configs])
+    search, limited = _within(search, [_length(config) * per_setting for config in configs])
     found = found[: search.begins_with]
+    numbers = numbers[: len(found)] if alone else numbers
     dimensions = space.dimensions(file.axes)
     if static := space.static_names(dimensions, own, file.era):
         said = "is no number of a member" if len(static) == 1 else "are no numbers of members"
@@ -111,18 +116,36 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
     settings, trials = [], []
     for place, (chosen, name, config, _) in enumerate(found):
         settings.append(Setting(place, name, {dotted(c.key): c.value for c in chosen if c.key in keys}))
-        trials += [trial_of(name, config.model_copy(update={"seed": seed})) for seed in numbers]
+        its = numbers[place : place + 1] if alone else numbers
+        trials += [trial_of(name, config.model_copy(update={"seed": seed})) for seed in its]
     metric = search.metric if search.metric != "auto" else "evaluation" if own.evaluation.interval else "return"
     if metric == "evaluation" and not all(config.evaluation.interval for config in [own, *configs]):
         raise UserError(
             f"{file.path}: search.metric is evaluation, and evaluation.interval is 0; set it, or the metric to return"
         )
-    search = search.model_copy(update={"seeds": len(numbers)})
+    search = search.model_copy(update={"seeds": per_setting})
     if search.method == "tpe":
         tpe.check()
     record = Record(search, metric, numbers, file.stem, file.data, fixed, tuple(dimensions), text_of(own))
+    if search.method == "pbt":
+        limited += _perturbed(record, settings[0], file)
     names = {setting.name: file.path for setting in settings}
     return Experiment(tuple(trials), (*notes, *limited), names), Begun(record, tuple(settings))
+
+
+def _perturbed(record: Record, setting: Setting, file: File) -> list[str]:
+    """Refuse ranges of a population whose numbers are no member's; a note on alternatives, which are not perturbed."""
+    spans = pbt.spans_of(record, setting.values)
+    for axis in file.axes:
+        (choice, *_) = axis[0]
+        if dotted(choice.key) in spans and spans[dotted(choice.key)] is None:
+            raise UserError(
+                f"{choice.where(file.source)}: {dotted(choice.key)} is no number that each member of a pack has for "
+                "itself, so pbt cannot change it while they train; allowed: a list of alternatives, of which every "
+                "member keeps one, or another method"
+            )
+    kept = [one.name for one in record.dimensions if one.range is None]
+    return [f"{', '.join(kept)}: a member keeps what it begins with; only ranges are perturbed"] if kept else []
 
 
 def _own(file: File) -> tuple[Config, tuple[tuple[Key, Any], ...]]:
@@ -161,6 +184,14 @@ def _within(search: Search, each: Sequence[int]) -> tuple[Search, list[str]]:
         notes.append(f"search.budget is enough for {enough} of {len(each)} settings")
     update = {"pbt": search.pbt.model_copy(update={"population": enough})} if search.method == "pbt" else {}
     return search.model_copy(update={"trials": enough, **update}), notes
+
+
+def _by_name(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """The trials of each setting."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(trial.name, []).append(trial)
+    return list(found.values())
 
 
 def _length(config: Config) -> int:

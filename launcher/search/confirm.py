@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from launcher.ledger.configurations import config_of
 from launcher.ledger.ledger import reading
+from launcher.ledger.reader import Reader
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, form_packs, trial_of
-from launcher.search import results
+from launcher.search import pbt, results
 from launcher.search.record import Entry, Setting
 from launcher.search.results import Results
 from launcher.search.scheduler import Desk, Leg
@@ -19,13 +22,22 @@ def confirmation(directory: Path) -> tuple[list[Entry], list[Trial]]:
     """The events and trials that a search ends with, once it is over; none where there is nothing to confirm."""
     with reading(directory) as ledger:
         found = results.read(ledger)
-        if found is None or not found.record.search.fresh_seeds or found.record.search.method == "pbt":
+        if found is None or not found.record.search.fresh_seeds:
             return [], []
         tried = found.of("search")
         if found.winner is None or len(tried) < found.record.search.trials or any(map(_trains, tried)):
             return [], []
-        text = ledger.configurations([found.winner.trials[0].id])[found.winner.trials[0].id]
-    return _compared(found, config_of(text, 0))
+        best = best_config(ledger, found.winner)
+    return _compared(found, best)
+
+
+def best_config(ledger: Reader, winner: results.Result) -> Config:
+    """The configuration of a winner, with a seed; of a population that of its best member, with its schedule."""
+    rounds = [event for event in ledger.events() if event.kind == pbt.EXPLOIT]
+    place = int(np.argmax(winner.scores)) if rounds else 0
+    began, changes = pbt.schedule_of(winner.trials[place].id, rounds)
+    (row,) = ledger.rows([began])
+    return pbt.scheduled(config_of(ledger.configurations([began])[began], row.seed), changes)
 
 
 def _trains(one: results.Result) -> bool:

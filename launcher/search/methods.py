@@ -13,14 +13,15 @@ from launcher.ledger.storage import writing
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial
 from launcher.plan.resume import OVER
+from launcher.search import pbt
 from launcher.search.asha import Asha, Score
 from launcher.search.confirm import Confirmation
-from launcher.search.pbt import Pbt, Rules, Span, hyper_names
+from launcher.search.pbt import Pbt, Rules
+from launcher.search.record import Record
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 from launcher.search.score import Metric, score_at
 from launcher.search.tpe import Tpe
 from launcher.watch.layout import LOST_STATES
-from runner.training.pack import Hyper
 
 
 class InTurn:
@@ -47,21 +48,21 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]], largest: int
     about = next((event.data for event in events if event.kind == "search"), None)
     if about is None:
         return Fixed(packs)
-    if about["search"]["method"] == "tpe":
+    record = Record.of_event(about)
+    method = record.search.method
+    if method == "tpe":
         return InTurn([Tpe(packs, largest), Confirmation(largest)])
-    if about["search"]["method"] in ("grid", "random"):
+    if method in ("grid", "random"):
         return InTurn([Fixed(packs), Confirmation(largest)])
-    settings: dict[str, list[Trial]] = {
-        event.key: [] for event in events if event.kind == "setting" and event.data["role"] == "search"
-    }
+    values = {e.key: e.data["values"] for e in events if e.kind == "setting" and e.data["role"] == "search"}
+    settings: dict[str, list[Trial]] = {name: [] for name in values}
     for trial in trials:
         if trial.name in settings:
             settings[trial.name].append(trial)
-    if about["search"]["method"] == "pbt":
-        population = [trial for seeds in settings.values() for trial in seeds]
-        return InTurn([_pbt(about, population)])
-    options = about["search"]["asha"]
-    asha = Asha(settings, _scored_by(about["metric"]), options["reduction"], options["rungs"])
+    if method == "pbt":
+        return InTurn([_pbt(record, settings, next(iter(values.values()))), Confirmation(largest)])
+    options = record.search.asha
+    asha = Asha(settings, _scored_by(record.metric), options.reduction, options.rungs)
     return InTurn([asha, Confirmation(largest)])
 
 
@@ -79,19 +80,14 @@ def advance(directory: Path) -> None:
             scheduler_of(directory, []).next(desk)
 
 
-def _pbt(about: Mapping[str, Any], population: Sequence[Trial]) -> Pbt:
-    """The scheduler of a population."""
-    options = about["search"]["pbt"]
-    spans = [
-        Span(hyper_names(tuple(one["keys"][0])), one["low"], one["high"], one["distribution"] == "log")
-        for one in about["dimensions"]
-        if "low" in one
-    ]
-    interval = None if options["interval"] == "auto" else options["interval"]
-    numbers = options["truncation"], options["perturbation"], options["resample"], about["search"]["seed"]
-    known = set(Hyper._fields)
-    rules = Rules(tuple(span for span in spans if known.issuperset(span.names)), *numbers)
-    return Pbt(population, _scored_by(about["metric"]), interval, rules)
+def _pbt(record: Record, settings: Mapping[str, Sequence[Trial]], values: Mapping[str, Any]) -> Pbt:
+    """The scheduler of a population, of whose settings one has these values."""
+    options = record.search.pbt
+    interval = None if options.interval == "auto" else options.interval
+    spans = tuple(span for span in pbt.spans_of(record, values).values() if span is not None)
+    rules = Rules(spans, options.truncation, options.perturbation, options.resample, record.search.seed)
+    population = [trial for seeds in settings.values() for trial in seeds]
+    return Pbt(population, _scored_by(record.metric), interval, rules)
 
 
 def _scored_by(metric: Metric) -> Score:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from launcher.ledger.ledger import reading
 from launcher.ledger.rows import Event
 from launcher.plan.experiment import LARGEST_PACK, Trial, evenly
 from launcher.search.asha import Score
+from launcher.search.record import Record, chosen_of
 from launcher.search.scheduler import Copy, Desk, Leg
-from runner.config.load import Key
-from runner.training.pack import hyper_of, static_key
+from runner.config import Config, resolve
+from runner.config.overrides import Range
+from runner.training.pack import hyper_of, keys_of, static_key
 
 EXPLOIT = "exploit"
 """Kind of events: the scores at a boundary, and who goes on as a copy of whom with which Hyper numbers."""
@@ -31,15 +33,7 @@ class Span:
     """The Hyper numbers that a searched key sets, and the range of their values."""
 
     names: tuple[str, ...]
-    low: float
-    high: float
-    log: bool = False
-
-    def at(self, share: float) -> float:
-        """The number at a share of the range, from 0 to 1."""
-        if self.log:
-            return float(self.low * (self.high / self.low) ** share)
-        return self.low + (self.high - self.low) * share
+    range: Range
 
 
 @dataclass(frozen=True)
@@ -80,17 +74,47 @@ def _explored(numbers: Numbers, rules: Rules, rng: np.random.Generator) -> Numbe
         up, anew, share = rng.random(3)
         factor = rules.perturbation if up < 0.5 else 1 / rules.perturbation
         for name in span.names:
-            moved = span.at(share) if anew < rules.resample else numbers[name] * factor
-            near[name] = float(min(max(moved, span.low), span.high))
+            moved = span.range.at(share) if anew < rules.resample else span.range.rounded(numbers[name] * factor)
+            near[name] = float(moved)
     return near
 
 
-def hyper_names(key: Key) -> tuple[str, ...]:
-    """The Hyper numbers that a key of the configuration sets."""
-    name = str(key[-1])
-    if name == "learning_rate":
-        return name, "value_learning_rate"
-    return (f"scheduler_{name}" if str(key[-2]).endswith("kwargs") else name,)
+def schedule_of(trial: str, rounds: Sequence[Event]) -> tuple[str, list[tuple[int, Numbers]]]:
+    """The trial as which a member began, and the Hyper numbers that it had from each of these timesteps on."""
+    changes = []
+    for event in reversed(rounds):
+        if (copy := event.data["copies"].get(trial)) is not None:
+            changes.append((event.data["timestep"], copy["hyper"]))
+            trial = copy["source"]
+    return trial, changes[::-1]
+
+
+def scheduled(began: Config, changes: Sequence[tuple[int, Numbers]]) -> Config:
+    """A configuration whose Hyper numbers change so while it trains."""
+    data, before = began.dump(), keys_of(hyper_of(began), began.agent)
+    for timestep, numbers in changes:
+        keys = keys_of(numbers, began.agent)
+        new = {name: value for name, value in keys.items() if value != before[name]}
+        if new:
+            data["agent"]["changes"].append({"at": timestep, **new})
+        before = keys
+    return resolve(data)[0]
+
+
+def spans_of(record: Record, values: Mapping[str, Any]) -> dict[str, Span | None]:
+    """Each range of a search, by its key, with what it sets in the setting of these values; None: no Hyper number."""
+    found: dict[str, Span | None] = {}
+    chosen = chosen_of(values)
+    for one in record.dimensions:
+        if one.range is None:
+            continue
+        ends = [record.configure([*chosen, (one.keys[0], end)]) for end in (one.range.low, one.range.high)]
+        low, high = map(hyper_of, ends)
+        names = tuple(name for name in low if low[name] != high[name])
+        alike = names and static_key(ends[0]) == static_key(ends[1])
+        inside = replace(one.range, low=low[names[0]], high=high[names[0]]) if alike else None
+        found[one.name] = None if inside is None else Span(names, inside)
+    return found
 
 
 class Pbt:

@@ -15,6 +15,7 @@ from launcher.search.settings import Search
 from launcher.search.space import Dimension
 from runner.config import Config, resolve
 from runner.config.load import Key, dotted
+from runner.config.overrides import parse_key
 
 Role = Literal["search", "winner", "own"]
 """The part of a setting: one of those that are tried; or, on fresh seeds, the winner and the file's own settings."""
@@ -43,7 +44,7 @@ class Record:
 
     Attributes:
         metric: that is compared, `auto` resolved.
-        seeds: of every setting that is tried.
+        seeds: of every setting that is tried; of a population whose members have a seed each, theirs in order.
         stem: beginning of settings' names.
         data: the configuration file, without its sections `sweep` and `search`.
         fixed: keys that are set over it, the same in all settings.
@@ -93,6 +94,11 @@ class Record:
         return resolve(self.data, None, [*self.fixed, *chosen])[0]
 
     @property
+    def own_seeds(self) -> bool:
+        """Every setting has one seed, that of its place."""
+        return len(self.seeds) > self.search.seeds
+
+    @property
     def fresh_seeds(self) -> list[int]:
         """Seeds of the confirmation, none of which was searched with."""
         first = max(self.seeds) + 1
@@ -129,3 +135,8 @@ def affordable(search: Search, each: Sequence[int]) -> int:
 def values_of(chosen: Sequence[tuple[Key, Any]]) -> dict[str, Any]:
     """Dotted key → value."""
     return {dotted(key): value for key, value in chosen}
+
+
+def chosen_of(values: Mapping[str, Any]) -> list[tuple[Key, Any]]:
+    """The inverse of `values_of`."""
+    return [(parse_key(key) or (), value) for key, value in values.items()]

@@ -13,7 +13,7 @@ from launcher.plan import sweep
 from launcher.plan.sweep import Axis, Choice
 from runner.config import Config, canonical_key
 from runner.config.load import Key, Source, dotted
-from runner.config.marks import Mark, dump_without
+from runner.config.marks import OF_MEMBERS, Mark, dump_without
 from runner.config.overrides import Range
 from runner.config.skrl.eras import Era
 from runner.errors import UserError
@@ -121,13 +121,14 @@ def refuse_seeds(axes: Iterable[Axis], era: Era, source: Source) -> None:
     """Refuse a search over the seed."""
     for choice in chain.from_iterable(axis[0] for axis in axes if varies(axis)):
         if canonical_key(choice.key, era) == sweep.SEED:
-            where = f"command line: {choice.typed}" if choice.place is None else source.where(choice.place)
-            raise UserError(f"{where}: seeds are not searched: a setting is scored over all its seeds; see --seeds")
+            raise UserError(
+                f"{choice.where(source)}: seeds are not searched: a setting is scored over all its seeds; see --seeds"
+            )
 
 
 def static_names(dimensions: Iterable[Dimension], config: Config, era: Era) -> list[str]:
     """The dimensions in which settings do not share packs, in a configuration: all that are no Hyper numbers."""
-    static = dump_without(config, (Mark.HYPER, Mark.SEED, Mark.NAME))
+    static = dump_without(config, (*OF_MEMBERS, Mark.NAME))
 
     def inside(key: Key) -> bool:
         found: Any = static

@@ -16,13 +16,12 @@ from launcher.ledger.rows import Event
 from launcher.plan import sweep
 from launcher.plan.experiment import Trial, form_packs, name_of, trial_of
 from launcher.plan.sweep import Choice
-from launcher.search.record import Record, Setting, values_of
+from launcher.search.record import Record, Setting, chosen_of, values_of
 from launcher.search.results import Results, read
 from launcher.search.scheduler import Desk, Leg
 from launcher.search.score import WORST
 from launcher.search.space import Dimension
 from runner.config.load import Key, dotted
-from runner.config.overrides import parse_key
 from runner.errors import UserError
 
 TOLD = "told"
@@ -120,11 +119,11 @@ class Tpe:
         trials: list[Trial] = []
         # Also those whose trials a crash has kept from being added.
         for setting in (one.setting for one in found.settings if not one.trials and one.setting.role == "search"):
-            config = record.configure([(parse_key(key) or (), value) for key, value in setting.values.items()])
+            config = record.configure(chosen_of(setting.values))
             trials += [trial_of(setting.name, config.model_copy(update={"seed": seed})) for seed in record.seeds]
         if trials:
             desk.add(trials)
-        return form_packs([(trial, 0) for trial in trials], desk.workers, self._largest)
+        return form_packs([(trial, 0) for trial in trials], desk.workers, self._largest, whole=True)
 
 
 def _read(desk: Desk) -> tuple[Results, list[Event]]:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from launcher.ledger.configurations import text_of
 from launcher.ledger.ledger import reading
 from launcher.report.data import Report
 from launcher.report.figures import written
 from launcher.report.parts import Cell, Panel, Part, Table, Words, num, short, span
 from launcher.search import results
+from launcher.search.confirm import best_config
 from launcher.search.results import Result, Results
 from launcher.search.score import WORST
 from launcher.search.space import Dimension
+from launcher.watch.tables import count
 from runner.config.load import dotted, dump
 from runner.files import write_whole
 
@@ -40,18 +43,18 @@ def write_winner(directory: Path, folder: Path) -> None:
         found = results.read(ledger)
         if found is None or found.winner is None:
             return
-        trial = found.winner.trials[0]
-        (text,) = ledger.configurations([trial.id]).values()
-    write_whole(folder / WINNER, dump({"seed": trial.seed, **json.loads(text)}).encode())
+        best = best_config(ledger, found.winner)
+    write_whole(folder / WINNER, dump({"seed": best.seed, **json.loads(text_of(best))}).encode())
 
 
 def _search(found: Results, directory: Path, suffix: str) -> list[Part]:
     tried, keys = found.of("search"), [dotted(key) for one in found.record.dimensions for key in one.keys]
+    search = found.record.search
     about = (
-        f"{found.record.search.method} over {len(tried)} settings, each scored by the IQM of its "
-        f"{len(found.record.seeds)} seeds ({found.record.metric}); a seed that failed or diverged counts as worst."
+        f"{search.method} over {len(tried)} settings, each scored by the IQM of its {count(search.seeds, 'seed')} "
+        f"({found.record.metric}); a seed that failed or diverged counts as worst."
     )
-    parts: list[Part] = [Words("note", line) for line in [about, *_claims(found, directory)]]
+    parts: list[Part] = [Words("note", line) for line in [about, *claims(found, directory)]]
     rows = []
     for place, one in enumerate(tried, 1):
         values = [Cell(short(one.setting.values.get(key))) for key in keys]
@@ -74,15 +77,15 @@ def _search(found: Results, directory: Path, suffix: str) -> list[Part]:
     return parts
 
 
-def _claims(found: Results, directory: Path) -> list[str]:
-    """Sentences on the winner."""
+def claims(found: Results, directory: Path) -> list[str]:
+    """Sentences on the winner: what it is, how to train it, and whether fresh seeds confirm it."""
     if (winner := found.winner) is None:
         return ["There is no winner: no setting has been trained to its end without being lost."]
     settings = ", ".join(f"{key}={short(value)}" for key, value in winner.setting.values.items())
     name = shlex.quote(str(directory / "report" / WINNER))
     lines = [f"Winner: setting {winner.setting.number}: {settings}. To train it: launch {name} --seeds 10"]
     if found.record.search.method == "pbt":
-        lines.append("Numbers of a population change while it trains; these are those that the winner began with.")
+        lines.append("These numbers are those that its place began with; the file has the schedule that won.")
     fresh, own = ([one for one in found.of(role) if one.over] for role in ("winner", "own"))
     if not fresh or not own:
         lines.append(

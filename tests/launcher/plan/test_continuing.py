@@ -164,6 +164,25 @@ def test_other_settings_are_refused(launched: Path, setting: str, words: str) ->
     assert (launched / "plan.json").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("seeds", "settings", "failed", "words"),
+    [
+        ("8", [], False, r"--seeds 8: .*/run is a search, .*: launch .*/run/report/winner.yaml --seeds 8$"),
+        (None, ["trainer.timesteps=9000"], False, r"--set trainer.timesteps=9000: .*/run is a search"),
+        (None, [], True, r"--retry-failed: .*/run is a search, in which what failed counts as the worst"),
+    ],
+)
+def test_a_search_keeps_what_it_has_compared(
+    launched: Path, seeds: str | None, settings: list[str], failed: bool, words: str
+) -> None:
+    with Ledger(launched) as ledger:
+        ledger.add_events([("search", "", {})])
+    with pytest.raises(UserError, match=words):
+        continuing.read(launched, seeds, settings, failed)
+    more = continuing.read(launched, None, [], False)
+    assert more.search and more.notes == ["Left as they are: 1 diverged, 1 failed"]
+
+
 def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     trials = read_experiment([write_config(tmp_path, STEPS)], [], {}, None).trials
     directory.create(tmp_path / "run", trials)

@@ -263,6 +263,20 @@ def test_settings_that_change_the_program_do_not(setting: str) -> None:
     assert [len(members) for members in pack(trials(setting), 1)] == [1, 1]
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("largest", [None, 7, 2])
+def test_seeds_of_a_setting_stay_together_where_a_pack_can_hold_them(workers: int, largest: int | None) -> None:
+    members = trials("agent.learning_rate=1e-4,2e-4,3e-4,4e-4,5e-4", seeds="3")
+    packs = form_packs([(trial, 0) for trial in members], workers, largest, whole=True)
+    assert sorted(trial.id for pack in packs for trial in pack) == sorted(trial.id for trial in members)
+    assert max(map(len, packs)) <= (largest or 32)
+    assert len(packs) == {None: workers, 7: max(3, workers), 2: max(8, workers)}[largest]
+    homes = {
+        name: sum(any(trial.name == name for trial in pack) for pack in packs) for name in {t.name for t in members}
+    }
+    assert set(homes.values()) == {1} or largest == 2
+
+
 def test_trials_from_different_checkpoints_do_not_share_a_pack() -> None:
     members = trials(seeds="4")
     packs = form_packs(zip(members, (0, 128, 128, 0), strict=True), 1)

@@ -28,8 +28,11 @@ from launcher.plan.experiment import trial_of
 from launcher.search.asha import Bracket
 from launcher.search.record import Record, Setting
 from launcher.search.settings import Search
+from launcher.search.space import Dimension
 from runner.checkpoints import checkpoint
 from runner.config import load_config
+from runner.config.load import read_yaml
+from runner.config.overrides import Range
 from runner.training import tracking
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND
 from tests.launcher.local_ray import local_ray
@@ -394,24 +397,35 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
 
 
 def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
-    ray_address: list[str], config: Path, tmp_path: Path
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "population"
     rates = [1e-2, 3e-3, 1e-3, 1e-5]
     files = [(f"s{n}", load_config(config, [(("agent", "learning_rate"), rate)])[0]) for n, rate in enumerate(rates)]
     trials = {(one := trial_of(name, of.model_copy(update={"seed": 1}))).id: one for name, of in files}
     folder.create(directory, list(trials.values()))
-    options = {"interval": 96, "truncation": 0.25, "perturbation": 1.25, "resample": 0.0}
-    rate = {"keys": [["agent", "learning_rate"]], "distribution": "log", "low": 1e-6, "high": 1e-1}
+    options = {"population": 4, "interval": 96, "truncation": 0.25, "perturbation": 1.25, "resample": 0.0}
+    rate = Dimension((("agent", "learning_rate"),), Range(1e-6, 1e-1, "log"))
+    search = Search.model_validate({"method": "pbt", "trials": 4, "seeds": 1, "seed": 1, "confirm": 2, "pbt": options})
+    about = Record(search, "return", (1,), "s", read_yaml(config)[0], (), (rate,), text_of(files[0][1]))
     with Ledger(directory) as ledger:
-        about = {"search": {"method": "pbt", "seed": 1, "pbt": options}, "metric": "return", "dimensions": [rate]}
-        ledger.add_events([("search", "", about), *(("setting", name, {"role": "search"}) for name, _ in files)])
+        settings = [Setting(n, name, {"agent.learning_rate": rates[n]}) for n, (name, _) in enumerate(files)]
+        ledger.add_events([about.event, *(setting.event for setting in settings)])
     assert main(["resume", str(directory), *ray_address]) == 0
 
     with Ledger(directory, writer=False) as ledger:
         assert set(ledger.states().values()) == {"finished"}
         rounds = {e.data["timestep"]: e.data["copies"] for e in ledger.events() if e.kind == "exploit"}
-        members = ledger.members()
+        members = [member for member in ledger.members() if member.trial in trials]
+        confirmed = [row for row in ledger.trials() if row.config == "s_winner"]
+        changes = json.loads(ledger.configurations()[confirmed[0].id])["agent"]["changes"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Winner: setting" in shown and "Confirmed on fresh seeds: the winner" in shown
+    winner = load_config(directory / "report" / "winner.yaml")[0]
+    assert [row.seed for row in confirmed] == [2, 3]
+    assert winner.dump()["agent"]["changes"] == changes
+    numbers = {copy["hyper"]["learning_rate"] for copies in rounds.values() for copy in copies.values()}
+    assert {change["learning_rate"] for change in changes} <= numbers
     assert list(rounds) == [96, 192, 256] and [len(copies) for copies in rounds.values()] == [1, 1, 0]
 
     def path(trial: str, timestep: int) -> Path:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from launcher.search.pbt import Rules, Span, exploit, hyper_names
+from launcher.ledger.rows import Event
+from launcher.search import begin
+from launcher.search.pbt import EXPLOIT, Rules, Span, exploit, schedule_of, scheduled, spans_of
+from runner.config import load_config
+from runner.config.overrides import Range
+from runner.errors import UserError
+from runner.training.pack import changes_of, hyper_of
+from tests.launcher.refusals import CARTPOLE
 
-RATE = Span(("learning_rate", "value_learning_rate"), 1e-5, 1e-2, log=True)
-CLIP = Span(("ratio_clip",), 0.1, 0.4)
+SKRL = CARTPOLE.parents[1] / "skrl" / "ppo.yaml"
+
+RATE = Span(("learning_rate", "value_learning_rate"), Range(1e-5, 1e-2, "log"))
+CLIP = Span(("ratio_clip",), Range(0.1, 0.4, "uniform"))
 RULES = Rules((RATE, CLIP), 0.25, 1.25, 0.0, seed=3)
 NUMBERS = {"learning_rate": 1e-3, "value_learning_rate": 1e-3, "ratio_clip": 0.2, "alpha": 0.5}
 
@@ -60,7 +70,74 @@ def test_numbers_stay_in_their_range_and_may_be_drawn_anew() -> None:
     assert all(1e-5 <= one["learning_rate"] <= 1e-2 and 0.1 <= one["ratio_clip"] <= 0.4 for one in drawn)
 
 
-def test_keys_name_hyper_numbers() -> None:
-    assert hyper_names(("agent", "learning_rate")) == ("learning_rate", "value_learning_rate")
-    assert hyper_names(("agent", "learning_rate_scheduler_kwargs", "kl_threshold")) == ("scheduler_kl_threshold",)
-    assert hyper_names(("agent", "ratio_clip")) == ("ratio_clip",)
+def ranges(*sets: str, file: Path = CARTPOLE) -> dict[str, tuple[str, ...]]:
+    """The Hyper numbers that are perturbed for each key."""
+    begun = begin.read([file], sets, {}, None, None, {("method",): "pbt", ("pbt", "population"): 2})[1]
+    assert begun is not None
+    spans = spans_of(begun.record, begun.settings[0].values)
+    return {name: span.names for name, span in spans.items() if span is not None}
+
+
+def test_keys_are_the_hyper_numbers_that_they_set(tmp_path: Path) -> None:
+    kl = "agent.learning_rate_scheduler_kwargs.kl_threshold"
+    sets = ("agent.learning_rate=log:1e-5..1e-2", "agent.learning_rate_scheduler=KLAdaptiveLR", f"{kl}=0.001..0.1")
+    found = ranges(*sets, "agent.gae_lambda=0.9..0.99")
+    assert found["agent.learning_rate"] == ("learning_rate", "value_learning_rate")
+    assert found[kl] == ("scheduler_kl_threshold",)
+    assert found["agent.gae_lambda"] == ("gae_lambda",)
+    # In a file of an older skrl, under its name there.
+    assert ranges("agent.lambda=0.9..0.99", "env.id=Pendulum-v1", "env.num_envs=4", file=SKRL) == {
+        "agent.lambda": ("gae_lambda",)
+    }
+    both = tmp_path / "both.yaml"
+    both.write_text(CARTPOLE.read_text().replace("learning_rate: 1.0e-3", "learning_rate: [1.0e-3, 2.0e-3]"))
+    assert ranges("agent.learning_rate.1=log:1e-5..1e-2", file=both) == {
+        "agent.learning_rate.1": ("value_learning_rate",)
+    }
+
+
+def test_a_range_that_no_member_has_for_itself_is_refused_and_alternatives_are_said() -> None:
+    said = r"command line: --set agent.learning_epochs=2..8: agent.learning_epochs is no number that each member"
+    with pytest.raises(UserError, match=said):
+        ranges("agent.learning_epochs=2..8")
+    flags = {("method",): "pbt", ("pbt", "population"): 2}
+    experiment, _ = begin.read(
+        [CARTPOLE], ["agent.ratio_clip=0.1,0.2", "agent.gae_lambda=0.9..0.99"], {}, None, None, flags
+    )
+    assert "agent.ratio_clip: a member keeps what it begins with; only ranges are perturbed" in experiment.notes
+
+
+def test_members_have_a_seed_each_unless_seeds_are_asked_for() -> None:
+    flags = {("method",): "pbt", ("pbt", "population"): 3}
+    experiment, begun = begin.read([CARTPOLE], ["agent.gae_lambda=0.9..0.99"], {}, None, None, flags)
+    assert begun is not None
+    assert [trial.config.seed for trial in experiment.trials] == [0, 1, 2]
+    assert begun.record.own_seeds and begun.record.fresh_seeds[0] == 3
+    assert "3 settings x a seed of its own" in begun.described(experiment.trials)[0]
+    experiment, begun = begin.read([CARTPOLE], ["agent.gae_lambda=0.9..0.99"], {}, "2", None, flags)
+    assert begun is not None and not begun.record.own_seeds
+    assert [trial.config.seed for trial in experiment.trials] == [0, 1] * 3
+
+
+def test_the_schedule_of_a_member_is_that_of_all_it_descends_from() -> None:
+    def happened(number: int, **copies: tuple[str, float]) -> Event:
+        data = {
+            n: {"source": s, "hyper": {**NUMBERS, "ratio_clip": clip}, "rate": 1.0} for n, (s, clip) in copies.items()
+        }
+        return Event(number, EXPLOIT, str(number), {"timestep": 64 * (number + 1), "scores": {}, "copies": data})
+
+    rounds = [happened(0, b=("a", 0.1)), happened(1, a=("b", 0.3)), happened(2, b=("c", 0.4))]
+    assert schedule_of("c", rounds) == ("c", [])
+    root, changes = schedule_of("a", rounds)
+    assert (root, [(at, numbers["ratio_clip"]) for at, numbers in changes]) == ("a", [(64, 0.1), (128, 0.3)])
+    config = load_config(CARTPOLE)[0]
+    own = hyper_of(config)
+    trained = scheduled(config, [(64, {**own, "ratio_clip": 0.1}), (128, own), (192, {**own, "learning_rate": 5e-4})])
+    written = trained.dump()["agent"]["changes"]
+    assert written[:2] == [{"at": 64, "ratio_clip": 0.1}, {"at": 128, "ratio_clip": own["ratio_clip"]}]
+    assert written[2] == {"at": 192, "learning_rate": [5e-4, own["value_learning_rate"]]}
+    assert [numbers for _, numbers in changes_of(trained)] == [
+        {**own, "ratio_clip": 0.1},
+        own,
+        {**own, "learning_rate": 5e-4},
+    ]
