@@ -15,10 +15,14 @@ import pytest
 from launcher.cli.commands import app
 from launcher.cli.main import main
 from launcher.ledger import evaluations
+from launcher.ledger.configurations import settings_of, text_of
 from launcher.presets import index, scores
 from launcher.presets.index import presets
 from launcher.presets.scores import Reference, Row
+from runner.config import resolve
+from runner.config.load import read_yaml
 from runner.errors import UserError
+from tests.benchmarks.ablations import CHANGES, changed
 from tests.benchmarks.scores import EPISODES, covered, rows, trial_now
 from tests.launcher import report_launches
 from tests.launcher.refusals import CARTPOLE, Refused
@@ -159,6 +163,17 @@ def test_scores_of_another_configuration_are_refused(tmp_path: Path) -> None:
     report_launches.build(tmp_path / "run", ["agent.gae_lambda=0.9"], seeds=1)
     with pytest.raises(UserError, match=r"not the preset as it is now: agent\.gae_lambda: 0\.9 → 0\.95"):
         list(rows(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("task", ["LunarLander-v3", "CartPole-v1"])
+def test_an_ablation_changes_one_thing(task: str) -> None:
+    config, _ = read_yaml(index.required(task).path)
+    before = settings_of(text_of(resolve(config)[0]))
+    for change in CHANGES.values():
+        after = settings_of(text_of(resolve(changed(config, change))[0]))
+        other = {key for key in before | after if before.get(key) != after.get(key) and "_kwargs" not in key}
+        wanted = {*change, "num_envs"} if "rollouts" in change else {*change}
+        assert {key.rpartition(".")[2] for key in other} == wanted
 
 
 @pytest.mark.cluster
