@@ -80,7 +80,7 @@ def test_a_task_without_preset_is_told_what_to_try(refused: Refused, capsys: pyt
 @pytest.mark.parametrize(
     ("word", "said"),
     {
-        "Taxi-v3": "Taxi-v3 has no preset, and no other of toy_text has one that acts as it does; `launch presets`",
+        "Parking-v0": "Parking-v0 has no preset, and no other of highway has one that acts as it does; `launch",
         "Hopper-v40": "'Hopper-v40' is no file and names no preset. Did you mean 'Hopper-v4'",
         "tests/nothing": "'tests/nothing' is no file and names no preset. `launch presets` lists them",
         "gymnasium:CartPole-v1": "`launch CartPole-v1 --env gymnasium:CartPole-v1 --seeds 8` tries it",
