@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from runner import group as groups
 from runner.agent import Agent
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
@@ -26,6 +27,7 @@ from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError, shown
 from runner.files import expanded
+from runner.group import Group
 from runner.training.evaluate import Episode, play
 from runner.training.loop import train
 from runner.training.members import Backend, Members
@@ -57,6 +59,7 @@ class Runner:
         *,
         threads: int | None = None,
         configs: Sequence[Config] | None = None,
+        group: Group | None = None,
     ) -> None:
         """Build everything that needs no environment step.
 
@@ -68,6 +71,8 @@ class Runner:
             threads: that step EnvPool's environments, default the cores that this process may use; processes that
                 step environments of Python, default this one.
             configs: one configuration per trial, instead of `seeds`, where trials differ in Hyper numbers.
+            group: this process's place among those that train together, which has joined them; default by
+                `trainer.devices`, as torchrun says.
         """
         config = cfg if isinstance(cfg, Config) else resolve(cfg)[0]
         self.env = fitted(wrap_env(env), config)
@@ -83,7 +88,7 @@ class Runner:
         if pack.trials > 1:
             _refuse_fixed(self.env, pack.trials)
         self._threads = threads
-        self._members = Members(self.numerics, pack, self.env.layout, self.env.actions)
+        self._members = Members(self.numerics, pack, self.env.layout, self.env.actions, self._joined(group, config))
         self.agent = Agent(self._members, self.env, _experiment_directory(config))
 
     @property
@@ -241,9 +246,19 @@ class Runner:
         return self._members.pack.static
 
     def _seeds(self, timestep: int) -> list[int]:
-        """Seeds of the environments of all members, reset at `timestep`."""
+        """Seeds of the environments of all members, reset at `timestep`, of which this process steps its part."""
         envs = self._static.env.num_envs or 0
-        return [s for seed in self._members.pack.trial_seeds for s in environment_seeds(seed, envs, timestep)]
+        own = self._members.group.own(envs)
+        return [s for seed in self._members.pack.trial_seeds for s in environment_seeds(seed, envs, timestep)[own]]
+
+    def _joined(self, group: Group | None, config: Config) -> Group:
+        """The group of this process, which it has joined."""
+        size = config.trainer.devices if group is None else group.size
+        if size > 1:
+            groups.refuse(self.env, config, size)
+            group = group or Group.of_variables(size)
+            self.numerics.join(group)
+        return group or Group()
 
     def _with_environment(self, config: Config) -> Config:
         """The configuration of this environment, which its number must not contradict, and of this backend."""
@@ -273,6 +288,10 @@ class Runner:
             log.warning("run('train'): nothing is left to train, and nothing was written: %s", why)
             return
         total = self._static.updates * self._static.agent.rollouts
+        if self._members.group.rank:  # the first process writes
+            for _ in self.reports():
+                pass
+            return
         progress = Progress(lambda: self._members.timestep, total, not trainer.disable_progressbar)
         write(self, self._members.pack, self.agent.experiment_dir, progress)
 

@@ -25,6 +25,7 @@ class Mark(Enum):
     OUTPUT = "how often something is written or evaluated, which changes nothing that is learned"
     LENGTH = "how long to train"
     ACTING = "part of the agent section that actions depend on"
+    PLACE = "what it trains on, which changes results by rounding alone"
     LATER = (
         "younger than trials' ids: with its default it is no part of any key, so that those of before stay as they are"
     )

@@ -299,6 +299,8 @@ class Trainer(Section):
     """skrl's name for one environment after another in one process."""
     timesteps: Annotated[Int, Field(ge=1, le=10**12), Mark.LENGTH] = 100_000
     """Length of the training in timesteps: steps of every environment, not of all together."""
+    devices: Annotated[Annotated[Int, Field(ge=1, le=1024)], Mark.PLACE, Mark.LATER] = 1
+    """Processes that train one trial together, each on a GPU or core of its own, with a part of its environments."""
     headless: bool = True
     """Accepted as in skrl, without effect: nothing is rendered."""
     disable_progressbar: bool | None = None

@@ -11,14 +11,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 
 from runner.config import Config
+from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
 
 _settings: Any = jax.config  # whose attributes a type checker does not know
 CACHE_BYTES = 1_000_000_000
 """Size at which the oldest compiled programs are dropped from the disk."""
+_PROCESSES = "processes"
+"""Axis of the processes that train together."""
 
 
 def sees_gpu() -> bool:
@@ -131,7 +137,7 @@ def not_kept() -> Iterator[None]:
 
 
 def over_members(
-    function: Callable[..., Any], in_axes: Sequence[int | None], donate: Sequence[int] = ()
+    function: Callable[..., Any], in_axes: Sequence[int | None], donate: Sequence[int] = (), together: bool = False
 ) -> Callable[..., Any]:
     """Compile a function of one member for all members of a pack.
 
@@ -139,11 +145,90 @@ def over_members(
         function: (static, *arrays) → arrays, of one member; `static` is hashable.
         in_axes: the members' axis in each of `arrays`, None for what all share.
         donate: which of `arrays` are not used afterwards, so that their memory is used again.
+        together: the processes of a group run it as one program, all of them with the same arrays.
     """
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=[i + 1 for i in donate])
     @functools.wraps(function)
     def program(static: Any, *arrays: Any) -> Any:
-        return jax.vmap(functools.partial(function, static), in_axes)(*arrays)
+        mapped = jax.vmap(functools.partial(function, static), in_axes)
+        if together and static.processes > 1:
+            mapped = jax.shard_map(mapped, mesh=_mesh(), in_specs=Spec(), out_specs=Spec(), check_vma=False)
+        return mapped(*arrays)
 
-    return program
+    if not together:
+        return program
+
+    @functools.wraps(function)
+    def everywhere(static: Any, *arrays: Any) -> Any:
+        if static.processes == 1:
+            return program(static, *arrays)
+        return _here(program(static, *_everywhere(arrays, Spec())))
+
+    return everywhere
+
+
+def join(group: Group) -> None:
+    """Meet the other processes of a group; once in a process's life, before its first array."""
+    if jax.distributed.is_initialized():
+        return
+    patience = int(PATIENCE_SECONDS)
+    local = int(os.environ["JAX_LOCAL_RANK"]) if "JAX_LOCAL_RANK" in os.environ else None
+    jax.distributed.initialize(group.address, group.size, group.rank, local, initialization_timeout=patience)
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The arrays that the processes of the group call this with, all of one shape, in order on a new axis in front."""
+    # As bytes, of which JAX makes no 32-bit numbers.
+    sent = np.frombuffer(array.tobytes(), np.uint8)[None]
+    every: np.ndarray = np.asarray(gathered(sent, 0)).view(array.dtype)
+    return every.reshape(-1, *array.shape)
+
+
+def gathered(arrays: Any, axis: int) -> Any:
+    """The arrays that the processes of the group call this with, all of one shape, one after the other."""
+    parts = _everywhere(arrays, Spec(*[None] * axis, _PROCESSES))
+    return _here(_gathering()(parts))
+
+
+def own(units: int, processes: int) -> tuple[Array, int]:
+    """The first of so many rows that this process of the group learns from, and their number, the same in all."""
+    each = -(-units // processes)
+    return jax.lax.axis_index(_PROCESSES) * each, each
+
+
+def total(numbers: Array) -> Array:
+    """The sum over the processes of the group, the same bits in all of them."""
+    summed: Array = jax.lax.psum(numbers, _PROCESSES)
+    return summed
+
+
+@functools.cache
+def _mesh() -> Mesh:
+    """The first device of every process."""
+    first: dict[int, Any] = {}
+    for device in jax.devices():
+        first.setdefault(device.process_index, device)
+    return Mesh(np.array([first[index] for index in sorted(first)]), (_PROCESSES,))
+
+
+def _everywhere(arrays: Any, spec: Spec) -> Any:
+    """Arrays of this process as parts of arrays of the group, or as what all of it have."""
+    sharding, mesh = NamedSharding(_mesh(), spec), _mesh()
+
+    def part(x: Any) -> Array:
+        shape = [size * mesh.size if axis < len(spec) and spec[axis] else size for axis, size in enumerate(x.shape)]
+        return jax.make_array_from_single_device_arrays(tuple(shape), sharding, [put(x)])
+
+    return jax.tree.map(part, arrays)
+
+
+@functools.cache
+def _gathering() -> Any:
+    """The program that gives every process all parts of arrays."""
+    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(_mesh(), Spec()))
+
+
+def _here(arrays: Any) -> Any:
+    """This process's copy of arrays that all processes have."""
+    return jax.tree.map(lambda x: x.addressable_data(0), arrays)

@@ -87,14 +87,15 @@ class Collector:
         carry: Any = None,
         sequence: int = 1,
         team_return: str = "sum",
+        processes: int = 1,
     ) -> None:
-        """Reset `env` (P·N environments, member-major) and count episodes.
+        """Reset `env` (P·N environments, member-major) and count episodes, those of all `processes` together.
 
         Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
         sequence of so many steps.
         """
         self.env = env  # whose address the compiled program holds
-        self.episodes = following(env, members, team_return)
+        self.episodes = following(env, members, team_return, processes, accelerate.gather)
         self.spent: dict[str, float] = defaultdict(float)
         self._act, self._env_actions, self._sequence = act, env_actions, sequence
         # The first reset and every later step must come from one side only: the pool has no lock.
@@ -271,3 +272,9 @@ def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray
         np.asarray(x)[:, member] for x in (rollout.rewards, rollout.valid, rollout.observations)
     )
     return rewards, valid, observations
+
+
+def whole(rollout: Rollout) -> Rollout:
+    """The rollout of the environments of all processes of the group, by the parts that they call this with."""
+    found: Rollout = accelerate.gathered(rollout, 2)
+    return found

@@ -19,14 +19,14 @@ from jaxtyping import Bool, Float, Int, Num
 from runner.draws import Draws
 from runner.envs.base import VectorEnv
 from runner.jax import accelerate, distributions, models
-from runner.jax.accelerate import compiles, multiplies_bfloat16, settings
+from runner.jax.accelerate import compiles, gather, join, multiplies_bfloat16, settings
 from runner.jax.preprocessors import Scaler, Statistics, observation_scaler
-from runner.jax.rollout import Collector, EnvActions, Rollout, env_actions, experience_of
+from runner.jax.rollout import Collector, EnvActions, Rollout, env_actions, experience_of, whole
 from runner.jax.update import Learner, Optimizer, update
 from runner.training.pack import Hyper, Rules
 from runner.training.state import Counters, MemberState, Moments
 
-__all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "settings"]
+__all__ = ["compiles", "env_actions", "experience_of", "gather", "join", "multiplies_bfloat16", "settings", "whole"]
 
 
 class Policy(NamedTuple):
@@ -41,12 +41,13 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs, the update by one on nothing."""
     members = len(learner.optimizer.parameters)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(
-        env, members, actions, partial(act, rules), carry, rules.config.sequence, rules.config.agent.team_return
-    )
+    count = rules.config.agent.team_return, rules.processes
+    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence, *count)
     with accelerate.not_kept():
         shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
     rollout = accelerate.zeros(shapes)
+    if rules.processes > 1:
+        rollout = whole(rollout)
     # The program takes over a learner's memory; jnp.copy would be compiled for each shape.
     learn(rules, jax.device_put(learner, may_alias=False), rollout, draws, np.ones(members, bool))
     return collector
@@ -177,4 +178,4 @@ def _learn(
 policy = accelerate.over_members(_policy, [0])
 _samples = accelerate.over_members(act, [0, 0, 0, 0])
 _modes = accelerate.over_members(mode, [0, 0, 0])
-_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0])
+_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0], together=True)

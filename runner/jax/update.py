@@ -17,8 +17,8 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from runner.jax import accelerate, distributions, models, preprocessors, schedulers
 from runner.jax import advantages as gae
-from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.loss import Batch, loss
 from runner.jax.preprocessors import Statistics, observation_scaler, value_scaler
 from runner.jax.recurrent import Memory
@@ -67,9 +67,12 @@ def minibatch_step(
         The optimizer after the step, the metrics, and whether the member is still active: with a KL above
         `kl_threshold` it does not take this step.
     """
-    gradient, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = jax.grad(loss, has_aux=True)(
-        optimizer.parameters, batch, hyper, rules
-    )
+    part = _own(batch, rules.processes)
+    gradient, parts = jax.grad(loss, has_aux=True)(optimizer.parameters, part, hyper, rules)
+    if rules.processes > 1:
+        summed = accelerate.total(jnp.concatenate((gradient, jnp.stack(parts))))
+        gradient, parts = summed[: len(gradient)], tuple(summed[len(gradient) :])
+    policy_loss, value_loss, entropy_loss, kl, clip_fraction = parts
     norm = jnp.linalg.norm(gradient)
     metrics = Metrics(policy_loss, value_loss, entropy_loss, kl, clip_fraction, norm)
     active = active & ~(kl > hyper.kl_threshold)
@@ -324,6 +327,26 @@ def minibatches(
 def _flat(x: Array) -> Array:
     """`[T, N, …]` → `[T·N, …]`."""
     return x.reshape(-1, *x.shape[2:])
+
+
+def _own(batch: Batch, processes: int) -> Batch:
+    """The rows of a minibatch that this process learns from, or sequences; their weights are parts of 1."""
+    if processes == 1:
+        return batch
+    sequences = len(batch.weight) if batch.carry is None else len(batch.carry)
+    first, size = accelerate.own(sequences, processes)
+
+    def cut(x: Array) -> Array:
+        # A filled place has weight 0.
+        rows = jnp.pad(x, [(0, size * processes - sequences), *[(0, 0)] * (x.ndim - 1)])
+        return jax.lax.dynamic_slice_in_dim(rows, first, size)
+
+    def of_steps(x: Array) -> Array:
+        steps = x.reshape(-1, sequences, *x.shape[1:])
+        return jax.vmap(cut)(steps).reshape(-1, *x.shape[1:])
+
+    carry = None if batch.carry is None else cut(batch.carry)
+    return jax.tree.map(of_steps, batch._replace(carry=None))._replace(carry=carry)
 
 
 def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from runner.config import Config
 from runner.cores import worth_splitting
+from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
 
 log = logging.getLogger(__name__)
@@ -99,3 +103,55 @@ def functional_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tu
     """Gradient as a function transform, which the compiler can trace into one graph with what surrounds it."""
     gradient, (_, parts) = torch.func.grad_and_value(loss, has_aux=True)(parameters)
     return gradient, parts
+
+
+def join(group: Group) -> None:
+    """Meet the other processes of a group; once in a process's life."""
+    if distributed.is_initialized():
+        return
+    if sees_gpu():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if sees_gpu() else "gloo",
+        init_method=f"tcp://{group.address}" if group.address else "env://",
+        rank=group.rank,
+        world_size=group.size,
+        timeout=timedelta(seconds=PATIENCE_SECONDS),
+    )
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The arrays that the processes of the group call this with, all of one shape, in order on a new axis in front."""
+    return gathered(torch.from_numpy(array).unsqueeze(0), 0).numpy()
+
+
+def gathered(arrays: Tensor, axis: int) -> Tensor:
+    """The tensors that the processes of the group call this with, all of one shape, one after the other."""
+    flat = arrays.contiguous()
+    sent = flat.view(torch.uint8) if flat.dtype is torch.bool else flat
+    parts = [torch.empty_like(sent) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, sent)
+    return torch.cat([part.view(flat.dtype) for part in parts], axis)
+
+
+def own(units: int, processes: int) -> slice:
+    """The part of so many rows that this process of the group learns from."""
+    rank = distributed.get_rank()
+    return slice(units * rank // processes, units * (rank + 1) // processes)
+
+
+def total(numbers: Tensor) -> Tensor:
+    """The sum over the processes of the group, the same bits in all of them."""
+    summed: Tensor = (_traced_total if torch.compiler.is_compiling() else _total)(numbers)
+    return summed
+
+
+def _total(numbers: Tensor) -> Tensor:
+    summed = numbers.contiguous().clone()
+    distributed.all_reduce(summed)
+    return summed
+
+
+_traced_total = torch.library.custom_op("sunflower::total", _total, mutates_args=())
+"""`total`, into which the compiler does not look."""
+_traced_total.register_fake(torch.empty_like)

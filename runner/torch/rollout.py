@@ -80,8 +80,9 @@ class Collector:
         carry: Any = None,
         sequence: int = 1,
         team_return: str = "sum",
+        processes: int = 1,
     ) -> None:
-        """Reset `env` (P·N environments, member-major) and count episodes.
+        """Reset `env` (P·N environments, member-major) and count episodes, those of all `processes` together.
 
         Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
         sequence of so many steps.
@@ -90,7 +91,7 @@ class Collector:
         self.members = members
         self.envs = env.num_envs // members
         self.device = accelerate.device()
-        self.episodes = following(env, members, team_return)
+        self.episodes = following(env, members, team_return, processes, accelerate.gather)
         self.spent: dict[str, float] = defaultdict(float)
         self._env_actions, self._act, self._sequence = env_actions, act, sequence
         self._carry = None if carry is None else torch.from_numpy(carry).to(self.device)
@@ -261,3 +262,29 @@ def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray
         x[member].cpu().numpy() for x in (rollout.rewards, rollout.valid, rollout.observations)
     )
     return rewards, valid, observations
+
+
+def whole(rollout: Rollout) -> Rollout:
+    """The rollout of the environments of all processes of the group, by the parts that they call this with."""
+    rows, final = _whole_final(rollout)
+    own = rollout._replace(final_rows=None, final_observations=None)  # type: ignore[arg-type]
+    every = Rollout._make(None if x is None else accelerate.gathered(x, 2) for x in own)
+    return every._replace(final_rows=rows, final_observations=final)
+
+
+def _whole_final(rollout: Rollout) -> tuple[Tensor | None, Tensor]:
+    """Rows and observations that do not follow, of all processes; see `Rollout`."""
+    steps, envs = rollout.rewards.shape[1:]
+    final = rollout.final_observations
+    counts = accelerate.gather(np.array(final.shape[1]))
+    most, processes = int(counts.max()), len(counts)
+    if not most:
+        return None, final
+    index = torch.full((len(final), most), steps * envs, device=final.device)
+    if rollout.final_rows is not None:
+        index[:, : final.shape[1]] = rollout.final_rows
+    first = accelerate.own(processes * envs, processes).start
+    row = torch.div(index, envs, rounding_mode="floor") * processes * envs + first + index % envs
+    index = torch.where(index < steps * envs, row, steps * processes * envs)
+    last = torch.nn.functional.pad(final, (0, 0, 0, most - final.shape[1]))
+    return accelerate.gathered(index, 1), accelerate.gathered(last, 1)

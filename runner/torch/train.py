@@ -17,14 +17,14 @@ from torch import Tensor
 from runner.draws import Draws
 from runner.envs.base import VectorEnv
 from runner.torch import accelerate, distributions, models
-from runner.torch.accelerate import compiles, multiplies_bfloat16, settings
+from runner.torch.accelerate import compiles, gather, join, multiplies_bfloat16, settings
 from runner.torch.preprocessors import Scaler, Statistics, observation_scaler
-from runner.torch.rollout import Collector, EnvActions, Rollout, env_actions, experience_of
+from runner.torch.rollout import Collector, EnvActions, Rollout, env_actions, experience_of, whole
 from runner.torch.update import Learner, Optimizer, update
 from runner.training.pack import Hyper, Rules
 from runner.training.state import Counters, MemberState, Moments
 
-__all__ = ["compiles", "env_actions", "experience_of", "multiplies_bfloat16", "settings"]
+__all__ = ["compiles", "env_actions", "experience_of", "gather", "join", "multiplies_bfloat16", "settings", "whole"]
 
 
 class Policy(NamedTuple):
@@ -39,11 +39,11 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry = rules.network.carry(members, env.num_envs // members)
-    collector = Collector(
-        env, members, actions, partial(act, rules), carry, rules.config.sequence, rules.config.agent.team_return
-    )
+    count = rules.config.agent.team_return, rules.processes
+    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence, *count)
     if rules.compiled:
-        learn(rules, learner, _nothing(rules, collector, steps), draws, np.ones(members, bool))
+        rollout = _nothing(rules, collector, steps)
+        learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
     return collector
 
 

@@ -65,9 +65,11 @@ def minibatch_step(
         The optimizer after the step, the metrics, and who is still active: a member whose KL is above
         `kl_threshold` does not take this step.
     """
-    raw, (policy_loss, value_loss, entropy_loss, kl, clip_fraction) = accelerate.gradient(
-        lambda flat: loss(flat, batch, hyper, rules), optimizer.parameters
-    )
+    part = _own(batch, rules.processes)
+    raw, parts = accelerate.gradient(lambda flat: loss(flat, part, hyper, rules), optimizer.parameters)
+    if rules.processes > 1:
+        raw, *parts = accelerate.total(torch.cat((raw, *parts), 1)).split([raw.shape[1], *(1 for _ in parts)], 1)
+    policy_loss, value_loss, entropy_loss, kl, clip_fraction = parts
     norm = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
     metrics = Metrics(policy_loss, value_loss, entropy_loss, kl, clip_fraction, norm)
     active = active & ~(kl > hyper.kl_threshold)
@@ -324,6 +326,20 @@ def minibatches(
         carry = None if data.carry is None else data.carry[member, chosen]
         state = function(state, Batch._make(parts)._replace(carry=carry))
     return state
+
+
+def _own(batch: Batch, processes: int) -> Batch:
+    """The rows of a minibatch that this process learns from, or sequences; their weights are parts of 1."""
+    if processes == 1:
+        return batch
+    sequences = batch.weight.shape[1] if batch.carry is None else batch.carry.shape[1]
+    mine = accelerate.own(sequences, processes)
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.unflatten(1, (-1, sequences))[:, :, mine].flatten(1, 2)
+
+    carry = None if batch.carry is None else batch.carry[:, mine]
+    return Batch._make(map(cut, batch._replace(carry=None)))._replace(carry=carry)
 
 
 def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,28 @@ class Episodes:
         return out
 
 
+class Gathered(Episodes):
+    """Follows the environments of all processes that train together, each of which steps a part of every member's."""
+
+    def __init__(self, members: int, envs: int, processes: int, gather: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Follow `envs` environments of every member here; `gather` gives what each process gives it, in order."""
+        super().__init__(members, envs * processes)
+        self._gather = gather
+
+    def add(
+        self, rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, infos: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Count the steps of a rollout in all processes; see the base class."""
+        scored = [info.get("episode_rewards", now) for info, now in zip(infos, rewards, strict=True)]
+        over = [info.get("episode_ends", now) for info, now in zip(infos, ended, strict=True)]
+        own = np.array([rewards, ended, valid, scored, over], np.float64)
+        every = self._gather(own.reshape(5, len(rewards), self.members, -1))
+        every = np.moveaxis(every, 0, 3).reshape(5, len(rewards), -1)
+        flags = every > 0
+        steps = [{"episode_rewards": x, "episode_ends": y} for x, y in zip(every[3], flags[4], strict=True)]
+        super().add(every[0].astype(rewards.dtype), flags[1], flags[2], steps)
+
+
 class Teams:
     """Follows every environment of several agents: its team's return, which is its score, and that of each agent.
 
@@ -129,8 +151,12 @@ def team(rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, mean: bool) 
     return received / rewards.shape[1] if mean else received, over, valid.any(1)
 
 
-def following(env: VectorEnv, members: int, team_return: str) -> Episodes | Teams:
-    """The counting of episodes of an environment's rows, members side by side."""
+def following(
+    env: VectorEnv, members: int, team_return: str, processes: int, gather: Callable[[np.ndarray], np.ndarray]
+) -> Episodes | Teams:
+    """The counting of episodes of an environment's rows, members side by side; see `Gathered` for several processes."""
+    if processes > 1:
+        return Gathered(members, env.num_envs // members, processes, gather)
     if env.agents is None:
         return Episodes(members, env.num_envs // members)
     trials = members // len(env.agents.groups)

@@ -47,7 +47,7 @@ def train(
             rollout = collector.collect(policy, draws.noise, draws.random)
             if members.learns:
                 members.learner, numbers, finite = backend.learn(
-                    members.rules, members.learner, rollout, draws, members.alive
+                    members.rules, members.learner, members.whole(rollout), draws, members.alive
                 )
                 interval.note(numbers, finite)
                 diverged = diverged_in(members, rollout, finite)
@@ -55,7 +55,7 @@ def train(
             del rollout
         before = members.advance()
         paused = until is not None and members.timestep >= until
-        done = members.over or paused or stop()
+        done = members.over or paused or members.agreed(stop())
         evaluates, saves, writes = due(config, before, members.timestep, evaluate is not None, paused)
         saves |= done or evaluates  # the best agent is the one that scored best, not a later one
         # A checkpoint always comes with a record, so that no interval is open when a run goes on from it.

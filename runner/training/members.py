@@ -17,6 +17,7 @@ from runner import draws
 from runner.config import Config
 from runner.envs.base import VectorEnv
 from runner.envs.spaces import ActionSpace, Layout
+from runner.group import Group
 from runner.networks.parameters import Network
 from runner.networks.policies import Distribution, remark
 from runner.training.pack import Hyper, Pack, Rules, changes_of
@@ -43,6 +44,9 @@ class Backend(Protocol):
     put: Callable[[MemberState], Any]
     get: Callable[[Any, Counters, Hyper], MemberState]
     experience_of: Callable[[Any, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    join: Callable[[Group], None]
+    gather: Callable[[np.ndarray], np.ndarray]
+    whole: Callable[[Any], Any]
 
 
 class Members:
@@ -57,6 +61,7 @@ class Members:
         learner: their numbers on the device.
         hyper: their Hyper numbers as configured `[P]`.
         counters: where each stands `[P]`.
+        group: this process's place among those that train them.
     """
 
     rules: Rules
@@ -64,10 +69,12 @@ class Members:
     hyper: Hyper
     counters: Counters
 
-    def __init__(self, backend: Backend, pack: Pack, observations: Layout, actions: ActionSpace) -> None:
+    def __init__(
+        self, backend: Backend, pack: Pack, observations: Layout, actions: ActionSpace, group: Group | None = None
+    ) -> None:
         """Initialise every member from its own seed."""
         config = pack.static
-        self.backend, self.pack = backend, pack
+        self.backend, self.pack, self.group = backend, pack, group or Group()
         self.network = Network.of(config, observations, actions)
         if (said := remark(config.models.policy, actions)) is not None:
             log.warning(said)
@@ -132,7 +139,7 @@ class Members:
         state = stacked([s if s.hyper else replace(s, hyper=h) for s, h in zip(states, own, strict=True)])
         assert state.hyper is not None
         self.counters, self.hyper = state.counters, state.hyper
-        self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles)
+        self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles, self.group.size)
         self.learner = self.backend.put(state)
 
     def change(self) -> None:
@@ -185,7 +192,15 @@ class Members:
             shifts = draws.shifts(generators, *shape, self.hyper.alpha)
         if agent.random_timesteps:
             random = np.arange(self.timestep, self.timestep + steps) < agent.random_timesteps
-        return draws.Draws(noise, orders, shifts, random, self._rates())
+        return draws.Draws(noise[:, :, self.group.own(envs)], orders, shifts, random, self._rates())
+
+    def agreed(self, stop: bool) -> bool:
+        """The decision to stop of all processes of the group, which is that of the first, who alone is told to."""
+        return stop if self.group.size == 1 else bool(self.backend.gather(np.array([stop]))[0, 0])
+
+    def whole(self, rollout: Any) -> Any:
+        """The rollout of all environments, of which those of the group have a part each."""
+        return rollout if self.group.size == 1 else self.backend.whole(rollout)
 
     def _rates(self) -> np.ndarray | None:
         """Learning rates of the next update's epochs `[P, E]` float32; None where they are not counted."""

@@ -104,8 +104,8 @@ def policy_key(config: Config) -> str:
 
 
 def identity(config: Config) -> str:
-    """Canonical text of what is trained: everything but the length, evaluation, logging and output keys."""
-    return text(dump_without(config, (Mark.LENGTH, Mark.OUTPUT, Mark.NAME)))
+    """Canonical text of what is trained: everything but length, evaluation, logging, output and place."""
+    return text(dump_without(config, (Mark.LENGTH, Mark.OUTPUT, Mark.NAME, Mark.PLACE)))
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ class Rules:
         compiled: the update is.
         program: text of everything in the configuration that the update reads, see `program_key`.
         config: where to read it.
+        processes: that learn together, each from a part of every minibatch.
     """
 
     network: Network
@@ -207,10 +208,11 @@ class Rules:
     compiled: bool
     program: str
     config: Config = field(compare=False)
+    processes: int = 1
 
     @classmethod
-    def of(cls, network: Network, config: Config, hyper: Hyper, compiled: bool) -> Rules:
+    def of(cls, network: Network, config: Config, hyper: Hyper, compiled: bool, processes: int = 1) -> Rules:
         """Those of a pack with these Hyper numbers `[P]`."""
         entropy = bool(np.any(hyper.entropy_loss_scale))
         two_rates = bool(np.any(hyper.value_learning_rate != hyper.learning_rate))
-        return cls(network, entropy, two_rates, compiled, program_key(config), config)
+        return cls(network, entropy, two_rates, compiled, program_key(config), config, processes)
