@@ -45,8 +45,10 @@ def versions() -> dict[str, str]:
     return out
 
 
-def to_bytes(state: MemberState, network: Network, config: Config, env: VectorEnv | None = None) -> bytes:
-    """Serialise one member; of an environment without a name, its spaces too."""
+def to_bytes(
+    state: MemberState, network: Network, config: Config, env: VectorEnv | None = None, agent: str = ""
+) -> bytes:
+    """Serialise one member, that of an `agent` of several; of an environment without a name, its spaces too."""
     tensors = dict(network.split(state.parameters))
     for prefix, row in (("first_moment", state.first_moment), ("second_moment", state.second_moment)):
         tensors |= {f"optimizer.{prefix}.{name}": value for name, value in network.split(row).items()}
@@ -63,7 +65,7 @@ def to_bytes(state: MemberState, network: Network, config: Config, env: VectorEn
         "versions": json.dumps(versions()),
     }
     numbers = None if state.hyper is None else {name: float(x) for name, x in state.hyper._asdict().items()}
-    if numbers is not None and numbers != hyper_of(config):  # a search has changed them
+    if numbers is not None and numbers != hyper_of(config, agent):  # a search has changed them
         metadata["hyper"] = json.dumps(numbers)
     if env is not None and config.env.id is None:
         metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
@@ -74,25 +76,28 @@ def of_trial(
     states: Sequence[MemberState], names: Sequence[str], network: Network, config: Config, env: VectorEnv
 ) -> bytes:
     """Serialise a trial: its members, which have these names."""
-    if len(states) == 1:
-        return to_bytes(states[0], network, config, env)
-    parts = [to_bytes(state, network, config, env) for state in states]
+    firsts = [""] if env.agents is None else env.agents.firsts
+    parts = [to_bytes(state, network, config, env, agent) for state, agent in zip(states, firsts, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    headers = [read_metadata(part, "checkpoint") for part in parts]
     tensors = {f"{name}/{key}": x for name, part in zip(names, parts, strict=True) for key, x in load(part).items()}
-    counters = [json.loads(read_metadata(part, "checkpoint")["counters"]) for part in parts]
-    metadata = read_metadata(parts[0], "checkpoint") | {
+    metadata = headers[0] | {
         "digest": _digest(tensors),
-        "counters": json.dumps(counters),
+        "counters": json.dumps([json.loads(header["counters"]) for header in headers]),
         "agents": json.dumps(list(names)),
     }
+    if any("hyper" in header for header in headers):
+        metadata["hyper"] = json.dumps([json.loads(header.get("hyper", "null")) for header in headers])
     return _in_order(save(tensors, metadata))
 
 
 def trial_from(data: bytes, names: Sequence[str], network: Network, name: str = "checkpoint") -> list[MemberState]:
     """Read a trial whose members have these names, for a given network."""
     metadata = read_metadata(data, name)
-    found = agents(metadata)
-    if found != list(names):
-        of, wanted = (", ".join(some) if len(some) > 1 else "one network" for some in (found, names))
+    written_for = agents(metadata)
+    if written_for != list(names):
+        of, wanted = (", ".join(some) if len(some) > 1 else "one network" for some in (written_for, names))
         raise UserError(f"{name}: holds {of}; needed by the configuration, and agent.share_parameters in it: {wanted}")
     if len(names) == 1:
         return [from_bytes(data, network, name)]
@@ -100,10 +105,13 @@ def trial_from(data: bytes, names: Sequence[str], network: Network, name: str = 
         tensors, counters = load(data), json.loads(metadata["counters"])
         if _digest(tensors) != metadata.get("digest"):
             raise ValueError("its contents do not match the checksum in its header")
-        members = []
-        for agent, standing in zip(names, counters, strict=True):
+        members, found = [], json.loads(metadata.get("hyper", "null"))
+        searched = found if isinstance(found, list) else [found] * len(names)
+        for agent, standing, numbers in zip(names, counters, searched, strict=True):
             own = {key[len(agent) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{agent}/")}
-            members.append(_member(own, Counters(**standing), _hyper(metadata), network, f"{name}: {agent}"))
+            members.append(
+                _member(own, Counters(**standing), numbers and Hyper(**numbers), network, f"{name}: {agent}")
+            )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: corrupted or cut short: {error}") from None
     return members
@@ -179,17 +187,12 @@ def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> Membe
     try:
         tensors = load(data)
         counters = Counters(**json.loads(metadata["counters"]))
-        hyper = _hyper(metadata)
+        hyper = Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: corrupted or cut short: {error}") from None
     if _digest(tensors) != metadata.get("digest"):
         raise UserError(f"{name}: corrupted: its contents do not match the checksum in its header")
     return _member(tensors, counters, hyper, network, name)
-
-
-def _hyper(metadata: Mapping[str, str]) -> Hyper | None:
-    """Hyper numbers that a search has changed."""
-    return Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
 
 
 def _member(

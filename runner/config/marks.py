@@ -19,7 +19,7 @@ class Mark(Enum):
     """Role of a field besides being a part of the trial's identity and of its Static signature."""
 
     HYPER = "a number of its own for every member of a pack"
-    CHANGES = "what becomes of such numbers while it trains"
+    CHANGES = "what becomes of such numbers: while it trains, or of some agents"
     SEED = "the seed, which members of a pack differ in"
     NAME = "what the output is called"
     OUTPUT = "how often something is written or evaluated, which changes nothing that is learned"

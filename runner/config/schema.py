@@ -157,6 +157,8 @@ class Agent(Section):
     """Networks of several agents: one for each, True: one for all, or groups of names that have one together."""
     team_return: Annotated[Literal["sum", "mean"], Mark.OUTPUT, Mark.LATER] = "sum"
     """Return of a team, which is its score: the sum of its agents' returns, or their mean."""
+    of_agents: Annotated[dict[str, dict[str, Any]], Mark.CHANGES, Mark.LATER] = Field(default_factory=dict)
+    """Numbers of which each agent has its own, such as {learning_rate: {wolf: 1.e-3, sheep: 1.e-4}}."""
     rollouts: Annotated[Int, Field(ge=1, le=1_000_000)] = 16
     """Timesteps collected between updates, of every environment (T)."""
     sequence_length: Annotated[Annotated[Int, Field(ge=1)] | None, Mark.LATER] = None
@@ -268,6 +270,8 @@ class Agent(Section):
                 raise ValueError(f"{at}: found after timestep {found[-1][0]}; allowed: in order of time")
             new: dict[str, Any] = dict(change.model_extra or {})
             _check_known(at, new, [*marked(self, Mark.HYPER), _KWARGS])
+            if own := sorted(new.keys() & self.of_agents.keys()):
+                raise ValueError(f"{at}: {own[0]}: agents have numbers of their own; allowed: numbers of all agents")
             if isinstance(new.get(_KWARGS), Mapping):
                 _check_known(f"{at}: {_KWARGS}", new[_KWARGS], marked(KLAdaptiveLR, Mark.HYPER))
                 new[_KWARGS] = {**data[_KWARGS], **new[_KWARGS]}
@@ -278,6 +282,29 @@ class Agent(Section):
                 first = error.errors()[0]
                 raise ValueError(f"{at}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         return found[1:]
+
+    @model_validator(mode="after")
+    def _numbers_of_agents(self) -> Agent:
+        if self.of_agents and not self.several:
+            raise ValueError(f"of_agents: agent.class {self.cls} is of one agent; allowed: {{}}")
+        fields = marked(self, Mark.HYPER)
+        for name, numbers in self.of_agents.items():
+            if name not in fields:
+                raise ValueError(f"of_agents: found {name}; allowed: {', '.join(fields)}")
+            for agent, number in numbers.items():
+                try:
+                    self.of(agent)
+                except ValidationError as error:
+                    what = error.errors()[0]["msg"].removeprefix("Input should be ")
+                    raise ValueError(f"{name} of {agent}: found {number!r}; allowed: {what}") from None
+        return self
+
+    def of(self, agent: str) -> Agent:
+        """The section of one of several agents."""
+        own = {name: numbers[agent] for name, numbers in self.of_agents.items() if agent in numbers}
+        if not own:
+            return self
+        return type(self).model_validate({**self.model_dump(by_alias=True), "of_agents": {}, **own})
 
     @property
     def several(self) -> bool:

@@ -147,9 +147,9 @@ class Members:
         began = self.timestep - self.pack.static.agent.rollouts
         states: list[MemberState] = []
         for trial, config in enumerate(self.pack.configs):
-            for _, numbers in (change for change in changes_of(config) if began < change[0] <= self.timestep):
-                states = states or self.states()
-                for member in self.pack.members(trial):
+            for member, agent in zip(self.pack.members(trial), self.pack.firsts, strict=True):
+                for _, numbers in (new for new in changes_of(config, agent) if began < new[0] <= self.timestep):
+                    states = states or self.states()
                     own = states[member]
                     rate = numbers["learning_rate"] / float(self.hyper.learning_rate[member])
                     states[member] = exploited(own, own, Hyper(**numbers), rate)

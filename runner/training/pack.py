@@ -54,14 +54,15 @@ class Hyper(NamedTuple):
 _SCHEDULER = "scheduler_"
 
 
-def hyper_of(config: Config) -> dict[str, float]:
-    """The Hyper numbers of a configuration; those of a schedule that it has not are the defaults."""
-    return _numbers(config.agent)
+def hyper_of(config: Config, agent: str = "") -> dict[str, float]:
+    """The Hyper numbers of a configuration, for one of several agents; of a schedule that it has not the defaults."""
+    return _numbers(config.agent.of(agent))
 
 
-def changes_of(config: Config) -> list[tuple[int, dict[str, float]]]:
+def changes_of(config: Config, agent: str = "") -> list[tuple[int, dict[str, float]]]:
     """The timesteps at which a configuration's Hyper numbers change, and what they are from then on."""
-    return [(timestep, _numbers(agent)) for timestep, agent in config.agent.phases()] if config.agent.changes else []
+    phases = config.agent.phases() if config.agent.changes else []
+    return [(timestep, _numbers(section.of(agent))) for timestep, section in phases]
 
 
 def _numbers(agent: Agent) -> dict[str, float]:
@@ -131,8 +132,7 @@ class Pack:
         """
         if len({static_key(config) for config in configs}) != 1:
             raise ValueError("configurations of one pack must have one Static signature")
-        groups = 1 if agents is None else len(agents.groups)
-        rows = [numbers for config in configs for numbers in [hyper_of(config)] * groups]
+        rows = [hyper_of(config, agent) for config in configs for agent in (agents.firsts if agents else [""])]
         stacked = Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]})
         return cls(tuple(configs), stacked, agents)
 
@@ -167,6 +167,11 @@ class Pack:
         if self.agents is None or self.groups == 1:
             return [""]
         return ["+".join(group) for group in self.agents.groups]
+
+    @property
+    def firsts(self) -> list[str]:
+        """The first agent of each member of a trial; an empty name where there is one."""
+        return self.agents.firsts if self.agents is not None else [""]
 
     def members(self, trial: int) -> range:
         """The members of a trial."""

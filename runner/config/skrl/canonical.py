@@ -92,6 +92,7 @@ def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], 
         _rename(agent, "lambda", "gae_lambda", source, notes)
         _scheduler(agent, notes)
         _value_loss(agent, era, source, notes)
+        _of_agents(agent, source, notes)
         _rewards_and_intervals(agent, era, notes)
         unnamed = era.before_2 and "class" not in agent and "agent.class" not in notes.overridden
         if unnamed and (named := trained_as_ppo(source)) is not None:
@@ -190,6 +191,16 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
         agent["value_clip"] = 0.0
         if not given:
             notes.default("agent.value_clip", "no value clipping (clip_predicted_values is missing)")
+
+
+def _of_agents(agent: dict[str, Any], source: Source, notes: _Notes) -> None:
+    """Numbers of which each of several agents has its own: skrl takes a block by agent in place of one."""
+    if not (is_class(agent, "IPPO") or is_class(agent, "MAPPO")):
+        return
+    for name in [name for name in marked(Agent, Mark.HYPER) if isinstance(agent.get(name), dict)]:
+        agent["of_agents"] = {**(agent.get("of_agents") or {}), name: agent.pop(name)}
+        source.written["agent", "of_agents", name] = ("agent", name)
+        notes.say(TRANSLATED, f"{name} by agent → of_agents")
 
 
 def _rewards_and_intervals(agent: dict[str, Any], era: Era, notes: _Notes) -> None:

@@ -60,6 +60,11 @@ class Agents:
         return cls(names, groups)
 
     @property
+    def firsts(self) -> list[str]:
+        """`[G]` the first agent of each group, which speaks for it."""
+        return [group[0] for group in self.groups]
+
+    @property
     def width(self) -> int:
         """M, rows of an environment in each member."""
         return max(map(len, self.groups))
