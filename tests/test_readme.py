@@ -14,6 +14,7 @@ from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
 from runner.config import load_config
 from runner.config.load import dump
+from runner.envs.named import imports
 from runner.training.tracking import SCORE
 from tests.runner.builders import plain_config
 
@@ -65,14 +66,19 @@ def test_the_python_snippet_runs_to_its_last_line(
 
 @pytest.mark.parametrize("preset", KINDS.values(), ids=lambda path: path.stem)
 def test_every_kind_of_preset_trains_two_updates(preset: Path) -> None:
-    from runner.envs.envpool import EnvPoolTask
+    """Those of packages that are not installed with the tests train on a stand-in."""
+    from runner.envs.task import task
     from runner.torch import Runner
 
     rollouts = min(load_config(preset)[0].agent.rollouts, 16)
     shorter = {"agent.rollouts": rollouts, "agent.sequence_length": None, "trainer.timesteps": 2 * rollouts}
     config, _ = load_config(preset, [(tuple(key.split(".")), value) for key, value in shorter.items()])
-    task = EnvPoolTask(config.env.id or "Pendulum-v1", config.env.num_envs or 4, config.env.arguments)
-    *_, report = Runner(task, config, threads=1).reports()
+    named = str(config.env.id or "Pendulum-v1")
+    env = {"id": "tests.parallel:Stated" if ":" in named else named, "num_envs": config.env.num_envs or 4}
+    config = config.model_copy(update={"env": config.env.model_copy(update=env)})
+    with imports.scope():
+        imports.allow(["tests"])
+        *_, report = Runner(task(config.env), config, threads=1).reports()
     assert report.records[0] is not None
     assert report.records[0].timestep == 2 * rollouts
     assert not report.diverged

@@ -248,7 +248,8 @@ def export(
     allow(import_, env)
     if (launch := folder.launch_of(checkpoint)) is not None:
         folder.allow_recorded(launch)
-    print(write(checkpoint, to, out, env))
+    for path in write(checkpoint, to, out, env):
+        print(path)
     return 0
 
 
@@ -288,7 +289,10 @@ def _file(path: Path) -> Path:
     preset = index.named(str(path))
     if preset is None and not path.exists() and not path.suffix:
         preset = index.required(str(path))
-    return path if preset is None else preset.path
+    if preset is None:
+        return path
+    allow(None, str(path))  # a task that was typed may be one of a module, such as mpe2.simple_spread_v3:parallel_env
+    return preset.path
 
 
 def _refuse_words(cfgs: Sequence[Path]) -> None:

@@ -43,7 +43,7 @@ def presets(
     shown = console()
     columns: list[Column | str] = [
         "task",
-        Column("preset", 4),
+        Column("preset", 4, least=32),
         Column("family", 5),
         "env steps:",
         "seeds:",

@@ -34,6 +34,8 @@ VARIABLE = "SUNFLOWER_IMPORTS"
 GYMNASIUM = "gymnasium"
 WRAPPERS = ("gymnasium.wrappers", "gymnasium.wrappers.vector")
 """Modules whose public names a file may name by itself, besides ids that gymnasium registers."""
+EXTRAS = {"mpe2": "agents", "pettingzoo": "agents"}
+"""Package → the extra of this program that installs it."""
 
 
 class ImportRefusedError(UserError):
@@ -123,6 +125,7 @@ def load(name: str, where: str) -> ModuleType:
             raise UserError(f"{where}: importing {name} failed: {last_words(error)}") from error
     raise UserError(
         f"{where}: there is no module {name}, neither installed nor in {' or '.join(_folders())}.{_similar(name)}"
+        f"{_installed_by(name)}"
     )
 
 
@@ -174,6 +177,12 @@ def _search() -> None:
 def _similar(name: str) -> str:
     there = (module.name for module in pkgutil.iter_modules(_folders()))
     return did_you_mean(_root(name), there)
+
+
+def _installed_by(name: str) -> str:
+    """A sentence where an extra of this program has a module."""
+    extra = EXTRAS.get(_root(name))
+    return f" pip install 'sunflower[{extra}]' installs it" if extra else ""
 
 
 def _shadows(module: str) -> str:

@@ -21,6 +21,7 @@ from launcher.presets.index import presets
 from launcher.presets.scores import Reference, Row
 from runner.config import resolve
 from runner.config.load import read_yaml
+from runner.envs.named import imports
 from runner.errors import UserError
 from tests.benchmarks.ablations import CHANGES, changed
 from tests.benchmarks.scores import EPISODES, covered, rows, trial_now
@@ -39,9 +40,22 @@ def test_names_are_unique_and_no_verbs() -> None:
 
 
 def test_every_preset_plans(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [preset.name for preset in presets()]
+    names = [preset.name for preset in presets() if not imports.module_of(preset.task)]
     assert main([*names, "--dry-run"]) == 0
     assert f"{len(names)} trials" in capsys.readouterr().out
+
+
+def test_presets_of_other_packages_are_read_and_say_what_is_missing(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [preset for preset in presets() if imports.module_of(preset.task)]
+    assert len(others) > 1 and [trial_now(preset).config.env.id for preset in others] == [one.task for one in others]
+    assert "imported only where the command line says so" in refused(others[0].name, "--dry-run")
+    monkeypatch.setitem(sys.modules, "mpe2", None)
+    monkeypatch.setitem(sys.modules, "mpe2.simple_spread_v3", None)
+    with imports.scope():
+        said = refused("mpe2.simple_spread_v3:parallel_env", "--dry-run")  # which was typed, and may be imported
+    assert "there is no module mpe2" in said and "pip install 'sunflower[agents]' installs it" in said
 
 
 def test_tasks_are_swept_as_files_are(capsys: pytest.CaptureFixture[str]) -> None:

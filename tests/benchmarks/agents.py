@@ -1,0 +1,179 @@
+"""Several agents: IPPO and MAPPO on MPE's simple_spread, against skrl's own over the same environment.
+
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents speed            # env steps/s, each in turn
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 30000   # 8 seeds of each
+
+The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Its
+wrapper of PettingZoo takes one environment, so `returns` gives both libraries one, and the same file: skrl's own
+numbers of IPPO_CFG and MAPPO_CFG, and a network of [64, 64] for each agent. `speed` runs eight seeds of ours in one
+launch, with one and with 16 environments each, and of skrl as many processes as there are cores, whose rates are
+summed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TASK, SEEDS, LAST = "mpe2.simple_spread_v3:parallel_env", 8, 100
+"""Environment; seeds; episodes at the end of a training whose mean return is a seed's score."""
+CORES = os.cpu_count() or 1
+
+
+def configuration(algorithm: str, timesteps: int) -> dict[str, Any]:
+    """A file that both libraries read: agent's numbers that are not here are skrl's defaults, and ours are the same."""
+
+    def network(read: str) -> list[dict[str, Any]]:
+        return [{"name": "net", "input": read, "layers": [64, 64], "activations": "tanh"}]
+
+    scaler = {"observation_preprocessor": "RunningStandardScaler", "value_preprocessor": "RunningStandardScaler"}
+    scaler |= {"state_preprocessor": "RunningStandardScaler"} if algorithm == "MAPPO" else {}
+    read = "STATES" if algorithm == "MAPPO" else "OBSERVATIONS"
+    return {
+        "seed": 0,
+        "models": {
+            "separate": True,
+            "policy": {"class": "CategoricalMixin", "network": network("OBSERVATIONS"), "output": "ACTIONS"},
+            "value": {"class": "DeterministicMixin", "network": network(read), "output": "ONE"},
+        },
+        "memory": {"class": "RandomMemory", "memory_size": -1},
+        "agent": {
+            "class": algorithm,
+            "rollouts": 16,  # which its Runner wants to be told
+            # Without arguments of a schedule, skrl 2.1.1 takes its own empty default for agents' names.
+            "learning_rate_scheduler": "KLAdaptiveLR",
+            "learning_rate_scheduler_kwargs": {"kl_threshold": 0.008},
+            **scaler,
+            "experiment": {"directory": "", "write_interval": 1000, "checkpoint_interval": 0},
+        },
+        "trainer": {"class": "SequentialTrainer", "timesteps": timesteps},
+    }
+
+
+def rival(algorithm: str, timesteps: int, seed: int) -> dict[str, Any]:
+    """One seed of skrl's in this process: env steps per second while it trains, and its score."""
+    import torch
+    from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
+    from pettingzoo.utils import BaseParallelWrapper  # type: ignore[import-not-found,unused-ignore]
+    from skrl import config as settings  # type: ignore[import-not-found,unused-ignore]
+    from skrl.envs.wrappers.torch import wrap_env  # type: ignore[import-not-found,unused-ignore]
+    from skrl.utils.runner.torch import Runner  # type: ignore[import-not-found,unused-ignore]
+
+    returns = [0.0]
+
+    class Counted(BaseParallelWrapper):  # type: ignore[misc]
+        def step(self, actions: Any) -> Any:
+            answer = super().step(actions)
+            returns[-1] += sum(answer[1].values())
+            return answer
+
+        def reset(self, *arguments: Any, **named: Any) -> Any:
+            returns.append(0.0)
+            return super().reset(*arguments, **named)
+
+    torch.set_num_threads(1)
+    settings.torch.device = "cpu"
+    settings.torch.key = seed
+    config = configuration(algorithm, timesteps)
+    config["seed"] = seed
+    config["trainer"] |= {"disable_progressbar": True, "headless": True, "close_environment_at_exit": False}
+    with tempfile.TemporaryDirectory() as folder:
+        config["agent"]["experiment"]["directory"] = folder
+        runner = Runner(wrap_env(Counted(simple_spread_v3.parallel_env()), wrapper="pettingzoo"), config)
+        began = time.perf_counter()
+        runner.run("train")
+        seconds = time.perf_counter() - began
+        runner.agent.writer.close()
+    whole = returns[:-1][-LAST:]  # the last one has just begun
+    return {"steps_per_second": timesteps / seconds, "score": float(np.mean(whole))}
+
+
+def rivals(algorithm: str, timesteps: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Seeds of skrl's, one process for each core at a time."""
+    found: list[dict[str, Any]] = []
+    for first in range(0, len(seeds), CORES):
+        command = [sys.executable, "-m", "tests.benchmarks.agents", "one", "--algorithm", algorithm]
+        command += ["--timesteps", str(timesteps), "--seed"]
+        some = [subprocess.Popen([*command, str(s)], stdout=subprocess.PIPE, text=True) for s in seeds[first:][:CORES]]
+        found += [json.loads(process.communicate()[0].strip().splitlines()[-1]) for process in some]
+    return found
+
+
+def ours(algorithm: str, timesteps: int, num_envs: int) -> tuple[float, list[float]]:
+    """A launch of eight seeds: the sum of their steps per second while they train, and their scores."""
+    from launcher.ledger.ledger import Ledger
+    from runner.training.tracking import SCORE
+
+    with tempfile.TemporaryDirectory() as out:
+        file = Path(out) / "agents.yaml"
+        file.write_text(json.dumps(configuration(algorithm, timesteps)))
+        command = [sys.executable, "-m", "launcher.cli.main", str(file), "--env", TASK, "--num-envs", str(num_envs)]
+        command += ["--seeds", str(SEEDS), "--out", out, "--name", "run"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with Ledger(Path(out) / "run", writer=False) as ledger:
+            last = [ledger.records(row.id)[-1].record for row in ledger.trials()]
+    return sum(one.env_steps / one.seconds for one in last), [one.values[SCORE] for one in last]
+
+
+def speed(algorithm: str, timesteps: int, rounds: int) -> None:
+    """Print rates and their ratios, each round in the same order."""
+    table: dict[str, Callable[[], float]] = {
+        f"skrl, {CORES} processes": lambda: sum(
+            one["steps_per_second"] for one in rivals(algorithm, timesteps // 4, range(CORES))
+        ),
+        **{
+            f"launch --seeds {SEEDS} --num-envs {envs}": lambda envs=envs: ours(algorithm, timesteps // envs, envs)[0]  # type: ignore[misc]
+            for envs in (1, 16)
+        },
+    }
+    found: dict[str, list[float]] = {name: [] for name in table}
+    for _ in range(rounds):
+        for name, run in table.items():
+            found[name].append(run())
+            print(f"{algorithm}: {name}: {found[name][-1]:,.0f} steps/s, load {os.getloadavg()[0]:.1f}", flush=True)
+    base, *rest = (statistics.median(rates) for rates in found.values())
+    print(f"{algorithm}: ratios {', '.join(f'{rate / base:.1f}' for rate in rest)}", flush=True)
+
+
+def returns(algorithm: str, timesteps: int) -> None:
+    """Print both libraries' scores after so many steps of one environment."""
+    from launcher import stats
+
+    theirs = [one["score"] for one in rivals(algorithm, timesteps, range(SEEDS))]
+    _, own = ours(algorithm, timesteps, 1)
+    for name, scores in (("skrl", theirs), ("ours", own)):
+        told = f"IQM {stats.interquartile_mean(scores):.2f} {stats.bootstrap_interval(scores)}"
+        print(f"{algorithm}: {name}: {told}, seeds {[round(score, 2) for score in scores]}", flush=True)
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "returns", "one"])
+    parser.add_argument("--algorithm", action="append", choices=["IPPO", "MAPPO"])
+    parser.add_argument("--timesteps", type=int, default=16_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for algorithm in arguments.algorithm or ["IPPO", "MAPPO"]:
+        if arguments.what == "one":
+            print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed)))
+        elif arguments.what == "speed":
+            speed(algorithm, arguments.timesteps, arguments.rounds)
+        else:
+            returns(algorithm, arguments.timesteps)
+
+
+if __name__ == "__main__":
+    main()
