@@ -202,11 +202,14 @@ class Runner:
 
     def _print(self, episodes: Sequence[Episode]) -> None:
         for member, seed in enumerate(self._members.pack.trial_seeds):
-            returns = np.array([e.ret for e in episodes if e.member == member])
+            own = [e for e in episodes if e.member == member]
+            returns = np.array([e.ret for e in own])
             spread = f" ± {returns.std():.2f} (min {returns.min():.2f}, max {returns.max():.2f})"
             number, more = len(returns), spread if len(returns) > 1 else ""
             episodes_of = f"{number} episodes" if number > 1 else f"{number} episode"
-            print(f"seed {seed}: {episodes_of}, return {returns.mean():.2f}{more}")
+            means = (f"{name} {np.mean([e.each[name] for e in own]):.2f}" for name in own[0].each)
+            each = f"; {', '.join(means)}" if own[0].each else ""
+            print(f"seed {seed}: {episodes_of}, return {returns.mean():.2f}{more}{each}")
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""
@@ -237,7 +240,8 @@ class Runner:
         for trial, (data, hyper, rate) in copies.items():
             sources = checkpoint.trial_from(data, pack.names, self._members.network)
             for member, source in zip(pack.members(trial), sources, strict=True):
-                states[member] = exploited(states[member], source, Hyper(**hyper), rate)
+                own = {name: getattr(pack.members_hyper[member], name) for name in self._static.agent.of_agents}
+                states[member] = exploited(states[member], source, Hyper(**{**hyper, **own}), rate)
         self._members.restore(states)
 
     @property

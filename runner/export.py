@@ -15,6 +15,8 @@ That of a recurrent policy has its state as explicit input and output, zeros whe
         actions, state = policy(torch.from_numpy(observation)[None], state)
         observation, reward, *ended, _ = env.step(actions[0].numpy())
 
+Several agents have a file each, such as `best_agent_speaker_0.pt2`, which maps what it sees to its own actions.
+
 It maps observations `[B, …]`, for any B, to the most probable actions `[B, …]` in the form that the environment takes:
 real numbers in float32, clipped as the policy clips them; whole numbers else. A Box or MultiBinary observation has its
 own shape; of any other space, the flat row `[B, O]` that runners see (`runner.envs.spaces`): a Dict's parts by sorted
@@ -25,15 +27,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from runner.api import Runner
 from runner.checkpoints import checkpoint as files
 from runner.config import Config, resolve
+from runner.envs.agents import acting
+from runner.envs.agents.fitting import fitted
 from runner.envs.spaces import Layout
 from runner.errors import UserError
 from runner.files import write_whole
@@ -53,36 +59,54 @@ ROUNDING = 1e-4
 """Greatest difference of actions, relative to those beyond 1; and of logits that may be called a tie."""
 
 
-def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: str | None = None) -> Path:
+def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: str | None = None) -> list[Path]:
     """Write the policy of a checkpoint of either backend, if its actions are those of our own runner.
 
-    The file is one of `torch.export` or for ONNX runtimes; by default beside the checkpoint, as `.pt2` or `.onnx`. The
-    spaces are those of the environment that the checkpoint names, or of `env`.
+    The file is one of `torch.export` or for ONNX runtimes; by default beside the checkpoint, as `.pt2` or `.onnx`. Of
+    several agents each has one, with its name at the end of the file's. The spaces are those of the environment that
+    the checkpoint names, or of `env`.
     """
     if to not in SUFFIXES:
         raise UserError(f"--to: found {to!r}; allowed: {' or '.join(SUFFIXES)}")
     if to == "onnx" and (missing := [name for name in ONNX if importlib.util.find_spec(name) is None]):
         raise UserError(f"--to onnx needs {', '.join(missing)}: pip install 'sunflower[onnx]'")
     from runner.torch import Runner
-    from runner.torch import export as programs
 
     data = files.read_file(checkpoint)
     config = _configuration(data, str(checkpoint))
     if env is not None:
         config = config.model_copy(update={"env": config.env.model_copy(update={"id": env})})
-    task = _environment(data, config, str(checkpoint))
-    if task.agents is not None:
-        raise UserError(
-            f"{checkpoint}: policies of several agents are not exported; allowed: those of one agent (agent.act of a "
-            "Runner acts for several)"
-        )
-    network = Network.of(config, task.layout, task.actions)
-    state = files.from_bytes(data, network, str(checkpoint))
-    policy = programs.Policy(network, state, task.actions, config.models.policy.clips)
+    task = fitted(_environment(data, config, str(checkpoint)), config)
+    if task.agents is not None and config.models.policy.reads("STATES"):
+        raise UserError(f"{checkpoint}: the policy reads STATES, and observations of agents have none")
     runner = Runner(task, config)
     runner.restore([data])
+    path = out or checkpoint.with_suffix(SUFFIXES[to])
+    if task.agents is None:
+        return [_write(runner, to, path)]
+    written = []
+    for agent in task.agents.names:
+        name = re.sub(r"[^\w.-]+", "-", agent)
+        written.append(_write(runner, to, path.with_name(f"{path.stem}_{name}{path.suffix}"), agent))
+    return written
 
-    inputs = [observations(task.layout, state.observation_statistics)]
+
+def _write(runner: Runner, to: Form, path: Path, agent: str = "") -> Path:
+    """Write the policy of a runner of one trial, that of one of several agents."""
+    from runner.torch import export as programs
+
+    config, task = runner.config, runner.env
+    network = Network.of(config, task.layout, task.actions)
+    parts, actions, columns, member = task.layout, task.actions, None, 0
+    if task.agents is not None:
+        parts, actions, columns = acting.own(task, agent)
+        member = next(number for number, group in enumerate(task.agents.groups) if agent in group)
+    state = runner.states()[member]
+    moments = state.observation_statistics
+    policy = programs.Policy(network, state, actions, config.models.policy.clips, columns)
+    if moments is not None and columns is not None:
+        moments = moments_of(moments, columns, parts.stop)
+    inputs = [observations(parts, moments)]
     if size := network.policy_memory:
         inputs.append(np.random.default_rng(1).uniform(-1, 1, (ROWS, size)).astype(np.float32))
     write, read = {
@@ -90,13 +114,20 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: s
         "onnx": (programs.to_onnx, programs.from_onnx),
     }[to]
     written = write(policy, *(x[:2] for x in inputs))
-    compare(read(written), policy, runner, *inputs)
-    path = out or checkpoint.with_suffix(SUFFIXES[to])
+    compare(read(written), policy, runner, *inputs, agent=agent)
     try:
         write_whole(path, written)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     return path
+
+
+def moments_of(moments: Moments, columns: np.ndarray, size: int) -> Moments:
+    """The statistics of an agent's own observation, by those of the networks' `columns` of it."""
+    mean, variance = np.zeros(size), np.ones(size)
+    own = columns < size
+    mean[columns[own]], variance[columns[own]] = moments.mean[own], moments.variance[own]
+    return replace(moments, mean=mean, variance=variance)
 
 
 def _configuration(data: bytes, name: str) -> Config:
@@ -112,6 +143,8 @@ def _configuration(data: bytes, name: str) -> Config:
 def _environment(data: bytes, config: Config, name: str) -> VectorEnv:
     from runner.envs.task import task
 
+    if config.env.id is None and config.agent.several:
+        raise UserError(f"{name}: its environment of several agents had no name; allowed: --env ID of such a one")
     if config.env.id is None:
         return files.environment(files.read_metadata(data, name), config, name)
     env = task(config.env)
@@ -143,18 +176,17 @@ def _leaves(layout: Layout) -> Iterator[Layout]:
         yield layout
 
 
-def compare(act: Act, policy: Policy, runner: Runner, *inputs: np.ndarray) -> float:
+def compare(act: Act, policy: Policy, runner: Runner, *inputs: np.ndarray, agent: str = "") -> float:
     """The greatest difference between what a file gives and our runner does, also for a row alone; ties aside.
 
     `act` is what the file does with the inputs, observations `[B, …]` and a recurrent policy's states `[B, M]`, and
-    `runner` is one of the same member on torch.
+    `runner` is one of the same trial on torch, `agent` the one of several whose file it is.
     """
     from runner.torch import export as programs
 
-    count, (rows, *states) = len(inputs[0]), inputs
+    count = len(inputs[0])
     with programs.exactly():
-        ours = runner.agent.act(rows.reshape(count, -1), states[0] if states else None, True)
-    ours = ours if states else (ours,)
+        ours = _acts(runner, agent, *inputs)
     differences = []
     for whole, alone, right in zip(act(*inputs), act(*(x[:1] for x in inputs)), ours, strict=True):
         found, wanted = (x.astype(np.float64).reshape(len(x), -1) for x in (whole, right))
@@ -171,3 +203,19 @@ def compare(act: Act, policy: Policy, runner: Runner, *inputs: np.ndarray) -> fl
             f"{count:,} random observations, by up to {greatest:.2g}; nothing was written"
         )
     return greatest
+
+
+def _acts(runner: Runner, agent: str, observations: np.ndarray, state: np.ndarray | None = None) -> tuple[Any, ...]:
+    """The actions of our runner, and the state after."""
+    count, agents = len(observations), runner.env.agents
+    rows = observations.reshape(count, -1)
+    if agents is None:
+        found = runner.agent.act(rows, state, True)
+        return (found,) if state is None else found
+    place = agents.names.index(agent)
+    if state is None:
+        return (runner.agent.act({agent: rows}, None, True)[agent],)
+    carries = np.zeros((count, len(agents.names), state.shape[1]), np.float32)
+    carries[:, place] = state
+    actions, after = runner.agent.act({agent: rows}, agents.rows_of(carries, count), True)
+    return actions[agent], agents.of_rows(after, count)[:, place]

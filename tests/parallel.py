@@ -75,7 +75,7 @@ class Timetable:
 
     def render(self) -> np.ndarray:
         """A picture of the time."""
-        return np.full((4, 4, 3), self.time, np.uint8)
+        return np.full((24, 32, 3), 40 * self.time, np.uint8)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -99,6 +99,16 @@ class Stated(Lone):
     def state(self) -> np.ndarray:
         """The shared state."""
         return np.array([self.seed, self.time], np.float32)
+
+
+class Drawn(Stated):
+    """The same, which can be drawn."""
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "drawn", "render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
 
 
 class Unlike(Lone):

@@ -298,7 +298,9 @@ def _store(
     found = []
     for c, episodes in zip(batch, played, strict=True):
         returns, lengths, seeds = zip(*((one.ret, one.length, one.seed) for one in episodes), strict=True)
-        found.append(Evaluation(c.sha256, terms.settings(c.config), c.trial, c.timestep, returns, lengths, seeds))
+        each = {name: tuple(one.each[name] for one in episodes) for name in episodes[0].each}
+        played_so = c.sha256, terms.settings(c.config), c.trial, c.timestep
+        found.append(Evaluation(*played_so, returns, lengths, seeds, each=each))
     for directory in {candidate.directory for candidate in batch if candidate.directory is not None}:
         if evaluations.can_keep(directory):
             try:

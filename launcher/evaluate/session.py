@@ -87,7 +87,10 @@ def _play(
 
 
 def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_timestep: bool, width: int) -> Table:
-    """A row per configuration, and timestep if there are several; a seed counts with the mean of its episodes."""
+    """A row per configuration, and timestep if there are several, and below it one for each of several agents.
+
+    A seed counts with the mean of its episodes.
+    """
     groups: dict[tuple[Path | None, str, int], list[Evaluation]] = {}
     for candidate in candidates:
         key = (candidate.directory, candidate.name, candidate.timestep if by_timestep else 0)
@@ -101,15 +104,23 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
     for (directory, name, timestep), played in groups.items():
         shown = f"{directory.name}: {name}" if several and directory is not None else name
-        returns = np.array([np.mean(one.returns) for one in played])
         cells = ["-"] * 4
         if played:
-            interval = stats.bootstrap_interval(returns)
-            cells = [
-                f"{returns.mean():,.2f}",
-                f"{stats.interquartile_mean(returns):,.2f}",
-                f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
-                f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}",
-            ]
-        rows.append([shown, *([f"{timestep:,}"] if by_timestep else []), str(len(played)), *cells])
+            length = f"{np.mean([np.mean(one.lengths) for one in played]):,.1f}"
+            cells = [*_scores([one.returns for one in played]), length]
+        when = [f"{timestep:,}"] if by_timestep else []
+        rows.append([shown, *when, str(len(played)), *cells])
+        each = {agent: [one.each[agent] for one in played] for agent in (played[0].each if played else ())}
+        rows += [[f"  {agent}", *("" for _ in when), "", *_scores(seeds), ""] for agent, seeds in each.items()]
     return table(columns, rows, width)
+
+
+def _scores(seeds: Sequence[Sequence[float]]) -> list[str]:
+    """Mean and IQM of seeds' mean returns, and the IQM's interval."""
+    returns = np.array([np.mean(episodes) for episodes in seeds])
+    interval = stats.bootstrap_interval(returns)
+    return [
+        f"{returns.mean():,.2f}",
+        f"{stats.interquartile_mean(returns):,.2f}",
+        f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
+    ]

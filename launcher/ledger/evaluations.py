@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ class Evaluation:
     lengths: tuple[int, ...]
     seeds: tuple[int, ...]
     made_at: float = 0.0
+    each: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Returns of each of several agents, by name, of which `returns` are the team's."""
+
+
+_OF_AGENTS = "evaluations_of_agents"
+_TABLE = f"""
+CREATE TABLE IF NOT EXISTS {_OF_AGENTS} (
+    sha256 TEXT NOT NULL, settings TEXT NOT NULL, place INTEGER NOT NULL, agent TEXT NOT NULL, returns BLOB NOT NULL,
+    PRIMARY KEY (sha256, settings, place)
+) WITHOUT ROWID
+"""
+"""Made where there is something to put into it: most ledgers, and those of older versions, do not have it."""
 
 
 def read(directory: Path) -> list[Evaluation]:
@@ -43,6 +56,7 @@ def read(directory: Path) -> list[Evaluation]:
     path = directory.resolve() / LEDGER
     with readable(path), contextlib.closing(open_tables(path, writer=False)) as db:
         rows = db.execute(f"SELECT {columns} FROM evaluations ORDER BY timestep, settings").fetchall()
+        each = _of_agents(db)
     rows.sort(key=lambda row: (places.get(row[2], len(places)), row[2]))
     return [
         Evaluation(
@@ -50,13 +64,28 @@ def read(directory: Path) -> list[Evaluation]:
             settings,
             trial,
             timestep,
-            tuple(np.frombuffer(returns, "<f8").tolist()),
+            _numbers(returns),
             tuple(np.frombuffer(lengths, "<i8").tolist()),
             tuple(np.frombuffer(seeds, "<i8").tolist()),
             made_at,
+            each.get((sha256, settings), {}),
         )
         for sha256, settings, trial, timestep, returns, lengths, seeds, made_at in rows
     ]
+
+
+def _of_agents(db: sqlite3.Connection) -> dict[tuple[str, str], dict[str, tuple[float, ...]]]:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_OF_AGENTS,)).fetchone():
+        return {}
+    found: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {}
+    rows = db.execute(f"SELECT sha256, settings, agent, returns FROM {_OF_AGENTS} ORDER BY sha256, settings, place")
+    for sha256, settings, agent, returns in rows:
+        found.setdefault((sha256, settings), {})[agent] = _numbers(returns)
+    return found
+
+
+def _numbers(blob: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(blob, "<f8").tolist())
 
 
 def can_keep(directory: Path) -> bool:
@@ -69,9 +98,18 @@ def add(directory: Path, evaluations: Iterable[Evaluation]) -> None:
 
     A launch may be at work in the directory: this table is not its own, and SQLite lets one writer in at a time.
     """
+    evaluations = list(evaluations)
+    each = [
+        (one.sha256, one.settings, place, agent, np.asarray(returns, "<f8").tobytes())
+        for one in evaluations
+        for place, (agent, returns) in enumerate(one.each.items())
+    ]
     with contextlib.closing(open_tables(directory.resolve() / LEDGER, writer=True)) as db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(evaluations))
+        if each:
+            db.execute(_TABLE)
+            db.executemany(f"INSERT OR IGNORE INTO {_OF_AGENTS} VALUES (?, ?, ?, ?, ?)", each)
         db.execute("COMMIT")
 
 

@@ -45,6 +45,8 @@ def curves(folder: Path) -> Iterator[Each]:
 def write(report: Report, plots: Sequence[Plot], folder: Path) -> None:
     """Write all CSV files but that of the curves of trials, and all figures."""
     tables = {"aggregated": _aggregated(report), "scores": _scores(report), "evaluations": _evaluations(report)}
+    if any(one.each for launch in report.launches for one in launch.evaluations):
+        tables["evaluations_of_agents"] = _of_agents(report)
     for name, found in (tables | {plot.name: rows(plot.figure) for plot in plots}).items():
         with _table(folder / f"{name}.csv") as write_rows:
             write_rows(found)
@@ -82,6 +84,16 @@ def _scores(report: Report) -> Iterator[Sequence[Any]]:
             trial, score = seed.trial, "" if seed.score is None else seed.score
             who = (c.name, c.task, trial.id, trial.seed, trial.state, seed.row.env_steps)
             yield *who, score, int(seed.counts), trial.error or ""
+
+
+def _of_agents(report: Report) -> Iterator[Sequence[Any]]:
+    """The returns of each of several agents; those of `_evaluations` are the teams'."""
+    yield "launch", "trial", "timestep", "sha256", "settings", "environment_seed", "agent", "return"
+    for launch in report.launches:
+        for one in launch.evaluations:
+            for agent, returns in one.each.items():
+                for seed, number in zip(one.seeds, returns, strict=True):
+                    yield launch.name, one.trial, one.timestep, one.sha256, one.settings, seed, agent, number
 
 
 def _evaluations(report: Report) -> Iterator[Sequence[Any]]:

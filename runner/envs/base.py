@@ -13,7 +13,7 @@ whose agent has not come yet or has gone, whose episode has just ended unless al
 that only fill up. They are no experience, whatever is in them; their rewards are 0 and they do not end.
 
 `info["episode_rewards"]` and `info["episode_ends"]`, where present, are the score's rewards and episode ends, which
-differ from the learner's where rewards are clipped or a lost life ends an episode.
+differ from the learner's where rewards are clipped, a lost life ends an episode, or an agent's end is not that of all.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class VectorEnv:
             What `step` returns, of these environments: K rows in their order.
         """
         observations, rewards, terminated, truncated, info = self.step(actions)
-        score: dict[str, Any] = {name: info[name][indices] for name in info if name.startswith("episode_")}
-        return observations[indices], rewards[indices], terminated[indices], truncated[indices], score
+        told = {name: info[name][indices] for name in info if name == ABSENT or name.startswith("episode_")}
+        return observations[indices], rewards[indices], terminated[indices], truncated[indices], told
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """The same environment with `len(seeds)` environments seeded as given; it may be this object.
@@ -217,24 +217,25 @@ def plain(arguments: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_finite(observations: np.ndarray, rewards: np.ndarray, seeds: Sequence[int], first: int, whole: int) -> None:
+def check_finite(
+    observations: np.ndarray, rewards: np.ndarray, seeds: Sequence[int], numbers: Sequence[int], whole: int
+) -> None:
     """Refuse numbers of environments that are not finite.
 
     Args:
         observations: `[N, O]`.
         rewards: `[N]`.
-        seeds: of the environments, each of which has equally many of the N rows.
-        first: number of the first of them, where there are others.
-        whole: how many there are with those.
+        seeds: of the environment of each row.
+        numbers: of these environments, counted from 0.
+        whole: how many environments there are, with those that have no row here.
     """
     for name, values in (("a reward", rewards[:, None]), ("an observation", observations)):
         if values.dtype == np.uint8 or np.isfinite(values).all():
             continue
         row, place = np.argwhere(~np.isfinite(values))[0].tolist()
-        number = row * len(seeds) // len(values)
         where = f" (number {place} of {values.shape[1]})" if values.shape[1] > 1 else ""
-        words = f"the environment with seed {seeds[number]} gave {name} of {values[row][place]}{where}"
-        raise FailedEnvironmentError(f"{words}; allowed: finite numbers", first + number, whole)
+        words = f"the environment with seed {seeds[row]} gave {name} of {values[row][place]}{where}"
+        raise FailedEnvironmentError(f"{words}; allowed: finite numbers", numbers[row], whole)
 
 
 def episode_info(info: Mapping[str, Any], truncated: Any) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class Loop:
             whole: how many there are with those; default these.
         """
         self.envs: list[gymnasium.Env[Any, Any]] = []
-        self._seeds, self._layout, self._table, self._first = list(seeds), layout, table, first
+        self._seeds, self._layout, self._table = list(seeds), layout, table
+        self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
         LOOPS.add(self)
@@ -173,7 +174,7 @@ class Loop:
         self._ended[row] = terminated or truncated
 
     def _check_finite(self) -> None:
-        check_finite(self._table.observations, self._table.rewards, self._seeds, self._first, self._whole)
+        check_finite(self._table.observations, self._table.rewards, self._seeds, self._numbers, self._whole)
 
     @contextmanager
     def _blamed(self, doing: str) -> Iterator[None]:
@@ -188,7 +189,7 @@ class Loop:
             told = traceback.format_exception_only(error)[-1].strip()
             where = f"{Path(last.filename).name}:{last.lineno}"
             words = f"{self._name(row)} raised in its {doing}: {told} ({where})"
-            raise FailedEnvironmentError(words, self._first + row, self._whole) from error
+            raise FailedEnvironmentError(words, self._numbers[row], self._whole) from error
         finally:
             self._table.doing[0] = IDLE
 

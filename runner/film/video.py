@@ -23,11 +23,12 @@ import numpy as np
 from runner.checkpoints import checkpoint
 from runner.config import resolve
 from runner.draws import environment_seeds
+from runner.envs.agents.fitting import fitted
 from runner.envs.base import Step, VectorEnv
 from runner.envs.task import task
 from runner.errors import UserError
 from runner.film.writer import FilmWriter, Format, best_format
-from runner.training.evaluate import EVALUATION_RESET, Episode
+from runner.training.evaluate import EVALUATION_RESET, Episode, environments
 
 MOST_EPISODES = 12
 """Episodes of one policy: their tiles are beside each other."""
@@ -69,7 +70,7 @@ class Film:
 def film(job: Job) -> Film:
     """Play and film episodes, in this process; see `launcher.evaluate.film` for one that survives it."""
     config = resolve({**job.config, "backend": job.backend})[0]
-    drawn = task(config.env).drawn()
+    drawn = fitted(task(config.env), config).drawn()
     picture, seconds = _probe(drawn, environment_seeds(job.seed, 1, EVALUATION_RESET))
     files = [checkpoint.read_file(path) for path in job.files]
     framework = importlib.import_module(f"runner.{job.backend}")
@@ -83,7 +84,7 @@ def film(job: Job) -> Film:
     columns = _columns(len(job.files), job.episodes)
     labels = [label for label in job.labels for _ in range(job.episodes)]
     with FilmWriter(Path(job.path), form, picture, labels, columns, job.threads) as writer:
-        episodes = play(lambda env: _FilmedEnv(env, writer, stride))
+        episodes = play(lambda env: _FilmedEnv(env, writer, stride, job.episodes, config.agent.team_return))
     return Film(writer.path, stride, episodes)
 
 
@@ -107,7 +108,7 @@ def _stride(form: Format, episodes: Sequence[Episode], seconds: float) -> int:
 
 def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
     """A first picture, and the seconds that the next one takes."""
-    with task.opened(seeds, 1) as env:
+    with task.of_each(1).opened(seeds, 1) as env:
         env.reset()
         env.render([0])
         start = time.perf_counter()
@@ -115,12 +116,16 @@ def _probe(task: VectorEnv, seeds: Sequence[int]) -> tuple[np.ndarray, float]:
 
 
 class _FilmedEnv(VectorEnv):
-    """Films the first episode of every environment while someone else steps them."""
+    """Films the first episode of every environment, N of each policy, while someone else steps them."""
 
-    def __init__(self, env: VectorEnv, writer: FilmWriter, stride: int) -> None:
+    def __init__(self, env: VectorEnv, writer: FilmWriter, stride: int, at_once: int, team_return: str) -> None:
         super().__init__(env.num_envs, env.observation_space, env.action_space)
-        self._env, self._writer, self._stride = env, writer, stride
-        self._returns, self._playing, self._steps = np.zeros(env.num_envs), np.ones(env.num_envs, bool), 0
+        self._env, self._writer, self._stride, self.agents = env, writer, stride, env.agents
+        self._of_row = environments(env, at_once)
+        _, self._rows = np.unique(self._of_row, return_index=True)
+        count = len(self._rows)
+        self._returns, self._playing, self._steps = np.zeros(count), np.ones(count, bool), 0
+        self._share = 1 / len(env.agents.names) if env.agents is not None and team_return == "mean" else 1
 
     def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Start new episodes; the first picture."""
@@ -134,8 +139,9 @@ class _FilmedEnv(VectorEnv):
         answer = self._env.step(actions)
         _, rewards, terminated, truncated, info = answer
         self._steps += 1
-        self._returns += np.where(self._playing, info.get("episode_rewards", rewards), 0)
-        over = self._playing & info.get("episode_ends", terminated | truncated)
+        received = self._share * np.bincount(self._of_row, info.get("episode_rewards", rewards))
+        self._returns += np.where(self._playing, received, 0)
+        over = self._playing & info.get("episode_ends", terminated | truncated)[self._rows]
         last = bool(self._playing.any()) and not (self._playing & ~over).any()
         due = last or (self._steps % self._stride == 0 and self._playing.any())
         self._paint(self._playing if due else over, over)
@@ -149,7 +155,7 @@ class _FilmedEnv(VectorEnv):
         indices = np.flatnonzero(which).tolist()
         if not indices:
             return
-        for index, picture in zip(indices, self._env.render(indices), strict=True):
+        for index, picture in zip(indices, self._env.render(self._rows[indices].tolist()), strict=True):
             text = f"step {self._steps:,} · return {self._returns[index]:,.1f}"
             self._writer.paint(index, picture, text, over is not None and bool(over[index]))
 

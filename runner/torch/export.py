@@ -35,7 +35,14 @@ class Policy(nn.Module):
     Parameters, statistics and bounds are buffers such as `policy_net_0_weight`, `observation_mean` and `low`.
     """
 
-    def __init__(self, network: Network, state: MemberState, actions: ActionSpace, clip: bool) -> None:
+    def __init__(
+        self,
+        network: Network,
+        state: MemberState,
+        actions: ActionSpace,
+        clip: bool,
+        columns: np.ndarray | None = None,
+    ) -> None:
         """Take from a member what its actions depend on.
 
         Args:
@@ -43,6 +50,8 @@ class Policy(nn.Module):
             state: of the member.
             actions: of the environment.
             clip: real numbers are clipped to the environment's bounds.
+            columns: of an observation, followed by a 0 and a 1, that the networks read: those of one of several agents
+                may be fewer than all agents'. Default all, in their order.
         """
         super().__init__()
         self.network, self._actions, self._clip = network, actions, clip
@@ -57,12 +66,19 @@ class Policy(nn.Module):
             buffers |= {f"observation_{name}": torch.as_tensor(x).float() for name, x in scaler._asdict().items()}
         bounds = {"low": actions.low, "high": actions.high}
         buffers |= {name: torch.from_numpy(bound) for name, bound in bounds.items() if bound.size}
+        if columns is not None:
+            buffers["columns"] = torch.from_numpy(columns)
+        self._gathers = columns is not None
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor)
 
     def outputs(self, observations: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Means or logits `[1, B, W]`, and the state after `[1, B, M]`."""
-        rows = observations.flatten(1).unsqueeze(0)
+        rows = observations.flatten(1)
+        if self._gathers:
+            zeros = torch.zeros_like(rows[:, :1])
+            rows = torch.cat((rows, zeros, zeros + 1), 1)[:, self.get_buffer("columns")]
+        rows = rows.unsqueeze(0)
         if self._scales:
             rows = Scaler(*(self.get_buffer(f"observation_{name}") for name in Scaler._fields)).normalize(rows)
         named = {name: self.get_buffer(flat) for name, flat in self._names.items()}

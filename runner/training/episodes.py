@@ -110,7 +110,8 @@ class Gathered(Episodes):
 class Teams:
     """Follows every environment of several agents: its team's return, which is its score, and that of each agent.
 
-    An episode is over when it is for all agents that were there; numbers are per trial.
+    An episode is over when its environment says so in `infos`, else when it is for all agents that were there; numbers
+    are per trial.
     """
 
     def __init__(self, agents: Agents, trials: int, envs: int, mean: bool) -> None:
@@ -126,6 +127,9 @@ class Teams:
         nothing: list[Mapping[str, Any]] = [{}] * len(infos)
         rewards, ended, valid = (self._agents.of_rows(x.T, self._envs) for x in (rewards, ended, valid))
         received, over, there = team(rewards, ended, valid, self._mean)
+        if infos and "episode_ends" in infos[0]:
+            ends = np.stack([info["episode_ends"] for info in infos], -1)
+            over = self._agents.of_rows(ends, self._envs).any(1)
         self._team.add(received.T, over.T, there.T, nothing)
         parts = [x.reshape(self._trials, self._envs, *x.shape[1:]).swapaxes(1, 2) for x in (rewards, ended, valid)]
         rewards, ended, valid = (x.reshape(-1, x.shape[-1]).T for x in parts)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Episode:
         ret: sum of raw rewards; of several agents, the team's.
         length: steps.
         seed: of its environment; a vector environment that takes one only has that of its first.
+        each: the return of each of several agents, by name.
     """
 
     member: int
@@ -35,6 +36,7 @@ class Episode:
     ret: float
     length: int
     seed: int
+    each: Mapping[str, float] = field(default_factory=dict)
 
 
 def play(
@@ -71,11 +73,13 @@ def play(
         chosen = [seed for numbers in numbered for seed in numbers[first : first + at_once]]
         with opened(chosen) as env:
             returns, lengths = _round(env, choose, chosen, first * longest, longest, at_once)
+            each: list[dict[str, float]] = [{}] * len(chosen)
             if env.agents is not None:
                 returns, lengths = (env.agents.of_rows(x, at_once) for x in (returns, lengths))
+                each = [dict(zip(env.agents.names, row, strict=True)) for row in returns.tolist()]
                 returns, lengths = returns.mean(1) if team_return == "mean" else returns.sum(1), lengths.max(1)
         found += [
-            Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i])
+            Episode(i // at_once, first + i % at_once, float(returns[i]), int(lengths[i]), chosen[i], each[i])
             for i in range(len(chosen))
             if first + i % at_once < episodes
         ]
@@ -93,18 +97,19 @@ def _round(
     """One whole episode in every environment: returns and lengths of rows; draws are numbered from `draw` on."""
     observations, info = env.reset()
     observations, absent = np.array(observations), np.array(info.get(ABSENT, np.zeros(env.num_envs, bool)))
-    which = _environments(env, at_once)
+    which = environments(env, at_once)
+    of_rows = [seeds[number] for number in which], which.tolist(), len(seeds)
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
     # After the end of a life, which is not the episode's, a step only begins the next one: its action does nothing.
     begins = np.zeros(env.num_envs, bool)
     playing, carry, last = np.arange(env.num_envs), None, np.zeros(env.num_envs)
-    check_finite(observations, last, seeds, 0, len(seeds))
+    check_finite(observations, last, *of_rows)
     for step in range(longest):
         carry, actions = choose(carry, observations, draw + step)
         # Environments whose episode is over would be stepped for nothing: most steps, where policies differ in skill.
         observations[playing], rewards, terminated, truncated, info = env.step_some(actions, playing)
         last[playing] = rewards
-        check_finite(observations, last, seeds, 0, len(seeds))
+        check_finite(observations, last, *of_rows)
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
         lengths[playing] += ~begins[playing]
         if carry is not None and begins.any():
@@ -121,8 +126,8 @@ def _round(
     raise UserError(f"evaluation: {left} of {all_of} episodes did not end within {longest:,} steps")
 
 
-def _environments(env: VectorEnv, at_once: int) -> np.ndarray:
-    """The environment of each row."""
+def environments(env: VectorEnv, at_once: int) -> np.ndarray:
+    """The environment of each row, N of each trial."""
     if env.agents is None:
         return np.arange(env.num_envs)
     numbers = np.arange(env.num_envs // env.agents.rows)[:, None].repeat(len(env.agents.names), 1)

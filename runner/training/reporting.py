@@ -72,20 +72,15 @@ def suspicion(rewards: np.ndarray, valid: np.ndarray, observations: np.ndarray) 
 
 
 def measured(played: Sequence[Episode], members: int) -> list[dict[str, float]]:
-    """The scores of each member in the episodes of an evaluation."""
+    """The scores of each trial in the episodes of an evaluation; of several agents, the team's and each one's."""
     found = []
     for member in range(members):
-        returns, lengths = zip(
-            *((episode.ret, episode.length) for episode in played if episode.member == member), strict=True
-        )
-        found.append(
-            {
-                tracking.EVALUATION_MEAN: float(np.mean(returns)),
-                tracking.EVALUATION_MAX: max(returns),
-                tracking.EVALUATION_MIN: min(returns),
-                tracking.EVALUATION_LENGTH: float(np.mean(lengths)),
-            }
-        )
+        own = [episode for episode in played if episode.member == member]
+        returns = {"": [episode.ret for episode in own]}
+        returns |= {name: [episode.each[name] for episode in own] for name in own[0].each}
+        numbers = (tracking.EVALUATION_MEAN, np.mean), (tracking.EVALUATION_MAX, max), (tracking.EVALUATION_MIN, min)
+        scores = {tracking.of(tag, name): float(of(some)) for name, some in returns.items() for tag, of in numbers}
+        found.append(scores | {tracking.EVALUATION_LENGTH: float(np.mean([episode.length for episode in own]))})
     return found
 
 

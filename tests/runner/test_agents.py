@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium
@@ -15,12 +17,17 @@ from gymnasium.spaces import Box, Discrete
 from runner.api import Runner
 from runner.config import load_config, resolve
 from runner.draws import seed_of_group
+from runner.envs.agents.fitting import fitted
 from runner.envs.agents.roster import Agents
+from runner.envs.base import check_finite
 from runner.envs.wrap import wrap_env
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 from runner.training.episodes import Teams
+from runner.training.evaluate import environments
 from runner.training.pack import Pack
-from runner.training.tracking import RETURN_MEAN, SCORE
+from runner.training.reporting import measured
+from runner.training.tracking import EVALUATION_MEAN, RETURN_MEAN, SCORE
+from tests.parallel import Stay, Timetable
 from tests.runner.builders import SCALER, assert_same, fingerprint, runner_class
 
 NAMES = ("left", "right")
@@ -140,6 +147,37 @@ def test_l1_agents_that_know_nothing_of_one_another_are_as_many_runs_of_ppo(back
         assert fingerprint(member, but=APART) == fingerprint(alone, but=APART)
 
 
+def test_agents_have_numbers_of_their_own(tmp_path: Path) -> None:
+    rates = {"left": 1e-3, "right": [1e-2, 1e-4]}
+    cfg = config("IPPO", learning_rate=rates, discount_factor={"left": 0.9, "right": 0.8})
+    together, _ = trained("torch", Two, cfg, [7])
+    alone = [
+        resolve({**config("PPO", learning_rate=rates[name], discount_factor=discount), "seed": seed})[0]
+        for name, discount, seed in (("left", 0.9, 7), ("right", 0.8, seed_of_group(7, 1)))
+    ]
+    runs = runner_class("torch")(wrap_env(One, 2), alone[0], configs=alone)
+    list(runs.reports())
+    for member, run in zip(together.states(), runs.states(), strict=True):
+        assert fingerprint(member, but=APART) == fingerprint(run, but=APART)
+    together.agent.save(tmp_path / "agents.safetensors")
+    again = runner_class("torch")(wrap_env(Two, 2), cfg, [8])
+    again.agent.load(tmp_path / "agents.safetensors")
+    assert [state.hyper for state in again.states()] == [state.hyper for state in together.states()]
+
+
+@pytest.mark.parametrize(("agent", "why"), [
+    ({"learning_rate": {"left": 1e-3}}, "agent.learning_rate: none of right; allowed: one of each agent"),
+    ({"learning_rate": {"left": 1e-3, "rigth": 1e-3}}, "agent.learning_rate: this environment has no agent 'rigth'"),
+    ({"learning_rate": {"left": 1e-3, "right": 2e-3}, "share_parameters": True}, "left, right share parameters"),
+    ({"learning_rate": {"left": -1.0, "right": 1e-3}}, "learning_rate of left: found -1.0; allowed: greater than 0"),
+    ({"of_agents": {"rollouts": {}}}, "of_agents: found rollouts; allowed: discount_factor, "),
+    ({"mini_batches": {"left": 1, "right": 2}}, "agent.mini_batches: found "),
+])  # fmt: skip
+def test_numbers_of_agents_that_cannot_be_are_refused(agent: dict[str, Any], why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        runner_class("torch")(wrap_env(Two, 2), config("IPPO", **agent))
+
+
 def test_l1_to_l4_packs_repeat_resume_and_backends() -> None:
     cfg = config("MAPPO", policy="CategoricalMixin", share_parameters=[["left", "late"], ["right"]])
     pack, _ = trained("torch", Frail, cfg, [7, 8])
@@ -185,6 +223,9 @@ def test_returns_are_those_of_the_team_and_of_each_agent(mean: str, team: float)
     played = runner.evaluate(episodes=3, at_once=2)
     assert [(e.member, e.number, e.length) for e in played] == [(0, 0, 5), (0, 1, 5), (0, 2, 5)]
     assert all(math.isclose(e.ret, team, rel_tol=1e-6) for e in played)
+    assert all(e.each == {"left": 5.0, "right": 2.0, "late": 0.0} for e in played)
+    scores = measured(played, 1)[0]
+    assert scores[EVALUATION_MEAN] == pytest.approx(team) and scores[f"{EVALUATION_MEAN} (right)"] == 2.0
 
 
 def test_agents_that_share_all_have_one_network_and_tags_without_names() -> None:
@@ -248,6 +289,33 @@ def test_a_team_plays_on_until_nobody_is_left() -> None:
     assert values[f"{RETURN_MEAN} (a)"] == 2.5 and values[f"{RETURN_MEAN} (b)"] == 15
 
 
+def test_a_team_plays_on_where_one_comes_as_the_last_goes() -> None:
+    stays = {"first": Stay(0, 2), "second": Stay(2, 2)}
+    env = wrap_env(partial(Timetable, stays), 1)
+    env, teams = fitted(env, resolve(config("IPPO"))[0]).seeded([3]), Teams(Agents.of(stays), 1, 1, mean=False)
+    _, info = env.reset()
+    columns: list[list[Any]] = [[], [], [], []]
+    for _ in range(10):  # two episodes of four steps and a reset
+        valid = ~info["absent"]
+        _, rewards, terminated, truncated, info = env.step(np.ones(2, int))
+        for column, now in zip(columns, (rewards, terminated | truncated, valid, info), strict=True):
+            column.append(now)
+    teams.add(*(np.stack(column) for column in columns[:3]), columns[3])
+    assert teams.drain()[0]["Episode / Total timesteps (mean)"] == 4 and teams.scores() == [4.0]
+
+
+def test_the_environment_of_a_row_that_is_not_finite_is_named() -> None:
+    # Of two trials of three environments with two agents of their own each: rows are [(T, G), N].
+    numbers = environments(SimpleNamespace(agents=Agents.of(NAMES), num_envs=12), 3)  # type: ignore[arg-type]
+    assert numbers.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    rewards = np.zeros(12)
+    rewards[10] = math.nan
+    seeds = [100 + number for number in numbers.tolist()]
+    with pytest.raises(FailedEnvironmentError, match="environment with seed 104 gave a reward of nan") as caught:
+        check_finite(np.zeros((12, 1)), rewards, seeds, numbers.tolist(), 6)
+    assert (caught.value.environment, caught.value.envs) == (4, 6)
+
+
 # ---------------------------------------------------------------------------------------------- refusals
 
 
@@ -274,10 +342,43 @@ def test_what_contradicts_itself_is_refused() -> None:
             resolve(cfg)
 
 
-@pytest.mark.parametrize(("name", "read"), [("c_lab_ippo", False), ("c_lab_mappo", True), ("d_lab_mappo", True)])
-def test_isaac_labs_files_train(name: str, read: bool) -> None:
+class Cart(Two):
+    """The spaces of Isaac Lab's cart with two pendulums; each of its agents is a point."""
+
+    possible_agents = ("cart", "pendulum")
+    state_space = Box(-np.inf, np.inf, (7,), np.float32)
+
+    def observation_space(self, agent: str) -> Box:
+        return Box(-np.inf, np.inf, (4 if agent == "cart" else 3,), np.float32)
+
+    def action_space(self, agent: str) -> Any:
+        return Box(-np.inf, np.inf, (1,), np.float32)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observations, infos = super().reset()
+        return self._wide(observations), infos
+
+    def step(self, actions: dict[str, Any]) -> Any:
+        observations, *rest = super().step(actions)
+        return self._wide(observations), *rest
+
+    def state(self) -> np.ndarray:
+        return np.arange(7, dtype=np.float32)
+
+    def _wide(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.resize(x, self.observation_space(name).shape) for name, x in observations.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "read"),
+    [
+        ("c_lab_ippo", Two, False), ("c_lab_mappo", Two, True), ("c_lab_cart_ippo", Cart, False),
+        ("d_lab_mappo", Cart, True), ("c_lab_template_ippo", Cart, False), ("c_lab_template_mappo", Cart, True),
+    ],
+)  # fmt: skip
+def test_isaac_labs_files_train(name: str, env: Any, read: bool) -> None:
     parsed = load_config(Path(__file__).parents[1] / "fixtures" / "yaml" / f"{name}.yaml")[0]
     assert parsed.models.value.reads("STATES") is read and not parsed.models.policy.reads("STATES")
     assert (parsed.agent.state_preprocessor is not None) is read and parsed.agent.observation_preprocessor == SCALER
-    runner, _ = trained("torch", Two, parsed.dump(), steps=1)
+    runner, _ = trained("torch", env, parsed.dump(), steps=1)
     assert all(np.isfinite(state.parameters).all() for state in runner.states()) and len(runner.states()) == 2

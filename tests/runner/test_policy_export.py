@@ -16,6 +16,8 @@ import torch
 from runner import export as policy_export
 from runner.api import Runner
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.named import imports
+from runner.envs.task import task as environments
 from runner.errors import UserError
 from runner.export import ROUNDING, ROWS, compare, export, observations
 from runner.torch.export import Policy, from_onnx, from_torch, to_torch
@@ -72,7 +74,7 @@ def saved(runner: Runner, folder: Path) -> Path:
 @pytest.mark.parametrize(("to", "task"), CASES)
 def test_a_file_acts_as_our_runner_does(to: Any, task: str, tmp_path: Path) -> None:
     runner = runner_for(task)
-    path = export(saved(runner, tmp_path), to)
+    (path,) = export(saved(runner, tmp_path), to)
     assert path == tmp_path / f"agent_8{policy_export.SUFFIXES[to]}"
     act = {"torch": from_torch, "onnx": from_onnx}[to](path.read_bytes())
     env = runner.env.seeded([1, 2, 3], 1)
@@ -92,7 +94,8 @@ def test_an_action_is_clipped_as_the_policy_clips(tmp_path: Path) -> None:
     for clip in (True, False):
         runner = runner_for("Pendulum-v1", changes={"models.policy.clip_actions": clip})
         runner.agent.save(tmp_path / "agent.safetensors")
-        act = from_torch(export(tmp_path / "agent.safetensors", "torch").read_bytes())
+        (path,) = export(tmp_path / "agent.safetensors", "torch")
+        act = from_torch(path.read_bytes())
         (found[clip],) = act(observations(runner.env.layout, None))
     assert np.abs(found[False]).max() > 2
     np.testing.assert_array_equal(found[True], found[False].clip(-2, 2))
@@ -119,7 +122,8 @@ def test_every_observation_with_every_action(seen: str, actions: str) -> None:
 
 def test_a_checkpoint_of_jax(tmp_path: Path) -> None:
     runner = runner_for("Pendulum-v1", "jax")
-    act = from_torch(export(saved(runner, tmp_path), "torch", tmp_path / "new" / "policy.pt2").read_bytes())
+    (path,) = export(saved(runner, tmp_path), "torch", tmp_path / "new" / "policy.pt2")
+    act = from_torch(path.read_bytes())
     rows = observations(runner.env.layout, None)
     np.testing.assert_allclose(act(rows)[0], runner.agent.act(rows, deterministic=True), atol=ROUNDING)
 
@@ -142,6 +146,35 @@ def snippet(part: int) -> str:
     return policy_export.__doc__.split("\n\n")[part] + "\n"
 
 
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize(("task", "algorithm", "to"), [
+    ("tests.parallel:Stated", "MAPPO", "torch"),
+    ("tests.parallel:Unlike", "IPPO", "torch"),
+    pytest.param("tests.parallel:Unlike", "MAPPO", "onnx", marks=needs_onnx),
+    ("IntersectionMultiAgent-v1", "IPPO", "torch"),
+])  # fmt: skip
+def test_each_of_several_agents_has_a_file(task: str, algorithm: str, to: Any, share: bool, tmp_path: Path) -> None:
+    read = "STATES" if algorithm == "MAPPO" else "OBSERVATIONS"
+    layers = [{"name": "net", "input": read, "layers": [8, {"gru": 6}], "activations": "tanh"}]
+    changes = {"agent.class": algorithm, "agent.share_parameters": share, "models.value.network": layers}
+    config = make_config({"env.id": task, "env.num_envs": 2, "models.separate": True, **changes}, "CategoricalMixin")
+    with imports.scope():
+        imports.allow(["tests"])
+        runner = runner_class("torch")(environments(config.env), config)
+        paths = export(saved(runner, tmp_path), to, tmp_path / f"policy{policy_export.SUFFIXES[to]}")
+    names = runner.env.agents.names
+    assert [path.stem for path in paths] == [f"policy_{name}" for name in names]
+    rows = {
+        name: np.random.default_rng(0).normal(size=(5, *runner.env.common.layouts[place].shape)).astype(np.float32)
+        for place, name in enumerate(names)
+    }
+    chosen = runner.agent.act(rows, deterministic=True)
+    read_file = {"torch": from_torch, "onnx": from_onnx}[to]
+    for name, path in zip(names, paths, strict=True):
+        (found,) = read_file(path.read_bytes())(rows[name])
+        assert found.dtype == chosen[name].dtype and (found == chosen[name]).all()
+
+
 # ---------------------------------------------------------------------------------------------- refusals
 
 
@@ -161,7 +194,8 @@ def test_a_policy_of_an_environment_without_a_name_is_exported(tmp_path: Path) -
     nameless, _ = runner_of("torch", OBSERVATIONS["Box"], *ACTIONS["Discrete"])
     path = tmp_path / "agent.safetensors"
     nameless.agent.save(path)
-    assert export(path, "torch").stat().st_size
+    (written,) = export(path, "torch")
+    assert written.stat().st_size
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

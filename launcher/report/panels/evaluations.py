@@ -146,21 +146,29 @@ def spread(group: Sequence[Evaluated]) -> Figure:
 
 
 def _scores(found: Sequence[Evaluated]) -> Table:
-    rows = []
+    rows: list[list[Cell]] = []
     for one in found:
-        means, returns = np.array([np.mean(each.returns) for each in one.last]), one.returns
-        numbers = num(float(stats.interquartile_mean(means))), span(stats.bootstrap_interval(means), len(means))
-        of_all = (returns.mean(), returns.std(), returns.min(), returns.max())
         length = num(float(np.mean(np.concatenate([each.lengths for each in one.last]))), ",.1f")
-        counts = num(len(means), "d"), num(len(returns), ",d")
+        counts = num(len(one.last), "d"), num(len(one.returns), ",d")
         settings = Cell(terms(one.settings), None, "wrap")
-        rows.append([named(one.configuration), *numbers, *map(num, of_all), length, *counts, settings])
+        numbers = _numbers([each.returns for each in one.last])
+        rows.append([named(one.configuration), *numbers, length, *counts, settings])
+        for agent in one.last[0].each:
+            numbers = _numbers([each.each[agent] for each in one.last])
+            rows.append([Cell(f"{one.configuration.label}, {agent}"), *numbers, *[Cell("")] * 4])
     seeds = interval(len(one.last) for one in found)
     note = (
         f"IQM and interval: over seeds, of the mean return of each seed's episodes; interval: {seeds} The others: of "
         "all episodes together. Every episode of every evaluated checkpoint is in evaluations.csv."
     )
     return Table("Last evaluated checkpoints", [*SCORES, "settings"], rows, note)
+
+
+def _numbers(seeds: Sequence[Sequence[float]]) -> list[Cell]:
+    """The cells of returns of each seed's episodes, from the interquartile mean to the maximum."""
+    means, returns = np.array([np.mean(each) for each in seeds]), np.concatenate([np.asarray(each) for each in seeds])
+    overall = num(float(stats.interquartile_mean(means))), span(stats.bootstrap_interval(means), len(means))
+    return [*overall, *map(num, (returns.mean(), returns.std(), returns.min(), returns.max()))]
 
 
 def _films(report: Report) -> Iterator[tuple[Path, str]]:

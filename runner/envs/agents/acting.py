@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from runner.envs.observations import as_array, flatten_observations
-from runner.envs.spaces import Layout
+from runner.envs.spaces import ActionSpace, Layout
 
 
 def rows_of(env: Any, observations: Mapping[str, Any]) -> np.ndarray:
@@ -48,6 +49,17 @@ def by_agent(env: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
+def own(env: Any, agent: str) -> tuple[Layout, ActionSpace, np.ndarray]:
+    """One agent's own spaces, and the columns of its flat observation, followed by a 0 and a 1, that make a row."""
+    number, common = env.agents.names.index(agent), env.common
+    parts, gather, actions = common.layouts[number], common.gathers[number], env.actions
+    columns = np.arange(parts.stop) if gather is None else gather
+    columns = np.append(columns, np.full(env.observation_size - len(columns), parts.stop))  # of the shared state
+    if common.starts is not None:
+        actions = replace(actions, low=common.starts[number])
+    return parts, actions, columns
+
+
 def _flat(parts: Layout, observations: Any, name: str) -> np.ndarray:
     leaf = observations
     while isinstance(leaf, Mapping | tuple):
@@ -56,7 +68,10 @@ def _flat(parts: Layout, observations: Any, name: str) -> np.ndarray:
     if not array.ndim or (not parts.children and array.size != len(array) * parts.stop):
         raise ValueError(f"{name}: found shape {list(array.shape)}; allowed: [N, {', '.join(map(str, parts.shape))}]")
     rows = np.zeros((len(array), parts.stop), parts.dtype)
-    flatten_observations(parts, observations, rows)
+    if leaf is observations and array.shape == rows.shape:
+        rows[:] = array
+    else:
+        flatten_observations(parts, observations, rows)
     if not np.isfinite(rows).all():
         raise ValueError(f"{name}: found numbers that are not finite; allowed: finite numbers in float32")
     return rows

@@ -145,10 +145,11 @@ class AgentsEnv(VectorEnv):
             np.where(before | filled, column.dtype.type(0), self.agents.rows_of(column, self._of_trial))
             for column in (self._table.rewards, self._table.terminated, self._table.truncated)
         )
-        columns = (self._seen(), rewards.astype(np.float32, copy=False), terminated, truncated, self._absent())
+        over = ~self._table.present.any(1)[self._of_row]
+        columns = (self._seen(), rewards.astype(np.float32, copy=False), terminated, truncated, self._absent(), over)
         if len(indices) < self.num_envs:
             columns = tuple(column[indices] for column in columns)
-        return *columns[:4], {ABSENT: columns[4]}
+        return *columns[:4], {ABSENT: columns[4], "episode_ends": columns[5]}
 
     def render(self, indices: Sequence[int]) -> np.ndarray:
         """The pictures of the environments of these rows."""

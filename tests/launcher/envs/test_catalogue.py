@@ -53,6 +53,8 @@ def test_spaces_policies_and_needs_are_told(monkeypatch: pytest.MonkeyPatch) -> 
     pong = described(Entry("Pong-v5", "atari"))
     assert (pong.observations, pong.actions, pong.needs) == ("Box 4x84x84 uint8", "Discrete 6", "")
     assert pong.policies == ("CategoricalMixin",)
+    crossing = described(Entry("IntersectionMultiAgent-v1", "highway"))
+    assert (crossing.observations, crossing.actions, crossing.needs) == ("2 agents, each Box 5x5", "Discrete 3", "")
     assert "several players" in described(Entry("Go9x9-v1", "pgx")).needs
 
 

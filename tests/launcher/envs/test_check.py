@@ -16,9 +16,10 @@ import pytest
 
 from launcher.cli.main import main
 from launcher.envs import check
-from launcher.envs.examine import Finding
+from launcher.envs.examine import Finding, findings
 from runner.config.schema import EnvConfig
 from runner.envs.named import imports
+from runner.envs.task import task
 from tests.point import DoingAtStep
 
 
@@ -63,15 +64,15 @@ def found(name: str, longest: float = 60.0) -> list[Finding]:
     ],
 )
 def test_what_becomes_of_the_process_is_told(name: str, longest: float, last: str) -> None:
-    findings = found(name, longest)
-    assert findings[0].what.startswith("spaces: Box 3")
-    assert re.match(last, " ".join(findings[-1])) and findings[-1].fix
+    said = found(name, longest)
+    assert said[0].what.startswith("spaces: Box 3")
+    assert re.match(last, " ".join(said[-1])) and said[-1].fix
 
 
 def test_what_it_has_started_is_not_waited_for_and_ends_with_it() -> None:
-    findings = found("leaving")
-    assert findings[-2].what.startswith("speed: ")
-    helper = int(findings[-1].what.rpartition(" ")[2])
+    said = found("leaving")
+    assert said[-2].what.startswith("speed: ")
+    helper = int(said[-1].what.rpartition(" ")[2])
     for _ in range(100):
         state = Path(f"/proc/{helper}/stat")
         if not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z":
@@ -81,8 +82,24 @@ def test_what_it_has_started_is_not_waited_for_and_ends_with_it() -> None:
 
 
 def test_a_pool_is_not_asked_for_its_first_episode_again() -> None:
-    findings = check.check(EnvConfig.model_validate({"id": "CartPole-v1", "num_envs": 8}))
-    assert [finding.level for finding in findings] == ["right"] * 4, findings
+    said = check.check(EnvConfig.model_validate({"id": "CartPole-v1", "num_envs": 8}))
+    assert [finding.level for finding in said] == ["right"] * 4, said
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Timetable", ("spaces: Box 4 → Discrete 4", "early, whole, late", r"\d+ truncated after 5 steps")),
+        ("Unlike", ("spaces: Dict.* → Discrete 5", "agent_0, agent_1", r"\d+ truncated after 3 steps")),
+    ],
+)
+def test_agents_are_tried_together(name: str, told: tuple[str, str, str]) -> None:
+    env = EnvConfig.model_validate({"id": f"tests.parallel:{name}", "num_envs": 64})
+    found = list(findings(lambda: task(env), 0.2))
+    assert [finding.level for finding in found] == ["right"] * 5, found
+    spaces, agents, seeding, episodes, speed = (finding.what for finding in found)
+    assert re.match(told[0], spaces) and agents == f"agents, which act at once and have these spaces: {told[1]}"
+    assert seeding.startswith("seeding: ") and re.match(f"episodes: {told[2]}", episodes) and "steps/s" in speed
 
 
 def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

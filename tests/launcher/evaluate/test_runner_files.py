@@ -66,6 +66,6 @@ def test_an_environment_without_a_name_is_given_for_its_export(tmp_path: Path) -
     save_file(tensors, file, header)
     with pytest.raises(UserError, match="its environment had no name"):
         export(file)
-    assert export(file, env="Pendulum-v1").is_file()
+    assert export(file, env="Pendulum-v1")[0].is_file()
     with pytest.raises(UserError):
         export(file, env="HalfCheetah-v4")

@@ -66,7 +66,7 @@ def test_checkpoints_know_their_environment_by_name_or_by_its_spaces(tmp_path: P
     assert other.config.env.id is None
     other.agent.save(tmp_path / "nameless.safetensors")
     for name in ("named", "nameless"):
-        assert export(tmp_path / f"{name}.safetensors").is_file()
+        assert export(tmp_path / f"{name}.safetensors")[0].is_file()
 
 
 def test_a_name_that_is_given_stays() -> None:

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.named import imports
+from runner.envs.task import task as environments
 from runner.errors import UserError
 from runner.film.video import Film, Job, _columns, _stride, film
 from runner.film.writer import GIF, MP4, STRIP, FilmWriter, best_format, caption
@@ -101,6 +103,27 @@ def test_a_film_shows_the_evaluations_episodes_to_their_ends(task: str, tmp_path
     assert not np.array_equal(beginning[0][STRIP:], beginning[1][STRIP:])
     assert np.abs(first.astype(float) - last).mean() > 2
     assert_shows(last, job, made, 2)
+
+
+def test_a_film_of_several_agents_shows_environments_and_the_teams_return(tmp_path: Path) -> None:
+    read = [{"name": "net", "input": "STATES", "layers": [8], "activations": "tanh"}]
+    changes = {"agent.class": "MAPPO", "models.value.network": read, "models.separate": True}
+    config = make_config({"env.id": "tests.parallel:Drawn", "env.num_envs": 4, **changes}, "CategoricalMixin")
+    with imports.scope():
+        imports.allow(["tests"])
+        files = []
+        for seed in (3, 4):
+            runner = runner_class("torch")(environments(config.env), config, [seed])
+            files.append(str(tmp_path / f"{seed}.safetensors"))
+            runner.agent.save(files[-1])
+        path = str(tmp_path / "film")
+        job = Job(config.dump(), tuple(files), ("seed 3", "seed 4"), 2, 0, True, path, "torch")
+        made = film(job)
+    assert [(e.member, e.number, e.length) for e in made.episodes] == [(0, 0, 3), (0, 1, 3), (1, 0, 3), (1, 1, 3)]
+    assert all(e.ret == sum(e.each.values()) and len(e.each) == 2 for e in made.episodes)
+    pictures = decoded(made.path)
+    for first, last in zip(tiles(pictures[0], 2, 2), tiles(pictures[-1], 2, 2), strict=True):
+        assert np.abs(last[STRIP:].astype(float) - first[STRIP:]).mean() > 20  # pictures are of the time
 
 
 def test_without_an_encoder_the_film_is_a_gif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_a_row_shows_its_environment() -> None:
     with several(Lone).opened(SEEDS) as env:
         env.reset()
         env.step_some(np.zeros(8, int), np.array([4]))
-        assert env.render([0, 4, 6, 7])[:, 0, 0, 0].tolist() == [0, 1, 1, 0]
+        assert env.render([0, 4, 6, 7])[:, 0, 0, 0].tolist() == [0, 40, 40, 0]
 
 
 def test_the_shared_state_is_its_own_or_all_observations() -> None:
