@@ -294,10 +294,6 @@ def _statistics(
     if "observation_preprocessor" not in found and "state_preprocessor" not in wanted:
         # skrl 1.x has this name for observations.
         found = {key.replace("state_", "observation_"): tensors for key, tensors in found.items()}
-    elif "shared_state_preprocessor" in found:  # MAPPO of skrl 1.x
-        states = found.pop("shared_state_preprocessor")
-        found = {key.replace("state_", "observation_"): tensors for key, tensors in found.items()}
-        found["state_preprocessor"] = states
     if found.keys() != wanted.keys():
         has, needs = (", ".join(sorted(names)) or "no preprocessor" for names in (found, wanted))
         raise UserError(f"{name}: has statistics of {has}; needed by the configuration: {needs}")

@@ -112,7 +112,15 @@ def of_agents(data: bytes, names: Sequence[str], name: str) -> list[tuple[str, d
     if sorted(map(str, found)) != sorted(names) or not all(isinstance(modules[key], dict) for key in found):
         raise UserError(f"{name}: holds {', '.join(map(str, found))}; needed: the agents {', '.join(names)}")
     counters = _counters(data) or {}
-    return [(agent, {**modules[agent], _COUNTED: counters.get(agent)}) for agent in names]
+    return [(agent, {**_of_skrl_2(modules[agent]), _COUNTED: counters.get(agent)}) for agent in names]
+
+
+def _of_skrl_2(modules: dict[str, Any]) -> dict[str, Any]:
+    """Modules under their names of skrl 2.x: in 1.x MAPPO has others for what it normalises."""
+    if "shared_state_preprocessor" not in modules:
+        return modules
+    names = {"state_preprocessor": "observation_preprocessor", "shared_state_preprocessor": "state_preprocessor"}
+    return {names.get(key, key): part for key, part in modules.items()}
 
 
 def _plain(data: bytes) -> Any:
