@@ -14,7 +14,7 @@ from runner.config.explain import SEARCH, SWEEP, explained
 from runner.config.load import Key, Source, plain, plain_copy, read_yaml
 from runner.config.schema import Config
 from runner.config.skrl.algorithms import check_class, check_keys
-from runner.config.skrl.canonical import canonical, canonical_key, canonical_override
+from runner.config.skrl.canonical import canonical, canonical_key, canonical_override, of_agents
 from runner.config.skrl.eras import era_of
 from runner.errors import UserError, shown
 
@@ -77,7 +77,7 @@ def resolve(
     source = replace(source, written={**places, **source.written, **places})
     for key, value, where in others:
         if key[0] != "models":
-            _overrides.apply(translated, key, plain_copy(value), where)
+            _overrides.apply(translated, of_agents(translated, key, value), plain_copy(value), where)
     try:
         return Config.model_validate(translated), notes
     except ValidationError as error:

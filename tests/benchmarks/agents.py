@@ -1,13 +1,15 @@
 """Several agents: IPPO and MAPPO on MPE's simple_spread, against skrl's own over the same environment.
 
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents speed            # env steps/s, each in turn
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents processor        # the same per second of processor time
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 30000   # 8 seeds of each
 
 The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Its
 wrapper of PettingZoo takes one environment, so `returns` gives both libraries one, and the same file: skrl's own
 numbers of IPPO_CFG and MAPPO_CFG, and a network of [64, 64] for each agent. `speed` runs eight seeds of ours in one
 launch, with one and with 16 environments each, and of skrl as many processes as there are cores, whose rates are
-summed.
+summed. `processor` compares what one of two cores does, a pack of four seeds and one process of skrl, in processor
+time, which a busy machine leaves comparable.
 """
 
 from __future__ import annotations
@@ -91,12 +93,29 @@ def rival(algorithm: str, timesteps: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config["agent"]["experiment"]["directory"] = folder
         runner = Runner(wrap_env(Counted(simple_spread_v3.parallel_env()), wrapper="pettingzoo"), config)
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         runner.run("train")
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
         runner.agent.writer.close()
     whole = returns[:-1][-LAST:]  # the last one has just begun
-    return {"steps_per_second": timesteps / seconds, "score": float(np.mean(whole))}
+    rates = {"steps_per_second": timesteps / seconds, "per_processor_second": timesteps / busy}
+    return {**rates, "score": float(np.mean(whole))}
+
+
+def pack(algorithm: str, timesteps: int, num_envs: int) -> float:
+    """A pack of half the seeds in this process: env steps per second of processor time after its first report."""
+    from mpe2 import simple_spread_v3
+
+    from runner.envs.wrap import wrap_env
+    from runner.jax import Runner
+
+    config = configuration(algorithm, timesteps)
+    config["agent"]["experiment"] |= {"write_interval": timesteps // 4}
+    seeds = range(SEEDS // 2)
+    runner = Runner(wrap_env(simple_spread_v3.parallel_env, num_envs), config, seeds, threads=1)
+    marks = [(runner.timestep, time.process_time()) for _ in runner.reports()][1:]  # the first is before any step
+    (first, began), (last, ended) = marks[0], marks[-1]
+    return (last - first) * num_envs * len(seeds) / (ended - began)
 
 
 def rivals(algorithm: str, timesteps: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -146,6 +165,19 @@ def speed(algorithm: str, timesteps: int, rounds: int) -> None:
     print(f"{algorithm}: ratios {', '.join(f'{rate / base:.1f}' for rate in rest)}", flush=True)
 
 
+def processor(algorithm: str, timesteps: int, rounds: int) -> None:
+    """Print rates per second of processor time and their ratios."""
+    for _ in range(rounds):
+        base = rivals(algorithm, timesteps // 8, [0])[0]["per_processor_second"]
+        rates = [pack(algorithm, timesteps // envs, envs) for envs in (1, 16)]
+        told = ", ".join(
+            f"{envs} x 4 {rate:,.0f} ({rate / base:.1f})" for envs, rate in zip((1, 16), rates, strict=True)
+        )
+        print(
+            f"{algorithm}: skrl {base:,.0f}, ours {told} steps/s of a core, load {os.getloadavg()[0]:.1f}", flush=True
+        )
+
+
 def returns(algorithm: str, timesteps: int) -> None:
     """Print both libraries' scores after so many steps of one environment."""
     from launcher import stats
@@ -160,7 +192,7 @@ def returns(algorithm: str, timesteps: int) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "returns", "one"])
+    parser.add_argument("what", choices=["speed", "processor", "returns", "one"])
     parser.add_argument("--algorithm", action="append", choices=["IPPO", "MAPPO"])
     parser.add_argument("--timesteps", type=int, default=16_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -171,6 +203,8 @@ def main() -> None:
             print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed)))
         elif arguments.what == "speed":
             speed(algorithm, arguments.timesteps, arguments.rounds)
+        elif arguments.what == "processor":
+            processor(algorithm, arguments.timesteps, arguments.rounds)
         else:
             returns(algorithm, arguments.timesteps)
 

@@ -165,6 +165,19 @@ def test_agents_have_numbers_of_their_own(tmp_path: Path) -> None:
     assert [state.hyper for state in again.states()] == [state.hyper for state in together.states()]
 
 
+def test_numbers_of_agents_are_set_as_those_of_all() -> None:
+    cfg = config("IPPO", learning_rate={"left": 1e-3, "right": 2e-3})
+
+    def found(key: str, value: Any) -> tuple[Any, Any]:
+        agent = resolve(cfg, None, [(("agent", *key.split(".")), value)])[0].agent
+        return agent.learning_rate, agent.of_agents
+
+    assert found("learning_rate", 5e-3) == (5e-3, {})
+    assert found("learning_rate.right", 5e-3)[1] == {"learning_rate": {"left": 1e-3, "right": 5e-3}}
+    assert found("learning_rate", {"left": 1.0, "right": 2.0})[1] == {"learning_rate": {"left": 1.0, "right": 2.0}}
+    assert found("ratio_clip", {"left": 0.1, "right": 0.2})[1].keys() == {"learning_rate", "ratio_clip"}
+
+
 @pytest.mark.parametrize(("agent", "why"), [
     ({"learning_rate": {"left": 1e-3}}, "agent.learning_rate: none of right; allowed: one of each agent"),
     ({"learning_rate": {"left": 1e-3, "rigth": 1e-3}}, "agent.learning_rate: this environment has no agent 'rigth'"),

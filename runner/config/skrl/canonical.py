@@ -130,6 +130,25 @@ def canonical_override(key: Key, value: Any, era: Era, where: str = "command lin
     return key, value
 
 
+def of_agents(data: dict[str, Any], key: Key, value: Any) -> Key:
+    """The key to set in a translated configuration: that of an agent's own number is in `of_agents`.
+
+    A number of all agents takes the place of those of each.
+    """
+    agent = data.get("agent")
+    if not _several(agent) or len(key) < 2 or key[0] != "agent" or key[1] not in marked(Agent, Mark.HYPER):
+        return key
+    if len(key) > 2 or isinstance(value, Mapping):
+        return ("agent", "of_agents", *key[1:])
+    if isinstance(blocks := agent.get("of_agents"), dict):
+        blocks.pop(key[1], None)
+    return key
+
+
+def _several(agent: Any) -> bool:
+    return is_class(agent, "IPPO") or is_class(agent, "MAPPO")
+
+
 def _rename(agent: dict[str, Any], old: str, new: str, source: Source, notes: _Notes) -> None:
     if old not in agent:
         return
@@ -195,7 +214,7 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
 
 def _of_agents(agent: dict[str, Any], source: Source, notes: _Notes) -> None:
     """Numbers of which each of several agents has its own: skrl takes a block by agent in place of one."""
-    if not (is_class(agent, "IPPO") or is_class(agent, "MAPPO")):
+    if not _several(agent):
         return
     for name in [name for name in marked(Agent, Mark.HYPER) if isinstance(agent.get(name), dict)]:
         agent["of_agents"] = {**(agent.get("of_agents") or {}), name: agent.pop(name)}
