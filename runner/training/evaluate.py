@@ -112,8 +112,9 @@ def _round(
         check_finite(observations, last, *of_rows)
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
         lengths[playing] += ~begins[playing]
-        if carry is not None and begins.any():
-            carry[begins] = 0
+        # So does the arrival of an agent, which comes late.
+        if carry is not None and (forgets := begins | absent).any():
+            carry[forgets] = 0
         begins[playing] = terminated | truncated
         ended = info.get("episode_ends", terminated | truncated)
         if env.agents is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from runner.envs.wrap import wrap_env
 from runner.errors import FailedEnvironmentError, UserError
 from runner.training.evaluate import EVALUATION_RESET, Episode, play
 from runner.training.tracking import TensorBoard
+from tests.parallel import Stay, Timetable
 from tests.probe_envs import PoisonReset, Truncation, make_vector
 
 
@@ -88,6 +90,20 @@ def test_the_policy_is_told_the_number_of_the_step_and_what_it_remembers_of_the_
     play(wrap_env(make_vector(Truncation, 2, length=3)).opened, choose, [0], 4, 2, longest=10)
     assert steps == [0, 1, 2, 20, 21, 22]
     assert remembered == [None, 0, 1, None, 20, 21]
+
+
+def test_an_agent_that_comes_late_begins_with_nothing_remembered() -> None:
+    found: dict[int, set[tuple[int, int]]] = {0: set(), 1: set()}
+
+    def choose(carry: Any, observations: np.ndarray, step: int) -> tuple[Any, np.ndarray]:
+        carry = np.zeros((len(observations), 1)) if carry is None else carry
+        for (_, _, time, agent), remembered in zip(observations, carry[:, 0], strict=True):
+            if time == step < 5:
+                found[int(agent)].add((step, int(remembered)))
+        return carry + 1, np.zeros(len(observations), int)
+
+    play(wrap_env(partial(Timetable, {"whole": Stay(0, 5), "late": Stay(2, 3)}), 1).opened, choose, [0], 1, 1)
+    assert found == {0: {(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)}, 1: {(2, 0), (3, 1), (4, 2)}}
 
 
 def test_an_episode_that_never_ends_is_an_error() -> None:
