@@ -41,6 +41,8 @@ def _of_launch(config: Config) -> Iterator[tuple[Key, str]]:
         yield ("trainer", "stochastic_evaluation"), "evaluation.interval is 0 (launch eval has --stochastic)"
     if config.backend == "jax":
         yield ("compile",), "it is torch's, and backend is jax"
+    elif config.models.recurrent:
+        yield ("compile",), "networks with lstm or gru layers run uncompiled"
 
 
 def _of_agent(config: Config) -> Iterator[tuple[Key, str]]:

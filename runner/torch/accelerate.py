@@ -71,10 +71,15 @@ def compiles(config: Config) -> bool:
     A function of the configuration alone (and of there being a compiler at all), never of measured time: compiled and
     eager arithmetic differ in the last bits, and a repeated run must repeat.
     """
+    if config.models.recurrent:
+        if config.compile is True:
+            log.warning(
+                "compile: True has no effect on networks with lstm or gru layers: a graph of every step of a sequence "
+                "takes minutes to compile, so the update runs uncompiled"
+            )
+        return False
     if config.compile != "auto":
         return config.compile
-    if config.models.recurrent:
-        return False  # a graph of every step of a sequence is large, and slow to compile
     steps = config.updates * config.agent.learning_epochs * config.agent.mini_batches
     if steps < WORTH_COMPILING:
         return False

@@ -34,6 +34,7 @@ RULES = [
     ),
     ("agent.learning_starts=3,4", ["agent.random_timesteps=4"], ["agent.random_timesteps=0"]),
     ("compile=True,False", ["backend=jax"], ["backend=torch"]),
+    ("compile=True,False", ["models.policy.network.0.layers=[{gru: 2}]"], ["models.policy.network.0.layers=[2]"]),
     ("evaluation.episodes=5,6", ["evaluation.interval=0"], ["evaluation.interval=8"]),
     ("trainer.stochastic_evaluation=True,False", ["evaluation.interval=0"], ["evaluation.interval=8"]),
     ("models.policy.min_log_std=-5,-6", ["models.policy.clip_log_std=False"], ["models.policy.clip_log_std=True"]),

@@ -34,6 +34,20 @@ def test_without_a_compiler_the_run_is_eager_and_says_why(
     assert "no C++ compiler found" in caplog.text
 
 
+@pytest.mark.parametrize("compile", [True, False, "auto"])
+def test_recurrent_networks_are_not_compiled_and_who_asks_is_told(
+    compile: bool | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {f"models.{role}.network.0.layers": [{"lstm": 2}] for role in ("policy", "value")}
+    config = make_config({**changes, "compile": compile, "agent.mini_batches": 1})
+    with caplog.at_level(logging.WARNING):
+        assert not Runner(make_env("Pendulum-v1"), config, threads=1).compiles
+    told = [
+        record for record in caplog.messages if "compile: True has no effect on networks with lstm or gru" in record
+    ]
+    assert len(told) == (compile is True)
+
+
 def test_training_leaves_torchs_threads_as_they_were() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
