@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ACTIVATIONS = ("elu", "leaky_relu", "relu", "selu", "sigmoid", "softmax", "softplus", "softsign", "tanh")
 """Activations that skrl has; it leaves out any other without a word."""
 THEIR_LOG_STD = "log_std_parameter"
+FIRST_CELL = ".weight_ih_l0"
 BYTE = 255.0
 """Our first layer divides uint8 images by this, skrl's does not."""
 
@@ -64,7 +65,9 @@ def read(data: bytes | Mapping[str, Any], network: Network, config: Config, name
     not say: skrl's JAX agents save neither.
     """
     file = opened(data, network.separate, name)
-    layers = _layers(network, any(key.startswith("net.") for key in file.parameters["policy"]), file.flax, f"{name}: ")
+    legacy = any(key.startswith("net.") for key in file.parameters["policy"])
+    cells = {role: _cells(parameters) for role, parameters in file.parameters.items()}
+    layers = _layers(network, legacy, file.flax, f"{name}: ", cells)
     if file.flax and config.models.policy.fixed_log_std and network.distribution.gaussian:
         (shape,) = (entry.shape for entry in network.entries if entry.name == LOG_STD)
         fixed = np.broadcast_to(np.array(network.distribution.initial_log_std), shape)
@@ -104,7 +107,7 @@ def write(states: Sequence[MemberState], names: Sequence[str], network: Network,
 
 def _modules(state: MemberState, network: Network, config: Config) -> dict[str, Any]:
     """One member as the modules of skrl's agent."""
-    layers = _layers(network, False, False, "agent.save: ")
+    layers = _layers(network, False, False, "agent.save: ", {})
     rows = ((state.parameters, 1), (state.first_moment, -1), (state.second_moment, -2))
     parameters, first, second = (_theirs(network, layers, row, power) for row, power in rows)
     order = [(role, key) for role in layers for key in parameters[role]]
@@ -134,8 +137,16 @@ def _modules(state: MemberState, network: Network, config: Config) -> dict[str, 
     return modules
 
 
-def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:
-    """Every layer with parameters; `legacy` are the names of skrl 1.0 to 1.2, `flax` those of a JAX agent's file."""
+def _cells(parameters: Tensors) -> list[str]:
+    """Names of the recurrent modules, in the file's order: skrl has those of people's own classes alone."""
+    return [name.removesuffix(FIRST_CELL) for name in parameters if name.endswith(FIRST_CELL)]
+
+
+def _layers(network: Network, legacy: bool, flax: bool, where: str, cells: Mapping[str, Sequence[str]]) -> Layers:
+    """Every layer with parameters; `legacy` are the names of skrl 1.0 to 1.2, which people's own classes have, too.
+
+    `flax` are those of a JAX agent's file, `cells` the names of recurrent modules by role.
+    """
     found: Layers = {}
     for name, role in zip(ROLES, (network.policy, network.value), strict=True):
         place, channels = f"{where}models.{name}", 0
@@ -145,11 +156,11 @@ def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:
         if name == "policy" or network.separate:
             if not role.blocks:
                 raise UserError(f"{place}.network: has no container; needed: one, as skrl has it")
-            found[name] = []
+            found[name], modules = [], iter(cells.get(name, ()))
             for block in role.blocks:
                 if channels:
                     raise UserError(f"{place}.network: a container gives an image, which skrl's JAX lays out otherwise")
-                layers, following, channels = _block(network, block, legacy, flax, place)
+                layers, following, channels = _block(network, block, legacy, flax, place, modules)
                 found[name] += layers
             if network.separate:
                 head, last = following, role.blocks[-1].name
@@ -160,7 +171,9 @@ def _layers(network: Network, legacy: bool, flax: bool, where: str) -> Layers:
     return found
 
 
-def _block(network: Network, block: Block, legacy: bool, flax: bool, place: str) -> tuple[list[_Layer], str, int]:
+def _block(
+    network: Network, block: Block, legacy: bool, flax: bool, place: str, cells: Iterator[str]
+) -> tuple[list[_Layer], str, int]:
     """A container's layers, skrl's name of a layer that would follow, and the channels that it would read."""
     _check_activations({step.activation for step in block.steps} - {"identity"}, f"{place}.network")
     prefix = "net" if legacy else f"{block.name}_container"
@@ -174,9 +187,14 @@ def _block(network: Network, block: Block, legacy: bool, flax: bool, place: str)
             index += not step.name.endswith(".-1")  # that one is our own, in front of a first linear layer
             continue
         if isinstance(step.layer, Recurrent):
-            raise UserError(
-                f"{place}.network: {step.layer.cell}: skrl's Runner has no recurrent layers; needed: others"
-            )
+            if (module := next(cells, None)) is None:
+                raise UserError(
+                    f"{place}.network: {step.layer.cell}: skrl's Runner has no recurrent layers; needed: others"
+                )
+            if factor != 1.0:
+                break
+            layers.append(_Layer(step.name, module))
+            continue
         layers.append(_Layer(step.name, f"{prefix}.{index}", factor, channels))
         factor, channels = 1.0, step.layer.channels if flax and isinstance(step.layer, Conv2d) else 0
         index += 1 if step.activation == "identity" and not legacy else 2
@@ -210,9 +228,10 @@ def _pairs(network: Network, role: str, layers: list[_Layer]) -> Iterator[tuple[
     if role == "policy" and LOG_STD in entries:
         yield entries[LOG_STD], THEIR_LOG_STD, _Layer(LOG_STD, THEIR_LOG_STD)
     for layer in layers:
-        for part in ("weight", "bias"):
-            if f"{layer.ours}.{part}" in entries:
-                yield entries[f"{layer.ours}.{part}"], f"{layer.theirs}.{part}", layer
+        for name, entry in entries.items():
+            whose, _, part = name.rpartition(".")
+            if whose == layer.ours:
+                yield entry, f"{layer.theirs}.{part}", layer
 
 
 def _check_names(network: Network, layers: Layers, file: File, name: str) -> None:

@@ -29,9 +29,13 @@ _IN_NAME = re.compile(r"(?:^|[^a-z])(trpo|rpo)(?![a-z])")
 def check_class(value: Any, where: str) -> None:
     """Refuse the name of another algorithm."""
     name = str(value).rsplit(".", 1)[-1].upper()
-    if name.removesuffix(_RECURRENT) in _OTHERS or (
-        name.endswith(_RECURRENT) and name.removesuffix(_RECURRENT) in OURS
-    ):
+    plain = name.removesuffix(_RECURRENT)
+    if plain != name and plain in OURS:
+        raise UserError(
+            f"{where}: class {name} of skrl is not supported; allowed: {plain}, with layers such as {{lstm: 64}} in a "
+            "network"
+        )
+    if plain in _OTHERS:
         raise UserError(f"{where}: class {name} of skrl is not supported; allowed: {', '.join(OURS)}")
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from runner.config import load_config, resolve
+from runner.config.skrl.algorithms import OURS
 from runner.errors import UserError
 from tests.runner.builders import plain_config
 
@@ -17,11 +18,12 @@ CRITICS = {"policy": {"hiddens": [8]}, "critic_1": {"hiddens": [8]}, "critic_2":
 OFF_POLICY = {"batch_size": 64, "polyak": 0.005, "actor_learning_rate": 1e-3, "state_preprocessor": None}
 
 
-@pytest.mark.parametrize("name", ["SAC", "td3", "DDPG", "DDQN", "DQN", "CEM", "TRPO", "AMP", "IPPO_RNN", "SARSA",
-                                  "Q_LEARNING", "PPO_RNN", "skrl.agents.torch.sac.SAC"])  # fmt: skip
+@pytest.mark.parametrize("name", ["SAC", "td3", "DDPG", "DDQN", "DQN", "CEM", "TRPO", "AMP", "IPPO_RNN", "SAC_RNN",
+                                  "Q_LEARNING", "SARSA", "PPO_RNN", "skrl.agents.torch.sac.SAC"])  # fmt: skip
 def test_another_algorithm_is_named_first_and_alone(name: str) -> None:
     named = name.rsplit(".", 1)[-1].upper()
-    message = f"class {named} of skrl is not supported; allowed: PPO, RPO, A2C, IPPO, MAPPO"
+    ours = {f"{ours}_RNN": f"{ours}, with layers such as {{lstm: 64}} in a network" for ours in OURS}
+    message = f"class {named} of skrl is not supported; allowed: {ours.get(named, 'PPO, RPO, A2C, IPPO, MAPPO')}"
     data = {**plain_config(), "agent": {"class": name, "gradient_steps": 1, "lambda": 1, "gae_lambda": 1}, "foo": 1}
     with pytest.raises(UserError) as caught:
         resolve(data)
