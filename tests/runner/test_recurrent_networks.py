@@ -6,23 +6,30 @@ Axes: P member · T step · N sequence · M remembered number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from runner.api import Runner
 from runner.envs.spaces import layout
+from runner.envs.wrap import wrap_env
 from runner.jax import models as jax_models
 from runner.jax.recurrent import Memory as JaxMemory
 from runner.networks.parameters import Network
 from runner.torch import models
 from runner.torch.recurrent import Memory
+from tests.isaac_lab import INFINITE, ManagerBasedRLEnv
+from tests.parallel import Stay, Timetable
 from tests.runner.builders import assert_same, make_config, make_env, make_network, runner_class
 from tests.runner.torch.test_equals_oracle import close
 
@@ -200,6 +207,54 @@ def test_convolutions_and_an_lstm_train_in_a_pack_as_alone(backend: str) -> None
             other = trained("torch", changes, [5, 6], "MiniGrid-Empty-5x5-v0").states()
             for mine, theirs in zip(pack, other, strict=True):
                 assert_same(mine, theirs, 1e-4)
+
+
+KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "a pool": (lambda: make_env("Pendulum-v1", 3, {"max_episode_steps": 5}), {}),
+    "environments that reset at once": (
+        lambda: gymnasium.make_vec(
+            "Pendulum-v1", 3, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}, max_episode_steps=5
+        ),
+        {},
+    ),
+    "tensors": (lambda: ManagerBasedRLEnv(Box(**INFINITE, shape=(3,)), Box(**INFINITE, shape=(5,))), {}),
+    "agents that die and come late": (
+        lambda: wrap_env(partial(Timetable, {"whole": Stay(0, 5), "late": Stay(2, 2)}, Box(-1, 1, (1,))), 2),
+        {"agent.class": "IPPO"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_update_remembers_what_the_rollout_did(backend: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the memory at its start and where episodes begin, a rollout's outputs follow, whoever resets when."""
+    make, changes = KINDS[kind]
+    changes = {**changes, "agent.observation_preprocessor": None, "agent.sequence_length": 4, "trainer.timesteps": 24}
+    for role in ("policy", "value"):
+        changes[f"models.{role}.network.0.layers"] = [4, LSTMS]
+    runner, begun = runner_class(backend)(make(), make_config(changes), threads=1), 0
+    module = importlib.import_module(f"runner.{backend}.train")
+    learn, found = module.learn, []
+
+    def learning(rules: Any, learner: Any, rollout: Any, *rest: Any) -> Any:
+        columns = rollout.observations, rollout.outputs, rollout.valid, rollout.ended, rollout.carry
+        rows = [torch.from_numpy(np.asarray(x).copy()) for x in (learner.optimizer.parameters, *columns)]
+        found.append(rows if backend == "torch" else [rows[0], *(x.swapaxes(0, 1) for x in rows[1:])])
+        return learn(rules, learner, rollout, *rest)
+
+    monkeypatch.setattr(module, "learn", learning)
+    list(runner.reports())
+    network = runner._members.network
+    for parameters, observations, outputs, valid, ended, carry in found:
+        over = ~valid.bool() | (ended if runner.env.resets_at_once else False)
+        begins = torch.cat((torch.zeros_like(over[:, :1]), over[:, :-1]), 1)
+        begun += int((begins & valid.bool())[:, 1:].sum())
+        memory = Memory(carry[:, 0], begins.flatten(1))
+        rows = observations[:, :-1].flatten(1, 2)
+        again = models.policy(network, models.cut(network, parameters), rows, memory)[0].view(outputs.shape)
+        close(again[valid.bool()], outputs[valid.bool()].numpy(), kind)
+    assert begun > 4
 
 
 def test_a_policy_without_memory_beside_a_value_that_has_one_acts_as_feed_forward() -> None:
