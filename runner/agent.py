@@ -96,6 +96,8 @@ class Agent:
                 f"agent.act: state: found shape {list(state.shape)} of {state.dtype}; allowed: numbers "
                 f"{list(needed)}, as agent.act returned them"
             )
+        if not np.isfinite(state).all():
+            raise UserError("agent.act: state: found numbers that are not finite; allowed: finite numbers")
         return state.astype(np.float32)
 
     def save(self, path: str | Path | Sequence[str | Path], member: int | None = None) -> None:

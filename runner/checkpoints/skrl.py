@@ -30,6 +30,7 @@ ACTIVATIONS = ("elu", "leaky_relu", "relu", "selu", "sigmoid", "softmax", "softp
 """Activations that skrl has; it leaves out any other without a word."""
 THEIR_LOG_STD = "log_std_parameter"
 FIRST_CELL = ".weight_ih_l0"
+"""A parameter that each recurrent module of torch has."""
 BYTE = 255.0
 """Our first layer divides uint8 images by this, skrl's does not."""
 

@@ -112,7 +112,7 @@ def _round(
         check_finite(observations, last, *of_rows)
         returns[playing] += np.where(begins[playing], 0, info.get("episode_rewards", rewards))
         lengths[playing] += ~begins[playing]
-        # So does the arrival of an agent, which comes late.
+        # A life that begins remembers nothing, nor does an agent that was not there.
         if carry is not None and (forgets := begins | absent).any():
             carry[forgets] = 0
         begins[playing] = terminated | truncated

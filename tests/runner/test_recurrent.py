@@ -291,6 +291,8 @@ def test_agent_act_takes_and_returns_what_is_remembered(backend: str) -> None:
         UserError, match=r"agent.act: state: found shape \[6, 3\] of float32; allowed: numbers \[6, 2\]"
     ):
         runner.agent.act(rows[0], np.zeros((6, 3), np.float32))
+    with pytest.raises(UserError, match=r"agent.act: state: found numbers that are not finite"):
+        runner.agent.act(rows[0], np.full((6, 2), np.nan, np.float32))
     plain = made(backend, {}, [5])
     assert plain.agent.act(rows[0], True).shape == (6,)
     with pytest.raises(UserError, match="this policy is feed-forward"):
