@@ -135,9 +135,7 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
                 self._see(row, observations)
             elif not was:
                 cells[row] = 0
-            cells[row, REWARD] = self._number(key, rewards[key]) if was else 0.0
-            cells[row, [TERMINATED, TRUNCATED]] = ends
-            cells[row, PRESENT] = stays
+            cells[row, REWARD:] = (self._number(key, rewards[key]) if was else 0.0, *ends, stays)
         over = not cells[:, PRESENT].any()
         cut = over and bool(cells[:, TRUNCATED].any())
         return self._row(), float(cells[:, REWARD].sum()), over and not cut, cut, {}
@@ -163,7 +161,12 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
         key, parts, columns = self._keys[row], self.common.layouts[row], self.common.columns
         if key not in observations:
             raise UserError(f"{self._made}: gives no observation of {key}, which is in agents; allowed: one of each")
-        value, own = observations[key], np.zeros((1, parts.stop), np.float32)
+        value = observations[key]
+        plain = not parts.children and self.common.gathers[row] is None
+        if plain and type(value) is np.ndarray and value.shape == parts.shape:  # most are
+            self._cells[row, :columns] = value.reshape(-1)
+            return
+        own = np.zeros((1, parts.stop), np.float32)
         try:
             if not parts.children and parts.stop > 1 and as_array(value).shape != parts.shape:
                 raise ValueError(f"its shape is {as_array(value).shape}")
@@ -174,6 +177,8 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
         self._cells[row, :columns] = self.common.padded(row, own)[0]
 
     def _number(self, key: Any, reward: Any) -> float:
+        if type(reward) is float:
+            return reward
         array = as_array(reward)
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise UserError(f"{self._made}: step gives as reward of {key} {_kind(reward)}; allowed: one number")
