@@ -121,6 +121,11 @@ class Agent:
                 raise UserError(
                     f"{file}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl"
                 )
+            if file.suffix == ".pt" and self._env.agents is not None and self._env.padded:
+                raise UserError(
+                    f"{file}: these agents have different spaces, which are padded here and not in skrl; allowed: a "
+                    "name ending in .safetensors"
+                )
         states = self._members.states()
         for file, one in zip(paths, members, strict=True):
             parts = (

@@ -46,6 +46,7 @@ class VectorEnv:
     Attributes:
         num_envs: environments stepped together; rows, where there are several agents.
         agents: who is who among the rows; None where each is an environment with one agent.
+        padded: observations or actions of several agents are wider than some agent's own.
         observation_space: of one environment, unflattened.
         action_space: of one environment.
         layout: where the parts of an observation are in a flat row, and the rows' dtype.
@@ -57,6 +58,7 @@ class VectorEnv:
     """
 
     agents: Agents | None = None
+    padded = False
     resets_at_once = False
     rebuilds = True
     splits = True

@@ -262,6 +262,14 @@ def test_a_file_has_all_agents_of_a_trial(share: bool, suffix: str, tmp_path: Pa
         misfit.agent.load(file)
 
 
+def test_agents_of_different_spaces_are_not_written_for_skrl(tmp_path: Path) -> None:
+    runner = runner_class("torch")(wrap_env(Cart, 2), config("MAPPO"))
+    with pytest.raises(UserError, match="different spaces, which are padded here and not in skrl"):
+        runner.agent.save(tmp_path / "agents.pt")
+    runner.agent.save(tmp_path / "agents.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["agents.safetensors"]
+
+
 def test_act_takes_and_gives_mappings() -> None:
     runner = runner_class("torch")(wrap_env(Frail, 2), config("IPPO", policy="CategoricalMixin"))
     seen = {name: np.zeros((4, 2), np.float32) for name in Frail.possible_agents}

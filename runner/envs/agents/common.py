@@ -74,6 +74,11 @@ class Common:
         return cls(*_padded(layouts, sizes, taken), starts, least)
 
     @property
+    def differs(self) -> bool:
+        """They are not each agent's own."""
+        return any(gather is not None for gather in self.gathers)
+
+    @property
     def columns(self) -> int:
         """Numbers of a common observation."""
         return layout(self.observation_space).stop

@@ -54,6 +54,7 @@ class TensorAgents(TensorEnv):
         self._names = tuple(attribute(env, "possible_agents"))
         observed, taken = (attribute(env, name) for name in ("observation_spaces", "action_spaces"))
         self.common = Common.of({n: observed[n] for n in self._names}, {n: taken[n] for n in self._names})
+        self.padded = self.common.differs
         self._own_actions = [(taken[name], ActionSpace.of(taken[name])) for name in self._names]
         states = attribute(env, "state_spaces", None)
         state = states.get(self._names[0]) if isinstance(states, Mapping) else attribute(env, "state_space", None)

@@ -48,6 +48,7 @@ class AgentsEnv(VectorEnv):
         """
         self._env, self.rebuilds, self.measured = env, env.rebuilds, env.measured
         self.common, self._state_space, self._of_trial = common, state_space, env.num_envs
+        self.padded = common.differs
         self._arrange(Agents.of(names), False)
 
     def _arrange(self, agents: Agents, states: bool) -> None:
