@@ -12,6 +12,7 @@ from runner.checkpoints import checkpoint
 from runner.checkpoints import skrl as skrl_checkpoint
 from runner.config import Config
 from runner.envs.agents import acting
+from runner.envs.agents.roster import Agents
 from runner.envs.base import VectorEnv
 from runner.envs.observations import as_array, flatten_batch, like, tensor_in
 from runner.errors import UserError
@@ -37,7 +38,8 @@ class Agent:
             observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
                 `[N, O]`; numpy, torch or another array library; any N. Of several agents, a mapping of such by name.
             state: what a recurrent policy remembers `[N, M]`, as the last call returned it, with zeros in rows whose
-                episode begins; None where all do. The second argument may also be `deterministic`.
+                episode begins; None where all do. Of several agents, a mapping of such by name, without those whose
+                episodes begin. The second argument may also be `deterministic`.
             deterministic: the most probable action instead of a sample.
 
         Returns:
@@ -50,8 +52,12 @@ class Agent:
             raise UserError(
                 f"agent.act: this runner trains {self._members.pack.trials} members; act with a runner of one seed"
             )
+        if state is not None and not self._members.network.policy_memory:
+            raise UserError(
+                "agent.act: found a state, but this policy is feed-forward; allowed: agent.act(observations)"
+            )
         if self._env.agents is not None:
-            return self._act_together(self._env.agents.names, observations, state, deterministic)
+            return self._act_together(self._env.agents, observations, state, deterministic)
         try:
             flat = flatten_batch(self._env.observation_space, self._env.layout, observations)
         except (ValueError, KeyError, TypeError) as error:
@@ -65,32 +71,35 @@ class Agent:
         found = _in_library(observations, actions.astype(self._env.actions.dtype))
         return found if carry is None else (found, _in_library(observations, carry))
 
-    def _act_together(self, names: Sequence[str], observations: Any, state: Any, deterministic: bool) -> Any:
+    def _act_together(self, agents: Agents, observations: Any, state: Any, deterministic: bool) -> Any:
         """`act` of several agents: mappings by name, of all agents or those that are there."""
-        if not isinstance(observations, Mapping) or not observations or not set(observations) <= set(names):
-            found = ", ".join(map(str, observations)) if isinstance(observations, Mapping) else "no mapping"
-            raise UserError(
-                f"agent.act: observations: found {found or 'no agent'}; allowed: by agent, {', '.join(names)}"
-            )
+        _check_names("observations", observations, agents.names)
         try:
+            if not observations:
+                raise ValueError("there are none")
             if self._members.pack.static.models.policy.reads("STATES"):
                 raise ValueError("the policy reads STATES, and observations of agents have none")
             rows = acting.rows_of(self._env, observations)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"agent.act: observations do not fit the agents' spaces: {error}") from None
-        carry = None if state is None else self._checked(as_array(state), len(rows))
+        carry, count = None, len(rows) // agents.rows
+        if state is not None:
+            _check_names("state", state, agents.names)
+            cells = np.zeros((count, len(agents.names), self._members.network.policy_memory), np.float32)
+            for name, own in state.items():
+                cells[:, agents.names.index(name)] = self._checked(as_array(own), count)
+            carry = agents.rows_of(cells, count)
         self._draws += 1
         carry, actions = self._members.choose(carry, rows, deterministic, self._draws)
-        chosen = acting.by_agent(self._env, actions)
-        given = {name: _in_library(observations[name], chosen[name]) for name in names if name in observations}
-        return given if carry is None else (given, _in_library(next(iter(observations.values())), carry))
+        chosen, names = acting.by_agent(self._env, actions), [name for name in agents.names if name in observations]
+        given = {name: _in_library(observations[name], chosen[name]) for name in names}
+        if carry is None:
+            return given
+        cells = agents.of_rows(carry, count)
+        return given, {name: _in_library(observations[name], cells[:, agents.names.index(name)]) for name in names}
 
     def _checked(self, state: np.ndarray, rows: int) -> np.ndarray:
         needed = rows, self._members.network.policy_memory
-        if not needed[1]:
-            raise UserError(
-                "agent.act: found a state, but this policy is feed-forward; allowed: agent.act(observations)"
-            )
         if state.shape != needed or state.dtype.kind not in "fiu":
             raise UserError(
                 f"agent.act: state: found shape {list(state.shape)} of {state.dtype}; allowed: numbers "
@@ -179,6 +188,13 @@ class Agent:
                         f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
                     )
         self._members.restore(states)
+
+
+def _check_names(what: str, given: Any, names: Sequence[str]) -> None:
+    """Refuse what is no mapping by agent."""
+    if not isinstance(given, Mapping) or not set(given) <= set(names):
+        found = ", ".join(map(str, given)) if isinstance(given, Mapping) else "no mapping"
+        raise UserError(f"agent.act: {what}: found {found}; allowed: by agent, {', '.join(names)}")
 
 
 def _in_library(observations: Any, values: np.ndarray) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from runner.api import Runner
 from runner.envs.spaces import layout
 from runner.envs.wrap import wrap_env
+from runner.errors import UserError
 from runner.jax import models as jax_models
 from runner.jax.recurrent import Memory as JaxMemory
 from runner.networks.parameters import Network
@@ -181,6 +182,32 @@ def test_what_acts_remembers_step_by_step_what_the_value_needs() -> None:
         last = policys[:, -1].clone()
         last[..., network.policy_memory :] = values[:, -1, :, network.policy_memory :]
         close(carry, last.numpy(), "carry")
+
+
+@pytest.mark.parametrize("share", [False, True, [["a", "c"], ["b"]]])
+def test_agents_act_with_states_by_their_names(share: Any) -> None:
+    names, rng = ("a", "b", "c"), np.random.default_rng(0)
+    env = wrap_env(partial(Timetable, {name: Stay(0, 5) for name in names}, Box(-1, 1, (1,))), 2)
+    changes = {"agent.class": "IPPO", "agent.share_parameters": share, "models.policy.network.0.layers": [{"gru": 2}]}
+    act = runner_class("torch")(env, make_config(changes)).agent.act
+    first, second = ({name: rng.normal(size=(4, 4)).astype(np.float32) for name in names} for _ in range(2))
+    _, state = act(first, deterministic=True)
+    assert {name: own.shape for name, own in state.items()} == dict.fromkeys(names, (4, 2))
+    on, after = act(second, state, deterministic=True)
+    left, fresh = act(second, {"a": state["a"], "c": state["c"]}, deterministic=True), act(second, deterministic=True)
+    for name in names:
+        np.testing.assert_array_equal(left[1][name], (fresh[1] if name == "b" else after)[name])
+        assert np.abs(fresh[1][name] - after[name]).max() > 1e-3
+    some, its = act({"b": second["b"]}, {"b": state["b"]}, deterministic=True)
+    np.testing.assert_allclose(some["b"], on["b"], atol=1e-6)
+    assert list(its) == ["b"]
+    for wrong, why in (
+        (state["a"], "state: found no mapping; allowed: by agent, a, b, c"),
+        ({"d": state["a"]}, "state: found d; allowed: by agent"),
+        ({"a": state["a"][:3]}, r"state: found shape \[3, 2\] of float32; allowed: numbers \[4, 2\]"),
+    ):
+        with pytest.raises(UserError, match=why):
+            act(second, wrong)
 
 
 # ---------------------------------------------------------------------------------------------- training
