@@ -34,7 +34,7 @@ def presets(
         if not row.measured:
             return [*about, *["-"] * 6]
         numbers = [f"{row.measured['env_steps']:,}", row.seeds, row.statistic("evaluation")]
-        beside = "-"
+        beside = f"{number(row.measured['evaluation']['iqm'])}, {number(row.measured['random'])} (random actions)"
         if row.references:
             other = row.references[0]
             beside = f"{number(row.same_as(other))}, {number(other.score)} ({other.protocol}, {other.source})"
@@ -49,7 +49,7 @@ def presets(
         "seeds:",
         "evaluation:",
     ]
-    more = [Column("training:", 3), Column("minutes:", 2), Column("here, published", 1, least=24)]
+    more = [Column("training:", 3), Column("minutes:", 2), Column("here, others", 1, least=24)]
     lines = [cells(row) for row in rows()]
     shown.print(table([*columns, *more], lines, shown.width))
     print(
