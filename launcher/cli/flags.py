@@ -15,6 +15,7 @@ from launcher.watch.launches import FOLDER
 from runner.config.load import Key
 from runner.config.overrides import parse_override
 from runner.envs.named import imports
+from runner.errors import UserError
 from runner.files import expanded
 
 if TYPE_CHECKING:
@@ -98,12 +99,19 @@ _EXAMPLES = {
 
 def allow(modules: Sequence[str] | None, env: str | None = None, settings: Sequence[str] | None = None) -> None:
     """Let environments import what was typed: after --import, in --env module:Name, in --set env.id=module:Name."""
-    typed = [parse_override(text, ranges=True) for text in settings or ()]
-    names = [
-        env,
-        *(value for key, values in typed if key == ("env", "id") for value in values if isinstance(value, str)),
-    ]
-    imports.allow([*(modules or ()), *(module for name in names for module in imports.module_of(name))])
+    typed = [(text, *parse_override(text, ranges=True)) for text in settings or ()]
+    names = [(f"--env {env}", env)]
+    names += [(f"--set {text}", str(value)) for text, key, values in typed if key == ("env", "id") for value in values]
+    named = {module: flag for flag, name in names for module in imports.module_of(name)}
+    for module, flag in {**{module: f"--import {module}" for module in modules or ()}, **named}.items():
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(
+                f"command line: {flag}: {module!r} is no module's name; allowed: a module that Python finds, in this "
+                "folder too, such as --import my_package or --env my_package:PointEnv"
+            )
+    imports.allow([*(modules or ()), *named])
+    for module in modules or ():
+        imports.load(module, "command line")
 
 
 def examples(verb: str) -> str:

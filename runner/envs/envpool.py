@@ -54,7 +54,7 @@ def _spec(task: str) -> Any:
     """
     known = envpool.list_all_envs()
     if task not in known:
-        hint = did_you_mean(task, known) or " See envpool.list_all_envs()."
+        hint = did_you_mean(task, known) or " `launch envs` lists them; a class or function is module:Name."
         if task in gymnasium.registry:
             hint = f" gymnasium has one: gymnasium:{task}"
         raise UserError(f"env.id: unknown environment {task!r}.{hint}")

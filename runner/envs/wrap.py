@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from runner.envs.agents.joint import is_parallel, takes_turns
+from runner.envs.agents.joint import is_parallel, refuse_turns
 from runner.envs.agents.tensors import TensorAgents, is_many_of_several
 from runner.envs.agents.vector import of_instance, of_recipe
 from runner.envs.base import VectorEnv
@@ -45,11 +45,7 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
         return TensorAgents(env)
     if is_parallel(env):
         return of_instance(env)
-    if takes_turns(env):
-        raise UserError(
-            f"wrap_env: in {type(env).__qualname__} agents act in turns (PettingZoo's AEC API); allowed: environments "
-            "in which they act at once, of its parallel API, such as parallel_env() makes"
-        )
+    refuse_turns(env)
     if is_many(env):
         return TensorEnv(env)
     if isinstance(env, gymnasium.vector.VectorEnv | gymnasium.Env):

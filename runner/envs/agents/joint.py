@@ -10,6 +10,7 @@ Axes: N environment · K agent · O observation of an agent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -52,13 +53,22 @@ class Table(NamedTuple):
 
 def is_parallel(env: Any) -> bool:
     """One environment with PettingZoo's parallel API, not many in one."""
-    alone = getattr(env, "num_envs", None) is None
+    alone = getattr(env, "num_envs", None) is None and not takes_turns(env)
     return alone and all(hasattr(env, name) for name in MEMBERS) and callable(env.observation_space)
 
 
 def takes_turns(env: Any) -> bool:
     """An environment with PettingZoo's other API, in which agents act one after the other."""
-    return hasattr(env, "agent_iter") and hasattr(env, "agent_selection")
+    return hasattr(env, "agent_iter")
+
+
+def refuse_turns(env: Any) -> None:
+    """Raise a `UserError` about such an environment."""
+    if takes_turns(env):
+        raise UserError(
+            f"env: in {type(env).__qualname__} agents act in turns (PettingZoo's AEC API); allowed: environments "
+            "in which they act at once, of its parallel API, such as parallel_env() makes"
+        )
 
 
 class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -81,6 +91,8 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
         self._keys = list(env.possible_agents)
         if not self.names:
             raise UserError(f"{self._made}: possible_agents is empty; allowed: all agents that there may ever be")
+        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise UserError(f"{self._made}: possible_agents has {twice[0]} twice; allowed: each agent once")
         observed, taken = (
             {name: space(key) for name, key in zip(self.names, self._keys, strict=True)}
             for space in (env.observation_space, env.action_space)
@@ -216,4 +228,5 @@ def _kind(value: Any) -> str:
 
 def joined(env: Any, states: bool = False) -> Any:
     """The environment, as a `Joint` if it is a parallel one; as a wrapper of a recipe."""
+    refuse_turns(env)
     return Joint(env, states) if is_parallel(env) else env

@@ -57,9 +57,6 @@ def allow(modules: Iterable[str] | Mapping[str, str]) -> None:
     """
     if not isinstance(modules, Mapping):
         modules = dict.fromkeys(modules, os.getcwd())
-    for module in modules:
-        if not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(f"command line: --import {module}: allowed: the name of a module, such as my_package")
     os.environ[VARIABLE] = json.dumps(allowed() | dict(modules))
     _search()
 
@@ -139,6 +136,8 @@ def last_words(error: BaseException) -> str:
     """The last line of a traceback, and the file and line where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     words = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError):
+        return f"{words} ({error.filename}:{error.lineno})"
     return f"{words} ({frames[-1].filename}:{frames[-1].lineno})" if frames else words
 
 
@@ -150,6 +149,8 @@ def found(module: str, name: str, where: str) -> Any:
     """
     value: Any = load(module, where)
     if not _is_allowed(module) and (module == GYMNASIUM or name not in value.__all__):
+        if near := "" if module == GYMNASIUM else did_you_mean(name, value.__all__):
+            raise UserError(f"{where}: {module} has no {name}.{near}")
         raise _refusal(f"{where}: {module}.{name}", [module])
     for part in name.split("."):
         if part.startswith("__"):
@@ -161,6 +162,8 @@ def found(module: str, name: str, where: str) -> Any:
             value = getattr(value, part)
         except AttributeError:
             near = did_you_mean(part, [key for key, one in names.items() if callable(one)])
+            if hasattr(value, "__path__") and importlib.util.find_spec(f"{module}.{part}") is not None:
+                near = f" It is a module of its own: allowed: {module}.{part}:NAME"
             file = f" ({names['__file__']})" if names.get("__file__") else ""
             raise UserError(f"{where}: {module}{file} has no {name}.{near}{_shadows(module)}") from None
     return value

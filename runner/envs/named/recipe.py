@@ -142,7 +142,7 @@ def _listed(wrappers: Any) -> Sequence[Any]:
     if wrappers is None:
         return ()
     if not isinstance(wrappers, list):
-        raise UserError(f"env.wrappers: found {shown(wrappers, 60)}; allowed: a list")
+        raise UserError(f"env.wrappers: found {shown(wrappers, 60)}; allowed: a list such as [my_package:Clip]")
     return wrappers
 
 

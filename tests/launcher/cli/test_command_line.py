@@ -79,6 +79,16 @@ TYPED = {
     "num-envs -4": ([CARTPOLE, "--num-envs", "-4"], "command line: env.num_envs: found -4; allowed: "),
     "num-envs abc": ([CARTPOLE, "--num-envs", "abc"], 'Invalid value for --num-envs: unable to convert "abc" into int'),
     "env unknown": ([CARTPOLE, "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
+    "env without a module": (
+        [CARTPOLE, "--env", ":Point"],
+        "command line: --env :Point: '' is no module's name; allowed",
+    ),
+    "env in a file": ([CARTPOLE, "--env", "./my.py:Point"], "--env ./my.py:Point: './my.py' is no module's name"),
+    "import of no module": (
+        [CARTPOLE, "--import", "my-env"],
+        "--import my-env: 'my-env' is no module's name; allowed: ",
+    ),
+    "import of nothing": ([CARTPOLE, "--import", "no_such_module"], "command line: there is no module no_such_module"),
     "no env": ([PPO], "ppo: env.id is required: name it in the file (env: {id: …}) or with --env"),
     "no num_envs": ([PPO, "--env", "Pendulum-v1"], "ppo: env.num_envs is required: name it in the file or with --num-"),
     "image": (

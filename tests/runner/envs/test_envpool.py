@@ -187,7 +187,7 @@ ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("MiniGrid-Empty-5x5-v0", {"size": -5}, "env.size: cannot be set"),
     ("CartPole-v", {}, "env.id: unknown environment 'CartPole-v'. Did you mean 'CartPole-v1' or 'CartPole-v0'"),
     ("halfcheetah-v4", {}, "env.id: unknown environment 'halfcheetah-v4'. Did you mean 'HalfCheetah-v4'"),
-    ("Bogus", {}, "env.id: unknown environment 'Bogus'. See envpool.list_all_envs()."),
+    ("Bogus", {}, "env.id: unknown environment 'Bogus'. `launch envs` lists them; a class or"),
     ("TicTacToe-v1", {}, "env.id: TicTacToe-v1 is a game of several players"),
 ]
 

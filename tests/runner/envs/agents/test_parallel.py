@@ -213,14 +213,20 @@ def test_real_actions_of_different_sizes_are_refused() -> None:
 
 def test_turns_are_refused() -> None:
     class Turns(Lone):
-        agent_selection = "agent_0"
-        observation_space = None  # type: ignore[assignment]
-
         def agent_iter(self) -> None:
             """Turns."""
 
     with pytest.raises(UserError, match="agents act in turns"):
         wrap_env(Turns())
+    with pytest.raises(UserError, match="agents act in turns"):
+        wrap_env(Turns, num_envs=2)
+
+
+def test_an_agent_twice_is_refused() -> None:
+    twins = Lone()
+    twins.possible_agents = ["agent_0", "agent_0"]
+    with pytest.raises(UserError, match="possible_agents has agent_0 twice; allowed: each agent once"):
+        wrap_env(twins)
 
 
 def test_one_agent_has_no_groups() -> None:
