@@ -49,6 +49,8 @@ def _of_agent(config: Config) -> Iterator[tuple[Key, str]]:
     agent = config.agent
     if agent.cls != "RPO":
         yield ("agent", "alpha"), f"it is RPO's, and agent.class is {agent.cls}"
+    if not agent.several:
+        yield ("agent", "team_return"), f"agent.class {agent.cls} is of one agent"
     if agent.cls == "A2C":
         yield ("agent", "ratio_clip"), "A2C's policy loss has no ratio"
     for name in ("observation_preprocessor", "state_preprocessor", "value_preprocessor"):

@@ -51,7 +51,7 @@ def _sentence(detail: ErrorDetails, source: Source, schedule: str | None) -> str
     if kind == "missing":
         said = "required, but not given"
     elif kind != "value_error":
-        said = _refused(detail, key, entry)
+        said = refused(detail, key, entry)
     where = source.where(key) if key else source.name
     if entry is None or entry.section:
         return f"{where}: {said}"
@@ -74,7 +74,7 @@ def _of_validator(key: Key, said: str) -> tuple[Key, str]:
     return ((*key, *inner), what) if key and colon and inner[0] in ("network", "output") else (key, said)
 
 
-def _refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
+def refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
     """A value that was found, and those that the schema allows."""
     found = f"found {shown(detail['input'])}; allowed: "
     if entry is None:
@@ -88,6 +88,8 @@ def _refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
 def _unknown(key: Key, source: Source, schedule: str | None) -> str:
     """The nearest names of a key that is unknown, here or elsewhere, and those that are allowed here."""
     fields = keys.below(key[:-1], schedule)
+    if key in ((SWEEP,), (SEARCH,)):
+        return f" {key[0]} is a section of files; on the command line its parts have flags: --set, --zip, --search"
     if len(key) == 1 and key not in source.overridden:
         fields += [SWEEP, SEARCH]
     known = sorted({*fields, *_OLDER.get(keys.spelled(key[:-1]), ())})

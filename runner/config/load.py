@@ -38,7 +38,7 @@ class Source:
     def where(self, key: Key) -> str:
         """`cfg.yaml:12: agent.learning_rate` for a key path, or the nearest parent that has a line."""
         made_there = key not in self.lines and any(k[: len(key)] == key for k in self.overridden)
-        if key and (made_there or key in self.overridden):
+        if key and (made_there or any(key[: len(k)] == k for k in self.overridden)):
             return f"command line: {dotted(key)}"
         key = next((old + key[len(new) :] for new, old in self.written.items() if key[: len(new)] == new), key)
         for end in range(len(key), 0, -1):

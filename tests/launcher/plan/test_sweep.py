@@ -334,6 +334,7 @@ def test_a_seed_that_is_none(tmp_path: Path) -> None:
 
 IDLE = {
     "agent.alpha=0.1,0.2": "agent.alpha changes nothing: it is RPO's, and agent.class is PPO",
+    "agent.team_return=sum,mean": "agent.team_return changes nothing: agent.class PPO is of one agent",
     "trainer.headless=True,False": "trainer.headless changes nothing",
     "trainer.render_interval=1,2": "accepted for the sake of skrl's files",
     "trainer.stochastic_evaluation=True,False": "evaluation.interval is 0 (launch eval has",

@@ -268,6 +268,8 @@ OVERRIDES: dict[str, str] = {
     "models.policy.hiddens=32": "models.policy.hiddens: found 32; allowed: a list of layer sizes such as [64, 64]",
     "models.policy.hiddens=[0,8]": "a layer is a positive number of units, found 0",
     "models.policy.hiddens=[true,8]": "models.policy.hiddens.0: found True; allowed: a number of units",
+    "agent.share_parameters=[[0]]": "\ncommand line: agent.share_parameters.0.0: found 0; allowed: list (each text)",
+    "search.trials=3": "command line: search: unknown key. search is a section of files; on the command line its parts",
     # command line syntax
     "novalue": "command line: --set 'novalue': write key=value, such as agent.learning_rate=3e-4",
     "=3": "command line: --set '=3': write key=value",
