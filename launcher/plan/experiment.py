@@ -21,6 +21,7 @@ from runner.config import SEARCH, Config, resolve
 from runner.config.effect import effective, shared_role
 from runner.config.load import Key, Source, read_yaml
 from runner.config.numbers import number
+from runner.config.section import null_to_empty
 from runner.config.skrl.eras import Era, era_of
 from runner.errors import UserError
 from runner.training.pack import identity, static_key
@@ -128,7 +129,7 @@ def read_files(
     found = []
     for path, stem in zip(files, _config_names(files), strict=True):
         data, source = read_yaml(path)
-        search = (data.pop(SEARCH) or {}) if SEARCH in data else None
+        search = null_to_empty(data.pop(SEARCH)) if SEARCH in data else None
         era, section = era_of(data), sweep.take_section(data, source)
         found.append(File(path, stem, data, source, era, sweep.combine(section, typed, era, source, seeds), search))
     return found

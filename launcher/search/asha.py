@@ -7,6 +7,7 @@ free it takes the settings that are among the best of a rung, of those that have
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,12 +16,15 @@ from launcher.ledger.reader import Reader
 from launcher.ledger.rows import Event
 from launcher.plan.experiment import LARGEST_PACK, Trial, evenly
 from launcher.search.scheduler import Desk, Leg
+from launcher.watch.layout import LOST_STATES
 from runner.config import Config
 from runner.training.pack import static_key
 
 Score = Callable[[Reader, Sequence[str], int], float]
 """The score of the setting that has these trials at a timestep; whatever is not finite is the worst."""
 
+UNSCORED = -sys.float_info.max
+"""The score of a setting that has none yet, since no episode of it has ended: below all others, but it may go on."""
 BEGIN, SCORE = "begin", "score"
 """Kinds of events: a setting begins to train to a rung; it has got there, or is lost, and has a score."""
 
@@ -160,6 +164,8 @@ class Asha:
             if not self._left(name, rung, states, agents):
                 seeds = [trial.id for trial in self._settings[name]]
                 score = self._score(ledger, seeds, self._timesteps[name][rung])
+                if not math.isfinite(score) and not any(states[seed] in LOST_STATES for seed in seeds):
+                    score = UNSCORED
                 events.append(_event(SCORE, name, rung, score=score if math.isfinite(score) else None))
         return events
 

@@ -22,11 +22,12 @@ from launcher.plan.experiment import (
     too_many,
     trial_of,
 )
-from launcher.search import pbt, space, tpe
-from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most, rung_shares
+from launcher.search import asha, pbt, space, tpe
+from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most
+from launcher.search.score import Metric
 from launcher.search.settings import METHODS, Search, read_search
 from launcher.watch.tables import count
-from runner.config import Config
+from runner.config import SEARCH, Config
 from runner.config.load import Key, dotted
 from runner.errors import UserError
 
@@ -52,7 +53,7 @@ class Begun:
         lines += [f"             {one.name}: {one}" for one in record.dimensions]
         own = config_of(record.own, 0)
         if search.method == "asha":
-            rungs = ", ".join(f"{share * own.trainer.timesteps:,.0f}" for share in rung_shares(search))
+            rungs = ", ".join(f"{rung:,}" for rung in asha.rungs_of(own, search.asha.reduction, search.asha.rungs))
             lines.append(f"Rungs:       {rungs} timesteps; the best 1/{search.asha.reduction} go on")
         each = [sum(trial.env_steps for trial in of) for of in _by_name(trials)]
         each += [max(each)] * (search.trials - len(each))
@@ -96,12 +97,16 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
     alone = search.method == "pbt" and seeds is None
     numbers = tuple(parse_seeds(seeds or str(search.pbt.population if alone else search.seeds), own.seed))
     per_setting = 1 if alone else len(numbers)
-    if search.begins_with * per_setting > LARGEST_LAUNCH:
+    if search.drawn * per_setting > LARGEST_LAUNCH:
         raise too_many()
+    if max(numbers) + search.fresh_seeds >= 2**63:
+        raise UserError(f"command line: --seeds {seeds}: the seeds of the confirmation, which follow, are too large")
     if search.method == "grid":
         sweep.refuse_ranges(file.axes, file.source)
         found = list(configurations(file, product(file), {}))
     else:
+        for extreme in space.extremes(file.axes):
+            file.configure(extreme)
         found = list(configurations(file, space.points(file.axes, search.seed), {}, search.begins_with))
     notes = {f"{file.path}: {note}": None for _, _, _, told in found for note in told}
     configs = [config for _, _, config, _ in found]
@@ -123,7 +128,7 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
         raise UserError(
             f"{file.path}: search.metric is evaluation, and evaluation.interval is 0; set it, or the metric to return"
         )
-    search = search.model_copy(update={"seeds": per_setting})
+    search = _stopping(search.model_copy(update={"seeds": per_setting}), metric, configs, file, limited)
     if search.method == "tpe":
         tpe.check()
     record = Record(search, metric, numbers, file.stem, file.data, fixed, tuple(dimensions), text_of(own))
@@ -131,6 +136,63 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
         limited += _perturbed(record, settings[0], file)
     names = {setting.name: file.path for setting in settings}
     return Experiment(tuple(trials), (*notes, *limited), names), Begun(record, tuple(settings))
+
+
+def _stopping(search: Search, metric: Metric, configs: Sequence[Config], file: File, notes: list[str]) -> Search:
+    """The search, with no more rungs than the length has if the file names none.
+
+    Raises:
+        UserError: settings cannot be compared where the method compares them.
+    """
+    if search.method == "asha":
+        search, stops = _rungs(search, configs, file, notes)
+    elif search.method == "pbt":
+        stops = [_interval(search, configs, file)] * len(configs)
+    else:
+        return search
+    for one, stop in zip(configs, stops, strict=True):
+        if metric == "evaluation" and one.evaluation.interval > stop:
+            raise UserError(
+                f"{file.path}: evaluation.interval is {one.evaluation.interval:,}, and settings are compared for the "
+                f"first time after {stop:,} timesteps; allowed: at most {stop:,}, or search.metric return"
+            )
+    return search
+
+
+def _interval(search: Search, configs: Sequence[Config], file: File) -> int:
+    """The first timestep at which members of a population are compared."""
+    rollouts, interval = configs[0].agent.rollouts, search.pbt.interval
+    length = configs[0].updates * rollouts
+    if any((one.agent.rollouts, one.updates) != (rollouts, configs[0].updates) for one in configs):
+        raise UserError(
+            f"{file.path}: members of a population are compared at the same timesteps; allowed: one value of "
+            "agent.rollouts and of trainer.timesteps, or another method"
+        )
+    if interval != "auto" and interval >= length:
+        raise UserError(
+            f"{file.source.where((SEARCH, 'pbt', 'interval'))}: found {interval:,}; allowed: timesteps below the "
+            f"length, {length:,}, so that members are compared before the end"
+        )
+    return pbt.boundaries(configs[0], None if interval == "auto" else interval)[0]
+
+
+def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[str]) -> tuple[Search, list[int]]:
+    """The search with as many rungs as are different updates in all configurations, and the first of each of these."""
+    reduction, wanted = search.asha.reduction, search.asha.rungs
+    most = next(
+        rungs
+        for rungs in range(wanted, 0, -1)
+        if all(len(set(asha.rungs_of(one, reduction, rungs))) == rungs for one in configs)
+    )
+    if most < wanted:
+        fewest = min(one.updates for one in configs)
+        said = f"of {count(fewest, 'update')} {most} rungs are different ones with a reduction of {reduction}"
+        if "rungs" in search.asha.model_fields_set:
+            where = file.source.where((SEARCH, "asha", "rungs"))
+            raise UserError(f"{where}: found {wanted}; {said}; allowed: 1 to {most}, or a longer training")
+        notes.append(f"{said}, not {wanted}: so many there are")
+        search = search.model_copy(update={"asha": search.asha.model_copy(update={"rungs": most})})
+    return search, [asha.rungs_of(one, reduction, most)[0] for one in configs]
 
 
 def _perturbed(record: Record, setting: Setting, file: File) -> list[str]:
@@ -152,15 +214,15 @@ def _own(file: File) -> tuple[Config, tuple[tuple[Key, Any], ...]]:
     """The file's own settings, and keys that are set over it and do not vary."""
     space.refuse_seeds(file.axes, file.era, file.source)
     fixed = [choice for axis in file.axes if not space.varies(axis) for choice in axis[0]]
+    try:
+        own, _ = file.configure(fixed)
+    except UserError as error:
+        raise UserError(f"{error} (among the file's own settings, with which a search compares its winner)") from None
     if len(fixed) == sum(len(axis[0]) for axis in file.axes):
         raise UserError(
             f"{file.path}: there is nothing to search; give ranges or alternatives, such as "
             "--set agent.learning_rate=log:1e-5..1e-2, or a sweep: section"
         )
-    try:
-        own, _ = file.configure(fixed)
-    except UserError as error:
-        raise UserError(f"{error} (among the file's own settings, with which a search compares its winner)") from None
     return own, tuple((choice.key, choice.value) for choice in fixed)
 
 

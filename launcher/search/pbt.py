@@ -117,15 +117,19 @@ def spans_of(record: Record, values: Mapping[str, Any]) -> dict[str, Span | None
     return found
 
 
+def boundaries(config: Config, interval: int | None) -> list[int]:
+    """The timesteps at which members are compared, `interval` or a twentieth of the length apart; the last is it."""
+    rollouts, updates = config.agent.rollouts, config.updates
+    each = max(1, round((interval or updates * rollouts / 20) / rollouts))
+    return [update * rollouts for update in range(each, updates, each)] + [updates * rollouts]
+
+
 class Pbt:
     """The scheduler of a population; what it decides are events of the ledger."""
 
     def __init__(self, trials: Sequence[Trial], score: Score, interval: int | None, rules: Rules) -> None:
         """Nothing yet; boundaries are `interval` timesteps apart, None for a twentieth of the length."""
-        config = trials[0].config
-        rollouts, updates = config.agent.rollouts, config.updates
-        each = max(1, round((interval or updates * rollouts / 20) / rollouts))
-        self._boundaries = [update * rollouts for update in range(each, updates, each)] + [updates * rollouts]
+        self._boundaries = boundaries(trials[0].config, interval)
         self._trials, self._score, self._rules = list(trials), score, rules
         self._legs: list[Leg] | None = None
         """Those of the round that have not begun; None before they are formed."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from launcher.search.score import Metric
-from runner.config import SEARCH
-from runner.config.load import Key, Source
+from runner.config import SEARCH, keys
+from runner.config.explain import refused
+from runner.config.load import Key, Source, dotted
 from runner.config.numbers import Float, Int
 from runner.config.section import Section
 from runner.errors import UserError, did_you_mean, shown
@@ -58,7 +61,7 @@ class Search(Section):
     """The method: every combination, random draws, proposals of Optuna's TPE, successive halving, or a population."""
     trials: Annotated[Int, Field(ge=1, le=100_000)] = 64
     """Settings that are tried, each with all its seeds; not of grid and pbt."""
-    seeds: Annotated[Int, Field(ge=1)] = 3
+    seeds: Annotated[Int, Field(ge=1, le=100_000)] = 3
     """Seeds of each setting, over which it is scored; a member of pbt has one, unless --seeds says otherwise."""
     metric: Metric | Literal["auto"] = "auto"
     """The return that is maximised: of the periodic evaluation, or of training; auto: evaluation where there is one."""
@@ -66,7 +69,7 @@ class Search(Section):
     """Env steps that the search may cost at most: fewer settings are tried where all cost more; null: no limit."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """The number that all draws of the search follow from; seeds of trials are others."""
-    confirm: Annotated[Int, Field(ge=0)] | Literal["auto"] = "auto"
+    confirm: Annotated[Int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Fresh seeds with which the winner and the file's own settings are trained at the end; auto: 10, of grid 0."""
     tpe: Tpe = Field(default_factory=Tpe)
     """Options of tpe."""
@@ -117,7 +120,8 @@ def read_search(data: Mapping[str, Any] | None, flags: Mapping[Key, Any], source
     try:
         return Search.model_validate(merged)
     except ValidationError as error:
-        raise UserError("\n".join(_sentence(detail, flags, source) for detail in error.errors())) from None
+        lines = (_sentence(detail, flags, source) for detail in error.errors())
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
 FLAGS: Mapping[Key, str] = {
@@ -130,20 +134,19 @@ FLAGS: Mapping[Key, str] = {
 """Keys of the section that have a flag."""
 
 
-def _sentence(detail: Any, flags: Mapping[Key, Any], source: Source) -> str:
+@cache
+def _table() -> dict[str, keys.Entry]:
+    return {entry.key: entry for entry in keys.entries_of(Search)}
+
+
+def _sentence(detail: ErrorDetails, flags: Mapping[Key, Any], source: Source) -> str:
     """A mistake of the section, as errors of other sections say it."""
-    fields: dict[str, Any] = dict(Search.model_fields)
-    key: Key = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part.partition("[")[1]))
-    sections: dict[str, type[Section]] = {"tpe": Tpe, "asha": Asha, "pbt": Pbt}
-    inner = sections.get(str(key[0])) if len(key) > 1 else None
-    if inner is not None:
-        fields, key = dict(inner.model_fields), key[:2]
-    else:
-        key = key[:1]
+    unknown = detail["type"] == "extra_forbidden"
+    # Behind a key come pydantic's names for the ways to write its value.
+    key = next(key for key in (detail["loc"][:2], detail["loc"][:1]) if unknown or dotted(key) in _table())
     where = f"command line: {FLAGS[key]}" if key in flags else source.where((SEARCH, *key))
-    if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown key.{did_you_mean(key[-1], fields)} Allowed here: {', '.join(sorted(fields))}."
-    said = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    near = did_you_mean(detail["input"], METHODS) if key == ("method",) else ""
-    about = getattr(fields.get(str(key[-1])), "description", None)
-    return f"{where}: found {shown(detail['input'], 80)}; allowed: {said}.{near}" + (f" ({about})" if about else "")
+    if unknown:
+        known = [entry.name for name, entry in _table().items() if name.split(".")[:-1] == [*key[:-1]]]
+        return f"{where}: unknown key.{did_you_mean(key[-1], known)} Allowed here: {', '.join(sorted(known))}."
+    entry = _table()[dotted(key)]
+    return f"{where}: {refused(detail, key, entry).removesuffix('.')} ({entry.text.removesuffix('.')})"

@@ -87,14 +87,28 @@ def shares(seed: int, number: int, size: int) -> list[float]:
 def draw(axes: Sequence[Axis], seed: int, number: int) -> list[tuple[Choice, ...]]:
     """Setting `number`: a step of each axis, of which those with one step have no part in the draw."""
     drawn = iter(shares(seed, number, sum(map(varies, axes))))
-    steps: list[tuple[Choice, ...]] = []
-    for axis in axes:
-        share = next(drawn) if varies(axis) else 0.0
-        if (numbers := sweep.range_of(axis)) is not None:
-            steps.append((replace(axis[0][0], value=numbers.at(share)),))
-        else:
-            steps.append(axis[int(share * len(axis))])
-    return steps
+    return [_at(axis, next(drawn) if varies(axis) else 0.0) for axis in axes]
+
+
+def extremes(axes: Sequence[Axis]) -> Iterator[tuple[Choice, ...]]:
+    """Settings whose ranges are all at their first end, with each step of every axis once, and at their last.
+
+    If these can be trained, so can what is drawn, but for keys that do not go together.
+    """
+    for end in (0.0, 1.0):
+        steps = [_at(axis, end) for axis in axes]
+        yield tuple(chain(*steps))
+    first = [_at(axis, 0.0) for axis in axes]
+    for place, axis in enumerate(axes):
+        for step in axis[1:]:
+            yield tuple(chain(*first[:place], step, *first[place + 1 :]))
+
+
+def _at(axis: Axis, share: float) -> tuple[Choice, ...]:
+    """The step of an axis at a share, from 0 to 1."""
+    if (numbers := sweep.range_of(axis)) is not None:
+        return (replace(axis[0][0], value=numbers.at(share)),)
+    return axis[min(int(share * len(axis)), len(axis) - 1)]
 
 
 def points(axes: Sequence[Axis], seed: int) -> Iterator[tuple[Choice, ...]]:

@@ -21,9 +21,12 @@ from launcher.search.results import Results, read
 from launcher.search.scheduler import Desk, Leg
 from launcher.search.score import WORST
 from launcher.search.space import Dimension
+from runner.config import Config
 from runner.config.load import Key, dotted
 from runner.errors import UserError
 
+PROPOSALS = 100
+"""Proposals for one setting, after which that there is none that can be trained is an error."""
 TOLD = "told"
 """Kind of the event that a setting is over, with its score."""
 
@@ -71,12 +74,12 @@ def study_of(record: Record, events: Sequence[Event], storage: str | None = None
     return study
 
 
-def propose(record: Record, events: Sequence[Event], number: int) -> list[tuple[Key, Any]]:
-    """The values of setting `number`, knowing these events."""
+def propose(record: Record, events: Sequence[Event], number: int, again: int = 0) -> list[tuple[Key, Any]]:
+    """The values of setting `number`, knowing these events; `again` for what else there is."""
     from optuna.samplers import TPESampler
 
     # A sampler of its own for each, so that none depends on how often others were asked in this process.
-    seed = (record.search.seed * 1_000_003 + number) % 2**32
+    seed = (record.search.seed * 1_000_003 + number + again * 1_000_000_007) % 2**32
     sampler = TPESampler(seed=seed, n_startup_trials=record.search.tpe.startup, multivariate=True, constant_liar=True)
     asked = study_of(record, events, sampler=sampler).ask(distributions(record.dimensions)).params
     chosen: list[tuple[Key, Any]] = []
@@ -135,11 +138,22 @@ def _read(desk: Desk) -> tuple[Results, list[Event]]:
 
 def _setting(record: Record, events: Sequence[Event], number: int) -> Setting:
     """The proposal for setting `number`, under a name that no other has."""
-    chosen = propose(record, events, number)
+    chosen, config = _possible(record, events, number)
     labels = sweep.labels([[tuple(Choice(key, None) for key in one.keys)] * 2 for one in record.dimensions])
     taken: dict[str, set[str]] = {event.key: set() for event in events if event.kind == "setting"}
-    name = name_of(record.stem, [(labels[key], value) for key, value in chosen], record.configure(chosen), taken)
+    name = name_of(record.stem, [(labels[key], value) for key, value in chosen], config, taken)
     return Setting(number, name, values_of(chosen))
+
+
+def _possible(record: Record, events: Sequence[Event], number: int) -> tuple[list[tuple[Key, Any]], Config]:
+    """The proposal and its configuration; numbers that do not go together are proposed anew."""
+    for again in range(PROPOSALS):
+        chosen = propose(record, events, number, again)
+        try:
+            return chosen, record.configure(chosen)
+        except UserError as error:
+            last = error
+    raise last
 
 
 def told(name: str, score: float) -> tuple[str, str, dict[str, Any]]:

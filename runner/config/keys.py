@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import BaseModel
+
 from runner.config.load import Key, dump
 from runner.config.schedules import SCHEDULES, arguments_of
 from runner.config.schema import Config
@@ -71,8 +73,13 @@ class Entry:
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """Every key of the canonical form, section by section, without the arguments of schedules."""
-    schema = Config.model_json_schema(by_alias=True)
-    return tuple(_entries(schema, schema["$defs"], ""))
+    return tuple(entries_of(Config))
+
+
+def entries_of(section: type[BaseModel]) -> Iterator[Entry]:
+    """Every key of a section and of those in it."""
+    schema = section.model_json_schema(by_alias=True)
+    return _entries(schema, schema["$defs"], "")
 
 
 @functools.cache

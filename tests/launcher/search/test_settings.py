@@ -41,10 +41,11 @@ def test_flags_beat_the_file_and_defaults_are_written_out() -> None:
         ("metod: asha", {}, r"cfg.yaml:2: search.metod: unknown key. Did you mean 'method'\? Allowed here: asha, "),
         ("method: rndom", {}, r"cfg.yaml:2: search.method: found 'rndom'; .* Did you mean 'random'\?"),
         ("asha: {rung: 3}", {}, r"cfg.yaml:2: search.asha.rung: unknown key. Did you mean 'rungs'\?"),
-        ("asha: 3", {}, r"cfg.yaml:2: search.asha: found 3; allowed: dictionary"),
-        ("pbt: {truncation: 0.9}", {}, r"cfg.yaml:2: search.pbt.truncation: found 0.9; allowed: less than or equal to"),
-        ("trials: 3", {("trials",): 0}, r"command line: --trials: found 0; allowed: greater than or equal to 1"),
-        ("seeds: many", {}, r"cfg.yaml:2: search.seeds: found 'many'; allowed: integer"),
+        ("asha: 3", {}, r"cfg.yaml:2: search.asha: found 3; allowed: block of keys"),
+        ("pbt: {truncation: 0.9}", {}, r"cfg.yaml:2: search.pbt.truncation: found 0.9; allowed: number above 0 to 0.5"),
+        ("trials: 3", {("trials",): 0}, r"command line: --trials: found 0; allowed: whole number from 1 to"),
+        ("seeds: many", {}, r"cfg.yaml:2: search.seeds: found 'many'; allowed: whole number from 1 "),
+        ("metric: eval", {}, r"cfg.yaml:2: search.metric: found 'eval'; allowed: evaluation, return or auto \([^\n]*$"),
     ],
 )
 def test_mistakes_are_named(text: str, flags: dict[Key, Any], said: str) -> None:

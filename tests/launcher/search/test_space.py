@@ -142,11 +142,43 @@ def test_env_steps_of_halving() -> None:
         ((RATE, "agent.learning_rate=1e-3"), {("method",): "random"}, "given twice"),
         (("agent.alpha=0.1..0.4",), {("method",): "random"}, "agent.alpha changes nothing"),
         ((RATE,), {("method",): "random", ("metric",): "evaluation"}, "evaluation.interval is 0"),
+        (
+            ("agent.discount_factor=0.5..1.5",),
+            {("method",): "tpe"},
+            "agent.discount_factor: found 1.5; allowed: number",
+        ),
+        (("agent.ratio_clip=..0.3",), {("method",): "random"}, "agent.ratio_clip: found '..0.3'; allowed: number"),
+        (("agent.class=PPO,FOO,RPO",), {("method",): "tpe"}, "agent.class: found 'FOO'"),
+        ((RATE,), {("method",): "asha", ("asha", "rungs"): 9}, "rungs: found 9; of 96 updates 5 rungs are different"),
+        (
+            (RATE, "evaluation.interval=256"),
+            {("method",): "asha"},
+            "for the first time after 128 timesteps.*at most 128",
+        ),
+        (
+            (RATE,),
+            {("method",): "pbt", ("pbt", "interval"): 3072},
+            "pbt.interval: found 3,072; allowed: timesteps below",
+        ),
+        ((RATE, "agent.rollouts=16,32"), {("method",): "pbt"}, "one value of agent.rollouts and of trainer.timesteps"),
+        (
+            (RATE, f"seed={2**63 - 4}"),
+            {("method",): "random"},
+            "seeds of the confirmation, which follow, are too large",
+        ),
     ],
 )
 def test_refused(sets: tuple[str, ...], flags: dict[Any, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         begin.read([CARTPOLE], sets, {}, None, None, flags)
+
+
+def test_a_short_training_has_fewer_rungs() -> None:
+    experiment, begun = search(RATE, "trainer.timesteps=128", method="asha", trials=3)
+    assert experiment.notes == (
+        "of 4 updates 2 rungs are different ones with a reduction of 3, not 4: so many there are",
+    )
+    assert "Rungs:       32, 128 timesteps; the best 1/3 go on" in begun.described(experiment.trials)
 
 
 def test_two_files_are_refused() -> None:

@@ -15,8 +15,9 @@ from launcher.report import data
 from launcher.report.panels.search import importance, panel, write_winner
 from launcher.report.parts import Table, Words
 from launcher.search import begin, results, tpe
-from launcher.search.methods import advance
+from launcher.search.methods import advance, scheduler_of
 from launcher.search.results import Results
+from launcher.search.scheduler import Desk
 from runner.config import load_config
 from runner.training.tracking import SCORE, Record
 from tests.launcher.refusals import CARTPOLE
@@ -154,3 +155,31 @@ def test_proposals_whose_trials_were_not_added_yet_get_them(tmp_path: Path) -> N
     advance(launch)
     assert len(read(launch).settings) == 11
     assert [trial.state for trial in read(launch).settings[10].trials] == ["pending", "pending"]
+
+
+def test_numbers_that_do_not_go_together_are_proposed_anew() -> None:
+    sets = ["agent.rollouts=1,32", "agent.mini_batches=int:1..64", "env.num_envs=8"]
+    flags: dict[Any, Any] = {("method",): "tpe", ("trials",): 1, ("seed",): 4}
+    _, search = begin.read([CARTPOLE], sets, {}, "2", None, flags)
+    assert search is not None
+    found = [dict(tpe._possible(search.record, [], number)[0]) for number in range(1, 9)]
+    assert all(one["agent", "mini_batches"] <= 8 * one["agent", "rollouts"] for one in found)
+    assert {one["agent", "rollouts"] for one in found} == {1, 32}
+
+
+def test_settings_of_which_no_episode_has_ended_go_on(tmp_path: Path) -> None:
+    launch = begun(tmp_path, "asha", 3)
+    scheduler = scheduler_of(launch, [])
+
+    def written(call: str, *values: Any) -> Any:
+        with Ledger(launch) as ledger:
+            return getattr(ledger, call)(*values)
+
+    desk = Desk(launch, written, 1, False)
+    leg = scheduler.next(desk)
+    assert leg is not None and leg.until == 32 and len(leg.pack) == 6
+    number = written("open", [trial.id for trial in leg.pack], "0").number
+    written("publish", number, {trial.id: Published(32, b"x", "agent", 0, "paused") for trial in leg.pack})
+    written("close", number, "finished")
+    leg = scheduler.next(desk)
+    assert leg is not None and leg.until == 64 and len(leg.pack) == 2
