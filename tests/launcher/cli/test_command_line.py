@@ -380,6 +380,7 @@ def test_evaluation_in_an_environment_that_does_not_fit(
     assert said.startswith(f"command line: --env {env}: cartpole cannot play there: ") and expected in said
 
 
+@pytest.mark.cluster
 def test_an_unknown_environment_is_refused_though_ray_starts_meanwhile(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launcher.cli.main", CARTPOLE, "--env", "Cartpole-v9", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -396,6 +396,7 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
     assert "the search is over; nothing to do" in capsys.readouterr().out.replace("\n", " ")
 
 
+@pytest.mark.cluster
 def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
     ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ def test_all_verbs_work_from_the_directory_alone(
     assert main(["report", str(directory), "--out", str(tmp_path / "report.html")]) == 0
 
 
+@pytest.mark.cluster
 def test_it_is_filmed(launched: Path, ray_address: list[str], tmp_path: Path) -> None:
     directory = copied(launched, tmp_path)
     file = next(directory.glob("trials/*/best_agent.safetensors"))
