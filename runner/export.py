@@ -207,15 +207,11 @@ def compare(act: Act, policy: Policy, runner: Runner, *inputs: np.ndarray, agent
 
 def _acts(runner: Runner, agent: str, observations: np.ndarray, state: np.ndarray | None = None) -> tuple[Any, ...]:
     """The actions of our runner, and the state after."""
-    count, agents = len(observations), runner.env.agents
-    rows = observations.reshape(count, -1)
-    if agents is None:
+    rows = observations.reshape(len(observations), -1)
+    if not agent:
         found = runner.agent.act(rows, state, True)
         return (found,) if state is None else found
-    place = agents.names.index(agent)
     if state is None:
         return (runner.agent.act({agent: rows}, None, True)[agent],)
-    carries = np.zeros((count, len(agents.names), state.shape[1]), np.float32)
-    carries[:, place] = state
-    actions, after = runner.agent.act({agent: rows}, agents.rows_of(carries, count), True)
-    return actions[agent], agents.of_rows(after, count)[:, place]
+    actions, after = runner.agent.act({agent: rows}, {agent: state}, True)
+    return actions[agent], after[agent]

@@ -147,32 +147,40 @@ def snippet(part: int) -> str:
 
 
 @pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize(("task", "algorithm", "to"), [
-    ("tests.parallel:Stated", "MAPPO", "torch"),
-    ("tests.parallel:Unlike", "IPPO", "torch"),
-    pytest.param("tests.parallel:Unlike", "MAPPO", "onnx", marks=needs_onnx),
-    ("IntersectionMultiAgent-v1", "IPPO", "torch"),
+@pytest.mark.parametrize(("task", "algorithm", "layers", "to"), [
+    ("tests.parallel:Stated", "MAPPO", [8], "torch"),
+    ("tests.parallel:Unlike", "IPPO", [8, {"gru": 6}], "torch"),
+    pytest.param("tests.parallel:Unlike", "MAPPO", [8], "onnx", marks=needs_onnx),
+    ("IntersectionMultiAgent-v1", "IPPO", [8], "torch"),
 ])  # fmt: skip
-def test_each_of_several_agents_has_a_file(task: str, algorithm: str, to: Any, share: bool, tmp_path: Path) -> None:
-    read = "STATES" if algorithm == "MAPPO" else "OBSERVATIONS"
-    layers = [{"name": "net", "input": read, "layers": [8, {"gru": 6}], "activations": "tanh"}]
-    changes = {"agent.class": algorithm, "agent.share_parameters": share, "models.value.network": layers}
-    config = make_config({"env.id": task, "env.num_envs": 2, "models.separate": True, **changes}, "CategoricalMixin")
+def test_each_of_several_agents_has_a_file(
+    task: str, algorithm: str, layers: list[Any], to: Any, share: bool, tmp_path: Path
+) -> None:
+    def network(read: str) -> list[dict[str, Any]]:
+        return [{"name": "net", "input": read, "layers": layers, "activations": "tanh"}]
+
+    changes = {"agent.class": algorithm, "agent.share_parameters": share, "models.separate": True}
+    changes["models.policy.network"] = network("OBSERVATIONS")
+    changes["models.value.network"] = network("STATES" if algorithm == "MAPPO" else "OBSERVATIONS")
+    config = make_config({"env.id": task, "env.num_envs": 2, **changes}, "CategoricalMixin")
     with imports.scope():
         imports.allow(["tests"])
         runner = runner_class("torch")(environments(config.env), config)
         paths = export(saved(runner, tmp_path), to, tmp_path / f"policy{policy_export.SUFFIXES[to]}")
     names = runner.env.agents.names
     assert [path.stem for path in paths] == [f"policy_{name}" for name in names]
+    rng, env = np.random.default_rng(0), runner.env
     rows = {
-        name: np.random.default_rng(0).normal(size=(5, *runner.env.common.layouts[place].shape)).astype(np.float32)
+        name: rng.normal(size=(5, *env.common.layouts[place].shape)).astype(np.float32)
         for place, name in enumerate(names)
     }
-    chosen = runner.agent.act(rows, deterministic=True)
+    ours = runner.agent.act(rows, deterministic=True)
+    states = [] if layers == [8] else [np.zeros((5, 6), np.float32)]
+    ours = ours[0] if states else ours
     read_file = {"torch": from_torch, "onnx": from_onnx}[to]
     for name, path in zip(names, paths, strict=True):
-        (found,) = read_file(path.read_bytes())(rows[name])
-        assert found.dtype == chosen[name].dtype and (found == chosen[name]).all()
+        found, *_ = read_file(path.read_bytes())(rows[name], *states)
+        assert found.dtype == ours[name].dtype and (found == ours[name]).all()
 
 
 # ---------------------------------------------------------------------------------------------- refusals
