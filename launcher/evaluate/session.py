@@ -15,7 +15,7 @@ from launcher.cluster.preflight import placed
 from launcher.evaluate import batches
 from launcher.evaluate.batches import Candidate, Terms, Which
 from launcher.ledger import evaluations
-from launcher.ledger.evaluations import Evaluation
+from launcher.ledger.evaluations import Evaluation, agents_of
 from launcher.plan.cores import spread
 from launcher.plan.resources import Resources
 from launcher.watch.progress import EvaluationView
@@ -110,7 +110,7 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
             cells = [*_scores([one.returns for one in played]), length]
         when = [f"{timestep:,}"] if by_timestep else []
         rows.append([shown, *when, str(len(played)), *cells])
-        each = {agent: [one.each[agent] for one in played] for agent in (played[0].each if played else ())}
+        each = {agent: [one.each[agent] for one in played] for agent in agents_of(played)}
         rows += [[f"  {agent}", *("" for _ in when), "", *_scores(seeds), ""] for agent, seeds in each.items()]
     return table(columns, rows, width)
 

@@ -88,6 +88,11 @@ def _numbers(blob: bytes) -> tuple[float, ...]:
     return tuple(np.frombuffer(blob, "<f8").tolist())
 
 
+def agents_of(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The agents whose returns all of these have."""
+    return [name for name in (evaluations[0].each if evaluations else ()) if all(name in e.each for e in evaluations)]
+
+
 def can_keep(directory: Path) -> bool:
     """Evaluations may be stored in a launch."""
     return all(os.access(path, os.W_OK) for path in (directory, directory / LEDGER))

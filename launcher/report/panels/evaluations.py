@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import stats
-from launcher.ledger.evaluations import Evaluation
+from launcher.ledger.evaluations import Evaluation, agents_of
 from launcher.report.data import Configuration, Report
 from launcher.report.figures import Axis, Figure, Series
 from launcher.report.parts import (
@@ -153,7 +153,7 @@ def _scores(found: Sequence[Evaluated]) -> Table:
         settings = Cell(terms(one.settings), None, "wrap")
         numbers = _numbers([each.returns for each in one.last])
         rows.append([named(one.configuration), *numbers, length, *counts, settings])
-        for agent in one.last[0].each:
+        for agent in agents_of(one.last):
             numbers = _numbers([each.each[agent] for each in one.last])
             rows.append([Cell(f"{one.configuration.label}, {agent}"), *numbers, *[Cell("")] * 4])
     seeds = interval(len(one.last) for one in found)
