@@ -7,10 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +17,10 @@ from launcher.envs.examine import Finding, findings
 from runner.config.schema import EnvConfig
 from runner.envs.named import imports
 from runner.envs.task import task
-from tests.point import DoingAtStep
+from tests.launcher.envs.trying import HANGS
+from tests.launcher.faulty import wait_until
+
+SHORT = 6.0
 
 
 @pytest.fixture(autouse=True)
@@ -29,41 +29,33 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(imports.VARIABLE, json.dumps({"tests": os.getcwd()}))
 
 
-def doing(do: Callable[[], Any]) -> DoingAtStep:
-    return DoingAtStep(do, seed=7)
-
-
-def printing() -> DoingAtStep:
-    return doing(partial(print, "here I am"))
-
-
-def hanging() -> DoingAtStep:
-    return doing(partial(time.sleep, 1000))
-
-
-def leaving() -> DoingAtStep:
-    helper = subprocess.Popen(["sleep", "300"])
-    print(helper.pid, flush=True)
-    return doing(lambda: None)
-
-
-def dying() -> DoingAtStep:
-    return doing(os.abort)
-
-
 def found(name: str, longest: float = 60.0) -> list[Finding]:
-    return check.check(EnvConfig.model_validate({"id": f"tests.launcher.envs.test_check:{name}"}), longest)
+    return check.check(EnvConfig.model_validate({"id": f"tests.launcher.envs.trying:{name}"}), longest)
+
+
+class OutOfTime(subprocess.Popen[bytes]):
+    """Time is over for it as soon as its environment hangs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        if timeout == SHORT:
+            wait_until(Path(os.environ[HANGS]).exists, "the environment that hangs")
+            timeout = 0.1
+        return super().wait(timeout)
 
 
 @pytest.mark.parametrize(
     ("name", "longest", "last"),
     [
         ("printing", 60.0, "note it prints .* lines, the first: here I am"),
-        ("hanging", 6.0, r"wrong it has not come to an end within 6 s \(File "),
+        ("hanging", SHORT, r"wrong it has not come to an end within 6 s \(File "),
         ("dying", 60.0, r"wrong it ended its process: SIGABRT \(File .*point.py"),
     ],
 )
-def test_what_becomes_of_the_process_is_told(name: str, longest: float, last: str) -> None:
+def test_what_becomes_of_the_process_is_told(
+    name: str, longest: float, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HANGS, str(tmp_path / "hangs"))
+    monkeypatch.setattr(subprocess, "Popen", OutOfTime)
     said = found(name, longest)
     assert said[0].what.startswith("spaces: Box 3")
     assert re.match(last, " ".join(said[-1])) and said[-1].fix

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -49,17 +51,31 @@ def ray_address() -> Iterator[list[str]]:
         yield address
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
+def write_config(folder: Path) -> Path:
     """A launch of seconds: CartPole, 8 environments, 16 updates of 16 steps, a record every second one."""
     data: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "classic" / "cartpole.yaml").read_text())
     data["env"]["num_envs"] = 8
     data["agent"].update(rollouts=16, learning_epochs=2, mini_batches=2)
     data["agent"]["experiment"].update(write_interval=32, checkpoint_interval=128)
     data["trainer"]["timesteps"] = 256
-    path = tmp_path / "small.yaml"
+    path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def launched(ray_address: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory of a launch of three seeds that names no backend, and what it has printed."""
+    folder = tmp_path_factory.mktemp("launched")
+    words = [str(write_config(folder)), "--seeds", "3,5,7", "--out", str(folder), "--name", "one", *ray_address]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main(words) == 0
+    return folder / "one", shown.getvalue()
 
 
 def event_values(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -75,12 +91,8 @@ def logs(directory: Path) -> list[str]:
     return [path.read_text() for path in (directory / "logs").iterdir()]
 
 
-def test_launch_leaves_everything_behind(
-    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(config), "--seeds", "3,5,7", "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
-    directory = tmp_path / "one"
-    shown = capsys.readouterr().out
+def test_launch_leaves_everything_behind(launched: tuple[Path, str]) -> None:
+    directory, shown = launched
     assert "3 trials in 2 packs" in shown
     assert f"tensorboard --logdir {directory}/tensorboard" in shown
     assert "small: 3 seeds, final return mean" in shown
@@ -124,12 +136,11 @@ def test_launch_leaves_everything_behind(
     )
 
 
-def test_checkpoint_of_a_launch_acts_in_a_runner(ray_address: list[str], config: Path, tmp_path: Path) -> None:
-    assert main([str(config), "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
+def test_checkpoint_of_a_launch_acts_in_a_runner(launched: tuple[Path, str]) -> None:
     from runner.envs.envpool import EnvPoolTask
     from runner.torch import Runner
 
-    (trial,) = (tmp_path / "one" / "trials").iterdir()
+    trial = next((launched[0] / "trials").iterdir())
     resolved, _ = load_config(trial / "config.yaml")
     runner = Runner(EnvPoolTask("CartPole-v1", 8), resolved, threads=1)
     before = runner.evaluate()
@@ -139,56 +150,58 @@ def test_checkpoint_of_a_launch_acts_in_a_runner(ray_address: list[str], config:
     assert [e.ret for e in runner.evaluate()] != [e.ret for e in before]
 
 
-def test_both_backends_train_the_same(
-    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = ["--set", "backend=torch,jax", "--set", "trainer.timesteps=32", "--seeds", "2"]
-    assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "both", *ray_address]) == 0
-    assert "4 trials in 4 packs" in capsys.readouterr().out
-    last: dict[str, list[dict[str, float]]] = {"torch": [], "jax": []}
-    with Ledger(tmp_path / "both", writer=False) as ledger:
+@pytest.fixture(scope="module")
+def both(ray_address: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory of a launch of two updates in each backend on two cores, and what it has printed."""
+    folder = tmp_path_factory.mktemp("both")
+    task = ["--env", "Pendulum-v1", "--set", "backend=torch,jax", "--set", "models.policy.class=GaussianMixin"]
+    length = ["--set", "trainer.timesteps=32", "--out", str(folder), "--name", "both", *ray_address]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main([str(write_config(folder)), *task, *length, "--cores-per-worker", "2"]) == 0
+    return folder / "both", shown.getvalue()
+
+
+def test_both_backends_train_the_same(both: tuple[Path, str]) -> None:
+    directory, shown = both
+    assert "2 trials in 2 packs" in shown
+    last: dict[str, dict[str, float]] = {}
+    with Ledger(directory, writer=False) as ledger:
         for row in ledger.trials():
             values = ledger.records(row.id)[-1].record.values
-            last[row.config.removeprefix("small_backend=")].append(untimed(values))
-    for torch_values, jax_values in zip(last["torch"], last["jax"], strict=True):
-        # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
-        assert jax_values == pytest.approx(torch_values, rel=1e-3, abs=1e-5)
+            last[row.config.removeprefix("small_backend=")] = untimed(values)
+    # Noise, minibatches and initial parameters are the same numbers; two updates apart, the rest is rounding.
+    assert last["jax"] == pytest.approx(last["torch"], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_worker_of_two_cores_trains_to_the_bit_what_one_core_does(
-    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str
-) -> None:
-    task = ["--env", "HalfCheetah-v4", "--backend", backend, "--set", "models.policy.class=GaussianMixin"]
-    length = ["--set", "trainer.timesteps=64", "--out", str(tmp_path), "--name", "two", *ray_address]
-    assert main([str(config), *task, *length, "--cores-per-worker", "2"]) == 0
-    assert "on 1 CPU worker, 2 cores" in capsys.readouterr().out
-    (revision,) = json.loads((tmp_path / "two" / "plan.json").read_text())["revisions"]
+def test_a_worker_of_two_cores_trains_to_the_bit_what_one_core_does(both: tuple[Path, str], backend: str) -> None:
+    directory, shown = both
+    assert "on 1 CPU worker, 2 cores" in shown
+    (revision,) = json.loads((directory / "plan.json").read_text())["revisions"]
     assert revision["placement"]["cpus"] == 2 and revision["placement"]["threads"] == 1
     from runner.envs.envpool import EnvPoolTask
 
-    (trial,) = (tmp_path / "two" / "trials").iterdir()
+    (trial,) = (trial for trial in (directory / "trials").iterdir() if f"backend={backend}" in trial.name)
     resolved, _ = load_config(trial / "config.yaml")
-    runner = import_module(f"runner.{backend}").Runner(EnvPoolTask("HalfCheetah-v4", 8), resolved, threads=1)
+    assert resolved.backend == backend
+    runner = import_module(f"runner.{backend}").Runner(EnvPoolTask("Pendulum-v1", 8), resolved, threads=1)
     for _ in runner.reports():
         pass
     (state,) = runner.states()
-    trained = load((trial / "checkpoints" / "agent_64.safetensors").read_bytes())
+    trained = load((trial / "checkpoints" / "agent_32.safetensors").read_bytes())
     here = load(runner.checkpoint(0, state))
     assert trained.keys() == here.keys()
     assert all(np.array_equal(trained[name], here[name]) for name in here)
 
 
-def test_a_launch_without_a_backend_uses_jax_on_cpus(
-    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(config), "--out", str(tmp_path), "--name", "one", *ray_address]) == 0
-    assert "8 x CartPole-v1, jax, 16 updates" in capsys.readouterr().out
-    (trial,) = (tmp_path / "one" / "trials").iterdir()
-    header = checkpoint.read_metadata((trial / "checkpoints" / "agent_256.safetensors").read_bytes(), "agent")
-    assert json.loads(header["config"])["backend"] == "jax"
-    with Ledger(tmp_path / "one", writer=False) as ledger:
-        assert [row.note for row in ledger.attempts()] == ["training"]
+def test_a_launch_without_a_backend_uses_jax_on_cpus(launched: tuple[Path, str]) -> None:
+    directory, shown = launched
+    assert "8 x CartPole-v1, jax, 16 updates" in shown
+    for trial in (directory / "trials").iterdir():
+        header = checkpoint.read_metadata((trial / "checkpoints" / "agent_256.safetensors").read_bytes(), "agent")
+        assert json.loads(header["config"])["backend"] == "jax"
+    with Ledger(directory, writer=False) as ledger:
+        assert [row.note for row in ledger.attempts()] == ["training", "training"]
 
 
 def test_sweep_trains_its_settings_in_shared_packs(

@@ -5,51 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
 
-from runner.envs.base import Step, VectorEnv
 from runner.errors import UserError
 from runner.jax import Runner
 from tests.runner.builders import fingerprint, plain_config
-from tests.runner.jax.collecting import collector, noise, policies
+from tests.runner.jax.collecting import LENGTH, Counting, collector, noise, policies
 
 ROOT = Path(__file__).parents[3]
-LENGTH = 5
-
-
-class Counting(VectorEnv):
-    """Shows the number of its step and what it was last told; fails where it is asked to; ends every fifth step."""
-
-    def __init__(self, num_envs: int = 3, error: BaseException | None = None, fails_at: int = -1) -> None:
-        super().__init__(num_envs, Box(-np.inf, np.inf, (3,), np.float32), Box(-9, 9, (1,), np.float32))
-        self.error, self.fails_at = error, fails_at
-        self.steps, self.told = 0, [np.zeros((num_envs, 1), np.float32)]
-
-    def _seen(self) -> np.ndarray:
-        indices = np.arange(self.num_envs, dtype=np.float32)
-        return np.stack([np.full(self.num_envs, self.steps, np.float32), self.told[-1][:, 0], indices], 1)
-
-    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
-        return self._seen(), {}
-
-    def step(self, actions: Any) -> Step:
-        self.steps += 1
-        if self.steps == self.fails_at and self.error is not None:
-            raise self.error
-        assert isinstance(actions, np.ndarray) and actions.shape == (self.num_envs, 1)
-        self.told.append(actions.copy())
-        ended = np.full(self.num_envs, self.steps % (LENGTH + 1) == LENGTH)
-        rewards = np.full(self.num_envs, 0.5, np.float64)  # as gymnasium's are
-        return self._seen(), rewards, ended, np.zeros_like(ended), {}  # type: ignore[return-value]
-
-    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
-        return self
 
 
 def test_steps_happen_once_each_and_in_order() -> None:
@@ -102,8 +68,7 @@ if hasattr(os, "sched_setaffinity"):
 import jax, jax.numpy as jnp
 import numpy as np
 from runner.errors import UserError
-from tests.runner.jax.collecting import MEMBERS, collector, noise, policies
-from tests.runner.jax.test_callbacks import Counting
+from tests.runner.jax.collecting import MEMBERS, Counting, collector, noise, policies
 
 env = Counting(4096)
 under_test = collector(env)
