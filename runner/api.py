@@ -33,7 +33,7 @@ from runner.training.loop import train
 from runner.training.members import Backend, Members
 from runner.training.pack import Hyper, Pack
 from runner.training.progress import Progress
-from runner.training.state import Counters, MemberState, exploited
+from runner.training.state import Counters, MemberState
 from runner.training.tracking import Report
 from runner.training.writing import write
 
@@ -234,15 +234,19 @@ class Runner:
         states = [state for d in data for state in checkpoint.trial_from(d, names, network)]
         (self.agent.adopt if only_act else self.agent.restore)(states)
 
-    def exploit(self, copies: Mapping[int, tuple[bytes, Mapping[str, float], float]]) -> None:
-        """Let trials go on as copies of checkpoints, with Hyper numbers and a factor of the learning rate."""
-        states, pack = self.states(), self._members.pack
+    def exploit(self, copies: Mapping[int, tuple[bytes | int, Mapping[str, float], float]]) -> None:
+        """Let trials go on as copies of checkpoints, or of other trials of the pack as they are now.
+
+        With each come its Hyper numbers and the factor of its learning rate.
+        """
+        pack, network, found = self._members.pack, self._members.network, {}
         for trial, (data, hyper, rate) in copies.items():
-            sources = checkpoint.trial_from(data, pack.names, self._members.network)
+            inside = isinstance(data, int)
+            sources = pack.members(data) if inside else checkpoint.trial_from(data, pack.names, network)
             for member, source in zip(pack.members(trial), sources, strict=True):
                 own = {name: getattr(pack.members_hyper[member], name) for name in self._static.agent.of_agents}
-                states[member] = exploited(states[member], source, Hyper(**{**hyper, **own}), rate)
-        self._members.restore(states)
+                found[member] = source, Hyper(**{**hyper, **own}), rate
+        self._members.exploit(found)
 
     @property
     def _static(self) -> Config:

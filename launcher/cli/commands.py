@@ -232,19 +232,27 @@ def evaluate(
 
 @app.command(help_epilogue=examples("export"))
 def export(
-    checkpoint: Annotated[Written, Parameter(name="CHECKPOINT", help="A checkpoint of this program's.")],
+    checkpoint: Annotated[
+        Written, Parameter(name="CHECKPOINT|DIR", help="A checkpoint of this program's, or a search.")
+    ],
     /,
     *,
     env: Annotated[str | None, Parameter(help="Environment id, of an agent whose environment had no name.")] = None,
-    to: Annotated[Literal["torch", "onnx"], Parameter(help="torch (default) or onnx.")] = "torch",
+    to: Annotated[
+        Literal["torch", "onnx", "optuna"], Parameter(help="torch (default) or onnx; of a search optuna.")
+    ] = "torch",
     out: Annotated[Written | None, Parameter(help="File to write; default next to the checkpoint.")] = None,
     import_: Imports = None,
     debug: Debug = False,
 ) -> int:
-    """Write a policy that plain torch, or ONNX, runs."""
+    """Write a policy that plain torch, or ONNX, runs; or a search as a study of Optuna's."""
     from launcher.plan import directory as folder
+    from launcher.search import tpe
     from runner.export import export as write
 
+    if to == "optuna":
+        print(tpe.export(checkpoint, out))
+        return 0
     allow(import_, env)
     if (launch := folder.launch_of(checkpoint)) is not None:
         folder.allow_recorded(launch)

@@ -96,7 +96,9 @@ def keys(
     debug: Debug = False,
 ) -> int:
     """Explain keys of a configuration: values and defaults."""
-    from runner.config.keys import search
+    from launcher.search.settings import Search
+    from runner.config.keys import entries_of, search
 
-    print("\n".join(f"{entry.line}\n    {entry.text}" for entry in search(pattern)))
+    found = search(pattern, entries_of(Search, "search."))
+    print("\n".join(f"{entry.line}\n    {entry.text}" for entry in found))
     return 0

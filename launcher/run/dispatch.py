@@ -277,14 +277,20 @@ class _Dispatch:
         )
         return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator))
 
-    def _copies(self, attempt: Attempt, leg: Leg) -> dict[int, tuple[bytes, Mapping[str, float], float]]:
+    def _copies(self, attempt: Attempt, leg: Leg) -> dict[int, tuple[bytes | int, Mapping[str, float], float]]:
         """The members that begin as copies: those that have not gone on as such before."""
-        found = {}
+        found: dict[int, tuple[bytes | int, Mapping[str, float], float]] = {}
+        begins = {trial: file.timestep for trial, file in attempt.resume.items() if file is not None}
+        places = {trial.id: place for place, trial in enumerate(leg.pack)}
         for place, trial in enumerate(leg.pack):
-            copy, file = leg.copies.get(trial.id), attempt.resume[trial.id]
-            if copy is not None and file is not None and file.timestep == copy.timestep:
-                source = self.directory / agent_path(copy.source, copy.timestep)
-                found[place] = (source.read_bytes(), copy.hyper, copy.rate)
+            copy = leg.copies.get(trial.id)
+            if copy is None or begins.get(trial.id) != copy.timestep:
+                continue
+            if begins.get(copy.source) == copy.timestep:
+                found[place] = places[copy.source], copy.hyper, copy.rate
+            else:
+                file = self.directory / agent_path(copy.source, copy.timestep)
+                found[place] = file.read_bytes(), copy.hyper, copy.rate
         return found
 
     # Following

@@ -31,7 +31,8 @@ class Job:
         log: file for everything that the process prints; see `log_here`.
         threads: to step environments with, if there are so many cores.
         until: timestep at which training pauses; None: at the trials' length.
-        copies: by member, the checkpoint that it is a copy of, its Hyper numbers, and the factor of its learning rate.
+        copies: by member, the checkpoint or other member that it is a copy of, its Hyper numbers, and the factor of its
+            learning rate.
     """
 
     attempt: int
@@ -41,7 +42,7 @@ class Job:
     log: Path
     threads: int
     until: int | None = None
-    copies: Mapping[int, tuple[bytes, Mapping[str, float], float]] = field(default_factory=dict)
+    copies: Mapping[int, tuple[bytes | int, Mapping[str, float], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

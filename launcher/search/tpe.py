@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from launcher.ledger.ledger import reading
 from launcher.ledger.rows import Event
+from launcher.ledger.storage import writing
 from launcher.plan import sweep
 from launcher.plan.experiment import Trial, form_packs, name_of, trial_of
 from launcher.plan.sweep import Choice
@@ -24,6 +26,7 @@ from launcher.search.space import Dimension
 from runner.config import Config
 from runner.config.load import Key, dotted
 from runner.errors import UserError
+from runner.files import expanded
 
 PROPOSALS = 100
 """Proposals for one setting, after which that there is none that can be trained is an error."""
@@ -31,12 +34,12 @@ TOLD = "told"
 """Kind of the event that a setting is over, with its score."""
 
 
-def check() -> None:
-    """Refuse a search by TPE where Optuna is missing."""
+def check(what: str = "--search tpe") -> None:
+    """Refuse what needs Optuna where it is missing."""
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise UserError("--search tpe needs Optuna: pip install 'sunflower[search]'") from None
+        raise UserError(f"{what} needs Optuna: pip install 'sunflower[search]'") from None
 
 
 def distributions(dimensions: Sequence[Dimension]) -> dict[str, Any]:
@@ -54,14 +57,11 @@ def distributions(dimensions: Sequence[Dimension]) -> dict[str, Any]:
     return found
 
 
-def study_of(record: Record, events: Sequence[Event], storage: str | None = None, sampler: Any = None) -> Any:
-    """An Optuna study of a search, from its events alone; with `storage` for optuna-dashboard."""
-    import optuna
+def study_of(record: Record, events: Sequence[Event], sampler: Any = None) -> Any:
+    """An Optuna study of a search, from its events alone."""
     from optuna.trial import TrialState, create_trial
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=storage, sampler=sampler, direction="maximize", study_name=record.stem)
-    space = distributions(record.dimensions)
+    study, space = _study(record, sampler=sampler), distributions(record.dimensions)
     told = {event.key: event.data["score"] for event in events if event.kind == TOLD}
     for event in events:
         if event.kind != "setting" or event.data["role"] != "search":
@@ -72,6 +72,37 @@ def study_of(record: Record, events: Sequence[Event], storage: str | None = None
         state = TrialState.COMPLETE if over else TrialState.RUNNING
         study.add_trial(create_trial(state=state, params=params, distributions=space, value=value))
     return study
+
+
+def _study(record: Record, **options: Any) -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize", study_name=record.stem, **options)
+
+
+def export(directory: Path, out: Path | None = None) -> Path:
+    """Write the search of a launch, by any method, as a study for optuna-dashboard: an SQLite file."""
+    check("launch export --to optuna")
+    from optuna.trial import TrialState, create_trial
+
+    with reading(directory) as ledger:
+        found = read(ledger)
+    if found is None:
+        raise UserError(f"{directory}: is no search; allowed with --to optuna: a directory of launch --search")
+    path = expanded(out or directory / "report" / "optuna.db").absolute()
+    if path.exists():
+        raise UserError(f"{path}: exists already and is not overwritten; choose another --out")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    study, space = _study(found.record, storage=f"sqlite:///{path}"), distributions(found.record.dimensions)
+    for one in sorted(found.of("search"), key=lambda one: one.setting.number):
+        paused = any(trial.state == "paused" for trial in one.trials)
+        state = TrialState.COMPLETE if one.over else TrialState.PRUNED if paused else TrialState.RUNNING
+        params = {dimension.name: _inner(dimension, one.setting.values) for dimension in found.record.dimensions}
+        values = {"value": one.score if one.over else None, "user_attrs": {"name": one.setting.name, "lost": one.lost}}
+        study.add_trial(create_trial(state=state, params=params, distributions=space, **values))
+    return path
 
 
 def propose(record: Record, events: Sequence[Event], number: int, again: int = 0) -> list[tuple[Key, Any]]:

@@ -6,7 +6,7 @@ Errors, `launch keys` and docs/yaml.md show these.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,10 +76,10 @@ def entries() -> tuple[Entry, ...]:
     return tuple(entries_of(Config))
 
 
-def entries_of(section: type[BaseModel]) -> Iterator[Entry]:
-    """Every key of a section and of those in it."""
+def entries_of(section: type[BaseModel], above: str = "") -> Iterator[Entry]:
+    """Every key of a section and of those in it; `above` is the key that they come below, with a dot at its end."""
     schema = section.model_json_schema(by_alias=True)
-    return _entries(schema, schema["$defs"], "")
+    return _entries(schema, schema["$defs"], above)
 
 
 @functools.cache
@@ -97,11 +97,12 @@ def every() -> tuple[Entry, ...]:
     return (*entries(), *(entry for schedule in schedules for entry in arguments(schedule)))
 
 
-def search(text: str) -> list[Entry]:
-    """Keys that have this in their names or in what they are, in any case."""
-    found = [entry for entry in every() if text.casefold() in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
+def search(text: str, more: Iterable[Entry] = ()) -> list[Entry]:
+    """Keys, those of a configuration and `more`, that have this in their names or in what they are, in any case."""
+    known = [*every(), *more]
+    found = [entry for entry in known if text.casefold() in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
     if not found:
-        near = did_you_mean(text, {name for entry in every() for name in (entry.name, entry.key)})
+        near = did_you_mean(text, {name for entry in known for name in (entry.name, entry.key)})
         raise UserError(f"no key of a configuration has {shown(text)} in its name or in what it is.{near}")
     return found
 

@@ -21,7 +21,7 @@ from runner.group import Group
 from runner.networks.parameters import Network
 from runner.networks.policies import Distribution, remark
 from runner.training.pack import Hyper, Pack, Rules, changes_of
-from runner.training.state import Counters, MemberState, exploited, initial, members, stacked
+from runner.training.state import Counters, MemberState, exploited, initial, member_of, members, replace_member, stacked
 from runner.training.tracking import EVALUATION_MEAN
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,9 @@ class Members:
     def restore(self, states: Sequence[MemberState]) -> None:
         """Go on as these, one per member; those without Hyper numbers get their configurations'."""
         own = self.pack.members_hyper
-        state = stacked([s if s.hyper else replace(s, hyper=h) for s, h in zip(states, own, strict=True)])
+        self._take(stacked([s if s.hyper else replace(s, hyper=h) for s, h in zip(states, own, strict=True)]))
+
+    def _take(self, state: MemberState) -> None:
         assert state.hyper is not None
         self.counters, self.hyper = state.counters, state.hyper
         self.rules = Rules.of(self.network, self.pack.static, state.hyper, self.compiles, self.group.size)
@@ -144,17 +146,24 @@ class Members:
 
     def change(self) -> None:
         """Take up the Hyper numbers that configurations have from here on, and learning rates in proportion."""
-        began = self.timestep - self.pack.static.agent.rollouts
-        states: list[MemberState] = []
+        began, copies = self.timestep - self.pack.static.agent.rollouts, {}
         for trial, config in enumerate(self.pack.configs):
             for member, agent in zip(self.pack.members(trial), self.pack.firsts, strict=True):
                 for _, numbers in (new for new in changes_of(config, agent) if began < new[0] <= self.timestep):
-                    states = states or self.states()
-                    own = states[member]
                     rate = numbers["learning_rate"] / float(self.hyper.learning_rate[member])
-                    states[member] = exploited(own, own, Hyper(**numbers), rate)
-        if states:
-            self.restore(states)
+                    copies[member] = member, Hyper(**numbers), rate
+        if copies:
+            self.exploit(copies)
+
+    def exploit(self, copies: Mapping[int, tuple[MemberState | int, Hyper, float]]) -> None:
+        """Let members go on as copies of these, or of the members in these places; see `exploited`."""
+        state, new = self.backend.get(self.learner, self.counters, self.hyper), {}
+        for member, (source, hyper, rate) in copies.items():
+            copied = member_of(state, source) if isinstance(source, int) else source
+            new[member] = exploited(member_of(state, member), copied, hyper, rate)
+        for member, one in new.items():
+            replace_member(state, member, one)
+        self._take(state)
 
     def scored(self, scores: Sequence[float]) -> None:
         """Take note of the trials' scores."""

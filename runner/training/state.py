@@ -103,9 +103,22 @@ def stacked(states: Sequence[MemberState]) -> MemberState:
 
 def members(state: MemberState) -> list[MemberState]:
     """The inverse of `stacked`."""
-    return [
-        _mapped(lambda x, p=p: x[p].copy() if x.ndim > 1 else x[p].item(), state) for p in range(len(state.parameters))
-    ]
+    return [member_of(state, p) for p in range(len(state.parameters))]
+
+
+def member_of(state: MemberState, place: int) -> MemberState:
+    """One of stacked members."""
+    found: MemberState = _mapped(lambda x: x[place].copy() if x.ndim > 1 else x[place].item(), state)
+    return found
+
+
+def replace_member(state: MemberState, place: int, new: MemberState) -> None:
+    """Put a member into its place among stacked ones."""
+
+    def put(rows: np.ndarray, row: Any) -> None:
+        rows[place] = row
+
+    _mapped(put, state, new)
 
 
 def _mapped(function: Callable[..., Any], *trees: Any) -> Any:

@@ -237,6 +237,8 @@ def test_keys_are_printed_with_their_values_and_meaning(capsys: pytest.CaptureFi
     line, meaning = capsys.readouterr().out.splitlines()
     assert line == "agent.ratio_clip: number above 0; default 0.2"
     assert meaning == "    ε of PPO's clipped ratio 1 ± ε of new to old action probability."
+    assert main(["keys", "asha.rungs"]) == 0
+    assert capsys.readouterr().out.startswith("search.asha.rungs: whole number from 1 to 20; default 4")
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory
@@ -132,7 +134,7 @@ def test_tpe_proposes_the_same_from_the_same_events_and_goes_on_to_the_end(tmp_p
     assert [len(found.settings), len(found.settings[11].trials)] == [12, 2]
     with reading(launch) as ledger:
         events = ledger.events()
-    study = tpe.study_of(record, events, f"sqlite:///{tmp_path}/study.db")
+    study = tpe.study_of(record, events)
     states = [trial.state.name for trial in study.trials]
     assert states == ["COMPLETE"] * 10 + ["RUNNING"] * 2
     assert study.best_value == 3.0
@@ -142,6 +144,20 @@ def test_tpe_proposes_the_same_from_the_same_events_and_goes_on_to_the_end(tmp_p
     winner = read(launch).winner
     assert winner is not None and winner.setting.number >= 10
     assert [one.setting.role for one in read(launch).settings[12:]] == ["winner", "own"]
+
+
+def test_a_search_is_opened_in_optuna(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    optuna = pytest.importorskip("optuna")
+    launch = begun(tmp_path, "random", 4)
+    finish(launch, [1.0, None, 3.0])
+    assert main(["export", str(launch), "--to", "optuna"]) == 0
+    path = capsys.readouterr().out.strip()
+    study = optuna.load_study(study_name="cartpole", storage=f"sqlite:///{path}")
+    assert [trial.value for trial in study.trials] == [1.0, -math.inf, 3.0, 1.0]
+    assert study.best_trial.user_attrs["name"] == read(launch).winner.setting.name  # type: ignore[union-attr]
+    assert study.trials[1].user_attrs["lost"] == 2
+    assert main(["export", str(launch), "--to", "optuna"]) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_proposals_whose_trials_were_not_added_yet_get_them(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_a_copied_member_takes_its_numbers_along(backend: str) -> None:
     assert_same(one, runner.states()[1], rtol=1e-5)
 
 
+def assert_states(runner: Any, other: Any) -> None:
+    """The same members, bit for bit, but for how long they took."""
+    for one, two in zip(runner.states(), other.states(), strict=True):
+        assert fingerprint(one, but=("seconds",)) == fingerprint(two, but=("seconds",))
+        assert one.hyper == two.hyper
+
+
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_numbers_change_while_it_trains_as_a_copy_would_get_them(backend: str) -> None:
     changes = [{"at": 16, "learning_rate": 5e-3, "entropy_loss_scale": 0.2}, {"at": 20, "alpha": 0.2}]
@@ -48,14 +55,23 @@ def test_numbers_change_while_it_trains_as_a_copy_would_get_them(backend: str) -
         list(one.reports(until=16))
     files = [[one.checkpoint(member, state) for member, state in enumerate(one.states())] for one in (runner, plain)]
     # Nothing has changed before; then it has, also for who goes on from a checkpoint of that moment.
-    for one, other in zip(runner.states(), plain.states(), strict=True):
-        assert fingerprint(one, but=("seconds",)) == fingerprint(other, but=("seconds",))
+    assert_states(runner, plain)
     resumed, copied = make_runner(backend, changing), make_runner(backend, NUMBERS)
     resumed.restore(files[0])
     copied.restore(files[1])
     (first, numbers), (second, later) = changes_of(resumed.configs[1])
     assert (first, second, numbers["alpha"], later["alpha"]) == (16, 20, 0.1, 0.2)
     copied.exploit({1: (files[1][1], numbers, 1.0)})
+    inside = make_runner(backend, NUMBERS)
+    inside.restore(files[1])
+    inside.exploit({1: (1, numbers, 1.0)})
+    assert_states(inside, copied)
+    swapped = make_runner(backend, NUMBERS)
+    swapped.restore(files[1])
+    swapped.exploit({0: (1, numbers, 0.5), 1: (0, numbers, 1.0)})
+    assert [one.parameters.tobytes() for one in swapped.states()] == [
+        one.parameters.tobytes() for one in plain.states()
+    ][::-1]
     for one, at in ((resumed, 32), (copied, 24)):
         list(one.reports(until=at))
     assert resumed.states()[1].hyper == Hyper(**later)
