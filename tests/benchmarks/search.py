@@ -30,7 +30,8 @@ from launcher.plan import directory as folder
 from launcher.plan import resume
 from launcher.plan.experiment import LARGEST_PACK
 from launcher.search import begin, results
-from launcher.search.asha import Bracket, decide, rungs_of
+from launcher.search.asha import BEGIN, Bracket, decide, rungs_of
+from launcher.search.asha import SCORE as SCORED
 from launcher.search.methods import scheduler_of
 from launcher.search.scheduler import Desk
 from launcher.search.score import score, score_at
@@ -197,8 +198,11 @@ def many(count: int) -> None:
         with writing(directory), writer(directory) as ledger:
             desk = Desk(directory, lambda call, *values: getattr(ledger, call)(*values), 2, False)
             scheduler = timed("begun", lambda: scheduler_of(directory, []))
-            leg = timed("decided", lambda: scheduler.next(desk))
-            assert leg is not None
+            assert timed("decided", lambda: scheduler.next(desk)) is not None
+            for kind, data in ((BEGIN, {}), (SCORED, {"score": 1.0})):
+                names = [setting.name for setting in begun.settings]
+                ledger.add_events([(kind, f"{name}@0", {"setting": name, "rung": 0, **data}) for name in names])
+            assert timed("promoted", lambda: scheduler_of(directory, []).next(desk)) is not None
 
 
 def exploit(backend: str = "jax") -> None:
