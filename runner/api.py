@@ -239,10 +239,11 @@ class Runner:
 
         With each come its Hyper numbers and the factor of its learning rate.
         """
-        pack, network, found = self._members.pack, self._members.network, {}
+        pack, network = self._members.pack, self._members.network
+        found: dict[int, tuple[MemberState | int, Hyper, float]] = {}
+        sources: Sequence[MemberState | int]
         for trial, (data, hyper, rate) in copies.items():
-            inside = isinstance(data, int)
-            sources = pack.members(data) if inside else checkpoint.trial_from(data, pack.names, network)
+            sources = pack.members(data) if isinstance(data, int) else checkpoint.trial_from(data, pack.names, network)
             for member, source in zip(pack.members(trial), sources, strict=True):
                 own = {name: getattr(pack.members_hyper[member], name) for name in self._static.agent.of_agents}
                 found[member] = source, Hyper(**{**hyper, **own}), rate

@@ -146,7 +146,8 @@ class Members:
 
     def change(self) -> None:
         """Take up the Hyper numbers that configurations have from here on, and learning rates in proportion."""
-        began, copies = self.timestep - self.pack.static.agent.rollouts, {}
+        began = self.timestep - self.pack.static.agent.rollouts
+        copies: dict[int, tuple[MemberState | int, Hyper, float]] = {}
         for trial, config in enumerate(self.pack.configs):
             for member, agent in zip(self.pack.members(trial), self.pack.firsts, strict=True):
                 for _, numbers in (new for new in changes_of(config, agent) if began < new[0] <= self.timestep):
@@ -157,7 +158,8 @@ class Members:
 
     def exploit(self, copies: Mapping[int, tuple[MemberState | int, Hyper, float]]) -> None:
         """Let members go on as copies of these, or of the members in these places; see `exploited`."""
-        state, new = self.backend.get(self.learner, self.counters, self.hyper), {}
+        state = self.backend.get(self.learner, self.counters, self.hyper)
+        new: dict[int, MemberState] = {}
         for member, (source, hyper, rate) in copies.items():
             copied = member_of(state, source) if isinstance(source, int) else source
             new[member] = exploited(member_of(state, member), copied, hyper, rate)

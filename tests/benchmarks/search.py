@@ -148,10 +148,10 @@ def at_random(settings: Mapping[str, Curves], workers: int, most: int) -> Callab
     return following
 
 
-def replay(directories: Sequence[Path], repetitions: int = 20, size: int = 81) -> None:
+def replay(directories: Sequence[Path], repetitions: int = 20) -> None:
     """Print the env steps until either search has 95% of what the random one reaches in the end."""
     pool = [one for directory in directories for one in curves_of(directory)]
-    workers, most = 2, LARGEST_PACK // 3
+    workers, most, size = 2, LARGEST_PACK // 3, min(81, len(pool))
     ratios, shares, missed = [], [], 0
     for repetition in range(repetitions):
         drawn = np.random.default_rng(repetition).integers(len(pool), size=size)
