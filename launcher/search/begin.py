@@ -197,6 +197,8 @@ def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[st
 
 def _perturbed(record: Record, setting: Setting, file: File) -> list[str]:
     """Refuse ranges of a population whose numbers are no member's; a note on alternatives, which are not perturbed."""
+    if config_of(record.own, 0).agent.changes:
+        raise UserError(f"{file.path}: agent.changes: pbt finds changes of its own; allowed: [], or another method")
     spans = pbt.spans_of(record, setting.values)
     for axis in file.axes:
         (choice, *_) = axis[0]

@@ -100,6 +100,8 @@ def test_a_range_that_no_member_has_for_itself_is_refused_and_alternatives_are_s
     said = r"command line: --set agent.learning_epochs=2..8: agent.learning_epochs is no number that each member"
     with pytest.raises(UserError, match=said):
         ranges("agent.learning_epochs=2..8")
+    with pytest.raises(UserError, match=r"agent\.changes: pbt finds changes of its own"):
+        ranges("agent.gae_lambda=0.9..0.99", "agent.changes=[{at: 64, ratio_clip: 0.1}]")
     flags = {("method",): "pbt", ("pbt", "population"): 2}
     experiment, _ = begin.read(
         [CARTPOLE], ["agent.ratio_clip=0.1,0.2", "agent.gae_lambda=0.9..0.99"], {}, None, None, flags
