@@ -12,6 +12,7 @@ import pytest
 from launcher.ledger.rows import Event
 from launcher.search.asha import BEGIN, SCORE, Bracket, decide, rungs_of
 from runner.config import load_config
+from tests.benchmarks.search import Curves, at_random, halving, played
 
 Step = tuple[str, str, int, float | None]
 
@@ -129,6 +130,17 @@ def test_new_settings_are_shared_out_among_workers_and_packs_are_of_one_signatur
 
 def test_a_setting_with_no_finite_score_is_read_as_such() -> None:
     assert bracket(arrived({"a": None})).scores[0] == {"a": -math.inf}
+
+
+def test_a_replay_counts_what_workers_do_until_a_setting_is_trained_whole() -> None:
+    settings = {
+        name: Curves("x", (best,) * 4, (1, 3, 9, 27), 0.0) for name, best in (("a", 0.0), ("b", 9.0), ("c", 5.0))
+    }
+    assert played(settings, at_random(settings, 1, 1), 1, 9.0) == 27 + 27
+    assert played(settings, at_random(settings, 2, 1), 2, 9.0) == 27 + 27  # side by side
+    # All to the lowest rung, and the best of them alone to the end.
+    assert played(settings, halving(settings, 1, 3), 1, 9.0) == 3 + 2 + 6 + 18
+    assert played(settings, halving(settings, 1, 3), 1, 10.0) == math.inf
 
 
 @pytest.mark.parametrize(
