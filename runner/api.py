@@ -241,9 +241,10 @@ class Runner:
         """
         pack, network = self._members.pack, self._members.network
         found: dict[int, tuple[MemberState | int, Hyper, float]] = {}
-        sources: Sequence[MemberState | int]
         for trial, (data, hyper, rate) in copies.items():
-            sources = pack.members(data) if isinstance(data, int) else checkpoint.trial_from(data, pack.names, network)
+            sources: list[MemberState | int] = (
+                [*pack.members(data)] if isinstance(data, int) else [*checkpoint.trial_from(data, pack.names, network)]
+            )
             for member, source in zip(pack.members(trial), sources, strict=True):
                 own = {name: getattr(pack.members_hyper[member], name) for name in self._static.agent.of_agents}
                 found[member] = source, Hyper(**{**hyper, **own}), rate

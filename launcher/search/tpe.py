@@ -100,8 +100,8 @@ def export(directory: Path, out: Path | None = None) -> Path:
         paused = any(trial.state == "paused" for trial in one.trials)
         state = TrialState.COMPLETE if one.over else TrialState.PRUNED if paused else TrialState.RUNNING
         params = {dimension.name: _inner(dimension, one.setting.values) for dimension in found.record.dimensions}
-        values = {"value": one.score if one.over else None, "user_attrs": {"name": one.setting.name, "lost": one.lost}}
-        study.add_trial(create_trial(state=state, params=params, distributions=space, **values))
+        value, about = one.score if one.over else None, {"name": one.setting.name, "lost": one.lost}
+        study.add_trial(create_trial(state=state, params=params, distributions=space, value=value, user_attrs=about))
     return path
 
 
