@@ -134,13 +134,19 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 def random_play(preset: Preset) -> float:
     """The mean return of episodes whose actions are drawn uniformly."""
-    env = task(trial_now(preset).config.env)
+    config = trial_now(preset).config
+    env = task(config.env).of_each(EPISODES)
     env.action_space.seed(0)
+    rng, mask = np.random.default_rng(0), env.layout.mask if env.padded else None
 
     def choose(carry: Any, observations: np.ndarray, draw: int) -> tuple[Any, np.ndarray]:
+        if mask is not None:  # agents with fewer actions than others
+            legal = observations[:, mask.start : mask.stop]
+            return carry, (rng.random(legal.shape) * legal).argmax(1)
         return carry, np.stack([env.action_space.sample() for _ in observations])
 
-    episodes = play(lambda seeds: env.opened(seeds, 1), choose, [0], EPISODES, EPISODES)
+    mean = config.agent.team_return
+    episodes = play(lambda seeds: env.opened(seeds, 1), choose, [0], EPISODES, EPISODES, team_return=mean)
     return float(np.mean([episode.ret for episode in episodes]))
 
 
