@@ -157,6 +157,8 @@ class Runner:
         For callers that keep records and checkpoints themselves.
         """
         evaluation, evaluate = self._static.evaluation, None
+        if not self._placed and self._static.trainer.devices > self._members.group.size:
+            Group.of_variables(self._static.trainer.devices)  # says what is missing
         if evaluation.interval:
             if not self.env.rebuilds:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
@@ -263,12 +265,14 @@ class Runner:
 
     def _joined(self, group: Group | None, config: Config) -> Group:
         """The group of this process, which it has joined."""
-        size = config.trainer.devices if group is None else group.size
-        if size > 1:
-            groups.refuse(self.env, config, size)
-            group = group or Group.of_variables(size)
+        self._placed = group is not None
+        if group is None:
+            devices = config.trainer.devices
+            group = Group.of_variables(devices) if devices > 1 and Group.started() else Group()
+        if group.size > 1:
+            groups.refuse(self.env, config, group.size)
             self.numerics.join(group)
-        return group or Group()
+        return group
 
     def _with_environment(self, config: Config) -> Config:
         """The configuration of this environment, which its number must not contradict, and of this backend."""

@@ -39,6 +39,11 @@ class Group:
         each = envs // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    @staticmethod
+    def started(variables: Mapping[str, str] = os.environ) -> bool:
+        """Something like torchrun has started this process as one of several."""
+        return "WORLD_SIZE" in variables or "JAX_WORLD_SIZE" in variables
+
     @classmethod
     def of_variables(cls, devices: int, variables: Mapping[str, str] = os.environ) -> Group:
         """The place that torchrun, or skrl's launcher for JAX, has given to this process.

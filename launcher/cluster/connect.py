@@ -116,7 +116,7 @@ def _start_own(placement: Placement, quiet: Mapping[str, Any]) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=max(placement.workers * max(placement.cpus, 1), 1),
+            num_cpus=max(placement.workers * placement.devices * max(placement.cpus, 1), 1),
             num_gpus=placement.gpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

@@ -74,10 +74,10 @@ def _jax_gpus() -> int:
 _GPUS: dict[str, Callable[[], int]] = {"torch": _torch_gpus, "jax": _jax_gpus}
 
 
-def placed(console: Console, wanted: Resources, configs: Iterable[Config]) -> tuple[Placement, Offer]:
+def placed(console: Console, wanted: Resources, configs: Iterable[Config], devices: int = 1) -> tuple[Placement, Offer]:
     """The placement of these configurations on this machine, or on the cluster that was joined; and what is offered."""
     offer = look(wanted)
-    placement = place(wanted, offer)
+    placement = place(wanted, offer, devices)
     if (note := gpu_note(wanted)) is not None:
         say(console, note, "yellow")
     if offer.joined:

@@ -268,16 +268,14 @@ class _Players:
         if cause is None or isinstance(cause, UserError):
             self._processes.give(self._backend(batch), process)
         else:
-            ray.kill(process.worker)
+            process.end()
         return batch, played
 
     def end(self) -> None:
         """End all workers."""
-        import ray
-
         self._processes.end()
         for process, _ in self.running.values():
-            ray.kill(process.worker)
+            process.end()
 
     def _backend(self, batch: Sequence[Candidate]) -> str:
         return self._placement.backend(batch[0].config)

@@ -72,7 +72,8 @@ def describe(pack: Sequence[Trial], network: Network, step: float) -> Program:
 
 def idle(placement: Placement, packs: Sequence[Any], wanted: Resources) -> bool:
     """Cores would stand idle, and a person has not said how many are used."""
-    counted = placement.gpus or wanted.workers is not None or wanted.cores_per_worker is not None
+    given = wanted.workers is not None or wanted.cores_per_worker is not None
+    counted = given or placement.gpus or placement.devices > 1
     return not counted and len(packs) < placement.workers
 
 

@@ -109,7 +109,7 @@ def _kind(placement: Placement, packs: int, machine: Mapping[str, Any]) -> tuple
     devices = placement.gpus if placement.on_gpus else machine["cores"]
     sharing = math.ceil(min(placement.workers, packs) / devices)
     parts = (machine["host"], machine["processor"], machine["cores"])
-    return (*parts, placement.on_gpus, max(placement.cpus, 1), sharing)
+    return (*parts, placement.on_gpus, max(placement.cpus, 1), sharing, placement.devices)
 
 
 def _rates(folder: Path, programs: set[str], placement: Placement, packs: int) -> Iterator[_Rate]:

@@ -262,13 +262,14 @@ class Placement:
     """The place where trials run: workers and what they run on.
 
     Attributes:
-        workers: processes at a time.
+        workers: packs that train at a time.
         gpus: GPUs of the launch, one per worker; 0 for CPU workers.
-        cpus: CPU cores of one worker.
+        cpus: CPU cores of one process.
         logical: the GPUs are only numbers to Ray; nothing runs on one.
         threads: of a CPU worker's arithmetic, which the last bits of what it trains may depend on.
         stepping: threads that step the environments of a configuration, by its name; others have one for every core.
         why: what the number of cores follows from; empty where it is one for want of idle ones.
+        devices: processes of one worker, each on a device of its own, which train a pack together.
     """
 
     workers: int
@@ -278,6 +279,7 @@ class Placement:
     threads: int = 1
     stepping: Mapping[str, int] = field(default_factory=dict)
     why: str = ""
+    devices: int = 1
 
     @property
     def on_gpus(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from launcher.plan.experiment import Placement
 from launcher.plan.gpus import MASK, mask_note, visible_gpus
+from runner.config import Config
 from runner.cores import usable_cores
 from runner.errors import UserError
 
@@ -24,6 +25,7 @@ class Resources:
     cores_per_worker: Annotated[int | None, Parameter(help="CPU cores of a worker; default what is faster.")] = None
     gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
     workers_per_gpu: Annotated[int | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
+    gpus_per_trial: Annotated[int | None, Parameter(show=False)] = None
     trials_per_pack: Annotated[
         int | None,
         Parameter(help="Members of one batched program at most; default 32."),
@@ -45,10 +47,23 @@ class Resources:
             ("--cores-per-worker", self.cores_per_worker, 1),
             ("--gpus", self.gpus, 0),
             ("--workers-per-gpu", self.workers_per_gpu, 1),
+            ("--gpus-per-trial", self.gpus_per_trial, 1),
             ("--trials-per-pack", self.trials_per_pack, 1),
         )
         if self.workers is not None and self.workers_per_gpu is not None:
             raise UserError("command line: --workers and --workers-per-gpu: give one; workers = GPUs x workers per GPU")
+
+    def devices(self, configs: Iterable[Config]) -> int:
+        """Processes that train a trial together: as the command line says, or else the configurations, which agree."""
+        if self.gpus_per_trial is not None:
+            return self.gpus_per_trial
+        found = sorted({config.trainer.devices for config in configs})
+        if len(found) > 1:
+            raise UserError(
+                f"trainer.devices: found {', '.join(map(str, found))}; allowed: one number for all trials of a launch, "
+                "or --gpus-per-trial, which overrides them"
+            )
+        return found[0] if found else 1
 
 
 def refuse_less(*given: tuple[str, int | None, int]) -> None:
@@ -105,8 +120,8 @@ def look(wanted: Resources) -> Offer:
     return Offer(tuple(machines), f"in the cluster {wanted.address}", joined=True)
 
 
-def place(wanted: Resources, offer: Offer) -> Placement:
-    """Decide how many workers run and on what."""
+def place(wanted: Resources, offer: Offer, devices: int = 1) -> Placement:
+    """Decide how many workers run and on what; each is so many processes, on a device of its own each."""
     found, where = offer.gpus, offer.where
     if wanted.gpus and wanted.gpus > found:
         allowed = f"allowed: 0 to {found}" if found else "leave --gpus out to train on the CPU"
@@ -119,15 +134,35 @@ def place(wanted: Resources, offer: Offer) -> Placement:
         if wanted.workers_per_gpu is not None:
             raise UserError(f"command line: --workers-per-gpu: there is no GPU to share {where}; see --workers")
         each = _checked_cores(wanted, max(offer.cores, default=1), where)
-        return Placement(wanted.workers or max(1, fitting(offer.cores, each)), 0, each)
-    workers = wanted.workers or gpus * (wanted.workers_per_gpu or 1)
-    share = 0 if wanted.logical_gpus else max(1, sum(offer.cores) // workers)
+        fit = fitting(offer.cores, each * devices)
+        if devices > 1 and not fit and wanted.workers is None:
+            raise _too_few(
+                devices, max(offer.cores, default=1), "cores on a machine" if offer.joined else "cores", each, where
+            )
+        return Placement(wanted.workers or max(1, fit), 0, each, devices=devices)
+    if devices > gpus:
+        raise _too_few(devices, gpus, "GPUs", 1, where)
+    if devices > 1 and wanted.workers_per_gpu not in (None, 1):
+        raise UserError(
+            f"command line: --workers-per-gpu {wanted.workers_per_gpu}: a trial has {devices} GPUs; allowed: 1"
+        )
+    workers = wanted.workers or gpus // devices * (wanted.workers_per_gpu or 1)
+    share = 0 if wanted.logical_gpus else max(1, sum(offer.cores) // (workers * devices))
     if offer.joined and share:
         # What the poorest machine with GPUs can give to each worker on them.
-        share = min(_cores_each(machine, math.ceil(workers / gpus)) for machine in offer.machines if machine.gpus)
+        sharing = math.ceil(workers * devices / gpus)
+        share = min(_cores_each(machine, sharing) for machine in offer.machines if machine.gpus)
     if wanted.cores_per_worker is not None:
         share = _checked_cores(wanted, share, f"for each worker {where}")
-    return Placement(workers, gpus, share, wanted.logical_gpus, max(1, share))
+    return Placement(workers, gpus, share, wanted.logical_gpus, max(1, share), devices=devices)
+
+
+def _too_few(devices: int, there: int, what: str, each: int, where: str) -> UserError:
+    """The error of a trial on more devices than there are."""
+    return UserError(
+        f"trainer.devices (--gpus-per-trial) {devices}: there are {there} {what} {where}, and each process of a trial "
+        f"needs {each}; allowed: 1 to {max(there // each, 1)}"
+    )
 
 
 def fitting(offered: Sequence[int], each: int) -> int:
@@ -157,5 +192,5 @@ def _cores_each(machine: Machine, workers_per_gpu: int) -> int:
 def workers_now(wanted: Resources, placement: Placement, offer: Offer) -> int:
     """Workers for which an offer has cores or GPUs, of a launch that was placed when there may have been another."""
     if placement.gpus:
-        return offer.gpus * (wanted.workers_per_gpu or 1)
-    return fitting(offer.cores, min(placement.cpus, max(offer.cores, default=1)))
+        return offer.gpus // placement.devices * (wanted.workers_per_gpu or 1)
+    return fitting(offer.cores, min(placement.cpus * placement.devices, max(offer.cores, default=1)))

@@ -21,10 +21,11 @@ from launcher.ledger.aggregator import Pulse, start_aggregator
 from launcher.ledger.rows import BUSY, Attempt, agent_path
 from launcher.plan.experiment import Placement, Trial
 from launcher.run import signals
+from launcher.run.attempts import GRAVEST, Running, Waiting, answered, ended
 from launcher.run.failures import end_process, failure_of, fetch_log
 from launcher.run.policy import Failure, FailurePolicy, together
-from launcher.run.pool import Process, Processes
-from launcher.run.process import Job, Location
+from launcher.run.pool import Processes
+from launcher.run.process import Job
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 
 POLL_SECONDS = 0.5
@@ -40,33 +41,6 @@ GIVE_UP_SECONDS = 600.0
 """A disk that has taken nothing for so long ends the launch."""
 STOP_SECONDS = 60.0
 """The time that workers have to save after a stop, before they are ended."""
-
-
-@dataclass
-class Waiting:
-    """A leg without a worker, and from when on it may have one."""
-
-    leg: Leg
-    due: float = 0.0
-
-
-@dataclass
-class Running:
-    """An attempt: its leg, its process, and the future of how the training ends."""
-
-    attempt: int
-    leg: Leg
-    process: Process
-    done: Any
-    location: Location | None = None
-    imported: bool = False
-    since: float = field(default_factory=time.monotonic)
-    """When one of these two came to be known, or the worker was asked for."""
-
-    @property
-    def pack(self) -> list[Trial]:
-        """The trials that it trains."""
-        return self.leg.pack
 
 
 @dataclass(frozen=True)
@@ -134,12 +108,6 @@ def _unharmed(tell: Callable[..., None]) -> Callable[..., None]:
     return told
 
 
-def _answered(future: Any) -> bool:
-    import ray
-
-    return bool(ray.wait([future], timeout=0)[0])
-
-
 @dataclass
 class _Dispatch:
     directory: Path
@@ -185,14 +153,14 @@ class _Dispatch:
             if not self.running and (self.signals or not self.waiting):
                 return
             self._stop()
-            futures = [item.done for item in self.running]
+            futures = [future for item in self.running for future in (item.done, *item.mates)]
             if futures:
                 ray.wait(futures, timeout=POLL_SECONDS)
             else:
                 time.sleep(POLL_SECONDS)
             self._tend()
             for item in list(self.running):
-                if _answered(item.done):
+                if item.over:
                     self._settle(item)
             self.watch(self.pulse.refusing)
 
@@ -218,9 +186,10 @@ class _Dispatch:
         import ray
 
         self.processes.end()
-        for actor in (*(item.process.worker for item in self.running), self.aggregator):
-            if actor is not None:
-                ray.kill(actor)
+        for item in self.running:
+            item.process.end()
+        if self.aggregator is not None:
+            ray.kill(self.aggregator)
 
     # Beginning
 
@@ -275,7 +244,8 @@ class _Dispatch:
             leg.until,
             self._copies(attempt, leg),
         )
-        return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator))
+        mates = [mate.worker.assist.remote(job) for mate in process.mates]
+        return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator), mates)
 
     def _copies(self, attempt: Attempt, leg: Leg) -> dict[int, tuple[bytes | int, Mapping[str, float], float]]:
         """The members that begin as copies: those that have not gone on as such before."""
@@ -317,7 +287,7 @@ class _Dispatch:
                 self.asked = (self.aggregator.pulse.remote(), now)
             return
         future, since = self.asked
-        if _answered(future):
+        if answered(future):
             self.pulse, self.asked, self.heard = ray.get(future), None, since
         elif now - since > HUNG_SECONDS:
             ray.kill(self.aggregator, no_restart=False)
@@ -328,7 +298,7 @@ class _Dispatch:
         if item.location is None:
             return self._find(item)
         now = time.monotonic()
-        if not item.imported and _answered(item.process.ready):
+        if not item.imported and answered(item.process.ready):
             item.imported, item.since = True, now
         # One that never pushed was silent from its start to the last pulse; not longer, that may be late itself.
         silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
@@ -343,7 +313,7 @@ class _Dispatch:
         import ray
 
         now = time.monotonic()
-        if _answered(item.process.where):
+        if answered(item.process.where):
             with contextlib.suppress(ray.exceptions.RayError):  # `done` tells of its death too
                 found = item.location = ray.get(item.process.where)
                 item.since = now
@@ -358,14 +328,13 @@ class _Dispatch:
 
     def _stop(self) -> None:
         """Once asked to, have all workers save and leave; end those that do not."""
-        import ray
 
         if not self.signals:
             return
         self._ask_to_stop()
         if self._impatient():
             for item in self.running:
-                ray.kill(item.process.worker)
+                item.process.end()
 
     def _ask_to_stop(self) -> None:
         """Ask all workers, once, to save and leave."""
@@ -379,7 +348,7 @@ class _Dispatch:
         # Whoever still imports has nothing to save.
         for item in self.running:
             if not item.imported:
-                ray.kill(item.process.worker)
+                item.process.end()
 
     def _impatient(self) -> bool:
         """Workers that are to leave have had their time, or the person asks a second time.
@@ -410,19 +379,16 @@ class _Dispatch:
 
     def _settle(self, item: Running, failure: Failure | None = None) -> None:
         """Close an attempt that ended, well or not, and see to its unfinished trials."""
-        import ray
-
         self.running.remove(item)
         self.exhausted = False
         outcome, path = "lost", log_of(item.attempt)
         if item.location is not None:
             fetch_log(item.location, self.directory / path)
         if failure is None:
-            try:
-                ray.get(item.process.ready)
-                outcome = ray.get(item.done)
-            except Exception as raised:
-                failure = failure_of(raised, item.location, self.directory / path)
+            outcome, raised = ended(item)
+            if raised:
+                found = [failure_of(error, item.location, self.directory / path) for error in raised]
+                failure = min(found, key=lambda one: GRAVEST.index(one.kind))
                 if failure.kind == "node" and item.location is not None:
                     self.processes.avoid(item.location.node)
         if outcome in ("paused", "finished") and item.leg.until is not None and self.told is None:
@@ -430,7 +396,9 @@ class _Dispatch:
             self.processes.give(self.placement.backend(item.pack[0].config), item.process)
         else:
             # A fresh process for every other pack: its memory, threads and log are its own.
-            ray.kill(item.process.worker)
+            if failure:
+                item.process.end_mates()
+            item.process.end()
         if self.told is not None:
             # Ended by us after the stop: what it had published is where a resume goes on.
             self._ask("close", item.attempt, "interrupted" if failure else outcome, None, "interrupted")

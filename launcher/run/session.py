@@ -32,6 +32,7 @@ from launcher.search.methods import advance, scheduler_of
 from launcher.search.scheduler import Scheduler
 from launcher.watch import progress, status
 from launcher.watch.tables import duration, say
+from runner import group
 from runner.errors import UserError
 from runner.training.pack import static_key
 
@@ -84,7 +85,7 @@ class Session:
         from launcher.cluster.connect import connected
 
         configurations = self._configurations(login=False)
-        programs = check_environments(configurations)
+        programs = check_environments(configurations, devices=self._devices)
         with contextlib.nullcontext() if self.wanted.address is None else connected(self.wanted.address):
             placement, offer, packs = self._place()
             placement = self._settle(placement, offer, packs, programs)
@@ -101,12 +102,12 @@ class Session:
         began = time.monotonic()
         configurations = self._configurations(login=True)
         if "envpool" in sys.modules:  # no need to wait until Ray has started
-            check_environments(configurations)
+            check_environments(configurations, devices=self._devices)
         here = self._place() if self.wanted.address is None else None
         measured = here is not None and idle(here[0], here[2], self.wanted)
         with ThreadPoolExecutor(1) as beside:
             # The environments take seconds to import and to measure, in which Ray can start.
-            checked = beside.submit(check_environments, configurations, measured)
+            checked = beside.submit(check_environments, configurations, measured, self._devices)
             with connected(self.wanted.address, here and here[0]):
                 programs = checked.result()
                 placement, offer, packs = here or self._place()
@@ -131,6 +132,10 @@ class Session:
     def _begins(self) -> dict[str, int]:
         return {trial.id: timestep for trial, timestep in self.todo}
 
+    @property
+    def _devices(self) -> int:
+        return self.wanted.devices(trial.config for trial, _ in self.todo)
+
     def _configurations(self, login: bool) -> list[Trial]:
         """One trial of each configuration, all seeds of which have its name; wandb could start for them."""
         configurations = list({trial.name: trial for trial, _ in self.todo}.values())
@@ -139,7 +144,8 @@ class Session:
 
     def _place(self) -> tuple[Placement, Offer, list[list[Trial]]]:
         """Decide where which packs are trained, and print that."""
-        placement, offer = placed(self.console, self.wanted, (trial.config for trial, _ in self.todo))
+        configs = [trial.config for trial, _ in self.todo]
+        placement, offer = placed(self.console, self.wanted, configs, self._devices)
         packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack, whole=self.search)
         progress.show_plan(self.console, self.directory, packs, placement, self._begins)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
@@ -278,19 +284,21 @@ def say_how_to_continue(console: Console, directory: Path, states: Collection[st
 def refuse(trials: Iterable[Trial], wanted: Resources) -> None:
     """Refuse, before anything is written, configurations without an environment and what this machine cannot give."""
     wanted.check()
-    for trial in {trial.name: trial for trial in trials}.values():
+    named = {trial.name: trial for trial in trials}
+    for trial in named.values():
         if trial.config.env.id is None:
             raise UserError(f"{trial.name}: env.id is required: name it in the file (env: {{id: …}}) or with --env")
         if trial.config.env.num_envs is None:
             raise UserError(f"{trial.name}: env.num_envs is required: name it in the file or with --num-envs")
     if wanted.address is None:
-        place(wanted, look(wanted))
+        place(wanted, look(wanted), wanted.devices(trial.config for trial in named.values()))
 
 
-def check_environments(trials: Sequence[Trial], measured: bool = False) -> Programs:
+def check_environments(trials: Sequence[Trial], measured: bool = False, devices: int = 1) -> Programs:
     """Refuse what no worker could train: unknown environments and arguments, policies and networks that do not fit.
 
-    The trials are one of each configuration; `measured`, what steps of their environments cost is measured, too.
+    The trials are one of each configuration, on so many devices each; `measured`, what steps of their environments cost
+    is measured, too.
     """
     from runner.envs.agents.fitting import fitted
     from runner.envs.task import task
@@ -304,6 +312,8 @@ def check_environments(trials: Sequence[Trial], measured: bool = False) -> Progr
             continue
         try:
             env = fitted(task(config.env), config)
+            if devices > 1:
+                group.refuse(env, config, devices)
             programs[key] = env, Network.of(config, env.layout, env.actions)
             env.close()
         except UserError as error:

@@ -6,6 +6,7 @@ renews the lease, and brings back what the launcher wants (stop) or what has bec
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import socket
@@ -23,6 +24,7 @@ from launcher.run.process import EvaluationJob, Job, Location, claim_cores, envi
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.named import imports
 from runner.errors import FailedEnvironmentError, UserError
+from runner.group import Group
 from runner.training.tracking import Record
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ CALL_BYTES, CALLS = 64_000_000, 3
 class Worker:
     """A process for one pack; becomes a Ray actor in `launcher.run.dispatch`.
 
-    It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times.
+    It is called in this order: `where`, `ready`, then `train` once, or `evaluate` any number of times. Of a group the
+    first trains, and the others `assist`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Worker:
             modules: that environments may import, see `runner.envs.named.imports`.
         """
         self._wanted = backend, cores, threads, sharing
+        self._group = Group()
         imports.allow(modules or {})
         self._unready: Exception | None = None
 
@@ -68,11 +72,20 @@ class Worker:
 
         return Location(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
 
-    def ready(self) -> None:
-        """Claim cores and import what training needs, before there is anything to train.
+    def meet(self) -> str:
+        """An address at which this process can wait for the others of its group."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def ready(self, rank: int = 0, size: int = 1, address: str = "") -> None:
+        """Claim cores and import what training needs, before there is anything to train; meet the group, if of one.
 
         Affinity, thread counts and devices are read when a backend is imported, so they come first.
         """
+        self._group = Group(rank, size, address)
         try:
             self._prepare()
         except Exception as error:
@@ -86,6 +99,8 @@ class Worker:
         framework = importlib.import_module(f"runner.{backend}")
         importlib.import_module("runner.envs.envpool")
         importlib.import_module("runner.envs.loop").watch()
+        if self._group.size > 1:
+            framework.join(self._group)
         if sharing and not framework.sees_gpu():
             name = framework.Runner.backend
             where = f"{socket.gethostname()} (CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')})"
@@ -97,7 +112,7 @@ class Worker:
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
         """Train a pack to its end, a pause or a stop; returns "finished", "paused", "stopped" or "lost"."""
-        with redirected(log_here(job.log, os.getpid())):
+        with redirected(log_here(job.log, os.getpid())), _named(job):
             try:
                 self._check_ready()
                 return self._train(job, aggregator)
@@ -105,6 +120,13 @@ class Worker:
                 print(failure(job.attempt), flush=True)
                 traceback.print_exc()  # last, where people and the launcher look for the reason
                 raise
+
+    def assist(self, job: Job) -> None:
+        """Train the same as one of the group's other processes, of which the first reports."""
+        with redirected(log_here(job.log, os.getpid())), _named(job):
+            self._check_ready()
+            for _ in self._runner(job)[0].reports(until=job.until):
+                pass
 
     def evaluate(self, job: EvaluationJob) -> list[list[Episode]]:
         """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
@@ -131,18 +153,9 @@ class Worker:
             raise self._unready
 
     def _train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:
-        from runner.config import resolve
-        from runner.envs.task import task
-
         link = Link(aggregator, job.attempt, job.trials)
         try:
-            configs = [resolve(config)[0] for config in job.configs]
-            threads = min(job.threads, usable_cores())
-            runner = self._backend.Runner(task(configs[0].env), configs[0], configs=configs, threads=threads)
-            if job.checkpoints is not None:
-                runner.restore(job.checkpoints)
-            if job.copies:
-                runner.exploit(job.copies)
+            runner, threads = self._runner(job)
             if "stop" in link.orders.values():
                 # Told so before anything was trained: the checkpoint to go on from is the one that came along.
                 link.publish(dict.fromkeys(job.trials, Published(0, b"", "agent", 0, "interrupted")))
@@ -151,11 +164,22 @@ class Worker:
             account = Account(job, runner, self._backend.device_name(), threads)
             account.begin()
             return account.end(self._follow(runner, link, job, account))
-        except FailedEnvironmentError as error:
-            error.trial = job.trials[error.member(len(job.trials))]
-            raise
         finally:
             link.close()
+
+    def _runner(self, job: Job) -> tuple[Any, int]:
+        """The runner of a pack where it goes on, and how many threads step its environments."""
+        from runner.config import resolve
+        from runner.envs.task import task
+
+        configs = [resolve(config)[0] for config in job.configs]
+        threads, group = min(job.threads, usable_cores()), self._group
+        runner = self._backend.Runner(task(configs[0].env), configs[0], configs=configs, threads=threads, group=group)
+        if job.checkpoints is not None:
+            runner.restore(job.checkpoints)
+        if job.copies:
+            runner.exploit(job.copies)
+        return runner, threads
 
     def _follow(self, runner: Any, link: Link, job: Job, account: Account) -> str:
         """Pass on everything the runner reports."""
@@ -193,6 +217,16 @@ class Worker:
         publish(running, "finished" if runner.finished else "paused" if paused else "interrupted")
         link.flush()
         return "finished" if runner.finished or not running else "paused" if paused else "stopped"
+
+
+@contextlib.contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Say of an environment that fails whose it is."""
+    try:
+        yield
+    except FailedEnvironmentError as error:
+        error.trial = job.trials[error.member(len(job.trials))]
+        raise
 
 
 class Link:

@@ -66,6 +66,10 @@ def show_plan(
 
 def _place(workers: int, placement: Placement, packs: int) -> str:
     """`2 CPU workers, one core each`."""
+    if placement.devices > 1:
+        device = "CPU core" if not placement.gpus else "logical GPU" if placement.logical else "GPU"
+        cores = "" if placement.gpus or placement.cpus == 1 else f" of {placement.cpus} cores"
+        return f"{workers * placement.devices} processes{cores}, {placement.devices} for each pack, on a {device} each"
     if placement.gpus:
         each = math.ceil(workers / placement.gpus)
         on = "one worker" if each == 1 else count(each, "worker")

@@ -70,8 +70,10 @@ def test_a_runner_alone_does_not_train_what_several_processes_are_to_train(monke
     for name in ("WORLD_SIZE", "JAX_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     config = make_config({"trainer.devices": 2}, "CategoricalMixin")
+    runner = runner_class("torch")(make_env("CartPole-v1", 4), config)
+    assert len(runner.evaluate(episodes=1)) == 1
     with pytest.raises(UserError, match=r"trainer\.devices 2: this process is alone"):
-        runner_class("torch")(make_env("CartPole-v1", 4), config)
+        runner.run("train")
 
 
 def test_a_trial_is_the_same_on_any_number_of_devices() -> None:

@@ -11,6 +11,7 @@ import ray
 from launcher.plan.experiment import Placement
 from launcher.plan.resources import Machine, Offer, Resources, look, place, workers_now
 from runner.errors import UserError
+from tests.runner.builders import make_config
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -96,3 +97,43 @@ def test_more_cores_than_a_machine_has_are_refused() -> None:
     with pytest.raises(UserError, match="--cores-per-worker 0: allowed: 1 or more"):
         Resources(cores_per_worker=0).check()
     assert place(replace(WANTED, cores_per_worker=2), cluster_of((8, 1), (4, 1))).cpus == 2
+
+
+def test_a_trial_on_several_devices_has_them_on_one_machine_of_cores() -> None:
+    assert place(Resources(), here(8), 2) == Placement(4, 0, 1, devices=2)
+    assert place(WANTED, cluster_of((5, 0), (3, 0)), 2).workers == 3
+    assert place(Resources(cores_per_worker=2), here(8), 2) == Placement(2, 0, 2, devices=2)
+    assert place(Resources(), here(16, 5), 2) == Placement(2, 5, 4, threads=4, devices=2)
+    placed = place(WANTED, cluster_of((16, 4)), 4)
+    assert (placed.workers, placed.cpus, placed.devices) == (1, 4, 4)
+    assert workers_now(WANTED, placed, cluster_of((16, 4), (16, 4))) == 2
+    assert place(Resources(workers=1), here(2), 4) == Placement(1, 0, 1, devices=4)  # a person may want to
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offer", "words"),
+    [
+        (
+            Resources(),
+            here(2),
+            "4: there are 2 cores on this machine, and each process of a trial needs 1; allowed: 1 to 2",
+        ),
+        (Resources(), here(8, 2), "4: there are 2 GPUs on this machine, .*; allowed: 1 to 2"),
+        (Resources(gpus=2), here(8, 4), "4: there are 2 GPUs"),
+        (
+            Resources(workers_per_gpu=2),
+            here(8, 4),
+            "--workers-per-gpu 2: a trial has 4 GPUs; allowed: 1",
+        ),
+    ],
+)
+def test_more_devices_than_there_are_are_refused(wanted: Resources, offer: Offer, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        place(wanted, offer, 4)
+
+
+def test_configurations_of_a_launch_have_one_number_of_devices() -> None:
+    configs = [make_config({"trainer.devices": count}) for count in (1, 2)]
+    assert Resources().devices(configs[1:]) == 2 and Resources(gpus_per_trial=4).devices(configs) == 4
+    with pytest.raises(UserError, match=r"trainer\.devices: found 1, 2; allowed: one number for all trials"):
+        Resources().devices(configs)
