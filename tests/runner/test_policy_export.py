@@ -48,6 +48,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
         {f"models.{role}.network.0.layers": [{"lstm": {"hidden_size": 6, "num_layers": 2}}, 8] for role in ROLES},
     ),
 }
+GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in policy_export.ONNX), reason="the onnx extra is not installed"
 )
@@ -132,7 +133,9 @@ def test_the_five_lines_act_in_plain_gymnasium(tmp_path: Path) -> None:
     for task, part, layer in (("CartPole-v1", 1, 8), ("Pendulum-v1", 1, 8), ("CartPole-v1", 3, {"lstm": 64})):
         changes = {"models.policy.network.0.layers": [8, layer], "models.value.network.0.layers": [8, layer]}
         export(saved(runner_for(task, changes=changes), tmp_path), "torch", tmp_path / "best_agent.pt2")
-        program = textwrap.dedent(snippet(part)).replace("CartPole-v1", task)
+        program = textwrap.dedent(snippet(part))
+        assert all(line.partition("  #")[0] in GUIDE for line in program.splitlines())
+        program = program.replace("CartPole-v1", task)
         assert program.count("\n") == 5 + (part == 3)
         last = "import sys; print(*ended, *{'runner', 'launcher', 'envpool', 'jax'} & sys.modules.keys())"
         done = subprocess.run(
