@@ -124,9 +124,10 @@ def test_l3_a_resumed_launch_is_one_that_resets_its_environments_there(
     words = ["--seeds", "4", "--set", "trainer.timesteps=48"]
     assert main(["resume", str(launched), *words, *ray_address]) == 0
     config, _ = load_config(launched / "trials" / trial / "config.yaml")
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"timesteps": 48})})
     with imports.scope():
         imports.allow(["tests"])
-        alone = runner_class(config.backend)(task(config.env), config, threads=1)
+        alone = runner_class("jax")(task(config.env), config, threads=1)  # as a worker on a CPU has it
     alone.restore([before])
     list(alone.reports())
     after = (launched / "trials" / trial / "checkpoints" / "agent_48.safetensors").read_bytes()
