@@ -130,6 +130,8 @@ class Tpe:
     """The scheduler that trains packs that are there, and then what is proposed, so many settings at a time."""
 
     def __init__(self, packs: Sequence[Sequence[Trial]], largest: int | None) -> None:
+        """Nothing yet; without Optuna a `UserError`."""
+        check()
         self._packs, self._largest = deque(map(list, packs)), largest
 
     def next(self, desk: Desk) -> Leg | None:

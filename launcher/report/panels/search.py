@@ -104,7 +104,8 @@ def claims(found: Results, directory: Path) -> list[str]:
 
 def _score(one: Result) -> str:
     value = "lost" if one.score == WORST else written(one.score)
-    return f"{value} ({span(one.interval, len(one.values)).text}, {len(one.values)} seeds, {one.lost} lost)"
+    interval = f"95% interval {span(one.interval, len(one.values)).text}" if one.interval else "no interval"
+    return f"{value} ({count(len(one.values), 'seed')}, {interval}, {one.lost} lost)"
 
 
 def importance(one: Dimension, ranked: Sequence[Result]) -> float:

@@ -91,6 +91,7 @@ def test_report_says_what_is_confirmed_and_what_is_not(tmp_path: Path) -> None:
     advance(launch)
     finish(launch, [4.0, 4.0, 4.0, 2.0])
     assert "probability of improvement" in words(launch)[-1] and "its winner" not in words(launch)[-1]
+    assert "the winner 4.00 (3 seeds, 95% interval 4.00 to 4.00, 0 lost), the file's own" in words(launch)[-1]
     write_winner(launch, tmp_path)
     winner = read(launch).winner
     assert winner is not None
