@@ -135,7 +135,7 @@ def of_agents(data: dict[str, Any], key: Key, value: Any) -> Key:
 
     A number of all agents takes the place of those of each.
     """
-    agent = data.get("agent")
+    agent = data.get("agent") or {}
     if not _several(agent) or len(key) < 2 or key[0] != "agent" or key[1] not in marked(Agent, Mark.HYPER):
         return key
     if len(key) > 2 or isinstance(value, Mapping):
