@@ -23,7 +23,7 @@ from launcher.plan.experiment import (
     trial_of,
 )
 from launcher.search import asha, pbt, space, tpe
-from launcher.search.record import Entry, Record, Setting, affordable, env_steps_at_most
+from launcher.search.record import Entry, Record, Setting, affordable, env_steps_of_all
 from launcher.search.score import Metric
 from launcher.search.settings import METHODS, Search, read_search
 from launcher.watch.tables import count
@@ -59,7 +59,9 @@ class Begun:
         each += [max(each)] * (search.trials - len(each))
         extra = _length(own) * 2 * len(record.fresh_seeds)
         confirmed = f", and {extra:,} of the confirmation ({len(record.fresh_seeds)} fresh seeds)" if extra else ""
-        lines.append(f"Env steps:   {env_steps_at_most(search, each):,} at most{confirmed}")
+        cost = env_steps_of_all(search, each)
+        said = f"about {cost:,}" if search.method == "asha" else f"{cost:,} at most"
+        lines.append(f"Env steps:   {said}{confirmed}")
         if (later := search.trials - len(self.settings)) > 0:
             lines.append(f"             {count(later, 'setting')} will be proposed when others are over")
         return lines
@@ -242,7 +244,7 @@ def _within(search: Search, each: Sequence[int]) -> tuple[Search, list[str]]:
     if enough < least:
         raise UserError(
             f"search.budget: found {search.budget:,} env steps; {least} of these settings cost "
-            f"{env_steps_at_most(search, each[:least]):,}, with all seeds"
+            f"{env_steps_of_all(search, each[:least]):,}, with all seeds"
         )
     if enough < len(each):
         notes.append(f"search.budget is enough for {enough} of {len(each)} settings")

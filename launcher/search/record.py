@@ -105,14 +105,18 @@ class Record:
         return list(range(first, first + self.search.fresh_seeds))
 
 
-def env_steps_at_most(search: Search, each: Sequence[int]) -> int:
-    """Env steps that a search costs at most, where its settings, with all their seeds, have so many each."""
+def env_steps_of_all(search: Search, each: Sequence[int]) -> int:
+    """Env steps that a search costs, where its settings, with all their seeds, have so many each.
+
+    At most so many, but of asha about so many: it promotes as scores arrive, so more settings may go on than are among
+    the best in the end, and one always goes on to the last rung.
+    """
     if search.method != "asha":
         return sum(each)
     total, before, reduction = 0.0, 0.0, search.asha.reduction
     longest = sorted(each, reverse=True)
     for rung, share in enumerate(rung_shares(search)):
-        total += sum(longest[: len(each) // reduction**rung]) * (share - before)
+        total += sum(longest[: max(1, len(each) // reduction**rung)]) * (share - before)
         before = share
     return round(total)
 
@@ -129,7 +133,7 @@ def affordable(search: Search, each: Sequence[int]) -> int:
     if search.budget is None:
         return len(each)
     counts = range(len(each) + 1)
-    return bisect.bisect_right(counts, search.budget, key=lambda count: env_steps_at_most(search, each[:count])) - 1
+    return bisect.bisect_right(counts, search.budget, key=lambda count: env_steps_of_all(search, each[:count])) - 1
 
 
 def values_of(chosen: Sequence[tuple[Key, Any]]) -> dict[str, Any]:

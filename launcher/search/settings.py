@@ -66,7 +66,7 @@ class Search(Section):
     metric: Metric | Literal["auto"] = "auto"
     """The return that is maximised: of the periodic evaluation, or of training; auto: evaluation where there is one."""
     budget: Annotated[Int, Field(ge=1)] | None = None
-    """Env steps that the search may cost at most: fewer settings are tried where all cost more; null: no limit."""
+    """Env steps that it may cost, of asha about: fewer settings are tried where all cost more; null: no limit."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """The number that all draws of the search follow from; seeds of trials are others."""
     confirm: Annotated[Int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"

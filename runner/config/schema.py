@@ -269,6 +269,8 @@ class Agent(Section):
             if change.at <= found[-1][0]:
                 raise ValueError(f"{at}: found after timestep {found[-1][0]}; allowed: in order of time")
             new: dict[str, Any] = dict(change.model_extra or {})
+            if not new:
+                raise ValueError(f"{at}: nothing changes; allowed: numbers such as learning_rate")
             _check_known(at, new, [*marked(self, Mark.HYPER), _KWARGS])
             if own := sorted(new.keys() & self.of_agents.keys()):
                 raise ValueError(f"{at}: {own[0]}: agents have numbers of their own; allowed: numbers of all agents")

@@ -12,7 +12,7 @@ from launcher.ledger.configurations import config_of, text_of
 from launcher.plan.experiment import Experiment
 from launcher.search import begin
 from launcher.search.begin import Begun
-from launcher.search.record import Record, affordable, env_steps_at_most
+from launcher.search.record import Record, affordable, env_steps_of_all
 from launcher.search.settings import read_search
 from runner.config.load import Source
 from runner.config.overrides import parse_key
@@ -121,10 +121,11 @@ def test_budget_is_for_so_many_settings() -> None:
 def test_env_steps_of_halving() -> None:
     asha = read_search({"method": "asha", "trials": 81}, {}, Source(""))
     # 81 settings to 1/27, 27 on to 1/9, 9 on to 1/3, 3 on to 1: 3 + 2 + 2 + 2 whole lengths.
-    assert env_steps_at_most(asha, [2700] * 81) == 9 * 2700
-    assert env_steps_at_most(read_search({"method": "random"}, {}, Source("")), [2700] * 81) == 81 * 2700
+    assert env_steps_of_all(asha, [2700] * 81) == 9 * 2700
+    assert env_steps_of_all(read_search({"method": "random"}, {}, Source("")), [2700] * 81) == 81 * 2700
+    assert env_steps_of_all(asha, [2700]) == 2700  # somebody gets to the end
     some = asha.model_copy(update={"budget": 2 * 2700})
-    assert env_steps_at_most(some, [2700] * affordable(some, [2700] * 81)) <= 2 * 2700
+    assert env_steps_of_all(some, [2700] * affordable(some, [2700] * 81)) <= 2 * 2700
 
 
 @pytest.mark.parametrize(
