@@ -59,6 +59,11 @@ def required(word: str) -> Preset:
 
     known = catalogue.families()
     family = next((family for family, tasks in known.items() if word in tasks), None)
+    if family is None and ":" in word:
+        raise UserError(
+            f"command line: '{word}' is no file and names no preset; what it names is trained with a configuration of "
+            f"yours: `launch CFG.yaml --env {word}`"
+        )
     if family is None:
         near = did_you_mean(word, [name for preset in presets() for name in (preset.task, preset.name)])
         raise UserError(f"command line: '{word}' is no file and names no preset.{near} `launch presets` lists them")

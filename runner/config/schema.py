@@ -282,7 +282,8 @@ class Agent(Section):
                 found.append((change.at, Agent.model_validate(data)))
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"{at}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                where, allowed = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
+                raise ValueError(f"{at}: {where}: found {first['input']!r}; allowed: {allowed}") from None
         return found[1:]
 
     @model_validator(mode="after")

@@ -96,6 +96,7 @@ def test_a_task_without_preset_is_told_what_to_try(refused: Refused, capsys: pyt
     {
         "Parking-v0": "Parking-v0 has no preset, and no other of highway has one that acts as it does; `launch",
         "Hopper-v40": "'Hopper-v40' is no file and names no preset. Did you mean 'Hopper-v4'",
+        "mine:Point": "'mine:Point' is no file and names no preset; what it names is trained with a conf",
         "tests/nothing": "'tests/nothing' is no file and names no preset. `launch presets` lists them",
         "gymnasium:CartPole-v1": "`launch CartPole-v1 --env gymnasium:CartPole-v1 --seeds 8` tries it",
         "Chess-v1": "Chess-v1 has no preset, and none could train it here: is a game of several players",

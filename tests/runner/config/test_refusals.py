@@ -202,7 +202,7 @@ OVERRIDES: dict[str, str] = {
     "models.policy.hiddens.5=3": "command line: models.policy.hiddens.5: the list has 2 entries, 0 to 1",
     "agent.changes=[{at: 5, ratio_clipp: 1}]": "changes at timestep 5: ratio_clipp does not change. Did you mean",
     "agent.changes=[{at: 5, rollouts: 32}]": "timestep 5: rollouts does not change. Allowed: discount_factor,",
-    "agent.changes=[{at: 5, gae_lambda: 2.0}]": "timestep 5: gae_lambda: Input should be less than or equal to 1",
+    "agent.changes=[{at: 5, gae_lambda: 2.0}]": "timestep 5: gae_lambda: found 2.0; allowed: less than or equal to 1",
     "agent.changes=[{at: 5, alpha: 1}, {at: 5, alpha: 2}]": "changes at timestep 5: found after timestep 5; allowed: ",
     "agent.changes=[{at: 5}]": "changes at timestep 5: nothing changes; allowed: numbers such as learning_rate",
     # types
