@@ -6,7 +6,7 @@
 - `replay DIR…`, of random searches of the same space that have ended: env steps until successive halving, and until
   random search to full length, has a setting of 95% of the best. Both are replayed from the recorded curves, 81
   settings drawn with replacement each time; what is trained when is decided by the scheduler's own functions.
-- `many N`: seconds and milliseconds a setting of planning, storing and resuming a search of N settings.
+- `many N`: processor time, in all and a setting, of planning, storing and resuming a search of N settings.
 """
 
 from __future__ import annotations
@@ -176,15 +176,15 @@ def replay(directories: Sequence[Path], repetitions: int = 20) -> None:
 
 
 def many(count: int) -> None:
-    """Print what it costs to plan, store and take up again a search of so many settings."""
+    """Print the processor time that it takes to plan, store and take up again a search of so many settings."""
     file = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
     sets = ["agent.learning_rate=log:1e-5..1e-2", "agent.ratio_clip=0.1..0.4"]
     flags = {("method",): "asha", ("trials",): count}
 
     def timed(what: str, act: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began = time.process_time()
         made = act()
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         print(f"{what:8} {count:,} settings: {seconds:6.2f} s, {1e3 * seconds / count:.2f} ms a setting", flush=True)
         return made
 
