@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from runner.config import Config
+from runner.errors import UserError
 from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
 
@@ -172,6 +173,11 @@ def join(group: Group) -> None:
     """Meet the other processes of a group; once in a process's life, before its first array."""
     if jax.distributed.is_initialized():
         return
+    if not group.address:
+        raise UserError(
+            f"trainer.devices {group.size}: torchrun starts processes of torch; allowed in JAX: `launch`, or JAX_RANK, "
+            "JAX_WORLD_SIZE and JAX_COORDINATOR_ADDR (HOST:PORT) in the environment of each process"
+        )
     patience = int(PATIENCE_SECONDS)
     local = int(os.environ["JAX_LOCAL_RANK"]) if "JAX_LOCAL_RANK" in os.environ else None
     jax.distributed.initialize(group.address, group.size, group.rank, local, initialization_timeout=patience)
