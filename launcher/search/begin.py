@@ -152,11 +152,12 @@ def _stopping(search: Search, metric: Metric, configs: Sequence[Config], file: F
         stops = [_interval(search, configs, file)] * len(configs)
     else:
         return search
+    later = "fewer search.asha.rungs" if search.method == "asha" else "a longer search.pbt.interval"
     for one, stop in zip(configs, stops, strict=True):
         if metric == "evaluation" and one.evaluation.interval > stop:
             raise UserError(
                 f"{file.path}: evaluation.interval is {one.evaluation.interval:,}, and settings are compared for the "
-                f"first time after {stop:,} timesteps; allowed: at most {stop:,}, or search.metric return"
+                f"first time after {stop:,} timesteps; allowed: at most {stop:,}, {later}, or search.metric return"
             )
     return search
 
