@@ -126,11 +126,12 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
         its = numbers[place : place + 1] if alone else numbers
         trials += [trial_of(name, config.model_copy(update={"seed": seed})) for seed in its]
     metric = search.metric if search.metric != "auto" else "evaluation" if own.evaluation.interval else "return"
-    if metric == "evaluation" and not all(config.evaluation.interval for config in [own, *configs]):
-        raise UserError(
-            f"{file.path}: search.metric is evaluation, and evaluation.interval is 0; set it, or the metric to return"
-        )
-    search = _stopping(search.model_copy(update={"seeds": per_setting}), metric, configs, file, limited)
+    _refuse_evaluations(metric, [own, *configs], file)
+    search = search.model_copy(update={"seeds": per_setting})
+    if search.method == "asha":
+        search = _rungs(search, configs, file, limited)
+    elif search.method == "pbt":
+        _refuse_boundaries(search, configs, file)
     if search.method == "tpe":
         tpe.check()
     record = Record(search, metric, numbers, file.stem, file.data, fixed, tuple(dimensions), text_of(own))
@@ -140,30 +141,18 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
     return Experiment(tuple(trials), (*notes, *limited), names), Begun(record, tuple(settings))
 
 
-def _stopping(search: Search, metric: Metric, configs: Sequence[Config], file: File, notes: list[str]) -> Search:
-    """The search, with no more rungs than the length has if the file names none.
-
-    Raises:
-        UserError: settings cannot be compared where the method compares them.
-    """
-    if search.method == "asha":
-        search, stops = _rungs(search, configs, file, notes)
-    elif search.method == "pbt":
-        stops = [_interval(search, configs, file)] * len(configs)
-    else:
-        return search
-    later = "fewer search.asha.rungs" if search.method == "asha" else "a longer search.pbt.interval"
-    for one, stop in zip(configs, stops, strict=True):
-        if metric == "evaluation" and one.evaluation.interval > stop:
+def _refuse_evaluations(metric: Metric, configs: Sequence[Config], file: File) -> None:
+    """Refuse to compare evaluations that there will not be."""
+    for interval, length in ((one.evaluation.interval, one.updates * one.agent.rollouts) for one in configs):
+        if metric == "evaluation" and not 0 < interval <= length:
             raise UserError(
-                f"{file.path}: evaluation.interval is {one.evaluation.interval:,}, and settings are compared for the "
-                f"first time after {stop:,} timesteps; allowed: at most {stop:,}, {later}, or search.metric return"
+                f"{file.path}: search.metric is evaluation, and evaluation.interval is {interval:,}; allowed: 1 to "
+                f"{length:,}, or search.metric return"
             )
-    return search
 
 
-def _interval(search: Search, configs: Sequence[Config], file: File) -> int:
-    """The first timestep at which members of a population are compared."""
+def _refuse_boundaries(search: Search, configs: Sequence[Config], file: File) -> None:
+    """Refuse a population whose members cannot be compared before the end, or not at the same timesteps."""
     rollouts, interval = configs[0].agent.rollouts, search.pbt.interval
     length = configs[0].updates * rollouts
     if any((one.agent.rollouts, one.updates) != (rollouts, configs[0].updates) for one in configs):
@@ -176,11 +165,10 @@ def _interval(search: Search, configs: Sequence[Config], file: File) -> int:
             f"{file.source.where((SEARCH, 'pbt', 'interval'))}: found {interval:,}; allowed: timesteps below the "
             f"length, {length:,}, so that members are compared before the end"
         )
-    return pbt.boundaries(configs[0], None if interval == "auto" else interval)[0]
 
 
-def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[str]) -> tuple[Search, list[int]]:
-    """The search with as many rungs as are different updates in all configurations, and the first of each of these."""
+def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[str]) -> Search:
+    """The search with as many rungs as are different updates in all configurations, if the file names no number."""
     reduction, wanted = search.asha.reduction, search.asha.rungs
     most = next(
         rungs
@@ -195,7 +183,7 @@ def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[st
             raise UserError(f"{where}: found {wanted}; {said}; allowed: 1 to {most}, or a longer training")
         notes.append(f"{said}, not {wanted}: so many there are")
         search = search.model_copy(update={"asha": search.asha.model_copy(update={"rungs": most})})
-    return search, [asha.rungs_of(one, reduction, most)[0] for one in configs]
+    return search
 
 
 def _perturbed(record: Record, setting: Setting, file: File) -> list[str]:

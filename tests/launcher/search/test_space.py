@@ -152,9 +152,9 @@ def test_env_steps_of_halving() -> None:
         (("agent.class=PPO,FOO,RPO",), {("method",): "tpe"}, "agent.class: found 'FOO'"),
         ((RATE,), {("method",): "asha", ("asha", "rungs"): 9}, "rungs: found 9; of 96 updates 5 rungs are different"),
         (
-            (RATE, "evaluation.interval=256"),
+            (RATE, "evaluation.interval=4000"),
             {("method",): "asha"},
-            "for the first time after 128 timesteps.*at most 128",
+            "evaluation.interval is 4,000; allowed: 1 to 3,072",
         ),
         (
             (RATE,),
