@@ -5,12 +5,14 @@ Programs that JAX compiles in tests are kept in a temporary directory, not in th
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 
+import jax
 import pytest
 
 from tests import checking
@@ -23,10 +25,23 @@ warnings.filterwarnings("ignore", module="beartype")
 checking.install(["runner.torch", "runner.jax"])
 
 PROGRAMS = tempfile.mkdtemp(prefix="sunflower-programs-")
-# JAX reads it once, when it is imported, which EnvPool does; a plugin of pytest's may have been earlier.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
-if "jax" in sys.modules:
-    sys.modules["jax"].config.update("jax_compilation_cache_dir", PROGRAMS)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS  # of other processes
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
+OPTIMISATIONS = "jax_disable_most_optimizations"
+jax.config.update(OPTIMISATIONS, True)
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """For a module whose programs must be those that people run: what is the same to the bit, and what is kept.
+
+    Elsewhere XLA does not optimise them much: that takes longer than they run.
+    """
+    jax.clear_caches()
+    jax.config.update(OPTIMISATIONS, False)
+    yield
+    jax.config.update(OPTIMISATIONS, True)
+    jax.clear_caches()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,6 +56,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and not alone and getattr(options, "numprocesses", 0) is None:
         # Modules in their order, in which those that start Ray are early: many tests need not be long ones.
         options.numprocesses, options.dist, options.loadscopereorder = 2, "loadfile", False
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a collection of garbage need not walk through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of tests that must end before Ray starts."""
+"""Fixtures of tests that must end before Ray starts, and of those that compare with what workers trained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 from tests.launcher.refusals import Refused
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_workers_compile(optimised: None) -> None:
+    """Programs of a Runner here are those of the workers that it is compared with."""
 
 
 @pytest.fixture

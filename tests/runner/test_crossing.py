@@ -13,6 +13,8 @@ from runner.training.tracking import STEPS_PER_SECOND, Record
 from tests.records import untimed
 from tests.runner.builders import TASKS, assert_same, make_config, make_env, runner_class
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 BACKENDS = ("torch", "jax")
 # Everything that a checkpoint carries matters: statistics, moments, the learning rate as the schedule left it.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -171,9 +171,12 @@ def test_layers_in_bfloat16_are_near_those_in_float32_and_alike_in_both_backends
     assert 1e-5 * spread < difference < 0.1 * spread
     (slope,) = torch.autograd.grad(outputs.sum() + values.sum(), leaf)
     assert slope.isfinite().all() and slope.dtype == torch.float32
-    mine, of_jax = jax_models.policy_and_value(
-        network, jax_models.cut(network, jax.numpy.asarray(row)), jax.numpy.asarray(rows[0])
-    )
+
+    @jax.jit
+    def both(row: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax_models.policy_and_value(network, jax_models.cut(network, row), rows)
+
+    mine, of_jax = both(row, rows[0])
     assert mine.dtype == of_jax.dtype == jax.numpy.float32
     np.testing.assert_allclose(mine, outputs[0].detach(), atol=0.05 * spread)
 

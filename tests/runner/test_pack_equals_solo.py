@@ -23,6 +23,8 @@ from tests.runner.builders import (
     runner_class,
 )
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SEEDS = (5, 6, 7)
 ENVS = 3
 ENTROPY = {"agent.entropy_loss_scale": 0.1}

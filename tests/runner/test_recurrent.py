@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,12 @@ def trained(backend: str, changes: dict[str, Any], seeds: Sequence[int] = SEEDS)
     runner = made(backend, changes, seeds)
     list(runner.reports())
     return runner.states()
+
+
+@functools.cache
+def trained_once(backend: str, name: str) -> list[MemberState]:
+    """States at the end of a run of a case, for all tests."""
+    return trained(backend, CASES[name])
 
 
 @dataclass
@@ -162,7 +169,7 @@ def test_an_update_equals_the_oracles_in_both_backends(run: Run) -> None:
 
 @pytest.mark.parametrize("name", list(CASES)[:2])
 def test_both_backends_train_alike(name: str) -> None:
-    for mine, theirs in zip(trained("jax", CASES[name]), trained("torch", CASES[name]), strict=True):
+    for mine, theirs in zip(trained_once("jax", name), trained_once("torch", name), strict=True):
         assert_same(mine, theirs, rtol=1e-4)
 
 
@@ -171,7 +178,7 @@ def test_both_backends_train_alike(name: str) -> None:
 
 def test_the_same_run_is_the_same_and_alone_what_it_is_in_a_pack(backend: str) -> None:
     changes = CASES["two lstms, shared"]
-    one, other = (trained(backend, changes) for _ in range(2))
+    one, other = trained_once(backend, "two lstms, shared"), trained(backend, changes)
     assert [fingerprint(s) for s in one] == [fingerprint(s) for s in other]
     (alone,) = trained(backend, changes, SEEDS[1:])
     assert_same(alone, one[1], rtol=1e-5)

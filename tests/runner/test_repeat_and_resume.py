@@ -29,6 +29,8 @@ from tests.runner.builders import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SCHEDULER = "agent.learning_rate_scheduler"
 ENTROPY = {"agent.entropy_loss_scale": 0.01}
 

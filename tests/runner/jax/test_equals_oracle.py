@@ -204,8 +204,7 @@ def solved(request: pytest.FixtureRequest) -> tuple[Problem, list[dict[str, Any]
     problem = Problem.random(*request.param)
     batch, for_oracle = batches_of(problem)
     arrays = learner_of(problem.learner).optimizer, batch_of(batch), hyper_of(problem.hyper)
-    both = jax.vmap(functools.partial(_gradient_and_step, problem.rules))
-    # Not compiled: that would take longer than all the rest.
+    both = jax.jit(jax.vmap(functools.partial(_gradient_and_step, problem.rules)))
     return problem, for_oracle, both(*arrays, jnp.array([True, True, False]))
 
 

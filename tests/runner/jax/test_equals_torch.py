@@ -64,13 +64,19 @@ def test_both_know_the_activations_of_the_configuration() -> None:
 def test_an_activation_and_its_slope_are_equal_to_where_exponentials_overflow(name: str) -> None:
     x = normal(4, 7, 5) * np.float32([1, 10, 100, 1000])[:, None, None]
     direction = normal(7, 5, seed=1)
+
+    @jax.jit
+    def both(rows: jax.Array, direction: jax.Array) -> Any:
+        value, back = jax.vjp(models.ACTIVATIONS[name], rows)
+        return value, back(direction)[0]
+
     for rows in x:
-        mine, back = jax.vjp(models.ACTIVATIONS[name], jnp.asarray(rows))
+        mine, mine_slope = both(rows, direction)
         leaf = torch.tensor(rows.T[None], requires_grad=True)  # features first
         theirs = torch_models.ACTIVATIONS[name](leaf)
         (slope,) = torch.autograd.grad(theirs, leaf, torch.tensor(direction.T[None]))
         close(mine, theirs[0].T.detach(), name)
-        close(back(jnp.asarray(direction))[0], slope[0].T, f"slope of {name}")
+        close(mine_slope, slope[0].T, f"slope of {name}")
 
 
 @pytest.mark.parametrize("name", ["gelu", "softmax"])
@@ -92,7 +98,7 @@ def test_networks_and_their_gradients_are_equal(name: str) -> None:
         outputs, values = jax.vmap(one)(flat, jnp.asarray(observations))
         return (outputs * weights).sum() + (values * value_weights).sum(), (outputs, values)
 
-    (_, mine), gradient = jax.value_and_grad(weighted, has_aux=True)(jnp.asarray(flat))
+    (_, mine), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(flat)
     leaf = torch.tensor(flat, requires_grad=True)
     theirs = torch_models.policy_and_value(network, torch_models.cut(network, leaf), torch.tensor(observations))
     ((theirs[0] * torch.tensor(weights)).sum() + (theirs[1] * torch.tensor(value_weights)).sum()).backward()  # type: ignore[no-untyped-call]
@@ -342,7 +348,14 @@ def test_slopes_are_equal_at_the_corners() -> None:
     (slope,) = torch.autograd.grad(theirs.sum(), leaf)
     mine = jax.grad(lambda x: models.log_std(rules, {LOG_STD: x}).sum())(jnp.asarray(raw))
     np.testing.assert_array_equal(mine, slope[0, :, 0])
+
+    @jax.jit
+    def slopes(x: jax.Array) -> dict[str, jax.Array]:
+        of_each = {name: f for name, f in models.ACTIVATIONS.items() if name != "softmax"}
+        return {name: jax.grad(lambda x, f=f: f(x).sum())(x) for name, f in of_each.items()}
+
+    of_jax = slopes(np.zeros((1, 1), np.float32))
     for name in set(ACTIVATIONS) - {"softmax"}:
         zero = torch.zeros(1, 1, 1, requires_grad=True)
         (slope,) = torch.autograd.grad(torch_models.ACTIVATIONS[name](zero).sum(), zero)
-        close(jax.grad(lambda x, f=models.ACTIVATIONS[name]: f(x).sum())(jnp.zeros((1, 1)))[0], slope[0, 0], name)
+        close(of_jax[name][0], slope[0, 0], name)

@@ -22,6 +22,8 @@ from runner.training.episodes import Episodes
 from tests.runner.builders import TASKS, make_env
 from tests.runner.jax.collecting import ENVS, MEMBERS, collector, noise, policies
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SEEDS = [seed for member in range(MEMBERS) for seed in environment_seeds(member, ENVS)]
 STEPS = 11  # the end of Pendulum's second episode
 POOLS: dict[str, dict[str, Any]] = {

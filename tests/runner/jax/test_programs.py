@@ -21,6 +21,8 @@ from tests.conftest import PROGRAMS
 from tests.runner.builders import make_config, make_env
 from tests.runner.jax import again
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 ROOT = Path(__file__).parents[3]
 FULL = {"agent.learning_rate_scheduler": "KLAdaptiveLR", "agent.entropy_loss_scale": 0.01}
 
