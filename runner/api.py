@@ -22,6 +22,7 @@ from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
 from runner.draws import environment_seeds
+from runner.envs import halves
 from runner.envs.agents.fitting import fitted
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
@@ -163,7 +164,9 @@ class Runner:
             if not self.env.rebuilds:
                 raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
             evaluate = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
-        with self.env.opened(self._seeds(self._members.timestep), self._threads) as env:
+        seeds, members = self._seeds(self._members.timestep), self._members.pack.size
+        choice, gpu = self._static.env.half_pools, self.numerics.sees_gpu()
+        with halves.opened(self.env, seeds, self._threads, members, choice, gpu) as env:
             yield from train(self._members, env, stop, evaluate, until)
 
     def evaluate(

@@ -27,8 +27,8 @@ from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.base import ABSENT, Step, VectorEnv
-from runner.envs.measure import step_seconds
 from runner.envs.named import imports
+from runner.envs.named.measure import step_seconds
 from runner.envs.python import InProcess, PythonTask
 from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task

@@ -86,7 +86,7 @@ def measure(trials: Iterable[Trial]) -> None:
 @functools.cache
 def _step_seconds(env: str) -> float:
     """Seconds of an environment's step on one core; 0 where that cannot be measured, of which training will tell."""
-    command = [sys.executable, "-P", "-m", "runner.envs.measure", env]
+    command = [sys.executable, "-P", "-m", "runner.envs.named.measure", env]
     try:
         done = subprocess.run(
             command, env=of_program(), capture_output=True, text=True, timeout=LOOK_SECONDS, check=True

@@ -132,7 +132,7 @@ class Worker:
         """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
         self._check_ready()
         from runner.config import resolve
-        from runner.envs.measure import step_seconds
+        from runner.envs.named.measure import step_seconds
         from runner.envs.task import task
 
         config = resolve(job.config)[0]

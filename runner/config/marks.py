@@ -22,7 +22,7 @@ class Mark(Enum):
     CHANGES = "what becomes of such numbers: while it trains, or of some agents"
     SEED = "the seed, which members of a pack differ in"
     NAME = "what the output is called"
-    OUTPUT = "how often something is written or evaluated, which changes nothing that is learned"
+    OUTPUT = "how often something is written or evaluated, or how it is run, which changes nothing that is learned"
     LENGTH = "how long to train"
     ACTING = "part of the agent section that actions depend on"
     PLACE = "what it trains on, which changes results by rounding alone"

@@ -38,6 +38,8 @@ class EnvConfig(BaseModel):
     """EnvPool's task, such as CartPole-v1; else gymnasium:ID, or module:Name of a class or function."""
     num_envs: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """Environments of one trial (N), stepped together."""
+    half_pools: Annotated[Literal["auto"] | bool, Mark.OUTPUT, Mark.LATER] = "auto"
+    """Step EnvPool's environments in two halves, each in its own threads; auto: with several threads, or a GPU."""
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -54,14 +54,18 @@ class VectorEnv:
         resets_at_once: no reset rows; final observations come in `info`.
         rebuilds: `seeded` makes environments beside these, which go on undisturbed.
         splits: several cores can step them at once.
+        overlaps: between `send` and `receive` they step while this process does something else.
+        sent: the actions of a step that begins when it is received.
         measured: environments that tell what a step costs: enough to share what a call costs.
     """
 
     agents: Agents | None = None
     padded = False
+    sent: Any = None
     resets_at_once = False
     rebuilds = True
     splits = True
+    overlaps = False
     measured = 64
 
     def __init__(
@@ -115,6 +119,27 @@ class VectorEnv:
             observations `[N, O]`, rewards `[N]` float32, terminated `[N]`, truncated `[N]`, info.
         """
         raise NotImplementedError
+
+    @property
+    def halves(self) -> Sequence[VectorEnv]:
+        """Environments that step at the same time, each in threads of its own: this alone, or `runner.envs.halves`."""
+        return (self,)
+
+    def cut(self, rows: Any) -> Sequence[Any]:
+        """Rows `[P·N, …]` of any library as those of each part."""
+        return (rows,)
+
+    def joined(self, rows: Sequence[Any], concatenate: Callable[..., Any] = np.concatenate) -> Any:
+        """The inverse of `cut`."""
+        return rows[0]
+
+    def send(self, actions: Any) -> None:
+        """Begin a step, of which `receive` gives what `step` returns; one at a time."""
+        self.sent = actions
+
+    def receive(self) -> Step:
+        """The step that `send` began."""
+        return self.step(self.sent)
 
     def step_some(self, actions: np.ndarray, indices: np.ndarray) -> Step:
         """One step of these environments; of the others nobody looks at what happens.

@@ -200,6 +200,8 @@ class EnvPoolTask(VectorEnv):
         players: agents of an environment.
     """
 
+    overlaps = True
+
     def __init__(self, task: str, num_envs: int, arguments: Mapping[str, Any] | None = None) -> None:
         """Describe a pool of `num_envs` environments.
 
@@ -249,6 +251,8 @@ class EnvPoolTask(VectorEnv):
 class EnvPool(VectorEnv):
     """A synchronous EnvPool pool."""
 
+    overlaps = True
+
     def __init__(self, pool: Any, task: str | None = None) -> None:
         """Wrap a pool made with `env_type="gymnasium"`, of this task.
 
@@ -288,6 +292,14 @@ class EnvPool(VectorEnv):
     def step(self, actions: Any) -> Step:
         """Step every environment; see the base class."""
         return self._told(self.pool.step(self.actions.checked(actions, self.num_envs)))
+
+    def send(self, actions: Any) -> None:
+        """Begin a step in the pool's threads; see the base class."""
+        self.pool.send(self.actions.checked(actions, self.num_envs))
+
+    def receive(self) -> Step:
+        """Wait for the end of the step; see the base class."""
+        return self._told(self.pool.recv())
 
     def step_some(self, actions: np.ndarray, indices: np.ndarray) -> Step:
         """Step only these environments; see the base class."""

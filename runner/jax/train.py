@@ -19,14 +19,24 @@ from jaxtyping import Bool, Float, Int, Num
 from runner.draws import Draws
 from runner.envs.base import VectorEnv
 from runner.jax import accelerate, distributions, models
-from runner.jax.accelerate import compiles, gather, join, multiplies_bfloat16, settings
+from runner.jax.accelerate import compiles, gather, join, multiplies_bfloat16, sees_gpu, settings
 from runner.jax.preprocessors import Scaler, Statistics, observation_scaler
 from runner.jax.rollout import Collector, EnvActions, Rollout, env_actions, experience_of, whole
 from runner.jax.update import Learner, Optimizer, update
 from runner.training.pack import Hyper, Rules
 from runner.training.state import Counters, MemberState, Moments
 
-__all__ = ["compiles", "env_actions", "experience_of", "gather", "join", "multiplies_bfloat16", "settings", "whole"]
+__all__ = [
+    "compiles",
+    "env_actions",
+    "experience_of",
+    "gather",
+    "join",
+    "multiplies_bfloat16",
+    "sees_gpu",
+    "settings",
+    "whole",
+]
 
 
 class Policy(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from runner.envs.base import ABSENT, VectorEnv
+from runner.envs.halves import Halves
 from runner.envs.spaces import ActionSpace
 from runner.envs.tensors import TensorEnv
 from runner.networks.policies import Distribution
@@ -63,8 +64,28 @@ EnvActions = Callable[..., Any]
 """(actions `[P, N, K]`, whether as tensors) → what the environment takes, `[P·N, …]`."""
 
 
+class _Part:
+    """Environments that are stepped and acted on together, where they stand, and their place in a rollout's memory.
+
+    Attributes:
+        env: the environments.
+        rows: those of each member's environments.
+        observations: where they stand, `[P, n, O]`.
+        absent: rows at which nobody is there to act next, `[P·n]`.
+        carry: what networks remember, `[P, n, M]`.
+        views: of each tensor of the rollout, by name, this part of each step.
+    """
+
+    def __init__(self, env: VectorEnv, rows: slice, observations: Tensor, absent: Any, carry: Tensor | None) -> None:
+        self.env, self.rows = env, rows
+        self.observations, self.absent, self.carry = observations, absent, carry
+        self.views: dict[str, Sequence[Tensor]] = {}
+
+
 class Collector:
     """Steps the environments and remembers, between rollouts, where each of them stands.
+
+    A rollout holds until the next one, which is written into the same memory.
 
     Attributes:
         episodes: that it counts.
@@ -81,11 +102,12 @@ class Collector:
         sequence: int = 1,
         team_return: str = "sum",
         processes: int = 1,
+        apart: bool = True,
     ) -> None:
         """Reset `env` (P·N environments, member-major) and count episodes, those of all `processes` together.
 
         Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
-        sequence of so many steps.
+        sequence of so many steps. Half-pools are acted on one by one if `apart`, else together.
         """
         self.env = env
         self.members = members
@@ -94,85 +116,140 @@ class Collector:
         self.episodes = following(env, members, team_return, processes, accelerate.gather)
         self.spent: dict[str, float] = defaultdict(float)
         self._env_actions, self._act, self._sequence = env_actions, act, sequence
-        self._carry = None if carry is None else torch.from_numpy(carry).to(self.device)
+        self._steps, self._memory = 0, dict[str, Tensor]()
+        together = [(env, slice(0, self.envs))]
+        parts = zip(env.halves, env.rows, strict=True) if isinstance(env, Halves) and apart else together
+        self._parts = [self._reset(part, rows, carry) for part, rows in parts]
+
+    def _reset(self, env: VectorEnv, rows: slice, carry: np.ndarray | None) -> _Part:
         observations, info = (env.reset_arrays(), self._told()) if isinstance(env, TensorEnv) else env.reset()
-        self._observations = self._to_device(observations)
-        self._absent: Any = info.get(ABSENT, np.zeros(env.num_envs, bool))
+        absent: Any = info.get(ABSENT, np.zeros(env.num_envs, bool))
         if isinstance(env, TensorEnv):
-            self._absent = _tensor(self._absent).to(self.device)
+            absent = _tensor(absent).to(self.device)
+        start = None if carry is None else torch.from_numpy(carry[:, rows]).to(self.device)
+        return _Part(env, rows, self._of_members(observations).to(self.device), absent, start)
 
     def collect(self, policy: Any, noise: np.ndarray, random: np.ndarray | None = None) -> Rollout:
-        """T steps of every environment, one per row of `noise` `[T, P, N, W]`, those in `random` `[T]` by no policy."""
+        """T steps of every environment, one per row of `noise` `[T, P, N, W]`, those in `random` `[T]` by no policy.
+
+        While one part is acted on, the other one steps, if there are two.
+        """
+        self._begin(len(noise))
         drawn = torch.from_numpy(noise).to(self.device)
-        observations, actions, outputs = [self._observations], [], []
-        columns: tuple[list[Any], ...] = ([], [], [], [])
-        infos: list[dict[str, Any]] = []
-        carries: list[Tensor] = []
-        for t in range(len(noise)):
-            began = time.perf_counter()
-            if self._carry is not None and t % self._sequence == 0:
-                carries.append(self._carry)
-            at_random = None if random is None else bool(random[t])
-            self._carry, output, action = self._act(policy, self._carry, observations[-1], drawn[t], at_random)
-            chosen = self._env_actions(action, isinstance(self.env, TensorEnv))
-            acted = time.perf_counter()
-            after, reward, terminal, truncated, info = self._step(chosen)
-            self.spent[ACT_TIME] += acted - began
-            self.spent[ENVIRONMENT_TIME] += time.perf_counter() - acted
-            observations.append(self._to_device(after))
-            outputs.append(output)
-            actions.append(action)
-            end = terminal | truncated
-            for column, now in zip(columns, (reward, terminal, end, ~self._absent), strict=True):
-                column.append(now)
-            # The next row begins an episode: after a reset row, or right after an end that resets at once.
-            self._forget(self._absent | end if self.env.resets_at_once else self._absent)
-            self._absent = info.get(ABSENT, end & (not self.env.resets_at_once))
-            infos.append(info)
-        rewards, terminated, ended, valid = map(_stack, columns)
-        steps = rewards.cpu().numpy(), ended.cpu().numpy(), valid.cpu().numpy()
-        self.episodes.add(*steps, infos)
-        self._observations = observations[-1]
+        noises = [drawn[:, :, part.rows].unbind(0) for part in self._parts]
+        columns, infos = self._columns(), list[list[dict[str, Any]]]()
+        for part, own in zip(self._parts, noises, strict=True):
+            self._send(part, 0, policy, own, random)
+        for t in range(self._steps):
+            infos.append([])
+            for part, own in zip(self._parts, noises, strict=True):
+                infos[t].append(self._receive(part, t, columns))
+                if t + 1 < self._steps:
+                    self._send(part, t + 1, policy, own, random)
+        rewards, terminated, ended, valid = map(_tensor, columns)
+        told = [one[0] if len(one) == 1 else self.env.told(one) for one in infos]  # type: ignore[attr-defined]
+        counted, done, there = (x.flatten(1).cpu().numpy() for x in (rewards, ended, valid))
+        self.episodes.add(counted, done, there, told)
+        observations = self._memory["observations"]
+        rewards, terminated, ended_, valid = (
+            x.to(self.device).transpose(0, 1) for x in (rewards, terminated, ended, valid)
+        )
         return Rollout(
-            torch.stack(observations, 1),
-            torch.stack(actions, 1),
-            torch.stack(outputs, 1),
-            self._of_members(rewards),
-            self._of_members(terminated),
-            self._of_members(ended),
-            self._of_members(valid).float(),
-            *self._followed(ended, observations, infos),
-            torch.stack(carries, 1) if carries else None,
+            observations,
+            self._memory["actions"],
+            self._memory["outputs"],
+            rewards,
+            terminated,
+            ended_,
+            valid.float(),
+            *self._followed(ended.flatten(1), observations, told),
+            self._memory.get("carry"),
         )
 
-    def _forget(self, begins: Any) -> None:
-        """Episodes begin in these environments."""
-        if self._carry is not None:
-            rows = _tensor(begins).to(self.device).view(self.members, self.envs, 1)
-            self._carry = torch.where(rows, 0, self._carry)
+    def _begin(self, steps: int) -> None:
+        """Make the memory ready for a rollout of so many steps."""
+        if steps != self._steps:
+            self._steps = steps
+            self._memory.clear()
+            for part in self._parts:
+                part.views.clear()
+        for part in self._parts:
+            self._keep(part, "observations", 0, part.observations)
 
-    def _step(self, actions: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """A step of the environments: arrays of numpy and an info, or tensors and the final observations."""
+    def _columns(self) -> tuple[Any, Any, Any, Any]:
+        """Places `[T, P, N]` for what each step gives: rewards, terminated, ended, valid; of the environments' library.
+
+        Not of the rollout's memory: they are counted later.
+        """
+        shape = (self._steps, self.members, self.envs)
         if isinstance(self.env, TensorEnv):
-            *arrays, final = self.env.step_arrays(actions)
+            kinds = torch.float32, torch.bool, torch.bool, torch.bool
+            return tuple(torch.empty(shape, dtype=kind, device=self.device) for kind in kinds)  # type: ignore[return-value]
+        return tuple(np.empty(shape, kind) for kind in (np.float32, bool, bool, bool))  # type: ignore[return-value]
+
+    def _keep(self, part: _Part, name: str, at: int, rows: Tensor) -> None:
+        """Write a part's rows of one step, `[P, n, …]`, to the rollout's memory."""
+        if name not in part.views:
+            if name not in self._memory:
+                length = {"observations": self._steps + 1, "carry": self._steps // self._sequence}
+                shape = (self.members, length.get(name, self._steps), self.envs, *rows.shape[2:])
+                self._memory[name] = torch.empty(shape, dtype=rows.dtype, device=self.device)
+            part.views[name] = self._memory[name][:, :, part.rows].unbind(1)
+        part.views[name][at].copy_(rows, non_blocking=True)
+
+    def _send(self, part: _Part, t: int, policy: Any, noises: Sequence[Tensor], random: np.ndarray | None) -> None:
+        """Act on a part, and let it step."""
+        began = time.perf_counter()
+        if part.carry is not None and t % self._sequence == 0:
+            self._keep(part, "carry", t // self._sequence, part.carry)
+        at_random = None if random is None else bool(random[t])
+        observations = part.views["observations"][t]
+        part.carry, outputs, actions = self._act(policy, part.carry, observations, noises[t], at_random)
+        self._keep(part, "outputs", t, outputs)
+        self._keep(part, "actions", t, actions)
+        chosen = self._env_actions(actions, isinstance(part.env, TensorEnv))
+        acted = time.perf_counter()
+        part.env.send(chosen)
+        self.spent[ACT_TIME] += acted - began
+        self.spent[ENVIRONMENT_TIME] += time.perf_counter() - acted
+
+    def _receive(self, part: _Part, t: int, columns: Sequence[Any]) -> dict[str, Any]:
+        """Wait for a part's step, and write it down; returns its info."""
+        began = time.perf_counter()
+        after, reward, terminal, truncated, info = self._step(part.env)
+        self.spent[ENVIRONMENT_TIME] += time.perf_counter() - began
+        self._keep(part, "observations", t + 1, self._of_members(after))
+        part.observations = part.views["observations"][t + 1]
+        end, at_once = terminal | truncated, part.env.resets_at_once
+        for column, now in zip(columns, (reward, terminal, end, ~part.absent), strict=True):
+            column[t, :, part.rows] = now.reshape(self.members, -1)
+        if part.carry is not None:
+            # The next row begins an episode: after a reset row, or right after an end that resets at once.
+            begins = self._of_members(part.absent | end if at_once else part.absent).to(self.device)
+            part.carry = torch.where(begins.unsqueeze(2), 0, part.carry)
+        part.absent = info.get(ABSENT, end & (not at_once))
+        return info
+
+    def _step(self, env: VectorEnv) -> tuple[Any, Any, Any, Any, Any]:
+        """The step that was sent: arrays of numpy and an info, or tensors and the final observations."""
+        if isinstance(env, TensorEnv):
+            *arrays, final = env.step_arrays(env.sent)
             observations, rewards, terminated, truncated = (_tensor(x).to(self.device) for x in arrays)
-            info = {} if final is None else {FINAL: self._to_device(final)}
+            info = {} if final is None else {FINAL: self._of_members(final).to(self.device)}
             return observations, rewards, terminated, truncated, info | self._told()
-        return self.env.step(actions)
+        return env.receive()
 
     def _told(self) -> dict[str, Any]:
         """The part of an info that environments which give tensors have beside their steps."""
         absent = getattr(self.env, ABSENT, None)
         return {} if absent is None else {ABSENT: _tensor(absent).to(self.device)}
 
-    def _to_device(self, observations: Any) -> Num[Tensor, "P N O"]:
-        return _tensor(observations).to(self.device).unflatten(0, (self.members, self.envs))
-
-    def _of_members(self, steps: Tensor) -> Any:
-        return steps.to(self.device).unflatten(1, (self.members, self.envs)).transpose(0, 1)
+    def _of_members(self, rows: Any) -> Tensor:
+        """Rows `[P·n, …]` of any library as `[P, n, …]`."""
+        return _tensor(rows).unflatten(0, (self.members, -1))
 
     def _followed(
-        self, ended: Tensor, observations: list[Tensor], infos: list[dict[str, Any]]
+        self, ended: Tensor, observations: Tensor, infos: Sequence[Mapping[str, Any]]
     ) -> tuple[Tensor | None, Tensor]:
         """Rows of the steps whose successor is not the next observation, and the successors; see `Rollout`."""
         if isinstance(self.env, TensorEnv) and self.env.resets_at_once:
@@ -190,16 +267,16 @@ class Collector:
         return _tensor(index).to(self.device), _tensor(last).to(self.device)
 
     def _followed_tensors(
-        self, ended: Tensor, observations: list[Tensor], infos: list[dict[str, Any]]
+        self, ended: Tensor, observations: Tensor, infos: Sequence[Mapping[str, Any]]
     ) -> tuple[Tensor | None, Tensor]:
         """`_followed` of environments whose arrays are on a device."""
         assert isinstance(self.env, TensorEnv)
         self.env.tell(ended.any())
         steps, rows = ended.nonzero(as_tuple=True)
         if not len(steps):
-            return None, self._observations.new_empty(self.members, 0, self.env.observation_size)
+            return None, observations.new_empty(self.members, 0, self.env.observation_size)
         # Where nobody knows what followed, it is what was before.
-        finals = torch.stack([info.get(FINAL, observations[t]) for t, info in enumerate(infos)], 1)
+        finals = torch.stack([info.get(FINAL, observations[:, t]) for t, info in enumerate(infos)], 1)
         members, places = rows // self.envs, steps * self.envs + rows % self.envs
         order, counts = members.argsort(stable=True), members.bincount(minlength=self.members)
         filled = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
@@ -250,10 +327,6 @@ def _tensor(array: Any) -> Tensor:
     if isinstance(array, Tensor):
         return array
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
-
-
-def _stack(steps: list[Any]) -> Tensor:
-    return torch.stack(steps) if isinstance(steps[0], Tensor) else torch.from_numpy(np.stack(steps))
 
 
 def experience_of(rollout: Rollout, member: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ Axes: P member · T rollout step · N environment · K number of an action · W 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,15 +17,26 @@ from torch import Tensor
 
 from runner.draws import Draws
 from runner.envs.base import VectorEnv
+from runner.envs.halves import Halves
 from runner.torch import accelerate, distributions, models
-from runner.torch.accelerate import compiles, gather, join, multiplies_bfloat16, settings
+from runner.torch.accelerate import compiles, gather, join, multiplies_bfloat16, sees_gpu, settings
 from runner.torch.preprocessors import Scaler, Statistics, observation_scaler
 from runner.torch.rollout import Collector, EnvActions, Rollout, env_actions, experience_of, whole
 from runner.torch.update import Learner, Optimizer, update
 from runner.training.pack import Hyper, Rules
 from runner.training.state import Counters, MemberState, Moments
 
-__all__ = ["compiles", "env_actions", "experience_of", "gather", "join", "multiplies_bfloat16", "settings", "whole"]
+__all__ = [
+    "compiles",
+    "env_actions",
+    "experience_of",
+    "gather",
+    "join",
+    "multiplies_bfloat16",
+    "sees_gpu",
+    "settings",
+    "whole",
+]
 
 
 class Policy(NamedTuple):
@@ -38,13 +50,30 @@ class Policy(NamedTuple):
 def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, draws: Draws) -> Collector:
     """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
-    carry = rules.network.carry(members, env.num_envs // members)
+    carry, own = rules.network.carry(members, env.num_envs // members), partial(act, rules)
+    apart = isinstance(env, Halves) and _acts_alike(env, partial(own, policy(rules, learner)), carry, draws.noise[0])
     count = rules.config.agent.team_return, rules.processes
-    collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence, *count)
+    collector = Collector(env, members, actions, own, carry, rules.config.sequence, *count, apart)
     if rules.compiled:
         rollout = _nothing(rules, collector, steps)
         learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
     return collector
+
+
+@torch.no_grad()
+def _acts_alike(env: Halves, acts: Callable[..., Any], carry: np.ndarray | None, noise: np.ndarray) -> bool:
+    """Acting on each half gives the bits that acting on both gives, of random observations: it depends on their number.
+
+    Matrix products of a few rows are summed in another order than those of many.
+    """
+    rng, shape = np.random.default_rng(0), (env.members, env.num_envs // env.members, env.observation_size)
+    drawn = rng.integers(0, 256, shape) if env.layout.dtype == np.uint8 else rng.standard_normal(shape)
+    remembered = None if carry is None else rng.standard_normal(carry.shape).astype(carry.dtype)
+    arrays = remembered, drawn.astype(env.layout.dtype), noise
+    rows = [None if x is None else torch.from_numpy(x).to(accelerate.device()) for x in arrays]
+    halves = [acts(*(None if x is None else x[:, part] for x in rows)) for part in env.rows]
+    found = zip(acts(*rows), *halves, strict=True)
+    return all(both is None or both.equal(torch.cat(parts, 1)) for both, *parts in found)
 
 
 def policy(rules: Rules, learner: Learner) -> Policy:

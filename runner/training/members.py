@@ -34,6 +34,7 @@ class Backend(Protocol):
     """
 
     compiles: Callable[[Config], bool]
+    sees_gpu: Callable[[], bool]
     multiplies_bfloat16: Callable[[], bool]
     settings: Callable[[Rules, int], AbstractContextManager[None]]
     env_actions: Callable[[Distribution, ActionSpace, bool], Any]

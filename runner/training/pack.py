@@ -98,7 +98,7 @@ def program_key(config: Config) -> str:
 
 def policy_key(config: Config) -> str:
     """Canonical text of everything that actions depend on besides parameters and statistics."""
-    data = dump_without(config, ())
+    data = dump_without(config, (Mark.OUTPUT,))
     agent = {name: data["agent"][name] for name in marked(config.agent, Mark.ACTING) if name in data["agent"]}
     env = {name: value for name, value in data["env"].items() if name != "num_envs"}
     return text({"env": env, "models": data["models"], "agent": agent, "backend": data["backend"]})

@@ -86,12 +86,12 @@ def test_torch_takes_no_way_through_numpy(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[str] = []
     inner = Collector._step
 
-    def watched(self: Any, actions: Any) -> Any:
-        assert isinstance(actions, torch.Tensor)
+    def watched(self: Any, env: Any) -> Any:
+        assert isinstance(env.sent, torch.Tensor)
         with monkeypatch.context() as patch:
             for name in ("numpy", "cpu", "tolist", "item", "__array__"):
                 patch.setattr(torch.Tensor, name, lambda *x, name=name, **y: seen.append(name))
-            return inner(self, actions)
+            return inner(self, env)
 
     monkeypatch.setattr(Collector, "_step", watched)
     list(runner.reports())

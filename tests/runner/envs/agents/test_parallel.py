@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from runner.envs.agents.vector import Parallel
 from runner.envs.base import ABSENT, VectorEnv
-from runner.envs.measure import step_seconds
+from runner.envs.named.measure import step_seconds
 from runner.envs.spaces import LEGAL, PRIVILEGED
 from runner.envs.wrap import wrap_env
 from runner.errors import FailedEnvironmentError, UserError

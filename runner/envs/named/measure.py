@@ -1,6 +1,6 @@
 """A program that prints what a step costs: of its own, since a simulator that cannot run ends its process.
 
-python -m runner.envs.measure ENV    # the section of a configuration, as JSON
+python -m runner.envs.named.measure ENV    # the section of a configuration, as JSON
 """
 
 from __future__ import annotations
