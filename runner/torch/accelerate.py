@@ -1,18 +1,20 @@
-"""The way in which the update's functions run, eager or compiled, of which they know nothing."""
+"""The way in which functions run, eager, compiled or as CUDA graphs, of which they know nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.utils import _pytree as pytree
 
 from runner.config import Config
 from runner.cores import worth_splitting
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 WORTH_COMPILING = 20_000
 """Minibatch steps from which compilation (10 to 15 s a process, about 1 ms saved per step) pays for itself."""
+WARM_UP = 3
+"""Runs before a capture, in which libraries choose their kernels and ask for memory."""
 
 
 def device() -> torch.device:
@@ -108,6 +112,112 @@ def functional_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tu
     """Gradient as a function transform, which the compiler can trace into one graph with what surrounds it."""
     gradient, (_, parts) = torch.func.grad_and_value(loss, has_aux=True)(parameters)
     return gradient, parts
+
+
+class CudaGraph:
+    """What a function of no arguments does on the GPU, recorded once.
+
+    Attributes:
+        outputs: its results; every replay writes them anew.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        """Warm up on a stream beside the current one, as PyTorch's documentation has it, and record."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self.outputs = function()
+
+    def replay(self) -> None:
+        """Do the same again, with what is in the memory of its inputs now."""
+        self._graph.replay()
+
+
+class Captured:
+    """A function of trees of tensors, recorded once for each shape of its arguments and then replayed.
+
+    What a call returns holds until the next call: it is in memory that every replay writes to (see `kept`). Where a
+    function cannot be recorded it runs as it is, which is said once.
+    """
+
+    def __init__(self, function: Callable[..., Any], graph: Callable[[Callable[[], Any]], Any] = CudaGraph) -> None:
+        self._function, self._graph = function, graph
+        self._plans: dict[tuple[Any, ...], _Plan | None] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function's result for these arguments, those that are no tensors by value."""
+        leaves = pytree.tree_leaves(arguments)
+        key = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
+        if key not in self._plans:
+            self._plans[key] = self._recorded(arguments)
+        plan = self._plans[key]
+        return self._function(*arguments) if plan is None else plan(leaves)
+
+    def _recorded(self, arguments: Any) -> _Plan | None:
+        inputs = pytree.tree_map_only(Tensor, _alike, arguments)
+        try:
+            return _Plan(pytree.tree_leaves(inputs), self._graph(lambda: self._function(*inputs)))
+        except RuntimeError as error:
+            if None not in self._plans.values():
+                log.warning("no CUDA graph of the training's operations, which run one by one, slower: %s", error)
+            return None
+
+
+def _alike(tensor: Tensor) -> Tensor:
+    """A copy whose numbers lie as the tensor's do, gaps included, since sums follow the order in memory."""
+    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    shared = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return tensor.detach().clone() if shared else copy.copy_(tensor)
+
+
+class _Plan:
+    """A recorded graph, and the memory that it reads."""
+
+    def __init__(self, inputs: Sequence[Any], graph: Any) -> None:
+        self._inputs, self._graph = inputs, graph
+        self._seen: list[Any] = [(None, 0)] * len(inputs)
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        """Replay with these arguments; what has not changed since the last time is not copied again."""
+        changed: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for place, given in enumerate(leaves):
+            if isinstance(given, Tensor):
+                before, version = self._seen[place]
+                if given is not before or given._version != version:
+                    self._seen[place] = given, given._version
+                    changed.setdefault(given.dtype, []).append((self._inputs[place], given))
+        for pairs in changed.values():
+            torch._foreach_copy_([own for own, _ in pairs], [given for _, given in pairs], non_blocking=True)
+        self._graph.replay()
+        # New objects, since a tensor's version does not count what a replay writes.
+        return pytree.tree_map_only(Tensor, Tensor.detach, self._graph.outputs)
+
+
+def kept(tree: Any) -> Any:
+    """What functions that may be `captured` returned, in memory of its own."""
+    return pytree.tree_map_only(Tensor, Tensor.clone, tree) if sees_gpu() else tree
+
+
+def captured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a CUDA graph, where there is a GPU; it samples nothing and does not wait for the host."""
+    return Captured(function) if sees_gpu() else function
+
+
+def constant(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
+    """These numbers on the device, where they stay: a copy from the host would wait, and cannot be recorded."""
+    return (_traced if torch.compiler.is_compiling() else _constant)(numbers, dtype, where)
+
+
+def _traced(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=where)
+
+
+_constant = functools.lru_cache(maxsize=256)(_traced)
 
 
 def join(group: Group) -> None:

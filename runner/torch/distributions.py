@@ -13,6 +13,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from runner.networks.policies import IMPOSSIBLE, Distribution
+from runner.torch import accelerate
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -33,13 +34,15 @@ def finished(
             first = (first.unsqueeze(-1) + part.unsqueeze(-2)).flatten(-2)
         outputs = first
     if distribution.mask:
-        possible = rows[..., list(distribution.mask)] > 0.5
+        columns = accelerate.constant(tuple(distribution.mask), torch.int64, rows.device)
+        possible = rows.index_select(-1, columns) > 0.5
         outputs = torch.where(possible, outputs, IMPOSSIBLE)
     return outputs
 
 
 def _bounds(distribution: Distribution, like: Tensor) -> tuple[Tensor, Tensor]:
-    return like.new_tensor(distribution.low), like.new_tensor(distribution.high)
+    low, high = (accelerate.constant(tuple(x), like.dtype, like.device) for x in (distribution.low, distribution.high))
+    return low, high
 
 
 def sample(

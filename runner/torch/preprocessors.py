@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from runner.torch import accelerate
 from runner.training.pack import Rules
 
 
@@ -77,7 +78,8 @@ def scaler(
     mean, std = statistics.mean.float().unsqueeze(1), statistics.variance.sqrt().float().unsqueeze(1)
     if untouched is None:
         return Scaler(mean, std, epsilon, clip)
-    same, *numbers = (torch.as_tensor(columns, device=mean.device) for columns in (untouched, epsilon, clip))
+    columns = zip((untouched, epsilon, clip), (torch.bool, torch.float32, torch.float32), strict=True)
+    same, *numbers = (accelerate.constant(tuple(np.asarray(x)), kind, mean.device) for x, kind in columns)
     return Scaler(mean.masked_fill(same, 0.0), std.masked_fill(same, 1.0), *numbers)
 
 

@@ -204,7 +204,8 @@ class Collector:
             self._keep(part, "carry", t // self._sequence, part.carry)
         at_random = None if random is None else bool(random[t])
         observations = part.views["observations"][t]
-        part.carry, outputs, actions = self._act(policy, part.carry, observations, noises[t], at_random)
+        carry, outputs, actions = self._act(policy, part.carry, observations, noises[t], at_random)
+        part.carry = accelerate.kept(carry)
         self._keep(part, "outputs", t, outputs)
         self._keep(part, "actions", t, actions)
         chosen = self._env_actions(actions, isinstance(part.env, TensorEnv))

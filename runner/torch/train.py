@@ -52,8 +52,8 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry, own = rules.network.carry(members, env.num_envs // members), partial(act, rules)
     apart = isinstance(env, Halves) and _acts_alike(env, partial(own, policy(rules, learner)), carry, draws.noise[0])
-    count = rules.config.agent.team_return, rules.processes
-    collector = Collector(env, members, actions, own, carry, rules.config.sequence, *count, apart)
+    count, acts = (rules.config.agent.team_return, rules.processes), accelerate.captured(own)
+    collector = Collector(env, members, actions, acts, carry, rules.config.sequence, *count, apart)
     if rules.compiled:
         rollout = _nothing(rules, collector, steps)
         learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
@@ -137,8 +137,12 @@ def learn(
     finite = after.optimizer.parameters.isfinite().all(1)
     # Of a rollout without experience there are no numbers.
     finite &= torch.cat(metrics, 1).isfinite().all(1) | ~rollout.valid.flatten(1).any(1)
-    numbers = torch.cat([*metrics, explained, after.optimizer.learning_rate, _deviation(rules, after)], 1)
-    return _accepted(after, learner, finite & living.squeeze(1)), numbers.cpu().numpy(), finite.cpu().numpy()
+    columns = [*metrics, explained, after.optimizer.learning_rate, _deviation(rules, after), finite.unsqueeze(1)]
+    # The one wait for the device in an update.
+    host = torch.cat(columns, 1).cpu().numpy()
+    numbers, said = host[:, :-1], host[:, -1] > 0
+    kept = after if (said & alive).all() else _accepted(after, learner, finite & living.squeeze(1))
+    return kept, numbers, said
 
 
 @torch.inference_mode(False)
@@ -206,8 +210,6 @@ def _deviation(rules: Rules, learner: Learner) -> Float[Tensor, "P 1"]:
 
 def _accepted(after: Learner, before: Learner, accepted: Bool[Tensor, " P"]) -> Learner:
     """The learner after, but for members with a number that is not finite, now or before: they stay as they were."""
-    if bool(accepted.all()):
-        return after
 
     def keep(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(accepted.unsqueeze(1), new, old)

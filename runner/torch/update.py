@@ -92,6 +92,12 @@ def minibatch_step(
     return Optimizer(optimizer.parameters - change, first, second, steps, optimizer.learning_rate), metrics, active
 
 
+@functools.cache
+def _gae() -> Callable[..., tuple[Tensor, Tensor]]:
+    """`gae.gae`, one graph where there is a GPU."""
+    return accelerate.captured(gae.gae)
+
+
 def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, Batch, Tensor]:
     """Values, advantages and returns of a rollout; value statistics absorb the returns once, before use.
 
@@ -112,7 +118,7 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
     values = experience(values)
     terminated = rollout.terminated if agent.time_limit_bootstrap else rollout.ended
     rewards = experience(rollout.rewards) * hyper.rewards_shaper_scale.unsqueeze(-1)
-    advantages, returns = gae.gae(
+    advantages, returns = _gae()(
         rewards, values, next_values, terminated, rollout.ended, hyper.discount_factor, hyper.gae_lambda
     )
     advantages, returns, values, valid = (x.flatten(1) for x in (advantages, returns, values, rollout.valid))
@@ -256,7 +262,7 @@ def update(
             rate = rates[:, epoch : epoch + 1]
             state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
         state = state._replace(active=alive, sums=state.sums._replace(kl=zero, epoch_counted=zero))
-        step = functools.partial(_minibatch, hyper=hyper, rules=rules, whole=whole, observed=observed)
+        step = functools.partial(_step(rules, whole, observed), hyper)
         rows = data if shifts is None else data._replace(shift=shifts[epoch])
         state = minibatches(step, state, rows, None if orders is None else orders[epoch], agent.mini_batches)
         if agent.learning_rate_scheduler == "KLAdaptiveLR":
@@ -265,14 +271,21 @@ def update(
             state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
         if not observed:
             data, observed = _observed(data, rules, state.statistics), True
-    statistics = state.statistics
+    optimizer, statistics = accelerate.kept((state.optimizer, state.statistics))
     if statistics is not None and not absorbs:
         statistics = preprocessors.absorb(statistics, seen.observations, seen.weight)
     mean = Metrics(*(state.sums.metrics / state.sums.counted).split(1, 1))
-    return learner._replace(optimizer=state.optimizer, observation_statistics=statistics), mean, explained
+    return learner._replace(optimizer=optimizer, observation_statistics=statistics), mean, explained
 
 
-def _minibatch(state: _State, batch: Batch, hyper: Hyper, rules: Rules, whole: bool, observed: bool) -> _State:
+@functools.lru_cache(maxsize=16)
+def _step(rules: Rules, whole: bool, observed: bool) -> Callable[[Hyper, _State, Batch], _State]:
+    """`_minibatch`, one graph where there is a GPU; not where processes meet in it."""
+    step = functools.partial(_minibatch, rules, whole, observed)
+    return accelerate.captured(step) if rules.processes == 1 else step
+
+
+def _minibatch(rules: Rules, whole: bool, observed: bool, hyper: Hyper, state: _State, batch: Batch) -> _State:
     """One step: on `whole` rollouts, which are ready for it, or on parts, which are absorbed before they are used
     unless their observations are normalised already (`observed`).
     """

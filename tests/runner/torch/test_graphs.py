@@ -1,0 +1,108 @@
+"""CUDA graphs without a GPU: what is recorded, copied and replayed, with a graph that calls the function again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from runner.envs.envpool import EnvPoolTask
+from runner.torch import accelerate, update
+from runner.torch.accelerate import Captured
+from tests.runner.builders import TASKS, fingerprint, make_config, runner_class, told
+
+MINIBATCHES = {"agent.mini_batches": 3, "agent.kl_threshold": 0.01, "agent.entropy_loss_scale": 0.1}
+GRU = {"models.policy.network.0.layers": [{"gru": 8}], "models.value.network.0.layers": [{"gru": 8}]}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "minibatches of two sizes": ("Pendulum-v1", MINIBATCHES),
+    "whole rollouts": ("HalfCheetah-v4", {"agent.mini_batches": 1, "agent.value_preprocessor": None}),
+    "recurrent": ("CartPole-v1", {**GRU, "agent.sequence_length": 4}),
+    "RPO": ("Pendulum-v1", {"agent.class": "RPO", "agent.learning_rate_scheduler": "linear"}),
+    "half-pools": ("CartPole-v1", {**GRU, "env.half_pools": True}),
+    "at random first": ("CartPole-v1", {"agent.random_timesteps": 8, "agent.learning_rate_scheduler": "KLAdaptiveLR"}),
+}
+
+
+class Again:
+    """As `CudaGraph`: a replay writes to the memory of the first results."""
+
+    made = 0
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        Again.made += 1
+        self._function, self.outputs = function, function()
+
+    def replay(self) -> None:
+        new = self._function()
+        for own, result in zip(pytree.tree_leaves(self.outputs), pytree.tree_leaves(new), strict=True):
+            if isinstance(own, Tensor):
+                own.copy_(result.clone())
+
+
+def graphs(patch: pytest.MonkeyPatch, graph: Any) -> None:
+    """Let what may be captured be captured by this kind of graph."""
+    patch.setattr(accelerate, "captured", lambda function: Captured(function, graph))
+    patch.setattr(accelerate, "kept", partial(pytree.tree_map_only, Tensor, Tensor.clone))
+    update._step.cache_clear()
+    update._gae.cache_clear()
+
+
+def trained(task: str, changes: dict[str, Any]) -> list[Any]:
+    policy, arguments = TASKS[task]
+    config = make_config({"trainer.timesteps": 24, **changes}, policy)
+    runner = runner_class("torch")(EnvPoolTask(task, 8, arguments), config, seeds=[1, 2], threads=1)
+    return [[told(report) for report in runner.reports()], *map(fingerprint, runner.states())]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_training_is_bit_equal(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = trained(*CASES[case])
+    before = Again.made
+    with monkeypatch.context() as patch:
+        graphs(patch, Again)
+        assert trained(*CASES[case]) == eager
+    update._step.cache_clear()
+    update._gae.cache_clear()
+    assert 3 <= Again.made - before <= 8, "one for acting, one for advantages, one for each size of a minibatch"
+
+
+def test_a_replay_reads_its_arguments_and_copies_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[int] = []
+    inner = torch._foreach_copy_
+
+    def watched(own: Any, given: Any, **more: Any) -> None:
+        copied.append(len(own))
+        inner(own, given, **more)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", watched)
+    function = Captured(lambda weight, pair: (weight * pair[0] + pair[1], None), Again)
+    weight, noise = torch.ones(3), torch.arange(3.0)
+    first, nothing = function(weight, (torch.tensor(2.0), noise))
+    assert nothing is None and first.tolist() == [2, 3, 4] and sum(copied) == 3
+    second, _ = function(weight, (torch.tensor(3.0), noise))
+    assert second.tolist() == [3, 4, 5] and sum(copied) == 4, "weight and noise are where they were"
+    noise.add_(1)
+    assert function(second, (torch.tensor(3.0), noise))[0].tolist() == [10, 14, 18]
+    assert first.tolist() == [10, 14, 18], "results hold until the next call"
+
+
+def test_noise_is_an_argument_so_that_replays_differ() -> None:
+    sample = Captured(lambda mean, noise: mean + noise, Again)
+    drawn = [sample(torch.zeros(4), torch.randn(4)).clone() for _ in range(3)]
+    assert not drawn[0].equal(drawn[1]) and not drawn[1].equal(drawn[2])
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(function: Callable[[], Any]) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    function = Captured(lambda x: x + 1, refuse)
+    with caplog.at_level(logging.WARNING):
+        assert [function(torch.zeros(n)).sum().item() for n in (2, 3, 2)] == [2, 3, 2]
+    assert caplog.text.count("no CUDA graph") == 1 and "not permitted when stream is capturing" in caplog.text
