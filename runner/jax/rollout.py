@@ -110,7 +110,10 @@ class Collector:
         shape = (members, env.num_envs // members)
         absent = np.zeros(shape, bool) if absent is None else absent.reshape(shape)
         self._standing = _Standing(*accelerate.put((token, carry, observations.reshape(*shape, -1), absent)))
-        self._program: Any = jax.jit(self._collect, donate_argnums=0)
+        # On a GPU a scan is driven from the host all the same, and EnvPool's XLA functions may end the process.
+        self._walks = isinstance(env, TensorEnv) or accelerate.sees_gpu()
+        stepped = self._device_step if isinstance(env, TensorEnv) else self._host.step
+        self._program: Any = partial(self._walk, stepped) if self._walks else jax.jit(self._collect, donate_argnums=0)
         self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(self._joined)
 
     def compile(
@@ -121,9 +124,11 @@ class Collector:
         Returns:
             The shapes of a rollout.
         """
-        if isinstance(self.env, TensorEnv):
-            nothing = accelerate.zeros(self._host.shapes()._replace(final_observations=None, score={}))
-            self._program = partial(self._walk, self._device_step)
+        if self._walks:
+            shapes = self._host.shapes()
+            if isinstance(self.env, TensorEnv):
+                shapes = shapes._replace(final_observations=None, score={})
+            nothing = accelerate.zeros(shapes)
             return self._walk(lambda actions: nothing, self._standing, policy, noise, random)[1]
         lowered = self._program.lower(self._standing, policy, noise, random)
         self._program = lowered.compile()
@@ -179,15 +184,18 @@ class Collector:
         policy: Any,
         noise: Float[np.ndarray, "T P N W"],
         random: Bool[np.ndarray, " T"] | None,
-    ) -> tuple[_Standing, Rollout, dict[str, Array]]:
-        """`_collect` with an environment that has its arrays on a device: each step is called from here."""
-        rows = []
+    ) -> tuple[_Standing, Rollout, dict[str, Any]]:
+        """`_collect` on a GPU, or with an environment whose arrays are on a device: each step is called from here."""
+        rows, scores = [], list[dict[str, Any]]()
         for t in range(len(noise)):
             at_random = None if random is None else random[t]
             carry, outputs, actions, chosen = self._acts(standing, policy, noise[t], at_random)
-            standing, row = self._happens(standing, carry, outputs, actions, step(chosen))
+            happened = step(chosen)
+            standing, row = self._happens(standing, carry, outputs, actions, happened._replace(score={}))
             rows.append(row)
-        return standing, self._joins(rows, standing.observations), {}
+            scores.append(happened.score)
+        score = {name: np.stack([one[name] for one in scores]) for name in scores[0]}
+        return standing, self._joins(rows, standing.observations), score
 
     def _device_step(self, actions: Array) -> Step:
         assert isinstance(self.env, TensorEnv)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Num, Shaped
 
 from runner.envs.base import ABSENT, VectorEnv, episode_info
 from runner.envs.spaces import Layout
+from runner.jax import accelerate
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def array(values: Any) -> Array:
 def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
     """The stepper of this environment in compiled code: EnvPool's own XLA functions where it has any, else Python."""
     host = Host(env)
-    if hasattr(env.halves[0], "pool"):
+    if hasattr(env.halves[0], "pool") and not accelerate.sees_gpu():
         try:
             return *_xla(env), host
         except RuntimeError as error:

@@ -195,3 +195,20 @@ def test_a_pool_without_xla_is_stepped_through_python_with_the_same_numbers(
 def test_atari_scores_are_the_same_without_xla(without_xla: tuple[Collector, Collector]) -> None:
     python, native = without_xla
     assert python.episodes.drain() == native.episodes.drain()
+
+
+def test_a_rollout_for_a_gpu_is_stepped_from_python_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where EnvPool's XLA functions are not asked for."""
+    env, twin = twins("CartPole-v1", {"max_episode_steps": 9})
+    native = collector(twin)
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping.accelerate, "sees_gpu", lambda: True)
+        patch.setattr(type(env.pool), "xla", None)  # type: ignore[attr-defined]
+        walked = collector(env)
+    some = noise(env, STEPS)
+    walked.compile(policies(), some)
+    for _ in range(2):
+        one, other = walked.collect(policies(), some), native.collect(policies(), some)
+        for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert walked.episodes.drain() == native.episodes.drain()
