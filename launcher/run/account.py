@@ -36,6 +36,7 @@ class Account:
         config, members = self._config, len(self._job.trials)
         backend, rollouts = self._runner.backend, config.agent.rollouts
         version = importlib.metadata.version(backend)
+        rounded = ", products in TF32" if config.agent.tf32 and self._device != "cpu" else ""
         arguments = "".join(f", {key}: {value}" for key, value in config.env.arguments.items())
         pool = f"{self._envs:,} environments x {count(members, 'member')}, {count(self._threads, 'thread')}"
         last = config.updates * rollouts
@@ -44,7 +45,7 @@ class Account:
         length = f"{count(updates, 'update')} of {count(rollouts, 'timestep')}"
         lines = [
             f"{_now()} attempt {self._job.attempt} begins on {socket.gethostname()}, process {os.getpid()}",
-            f"backend: {backend} {version} on {self._device}; cores: {_cores()} of {os.cpu_count()}",
+            f"backend: {backend} {version} on {self._device}{rounded}; cores: {_cores()} of {os.cpu_count()}",
             f"pool: {config.env.id}{arguments}; {pool}",
             f"network: {describe(self._network)}",
             f"members: {', '.join(self._job.trials)}",

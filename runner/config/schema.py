@@ -225,6 +225,8 @@ class Agent(Section):
     """Half the width of RPO's perturbation of the means, in action units."""
     mixed_precision: Annotated[bool, Mark.ACTING] = False
     """Layers compute in bfloat16, on GPUs that have it."""
+    tf32: Annotated[bool, Mark.ACTING, Mark.LATER] = False
+    """GPUs multiply float32 numbers with 10 bits of fraction, which is faster; False: with all 23."""
     changes: Annotated[list[Change], Mark.CHANGES, Mark.LATER] = Field(default_factory=list)
     """Numbers that change while it trains, as pbt found: [{at: 640, learning_rate: 5e-4}, …]; [] for none."""
     experiment: Annotated[Experiment, BeforeValidator(null_to_empty)] = Field(default_factory=Experiment)

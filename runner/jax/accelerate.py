@@ -91,25 +91,27 @@ def programs_folder() -> Path | None:
 
 
 def settings(rules: Rules, rows: int) -> contextlib.AbstractContextManager[None]:
-    """Those of `own_settings`, whatever the rules and the number of rows in a rollout."""
-    return own_settings()
+    """Those of `own_settings`, with products as the rules say, whatever the number of rows in a rollout."""
+    return own_settings(rules.config.agent.tf32)
 
 
 @contextlib.contextmanager
-def own_settings() -> Iterator[None]:
+def own_settings(tf32: bool = False) -> Iterator[None]:
     """Run our programs under the settings that they are written for, whatever JAX_DEBUG_NANS and the like say.
 
     A number that is not finite freezes its member, and what is undefined is NaN: neither may end the pack. With 64-bit
-    numbers or without compilation the results would be others.
+    numbers or without compilation the results would be others. A GPU multiplies in TF32 only if asked to.
     """
-    settings = (
+    settings = [
         jax.enable_x64(False),
         jax.disable_jit(False),
         jax.debug_nans(False),
         jax.debug_infs(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
-    )
+    ]
+    if sees_gpu():
+        settings.append(jax.default_matmul_precision("tensorfloat32" if tf32 else "highest"))
     with contextlib.ExitStack() as stack:
         for setting in settings:
             stack.enter_context(setting)

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -63,10 +64,32 @@ def settings(rules: Rules, rows: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), _products(rules.config.agent.tf32):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _products(tf32: bool) -> Iterator[None]:
+    """Matrix products and convolutions on a GPU in TF32 or not: torch's own choice is one for each of them."""
+    if not sees_gpu():
+        yield
+        return
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    with warnings.catch_warnings():
+        # Newer versions advise another spelling, which older ones do not know.
+        warnings.filterwarnings("ignore", message=".*TF32.*")
+        before = [kind.allow_tf32 for kind in kinds]
+        for kind in kinds:
+            kind.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TF32.*")
+            for kind, allowed in zip(kinds, before, strict=True):
+                kind.allow_tf32 = allowed
 
 
 def compiles(config: Config) -> bool:

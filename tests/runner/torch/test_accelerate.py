@@ -61,3 +61,13 @@ def test_training_leaves_torchs_threads_as_they_were() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_products_are_in_tf32_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerate, "sees_gpu", lambda: True)
+    kinds = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [kind.allow_tf32 for kind in kinds]
+    for asked in (True, False):
+        with accelerate._products(asked):
+            assert [kind.allow_tf32 for kind in kinds] == [asked] * 2
+        assert [kind.allow_tf32 for kind in kinds] == before
