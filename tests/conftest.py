@@ -17,7 +17,7 @@ import pytest
 
 from tests import checking
 
-DEFAULT = "not slow and not cluster"
+DEFAULT = "not slow and not cluster and not gpu"
 """The marks of the default suite, as pyproject.toml has them."""
 
 # Annotations such as Mapping[str, Any] make beartype warn of deprecated typing spellings in third-party code.
@@ -62,6 +62,13 @@ def pytest_collection_finish() -> None:
     """What was imported stays: a collection of garbage need not walk through it each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say plainly what a run of `-m gpu` has not shown."""
+    if config.option.markexpr == "gpu":
+        for report in terminalreporter.getreports("skipped"):
+            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr[-1].removeprefix('Skipped: ')}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
