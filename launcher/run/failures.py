@@ -38,7 +38,8 @@ def failure_of(error: Exception, location: Location | None, log: Path) -> Failur
         if isinstance(error.cause, FailedEnvironmentError):
             return Failure("error", text, error.cause.trial)
         # A smaller pack may fit where this one did not.
-        return Failure("crash" if any(word in text for word in MEMORY) else "error", text)
+        large = any(word in text for word in MEMORY)
+        return Failure("crash" if large else "error", text, too_large=large)
     gone = "its node has died" in str(error) or (location is not None and is_lost(location.node))
     if gone or getattr(error, "preempted", False):
         machine = location.host if location else "its machine"

@@ -2,7 +2,8 @@
 again. Only bookkeeping: no Ray, no ledger.
 
 A death cannot be blamed on one member of a pack. So a pack that dies again where it died before is halved, until
-the trial that takes its mates with it is alone. Where an environment says whose it is, it goes on alone at once.
+the trial that takes its mates with it is alone; one for which there is no memory is halved at once. Where an
+environment says whose it is, it goes on alone at once.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ class Failure:
             attempt would end with as well; `node`, its machine was lost or taken away.
         words: for people, in one paragraph.
         trial: the one whose fault it is, where that is known.
+        too_large: there was no memory for the pack, in the process or on its GPU.
     """
 
     kind: Literal["crash", "error", "refused", "node"]
     words: str
     trial: str | None = None
+    too_large: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class FailurePolicy:
             return Decision()
         if failure.kind == "node":
             return Decision((again,), WAITS[0])
+        if failure.too_large and len(again) > 1:
+            return Decision(tuple(evenly(again, 2)), WAITS[0])
         mates = [trial for trial in again if trial.id != failure.trial]
         if 0 < len(mates) < len(again):
             alone = self.decide([trial for trial in again if trial.id == failure.trial], failure)

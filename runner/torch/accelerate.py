@@ -138,7 +138,7 @@ def functional_gradient(loss: Callable[[Tensor], Any], parameters: Tensor) -> tu
 
 
 class CudaGraph:
-    """What a function of no arguments does on the GPU, recorded once.
+    """The operations of a function of no arguments on the GPU, recorded once.
 
     Attributes:
         outputs: its results; every replay writes them anew.
@@ -222,7 +222,7 @@ class _Plan:
 
 
 def kept(tree: Any) -> Any:
-    """What functions that may be `captured` returned, in memory of its own."""
+    """Results of functions that may be `captured`, in memory of their own."""
     return pytree.tree_map_only(Tensor, Tensor.clone, tree) if sees_gpu() else tree
 
 

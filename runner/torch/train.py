@@ -48,13 +48,16 @@ class Policy(NamedTuple):
 
 
 def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, draws: Draws) -> Collector:
-    """Reset the environments (P·N, member-major), and compile what training runs by one update on nothing."""
+    """Reset the environments (P·N, member-major), and make what training runs by one update on nothing.
+
+    It compiles, or records graphs; and on a GPU it shows, before any step, whether there is memory for the pack.
+    """
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry, own = rules.network.carry(members, env.num_envs // members), partial(act, rules)
     apart = isinstance(env, Halves) and _acts_alike(env, partial(own, policy(rules, learner)), carry, draws.noise[0])
     count, acts = (rules.config.agent.team_return, rules.processes), accelerate.captured(own)
     collector = Collector(env, members, actions, acts, carry, rules.config.sequence, *count, apart)
-    if rules.compiled:
+    if rules.compiled or accelerate.sees_gpu():
         rollout = _nothing(rules, collector, steps)
         learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
     return collector

@@ -87,7 +87,7 @@ def test_an_exception_of_a_final_class_is_an_error_too(log: Path) -> None:
 )
 def test_too_little_memory_is_a_death_that_a_smaller_pack_may_survive(log: Path, cause: Exception) -> None:
     ending = failure_of(raised(cause), PLACE, log)
-    assert ending.kind == "crash" and ending.words == f"{type(cause).__name__}: {cause}"
+    assert ending.kind == "crash" and ending.too_large and ending.words == f"{type(cause).__name__}: {cause}"
 
 
 @pytest.mark.parametrize("kind", [UserError, ValueError])

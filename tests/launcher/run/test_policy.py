@@ -47,6 +47,15 @@ def test_a_pack_is_tried_again_then_halved_then_its_members_fail_alone() -> None
     assert ids(ended(policy, "c")) == ([], ["c"])
 
 
+def test_a_pack_without_memory_is_halved_at_once_and_a_trial_alone_dies_of_it() -> None:
+    policy, large = FailurePolicy(), Failure("crash", "CUDA out of memory", too_large=True)
+    assert ids(ended(policy, "abcd", large)) == (["ab", "cd"], [])
+    assert ids(ended(policy, "ab", large)) == (["a", "b"], []), "no death counts while smaller packs may fit"
+    for _ in range(3):
+        assert ids(ended(policy, "a", large)) == (["a"], [])
+    assert ids(ended(policy, "a", large)) == ([], ["a"])
+
+
 def test_only_the_trial_whose_environment_failed_counts_it_and_its_mates_go_on() -> None:
     policy = FailurePolicy()
     error = Failure("error", "the environment with seed 7 raised", trial="b")
