@@ -85,7 +85,7 @@ class _Part:
 class Collector:
     """Steps the environments and remembers, between rollouts, where each of them stands.
 
-    A rollout holds until the next one, which is written into the same memory.
+    On a GPU a rollout holds until the next one, which is written into the same memory.
 
     Attributes:
         episodes: that it counts.
@@ -168,7 +168,7 @@ class Collector:
 
     def _begin(self, steps: int) -> None:
         """Make the memory ready for a rollout of so many steps."""
-        if steps != self._steps:
+        if steps != self._steps or not accelerate.sees_gpu():
             self._steps = steps
             self._memory.clear()
             for part in self._parts:
