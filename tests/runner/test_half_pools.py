@@ -14,6 +14,7 @@ from runner.errors import UserError
 from runner.training.pack import identity, policy_key, static_key
 from tests.runner.builders import TASKS, both, fingerprint, make_config, make_env, plain_config, runner_class, told
 
+pytestmark = pytest.mark.usefixtures("optimised")
 GRU = {
     "models.policy.network.0.layers": [{"gru": 8}],
     "models.value.network.0.layers": [{"gru": 8}],
