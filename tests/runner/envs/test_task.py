@@ -126,7 +126,11 @@ WRONG = {
         {"wrappers": ["gymnasium.wrappers.TimeLimitt"]},
         "env.wrappers.0: gymnasium.wrappers has no TimeLimitt. Did you mean 'TimeLimit'",
     ),
-    "a module inside": ("xml:dom", {}, "xml .* has no dom. It is a module of its own: allowed: xml.dom:NAME"),
+    "a module inside": (
+        "pydoc_data:topics",
+        {},
+        "pydoc_data .* has no topics. It is a module of its own: allowed: pydoc_data.topics:NAME",
+    ),
     "its name": ("point_world:PointEnv", {"wrappers": ["TimeLimit"]}, "wrappers.0: .*such as gymnasium.wrappers.Ti"),
     "its argument": (
         "point_world:PointEnv",
