@@ -150,7 +150,7 @@ WRONG = {
 @pytest.mark.usefixtures("world")
 def test_what_is_wrong_is_said(case: str) -> None:
     name, arguments, words = WRONG[case]
-    imports.allow({"module": {"point_wrld": str(FOLDER)}, "a module inside": ["xml"]}.get(case, {}))
+    imports.allow({"module": {"point_wrld": str(FOLDER)}, "a module inside": ["pydoc_data"]}.get(case, {}))
     with pytest.raises(UserError, match=words):
         task(config(name, **arguments))
 
