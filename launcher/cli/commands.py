@@ -245,7 +245,7 @@ def export(
     import_: Imports = None,
     debug: Debug = False,
 ) -> int:
-    """Write a policy that plain torch, or ONNX, runs; or a search as a study of Optuna's."""
+    """Write a policy for plain torch or ONNX, or a search for Optuna."""
     from launcher.plan import directory as folder
     from launcher.search import tpe
     from runner.export import export as write

@@ -68,7 +68,7 @@ def test_an_update_has_float64_in_statistics_only(learning: tuple[Any, Collector
     draws, policies = members.draw(), train_module.policy(members.rules, members.learner)
     shapes = jax.eval_shape(collector._collect, collector._standing, policies, draws.noise, None)[1]
     arguments = members.learner, shapes, draws.orders, members.alive, draws.rates, draws.shifts
-    traced = train_module._learned.trace(members.rules, *arguments).jaxpr
+    traced = jax.jit(train_module._learned, static_argnums=0).trace(members.rules, *arguments).jaxpr
     users = wide(traced)
     # A member whose numbers are not finite keeps its statistics.
     assert ("select_n", "train.py:<lambda>") in users and ("sqrt", "preprocessors.py:scaler") in users
