@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium
@@ -19,11 +18,9 @@ from runner.config import load_config, resolve
 from runner.draws import seed_of_group
 from runner.envs.agents.fitting import fitted
 from runner.envs.agents.roster import Agents
-from runner.envs.base import check_finite
 from runner.envs.wrap import wrap_env
-from runner.errors import FailedEnvironmentError, UserError
+from runner.errors import UserError
 from runner.training.episodes import Teams
-from runner.training.evaluate import environments
 from runner.training.pack import Pack
 from runner.training.reporting import measured
 from runner.training.tracking import EVALUATION_MEAN, RETURN_MEAN, SCORE
@@ -323,18 +320,6 @@ def test_a_team_plays_on_where_one_comes_as_the_last_goes() -> None:
             column.append(now)
     teams.add(*(np.stack(column) for column in columns[:3]), columns[3])
     assert teams.drain()[0]["Episode / Total timesteps (mean)"] == 4 and teams.scores() == [4.0]
-
-
-def test_the_environment_of_a_row_that_is_not_finite_is_named() -> None:
-    # Of two trials of three environments with two agents of their own each: rows are [(T, G), N].
-    numbers = environments(SimpleNamespace(agents=Agents.of(NAMES), num_envs=12), 3)  # type: ignore[arg-type]
-    assert numbers.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
-    rewards = np.zeros(12)
-    rewards[10] = math.nan
-    seeds = [100 + number for number in numbers.tolist()]
-    with pytest.raises(FailedEnvironmentError, match="environment with seed 104 gave a reward of nan") as caught:
-        check_finite(np.zeros((12, 1)), rewards, seeds, numbers.tolist(), 6)
-    assert (caught.value.environment, caught.value.envs) == (4, 6)
 
 
 # ---------------------------------------------------------------------------------------------- refusals

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from runner.envs.agents.roster import Agents
-from runner.errors import UserError
+from runner.envs.base import check_finite
+from runner.errors import FailedEnvironmentError, UserError
+from runner.training.evaluate import environments as numbers_of
 
 NAMES = ("a", "b", "c")
 
@@ -43,3 +47,15 @@ def test_rows_are_member_major() -> None:
 def test_wrong_groups_are_refused(share: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Agents.of(NAMES, share)
+
+
+def test_the_environment_of_a_row_that_is_not_finite_is_named() -> None:
+    # Of two trials of three environments with two agents of their own each: rows are [(T, G), N].
+    numbers = numbers_of(SimpleNamespace(agents=Agents.of(("left", "right")), num_envs=12), 3)  # type: ignore[arg-type]
+    assert numbers.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    rewards = np.zeros(12)
+    rewards[10] = math.nan
+    seeds = [100 + number for number in numbers.tolist()]
+    with pytest.raises(FailedEnvironmentError, match="environment with seed 104 gave a reward of nan") as caught:
+        check_finite(np.zeros((12, 1)), rewards, seeds, numbers.tolist(), 6)
+    assert (caught.value.environment, caught.value.envs) == (4, 6)
