@@ -83,16 +83,15 @@ class Halves(VectorEnv):
             close(part)
 
 
-def halved(choice: Literal["auto"] | bool, env: VectorEnv, envs: int, threads: int, gpu: bool) -> bool:
+def halved(choice: Literal["auto"] | bool, env: VectorEnv, envs: int, gpu: bool) -> bool:
     """Training steps two half-pools.
 
-    Auto is a rule that was measured (docs/speed.md): with several threads, each half has its own of them, which do not
-    get into each other's way; and a GPU leaves the cores alone while it acts.
+    Auto: where a GPU acts, which leaves the cores to the other half meanwhile. On CPUs a training did not gain
+    (docs/speed.md).
 
     Args:
         choice: `env.half_pools`.
         env: what there are N = `envs` of for each member.
-        threads: that step environments.
         gpu: whoever acts is one.
 
     Raises:
@@ -102,7 +101,7 @@ def halved(choice: Literal["auto"] | bool, env: VectorEnv, envs: int, threads: i
     if choice is True and not able:
         why = "num_envs is 1" if env.overlaps else f"{type(env).__name__} is not an EnvPool task of one agent"
         raise UserError(f"env.half_pools: found True, but {why}; allowed: auto or False")
-    return able and (threads > 1 or gpu if choice == "auto" else choice)
+    return able and (gpu if choice == "auto" else choice)
 
 
 def opened(
@@ -110,7 +109,7 @@ def opened(
 ) -> AbstractContextManager[VectorEnv]:
     """`VectorEnv.opened`, of P members' environments, in half-pools where `halved` says so."""
     cores, envs = usable_cores() if threads is None else threads, len(seeds) // members
-    return _both(env, seeds, cores, members) if halved(choice, env, envs, cores, gpu) else env.opened(seeds, threads)
+    return _both(env, seeds, cores, members) if halved(choice, env, envs, gpu) else env.opened(seeds, threads)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ class EnvConfig(BaseModel):
     num_envs: Annotated[Int, Field(ge=1, le=1_000_000)] | None = None
     """Environments of one trial (N), stepped together."""
     half_pools: Annotated[Literal["auto"] | bool, Mark.OUTPUT, Mark.LATER] = "auto"
-    """Step EnvPool's environments in two halves, each in its own threads; auto: with several threads, or a GPU."""
+    """Step EnvPool's environments in two halves, each in its own threads; auto: where a GPU acts."""
 
     @property
     def arguments(self) -> dict[str, Any]:
