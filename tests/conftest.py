@@ -17,9 +17,6 @@ import pytest
 
 from tests import checking
 
-DEFAULT = "not slow and not cluster and not gpu"
-"""The marks of the default suite, as pyproject.toml has them."""
-
 # Annotations such as Mapping[str, Any] make beartype warn of deprecated typing spellings in third-party code.
 warnings.filterwarnings("ignore", module="beartype")
 checking.install(["runner.torch", "runner.jax"])
@@ -42,20 +39,6 @@ def optimised() -> Iterator[None]:
     yield
     jax.config.update(OPTIMISATIONS, True)
     jax.clear_caches()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """The default suite runs in two processes, a module at a time, where pytest-xdist is installed.
-
-    Tests that are named run in this one, and so do the faults of `-m cluster`, which have the machine to themselves.
-    """
-    options = config.option
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and options.markexpr == DEFAULT
-    alone = options.usepdb or options.capture == "no" or hasattr(config, "workerinput")
-    if whole and not alone and getattr(options, "numprocesses", 0) is None:
-        # Modules in their order, in which those that start Ray are early: many tests need not be long ones.
-        options.numprocesses, options.dist, options.loadscopereorder = 2, "loadfile", False
 
 
 def pytest_collection_finish() -> None:
