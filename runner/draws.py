@@ -22,7 +22,7 @@ class Draws(NamedTuple):
 
     Attributes:
         noise: what actions are drawn with `[T, P, N, W]`.
-        orders: per epoch a permutation of every member's rows, or sequences where networks remember, `[E, P, B]`; one
+        orders: per epoch a permutation of every member's rows, or sequences where networks remember, `[E, P, U]`; one
             minibatch needs none.
         shifts: what RPO adds to the means in each epoch `[E, P, B, A]`; None for others.
         random: which steps take actions of no policy `[T]`; None in a run without such.

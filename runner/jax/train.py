@@ -168,7 +168,7 @@ def _learn(
     rules: Rules,
     learner: Learner,
     rollout: Rollout,
-    orders: Int[Array, "E B"] | None,
+    orders: Int[Array, "E U"] | None,
     alive: Bool[Array, ""],
     rates: Float[Array, " E"] | None,
     shifts: Float[Array, "E B A"] | None,

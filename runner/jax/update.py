@@ -212,7 +212,7 @@ class _State(NamedTuple):
 def update(
     learner: Learner,
     rollout: Rollout,
-    orders: Int[Array, "E B"] | None,
+    orders: Int[Array, "E U"] | None,
     alive: Bool[Array, ""],
     rules: Rules,
     rates: Float[Array, " E"] | None = None,

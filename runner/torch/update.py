@@ -220,7 +220,7 @@ class _State(NamedTuple):
 def update(
     learner: Learner,
     rollout: Rollout,
-    orders: Int[Tensor, "E P B"] | None,
+    orders: Int[Tensor, "E P U"] | None,
     alive: Bool[Tensor, "P 1"],
     rules: Rules,
     rates: Float[Tensor, "P E"] | None = None,
