@@ -45,13 +45,12 @@ class Running:
         """The trials that it trains."""
         return self.leg.pack
 
-    @property
-    def over(self) -> bool:
-        """Its process has ended its work, or a mate has failed in it."""
-        for future in filter(answered, list(self.mates)):
-            if raised_by([future]):
-                return True
-            self.mates.remove(future)  # it waits for more work
+    def look(self) -> bool:
+        """Say whether its process has ended its work, or a mate has failed; wait no more for mates that are done."""
+        found = [future for future in self.mates if answered(future)]
+        if raised_by(found):
+            return True
+        self.mates = [future for future in self.mates if future not in found]
         return answered(self.done)
 
 

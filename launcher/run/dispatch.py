@@ -160,7 +160,7 @@ class _Dispatch:
                 time.sleep(POLL_SECONDS)
             self._tend()
             for item in list(self.running):
-                if item.over:
+                if item.look():
                     self._settle(item)
             self.watch(self.pulse.refusing)
 
