@@ -11,6 +11,7 @@ often that the interval of the probability of improvement leaves out one half.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,15 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "the preset": {},
     "Adam's ε 1e-8 ↔ 1e-5": {"adam_epsilon": "swap"},
     "values not normalised": {"value_preprocessor": None},
+    "values not normalised, rewards a tenth": {"value_preprocessor": None, "rewards_shaper_scale": 0.1},
     "observations normalised ↔ not": {"observation_preprocessor": "swap"},
+    "observation statistics absorbed after the update": {"observation_statistics": "frozen"},
     "advantages normalised over the rollout": {"advantage_normalization": "rollout"},
     "orthogonal initialisation ↔ torch's": {"initialization": "swap"},
     "constant learning rate": {"learning_rate_scheduler": None},
     "8 times the environments, rollouts an eighth as long": {"rollouts": "eighth"},
+    "initial deviation of actions smaller by e": {"initial_log_std": "less"},
+    "clip of ratios falling to a tenth in ten steps": {"changes": "falling"},
 }
 SWAPS: Mapping[str, Mapping[Any, Any]] = {
     "adam_epsilon": {1e-8: 1e-5, 1e-5: 1e-8},
@@ -44,27 +49,37 @@ BETWEEN = "--"
 
 def changed(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as written, with a change of it: `swap` is the other of two."""
-    new = {name: dict(section) if isinstance(section, dict) else section for name, section in config.items()}
+    new = copy.deepcopy(dict(config))
+    agent, policy, trainer = new["agent"], new["models"]["policy"], new["trainer"]
     for key, value in change.items():
-        section = new["models" if key == "initialization" else "agent"]
+        section = {"initialization": new["models"], "initial_log_std": policy}.get(key, agent)
         if value == "eighth":
-            section[key] //= 8
+            agent["rollouts"] //= 8
+            trainer["timesteps"] //= 8
             new["env"]["num_envs"] *= 8
+        elif value == "falling":
+            parts = [
+                (trainer["timesteps"] * part // 10, agent["ratio_clip"] * (10 - part) / 10) for part in range(1, 10)
+            ]
+            agent["changes"] = [{"at": at, "ratio_clip": round(clip, 4)} for at, clip in parts]
+        elif value == "less":
+            section[key] = section.get(key, 0.0) - 1.0
         else:
             section[key] = SWAPS[key][section.get(key, DEFAULTS[key])] if value == "swap" else value
     return new
 
 
 def write(folder: Path, lengths: Mapping[str, int]) -> None:
-    """A file for each preset and change."""
+    """A file for each preset and change that there is of it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, env_steps in lengths.items():
         config, _ = read_yaml(required(name).path)
+        rollout, envs = config["agent"]["rollouts"], config["env"]["num_envs"]
+        config["trainer"]["timesteps"] = -(-env_steps // (rollout * envs)) * rollout
         for place, change in enumerate(CHANGES.values()):
-            new = changed(config, change)
-            rollout, envs = new["agent"]["rollouts"], new["env"]["num_envs"]
-            new["trainer"]["timesteps"] = -(-env_steps // (rollout * envs)) * rollout
-            (folder / f"{name}{BETWEEN}{place}.yaml").write_text(dump(new))
+            if "initial_log_std" in change and "Gaussian" not in config["models"]["policy"]["class"]:
+                continue
+            (folder / f"{name}{BETWEEN}{place}.yaml").write_text(dump(changed(config, change)))
 
 
 def table(directories: list[Path]) -> Iterator[str]:

@@ -180,15 +180,26 @@ def test_scores_of_another_configuration_are_refused(tmp_path: Path) -> None:
         list(rows(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("task", ["LunarLander-v3", "CartPole-v1"])
+@pytest.mark.parametrize("task", ["LunarLanderContinuous-v3", "CartPole-v1"])
 def test_an_ablation_changes_one_thing(task: str) -> None:
     config, _ = read_yaml(index.required(task).path)
     before = settings_of(text_of(resolve(config)[0]))
     for change in CHANGES.values():
+        if "initial_log_std" in change and "Gaussian" not in config["models"]["policy"]["class"]:
+            continue
         after = settings_of(text_of(resolve(changed(config, change))[0]))
         other = {key for key in before | after if before.get(key) != after.get(key) and "_kwargs" not in key}
-        wanted = {*change, "num_envs"} if "rollouts" in change else {*change}
+        wanted = {*change, "num_envs", "timesteps"} if "rollouts" in change else {*change}
         assert {key.rpartition(".")[2] for key in other} == wanted
+
+
+def test_a_clip_falls_to_a_tenth_over_the_training() -> None:
+    config, _ = read_yaml(CARTPOLE)
+    falling = next(change for change in CHANGES.values() if "changes" in change)
+    config["trainer"]["timesteps"] = 200
+    changes = changed(config, falling)["agent"]["changes"]
+    assert [one["at"] for one in changes] == [20, 40, 60, 80, 100, 120, 140, 160, 180]
+    assert [one["ratio_clip"] for one in changes[::4]] == [0.18, 0.1, 0.02]
 
 
 @pytest.mark.cluster
