@@ -41,6 +41,13 @@ def optimised() -> Iterator[None]:
     jax.clear_caches()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts whole launches takes a minute here, and may take ten on a slow and busy machine."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: a collection of garbage need not walk through it each time."""
     gc.collect()

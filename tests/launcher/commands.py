@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger.ledger import Ledger
-from tests.launcher.faulty import counts, wait_until
+from tests.launcher.faulty import PATIENCE, counts, wait_until
 
 LAUNCH = (sys.executable, "-m", "launcher.cli.main")
 
@@ -24,10 +24,15 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
     return command([*LAUNCH, *arguments])
 
 
+def said(process: subprocess.Popen[str]) -> str:
+    """All that it has printed, once it has ended."""
+    return process.communicate(timeout=PATIENCE)[0]
+
+
 def wait_for_records(process: subprocess.Popen[str], directory: Path, least: int) -> None:
     """Until every trial has `least` records; fails when the launch ends before."""
     trained: Callable[[], bool] = lambda: bool(found := counts(directory)) and min(found.values()) >= least  # noqa: E731
-    ended: Callable[[], str] = lambda: process.poll() is not None and process.communicate()[0]  # noqa: E731
+    ended: Callable[[], str] = lambda: process.poll() is not None and said(process)  # noqa: E731
     wait_until(trained, f"{least} records", failed=ended)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -15,10 +16,15 @@ import yaml
 from launcher.ledger.ledger import Ledger
 from launcher.run.worker import Worker
 from runner.errors import UserError
+from tests.launcher.held import let, recording
 
 CARTPOLE = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
 RECORD, CHECKPOINT = 32, 320
 """Timesteps between records, and between checkpoints."""
+PATIENCE = 600.0
+"""More seconds than anything takes that a test waits for, on a slow and busy machine too."""
+ENDLESS = 10_000_000
+"""Timesteps that no machine trains while a test looks on; `end_soon` makes fewer of them."""
 
 
 def write_config(folder: Path, timesteps: int, **changes: Any) -> Path:
@@ -35,19 +41,11 @@ def write_config(folder: Path, timesteps: int, **changes: Any) -> Path:
 def worker_that(act: Callable[[], None], seed: int, at: int) -> type[Worker]:
     """A worker which does `act` whenever the trial of `seed` has made its record number `at`, or a later one."""
 
-    class Faulty(Worker):
-        def _follow(self, runner: Any, link: Any, trials: Any, account: Any) -> str:
-            record = link.record
+    def beside(_: Any, records: Any) -> None:
+        if any(f"_s{seed}_" in trial and made.index >= at for trial, made in records.items()):
+            act()
 
-            def recorded(records: Any) -> None:
-                if any(f"_s{seed}_" in trial and made.index >= at for trial, made in records.items()):
-                    act()
-                record(records)
-
-            link.record = recorded
-            return super()._follow(runner, link, trials, account)
-
-    return Faulty
+    return recording(beside)
 
 
 def worker_pids(directory: Path) -> dict[int, int]:
@@ -86,7 +84,7 @@ def counts(directory: Path) -> dict[str, int]:
         return {}
 
 
-def wait_until(true: Callable[[], Any], what: str, seconds: float = 120.0, failed: Callable[[], Any] = bool) -> Any:
+def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, failed: Callable[[], Any] = bool) -> Any:
     """What `true` returns once it is something; it fails after so long, or as soon as `failed` is something."""
     end = time.monotonic() + seconds
     while not (found := true()):
@@ -97,8 +95,8 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = 120.0, faile
 
 
 @contextmanager
-def meanwhile(harm: Callable[[], None]) -> Iterator[None]:
-    """Do `harm` in a thread while the block runs; its errors are the block's."""
+def meanwhile(harm: Callable[[], None], gate: Path | None = None) -> Iterator[None]:
+    """Do `harm` in a thread while the block runs, whose workers `gate` holds until then; its errors are the block's."""
     errors: list[BaseException] = []
 
     def act() -> None:
@@ -106,6 +104,8 @@ def meanwhile(harm: Callable[[], None]) -> Iterator[None]:
             harm()
         except BaseException as error:
             errors.append(error)
+        if gate is not None:
+            let(gate)
 
     thread = threading.Thread(target=act)
     thread.start()
@@ -115,6 +115,17 @@ def meanwhile(harm: Callable[[], None]) -> Iterator[None]:
         thread.join()
     if errors:
         raise errors[0]
+
+
+def end_soon(directory: Path) -> int:
+    """Let the trials of a launch that was stopped end a little after the furthest of them; returns their records."""
+    with Ledger(directory) as ledger:
+        records = max(row.records for row in ledger.progress()) + 2 * CHECKPOINT // RECORD
+        texts = {trial: json.loads(text) for trial, text in ledger.configurations().items()}
+        for data in texts.values():
+            data["trainer"]["timesteps"] = records * data["agent"]["experiment"]["write_interval"]
+        ledger.extend({}, {trial: json.dumps(data) for trial, data in texts.items()})
+    return records
 
 
 def assert_whole(directory: Path, records: int) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.launcher.faulty import PATIENCE
+
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -39,7 +41,9 @@ class Cluster:
         common = (f"--node-ip-address={host}", "--object-store-memory=100000000", "--disable-usage-stats")
         # Machines have one port each for an agent, without which a head takes no jobs; these share a machine.
         command = [*inside, str(RAY), "start", *flags, *common, "--dashboard-agent-listen-port=0"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def add_node(
@@ -56,7 +60,7 @@ class Cluster:
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def run(self, *arguments: str, seconds: float = 240) -> tuple[int, str]:
+    def run(self, *arguments: str, seconds: float = PATIENCE) -> tuple[int, str]:
         """The same to its end: exit status and output."""
         process = self.launch(*arguments)
         try:

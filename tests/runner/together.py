@@ -30,7 +30,7 @@ def trained(
     command = [sys.executable, "-m", "tests.runner.together"]
     running = [subprocess.Popen([*command, json.dumps(job)], env=of_program()) for job in jobs]
     try:
-        assert [one.wait(300) for one in running] == [0] * processes
+        assert [one.wait(1200) for one in running] == [0] * processes
     finally:
         for one in running:
             one.kill()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from launcher.ledger.ledger import Ledger
-from tests.launcher.faulty import assert_whole, counts, wait_until, write_config
+from tests.launcher.commands import said
+from tests.launcher.faulty import ENDLESS, assert_whole, counts, end_soon, wait_until, write_config
 from tests.launcher.raylets import Cluster, raylets
 
 pytestmark = pytest.mark.cluster
-LONG, RECORDS = 64_000, 2_000
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +88,13 @@ def test_what_is_wrong_on_the_cluster_is_said_here(cluster: Cluster, tmp_path: P
 
 
 def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp_path: Path) -> None:
-    config, directory = str(write_config(tmp_path, LONG)), on_head(cluster, "long")
+    config, directory = str(write_config(tmp_path, ENDLESS)), on_head(cluster, "long")
     at = ("--address", cluster.dashboard)
     process = cluster.launch(config, "--seeds", "2", "--name", "long", *at)
     try:
         wait_until(lambda: min(counts(directory).values(), default=0) > 12, "records")
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output = said(process)
     finally:
         process.kill()
     assert process.returncode == 130 and "long goes on" in output
@@ -116,17 +116,18 @@ def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp
         last = ledger.last_agents()
         assert all(row.timestep == last[row.trial.id] for row in ledger.progress())
     assert cluster.run("stop", "long", *at)[1].startswith("long: was over already")
+    records = end_soon(directory)
     status, output = cluster.run("pull", "long", "--out", str(tmp_path), *at)
     assert status == 0, output
     status, output = cluster.run("resume", str(tmp_path / "long"))  # on this machine, from the copy
     assert status == 0, output
-    assert_whole(tmp_path / "long", RECORDS)
+    assert_whole(tmp_path / "long", records)
     status, output = cluster.run("pull", "long", "--out", str(tmp_path), *at)
     assert status == 2 and "was trained or evaluated in since it was pulled" in output
-    assert_whole(tmp_path / "long", RECORDS)
+    assert_whole(tmp_path / "long", records)
     assert cluster.run("follow", "long", *at)[0] == 143
 
     status, output = cluster.run("resume", "long", *at)
     assert status == 0, output
-    assert_whole(directory, RECORDS)
+    assert_whole(directory, records)
     assert cluster.run("follow", "long", *at)[0] == 0

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from launcher.ledger.ledger import Ledger
-from tests.launcher.faulty import assert_whole, counts, wait_until, worker_pids, write_config
+from tests.launcher.commands import said
+from tests.launcher.faulty import RECORD, assert_whole, counts, wait_until, worker_pids, write_config
+from tests.launcher.held import let
 from tests.launcher.raylets import Cluster, parent_of, raylets
 
 pytestmark = pytest.mark.cluster
@@ -27,16 +29,20 @@ FAST = {
     "RAY_health_check_failure_threshold": "2",
 }
 """As in cluster/README.md."""
-LONG, RECORDS = 25_600, 800
-SHORT = LONG // 2
-"""A pack of this length ends within the lease of one that hangs, and leaves it its machine."""
-IMPATIENT = """
-import sys
+RECORDS, HARMED = 200, 100
+"""How many there are of a trial, and at how many it is held until the harm is done."""
+HELD = """
+import signal, sys
 from launcher.run import dispatch
-from launcher.cli.main import main
-dispatch.LEASE_SECONDS = 8.0
-sys.exit(main(sys.argv[1:]))
+from tests.launcher import held
+
+def hurry(*_):
+    dispatch.LEASE_SECONDS = 8.0
+
+signal.signal(signal.SIGUSR1, hurry)
+sys.exit(held.run(sys.argv[1:]))
 """
+"""A launch whose workers are held; SIGUSR1 tells it that whoever does not answer has lost its trials soon."""
 
 
 @pytest.fixture
@@ -52,7 +58,29 @@ def trained(directory: Path, least: int) -> Callable[[], bool]:
 
 def ended(process: subprocess.Popen[str]) -> Callable[[], str | None]:
     """What a launch said that is over."""
-    return lambda: None if process.poll() is None else process.communicate()[0]
+    return lambda: None if process.poll() is None else said(process)
+
+
+def start(cluster: Cluster, tmp_path: Path, *flags: str) -> subprocess.Popen[str]:
+    """A launch into `tmp_path / "run"` that is held by `tmp_path / "gate"`."""
+    held = (str(tmp_path / "gate"), str(HARMED), "0")
+    arguments = (str(write_config(tmp_path, RECORDS * RECORD)), "--out", str(tmp_path), "--name", "run", *flags)
+    return cluster.launch(*held, *arguments, "--address", cluster.address, program=("-c", HELD))
+
+
+def lose_machine(directory: Path) -> None:
+    """End the raylet of the first attempt's worker, and with it all its workers."""
+    raylet = parent_of(worker_pids(directory)[1])
+    lost = {pid for pid in worker_pids(directory).values() if parent_of(pid) == raylet}
+    os.kill(raylet, signal.SIGKILL)
+    wait_until(lambda: not lost & set(worker_pids(directory).values()), "the end of its workers")
+
+
+def lose_lease(process: subprocess.Popen[str], directory: Path) -> None:
+    """Let others finish, whose machine is needed; then wait for the attempt that takes the place of a silent one."""
+    wait_until(lambda: "finished" in outcomes(directory), "the end of another pack", failed=ended(process))
+    process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: len(outcomes(directory)) == 3, "a new attempt", failed=ended(process))
 
 
 def outcomes(directory: Path) -> list[str | None]:
@@ -63,18 +91,18 @@ def outcomes(directory: Path) -> list[str | None]:
 @pytest.mark.parametrize("health", [{}, FAST], ids=["Ray's own health checks", "fast ones"])
 def test_a_lost_machine_is_replaced_by_another_and_counts_for_nothing(tmp_path: Path, health: dict[str, str]) -> None:
     directory = tmp_path / "run"
-    arguments = (str(write_config(tmp_path, LONG)), "--seeds", "2", "--out", str(tmp_path), "--name", "run")
     with raylets(**health) as cluster:
         cluster.add_node("a", cpus=2)
         cluster.add_node("b", cpus=2)
-        process = cluster.launch(*arguments, "--workers", "2", "--trials-per-pack", "1", "--address", cluster.address)
+        process = start(cluster, tmp_path, "--seeds", "2", "--workers", "2", "--trials-per-pack", "1")
         try:
             wait_until(trained(directory, 12), "records", failed=ended(process))
-            os.kill(parent_of(worker_pids(directory)[1]), signal.SIGKILL)
             killed = time.monotonic()
+            lose_machine(directory)
             wait_until(lambda: 3 in worker_pids(directory), "a new worker", failed=ended(process))
             print(f"raylet killed, its pack in another process {time.monotonic() - killed:.1f} s later")
-            output, _ = process.communicate(timeout=240)
+            let(tmp_path / "gate")
+            output = said(process)
         finally:
             process.kill()
     assert process.returncode == 0, output
@@ -88,33 +116,32 @@ def test_sixteen_trials_on_logical_gpus_outlive_a_machine(cluster: Cluster, tmp_
     directory = tmp_path / "run"
     cluster.add_node("a", cpus=2, gpus=2)
     cluster.add_node("b", cpus=2, gpus=2)
-    arguments = ("--seeds", "16", "--gpus", "4", "--logical-gpus", "--out", str(tmp_path), "--name", "run")
-    config = write_config(tmp_path, LONG // 2)
-    process = cluster.launch(str(config), *arguments, "--address", cluster.address)
+    process = start(cluster, tmp_path, "--seeds", "16", "--gpus", "4", "--logical-gpus")
     try:
-        wait_until(trained(directory, RECORDS // 4), "half of the records", failed=ended(process))
-        os.kill(parent_of(worker_pids(directory)[1]), signal.SIGKILL)
-        output, _ = process.communicate(timeout=270)
+        wait_until(trained(directory, HARMED), "half of the records", failed=ended(process))
+        lose_machine(directory)
+        let(tmp_path / "gate")
+        output = said(process)
     finally:
         process.kill()
     assert process.returncode == 0, output
-    assert_whole(directory, RECORDS // 2)
+    assert_whole(directory, RECORDS)
     with closing(sqlite3.connect(directory / "ledger.sqlite")) as db:
-        assert db.execute("SELECT COUNT(*) FROM records").fetchone() == (16 * RECORDS // 2,)
+        assert db.execute("SELECT COUNT(*) FROM records").fetchone() == (16 * RECORDS,)
     assert sorted(map(str, outcomes(directory))) == ["finished"] * 4 + ["node"] * 2
 
 
 def test_packs_run_on_a_machine_that_joins_later(cluster: Cluster, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     cluster.add_node("a")
-    packs = ("--seeds", "3", "--trials-per-pack", "1", "--out", str(tmp_path), "--name", "run")
-    process = cluster.launch(str(write_config(tmp_path, LONG)), *packs, "--address", cluster.address)
+    process = start(cluster, tmp_path, "--seeds", "3", "--trials-per-pack", "1")
     try:
         wait_until(lambda: worker_pids(directory), "a worker", failed=ended(process))
         assert len(worker_pids(directory)) == 1
         cluster.add_node("b")
         wait_until(lambda: len(worker_pids(directory)) == 2, "a second worker", failed=ended(process))
-        output, _ = process.communicate(timeout=240)
+        let(tmp_path / "gate")
+        output = said(process)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -127,12 +154,12 @@ def test_a_pack_of_many_cores_goes_on_with_fewer_when_the_large_machine_is_lost(
     directory = tmp_path / "run"
     cluster.add_node("a", cpus=2)
     cluster.add_node("b", cpus=1)
-    flags = ("--cores-per-worker", "2", "--out", str(tmp_path), "--name", "run", "--address", cluster.address)
-    process = cluster.launch(str(write_config(tmp_path, LONG)), *flags)
+    process = start(cluster, tmp_path, "--cores-per-worker", "2")
     try:
         wait_until(trained(directory, 12), "records", failed=ended(process))
-        os.kill(parent_of(worker_pids(directory)[1]), signal.SIGKILL)
-        output, _ = process.communicate(timeout=240)
+        lose_machine(directory)
+        let(tmp_path / "gate")
+        output = said(process)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -145,23 +172,22 @@ def test_a_hung_machine_is_replaced_and_its_ghost_fenced(cluster: Cluster, tmp_p
     directory = tmp_path / "run"
     cluster.add_node("a")
     cluster.add_node("b")
-    arguments = (str(write_config(tmp_path, SHORT)), "--seeds", "2", "--out", str(tmp_path), "--name", "run")
-    process = cluster.launch(*arguments, "--address", cluster.address, program=("-c", IMPATIENT))
-    stopped: list[int] = []
+    process = start(cluster, tmp_path, "--seeds", "2")
     try:
         wait_until(trained(directory, 12), "records", failed=ended(process))
         worker = worker_pids(directory)[1]
         stopped = [parent_of(worker), worker]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: 3 in worker_pids(directory), "a new worker", failed=ended(process))
+        let(tmp_path / "gate")
+        lose_lease(process, directory)
         for pid in reversed(stopped):  # the machine wakes up: the worker first, so that it can still do harm
             os.kill(pid, signal.SIGCONT)
-        output, _ = process.communicate(timeout=240)
+        output = said(process)
     finally:
         process.kill()
     assert process.returncode == 0, output
-    assert_whole(directory, RECORDS // 2)
+    assert_whole(directory, RECORDS)
     assert "hung" in output or "was lost" in output
     assert outcomes(directory)[1:] == ["finished", "finished"]
 
@@ -201,21 +227,21 @@ def test_a_machine_that_is_cut_off_is_replaced_and_refused_when_it_is_back(
 ) -> None:
     link, mine, theirs, there = cable
     directory = tmp_path / "run"
-    arguments = (str(write_config(tmp_path, SHORT)), "--seeds", "2", "--trials-per-pack", "1", "--out", str(tmp_path))
     with raylets(ip=mine) as cluster:
         cluster.add_node("a", cpus=1)
         cluster.add_node("b", cpus=1, ip=theirs, inside=there)
-        process = cluster.launch(*arguments, "--name", "run", "--address", cluster.address, program=("-c", IMPATIENT))
+        process = start(cluster, tmp_path, "--seeds", "2", "--trials-per-pack", "1")
         try:
             wait_until(trained(directory, 12), "records", failed=ended(process))
             subprocess.run(["ip", "link", "set", link, "down"], check=True)
-            wait_until(lambda: 3 in worker_pids(directory), "a new worker", failed=ended(process))
+            let(tmp_path / "gate")
+            lose_lease(process, directory)
             subprocess.run(["ip", "link", "set", link, "up"], check=True)
-            output, _ = process.communicate(timeout=240)
+            output = said(process)
         finally:
             process.kill()
     assert process.returncode == 0, output
-    assert_whole(directory, RECORDS // 2)
+    assert_whole(directory, RECORDS)
     assert sorted(map(str, outcomes(directory)))[1:] == ["finished", "finished"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from launcher.cluster.temporary import LONGEST, ray_folder
 from launcher.run.import_path import ROOT
 from runner.errors import UserError
-from tests.launcher.faulty import write_config
+from tests.launcher.faulty import PATIENCE, write_config
 
 NOBODY = 12345
 LONG = "net_tdfcarhc_people_poebhkiwa_scratch/slurm_jobdir/1355700/tmp.t0016"
@@ -89,7 +89,7 @@ def test_a_user_without_name_and_home_trains(short: Path, home: dict[str, str]) 
     arguments = ["-m", "launcher.cli.main", config.name, "--workers", "1", "--backend", "jax", "--name", "run"]
     variables = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ROOT} | home
     done = subprocess.run(
-        [*command, *arguments], cwd=short, env=variables, capture_output=True, text=True, timeout=200, check=False
+        [*command, *arguments], cwd=short, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PermissionError" not in "".join(log.read_text() for log in (short / "runs" / "run" / "logs").iterdir())

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -65,12 +64,8 @@ def test_what_it_has_started_is_not_waited_for_and_ends_with_it() -> None:
     said = found("leaving")
     assert said[-2].what.startswith("speed: ")
     helper = int(said[-1].what.rpartition(" ")[2])
-    for _ in range(100):
-        state = Path(f"/proc/{helper}/stat")
-        if not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail(f"process {helper} is still there")
+    state = Path(f"/proc/{helper}/stat")
+    wait_until(lambda: not state.exists() or state.read_text().rpartition(") ")[2][0] == "Z", "the end of the helper")
 
 
 def test_a_pool_is_not_asked_for_its_first_episode_again() -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
 from runner.training.tracking import SCORE
-from tests.launcher.faulty import write_config
+from tests.launcher.faulty import PATIENCE, wait_until, write_config
 from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
@@ -59,7 +58,7 @@ def served(directory: Path, *options: str) -> Iterator[Ask]:
             def ask(path: str, body: dict[str, Any] | None = None) -> Any:
                 data = None if body is None else json.dumps(body).encode()
                 request = urllib.request.Request(url + "data/" + path, data, {"Content-Type": "application/json"})
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                     return json.load(answer)
 
             yield ask
@@ -68,12 +67,8 @@ def served(directory: Path, *options: str) -> Iterator[Ask]:
 
 
 def until(found: Callable[[], Any], what: Callable[[Any], bool]) -> Any:
-    """What is found once it is as wanted, or half a minute later."""
-    for _ in range(150):
-        if what(answer := found()):
-            return answer
-        time.sleep(0.2)
-    return found()
+    """What is found once it is as wanted."""
+    return wait_until(lambda: [answer] if what(answer := found()) else [], "what TensorBoard shows")[0]
 
 
 @pytest.mark.parametrize("loader", ["true", "false"])

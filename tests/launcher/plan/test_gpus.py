@@ -22,7 +22,7 @@ from launcher.run import pool as processes
 from launcher.run.process import Location
 from launcher.run.worker import Worker
 from runner.errors import UserError
-from tests.launcher.faulty import write_config
+from tests.launcher.faulty import PATIENCE, write_config
 from tests.launcher.local_ray import local_ray
 
 A, B = Device("GPU-aa11-2222"), Device("GPU-aa33-4444", ("MIG-5555-6", "MIG-5577-8"))
@@ -211,7 +211,7 @@ def test_a_mask_is_respected_and_a_promised_gpu_that_is_not_there_is_an_error(tm
     def launch(*more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", FINDS, *arguments, *more]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": masks}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     refused = launch("--gpus", "3")
     assert refused.returncode == 2

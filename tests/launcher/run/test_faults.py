@@ -20,6 +20,7 @@ from launcher.run.worker import Worker
 from runner.draws import environment_seeds
 from runner.envs.named import imports
 from tests.launcher.faulty import (
+    RECORD,
     aggregator_pid,
     assert_whole,
     counts,
@@ -29,12 +30,15 @@ from tests.launcher.faulty import (
     worker_that,
     write_config,
 )
+from tests.launcher.held import held, let
 from tests.launcher.local_ray import local_ray
 
 pytestmark = pytest.mark.cluster
 Launch = Callable[..., int]
-LONG, RECORDS = 12_800, 400
-SPARSE = ("--workers", "2", "--set", "agent.experiment.checkpoint_interval=6400")
+RECORDS, HARMED = 200, 100
+"""How many there are of a trial, and at how many it is held until the harm is done."""
+LONG = RECORDS * RECORD
+SPARSE = ("--workers", "2", "--set", f"agent.experiment.checkpoint_interval={LONG // 2}")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,14 @@ def launch(ray_address: list[str], tmp_path: Path) -> Launch:
     return run
 
 
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What holds all workers until `let`."""
+    gate = tmp_path / "gate"
+    monkeypatch.setattr(processes, "Worker", held(gate, HARMED))
+    return gate
+
+
 def trained(directory: Path, least: int) -> Callable[[], bool]:
     """Whether every trial has `least` records."""
     return lambda: bool(found := counts(directory)) and min(found.values()) >= least
@@ -71,7 +83,9 @@ def attempts(directory: Path) -> list[tuple[str | None, list[int]]]:
         ]
 
 
-def test_a_killed_worker_is_replaced(launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_is_replaced(
+    launch: Launch, gate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = tmp_path / "run"
     seconds: list[float] = []
 
@@ -84,7 +98,7 @@ def test_a_killed_worker_is_replaced(launch: Launch, tmp_path: Path, capsys: pyt
             wait_until(new, "a new attempt")
         seconds.append(time.monotonic() - began)
 
-    with meanwhile(kill):
+    with meanwhile(kill, gate):
         assert launch(LONG, "--seeds", "4", "--workers", "2") == 0
     assert_whole(directory, RECORDS)
     assert attempts(directory) == [("crash", [0, 1]), ("finished", [2, 3]), ("finished", [0, 1])]
@@ -165,8 +179,21 @@ def test_a_pack_that_is_too_big_for_the_memory_is_halved(
     assert halves == [("crash", [0]), ("finished", [1]), *[("crash", [0])] * 3]
 
 
-def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LEASE_SECONDS", 8.0)
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Wait until who does not answer has lost its trials; before and after, a machine may be as busy as it likes."""
+
+    def expire() -> None:
+        with pytest.MonkeyPatch.context() as patch, Ledger(tmp_path / "run", writer=False) as ledger:
+            patch.setattr(dispatch, "LEASE_SECONDS", 8.0)
+            wait_until(lambda: ledger.attempts()[0].outcome, "the end of the lease")
+
+    return expire
+
+
+def test_a_hung_worker_loses_its_lease(
+    launch: Launch, gate: Path, tmp_path: Path, short_lease: Callable[[], None]
+) -> None:
     directory = tmp_path / "run"
     hung: list[int] = []
 
@@ -174,8 +201,9 @@ def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypat
         wait_until(trained(directory, 12), "records")
         hung.append(worker_pids(directory)[1])
         os.kill(hung[0], signal.SIGSTOP)
+        short_lease()
 
-    with meanwhile(stop):
+    with meanwhile(stop, gate):
         assert launch(LONG, "--seeds", "2", "--workers", "2") == 0
     assert_whole(directory, RECORDS)
     assert attempts(directory) == [("crash", [0]), ("finished", [1]), ("finished", [0])]
@@ -184,9 +212,10 @@ def test_a_hung_worker_loses_its_lease(launch: Launch, tmp_path: Path, monkeypat
     assert not Path(f"/proc/{hung[0]}").exists()
 
 
-def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ghost_that_wakes_is_fenced(
+    launch: Launch, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_lease: Callable[[], None]
+) -> None:
     """As where the machine of a hung worker cannot be reached to end it: it wakes while another has its trial."""
-    monkeypatch.setattr(dispatch, "LEASE_SECONDS", 8.0)
     import ray
 
     kept: list[Any] = []
@@ -197,34 +226,33 @@ def test_a_ghost_that_wakes_is_fenced(launch: Launch, tmp_path: Path, monkeypatc
 
     def stop() -> None:
         wait_until(trained(directory, 12), "records")
-        ghost = worker_pids(directory)[1]  # KeyError: it has been replaced, on a machine too busy for this lease
+        ghost = worker_pids(directory)[1]
         os.kill(ghost, signal.SIGSTOP)
-        with Ledger(directory, writer=False) as ledger:
-            before = {row.id: row.attempt for row in ledger.trials()}
-            wait_until(lambda: {row.id: row.attempt for row in ledger.trials()} != before, "a new attempt")
-            wait_until(lambda: 3 in worker_pids(directory), "a new worker")
-            os.kill(ghost, signal.SIGCONT)
-            wait_until(lambda: 1 not in worker_pids(directory), "the ghost gives up")
+        short_lease()
+        wait_until(lambda: 3 in worker_pids(directory), "a new worker")
+        os.kill(ghost, signal.SIGCONT)
+        wait_until(lambda: 1 not in worker_pids(directory), "the ghost gives up")
 
-    with meanwhile(stop):
-        assert launch(LONG * 2, "--seeds", "2", "--workers", "2", "--set", "env.num_envs=8") == 0
-    assert_whole(directory, RECORDS * 2)
+    with meanwhile(stop, gate):
+        assert launch(LONG, "--seeds", "2", "--workers", "2") == 0
+    assert_whole(directory, RECORDS)
     assert attempts(directory) == [("crash", [0]), ("finished", [1]), ("finished", [0])]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_an_aggregator_that_dies_is_started_again(
-    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    monkeypatch.setattr(dispatch, "HUNG_SECONDS", 4.0)
+def test_an_aggregator_that_dies_is_started_again(launch: Launch, gate: Path, tmp_path: Path, number: int) -> None:
     directory = tmp_path / "run"
 
     def harm() -> None:
-        for least in (12, 100):
+        for least in (12, HARMED):
             wait_until(trained(directory, least), "records")
-            os.kill(wait_until(lambda: aggregator_pid(directory), "an aggregator"), number)
+            harmed = wait_until(lambda: aggregator_pid(directory), "an aggregator")
+            os.kill(harmed, number)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(dispatch, "HUNG_SECONDS", 4.0)
+                wait_until(lambda: aggregator_pid(directory) != harmed, "its end")  # noqa: B023
 
-    with meanwhile(harm):
+    with meanwhile(harm, gate):
         assert launch(LONG, "--seeds", "2", "--workers", "2") == 0
     assert_whole(directory, RECORDS)
     assert [outcome for outcome, _ in attempts(directory)] == ["finished", "finished"]
@@ -256,27 +284,34 @@ def starve(disk: Path) -> None:
 
 def test_training_waits_for_room_on_the_disk(
     launch: Launch,
-    tmp_path: Path,
+    gate: Path,
     small_disk: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("launcher.watch.progress.LINES_EVERY", 1.0)
     directory = small_disk / "run"
+    shown = ""
 
-    def starve_for_a_while() -> None:
+    def told() -> bool:
+        nonlocal shown
+        shown += capsys.readouterr().out
+        return "DISK FULL" in shown
+
+    def starve_until_it_is_told() -> None:
         starve(small_disk)
-        time.sleep(8)
+        let(gate)
+        wait_until(told, "what is wrong")
         (small_disk / "filler").unlink()
 
-    with meanwhile(starve_for_a_while):
+    with meanwhile(starve_until_it_is_told):
         assert launch(LONG, "--seeds", "2", *SPARSE, out=small_disk) == 0
     assert_whole(directory, RECORDS)
-    assert "DISK FULL" in capsys.readouterr().out
 
 
 def test_a_disk_that_stays_full_ends_the_launch_which_goes_on_later(
     launch: Launch,
+    gate: Path,
     ray_address: list[str],
     small_disk: Path,
     capsys: pytest.CaptureFixture[str],
@@ -285,7 +320,7 @@ def test_a_disk_that_stays_full_ends_the_launch_which_goes_on_later(
     monkeypatch.setattr(dispatch, "GIVE_UP_SECONDS", 4.0)
     directory = small_disk / "run"
 
-    with meanwhile(lambda: starve(small_disk)):
+    with meanwhile(lambda: starve(small_disk), gate):
         assert launch(LONG, "--seeds", "2", *SPARSE, out=small_disk) == 1
     shown = capsys.readouterr().out
     assert "the disk is full or read-only" in shown

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.run import import_path
-from tests.launcher.faulty import write_config
+from tests.launcher.faulty import PATIENCE, write_config
 
 ROOT = import_path.ROOT
 SHOW = (
@@ -78,7 +78,7 @@ def test_no_file_beside_the_configuration_matters_and_no_length_of_tmpdir(tmp_pa
         env=os.environ | {"TMPDIR": str(folder), "PYTHONPATH": f":{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(folder.iterdir()) == []

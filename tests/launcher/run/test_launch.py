@@ -9,8 +9,6 @@ import os
 import re
 import signal
 import tarfile
-import threading
-import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +35,7 @@ from runner.config.load import read_yaml
 from runner.config.overrides import Range
 from runner.training import tracking
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND
+from tests.launcher.faulty import ENDLESS, counts, end_soon, meanwhile, wait_until
 from tests.launcher.local_ray import local_ray
 from tests.records import untimed
 
@@ -240,23 +239,15 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
     ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "i"
-    length = ["--set", "trainer.timesteps=6_400_000", "--set", "agent.learning_rate_scheduler=null"]
+    length = ["--set", f"trainer.timesteps={ENDLESS}", "--set", "agent.learning_rate_scheduler=null"]
 
     def interrupt_once_it_trains() -> None:
-        for _ in range(600):
-            time.sleep(0.1)
-            if (directory / "ledger.sqlite").exists():
-                with Ledger(directory, writer=False) as ledger:
-                    rows = ledger.progress()
-                    if rows and all(row.records > 3 for row in rows):
-                        break
+        wait_until(lambda: min(counts(directory).values(), default=0) > 3, "records")
         os.kill(os.getpid(), signal.SIGINT)
 
-    watcher = threading.Thread(target=interrupt_once_it_trains)
-    watcher.start()
-    status = main([str(config), "--seeds", "2", *length, "--out", str(tmp_path), "--name", "i", *ray_address])
-    watcher.join()
-    assert status == 130
+    with meanwhile(interrupt_once_it_trains):
+        words = [str(config), "--seeds", "2", *length, "--out", str(tmp_path), "--name", "i"]
+        assert main([*words, *ray_address]) == 130
     shown = capsys.readouterr().out
     assert f"launch resume {directory}" in shown
     with Ledger(directory, writer=False) as ledger:
@@ -267,13 +258,12 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
         assert all(max(c.records for c in ledger.checkpoints(trial)) == count for trial, count in reached.items())
 
     # The rest is long: a shorter end of the same run is what the test can afford.
-    shorten(directory, timesteps=max(row.timestep for row in stopped) + 160)
+    records = end_soon(directory)
     assert main(["resume", str(directory), *ray_address]) == 0
     with Ledger(directory, writer=False) as ledger:
         for trial, count in reached.items():
             indices = [stored.record.index for stored in ledger.records(trial)]
-            assert indices == list(range(len(indices)))
-            assert len(indices) > count
+            assert indices == list(range(records)) and records > count
         assert {row.state for row in ledger.trials()} == {"finished"}
     assert len(json.loads((directory / "plan.json").read_text())["revisions"]) == 2
     assert main(["resume", str(directory), *ray_address]) == 0
@@ -339,15 +329,6 @@ def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
     assert main(["report", str(directory), "--out", str(page)]) == 0
     assert main(["resume", str(directory), *ray_address]) == 0
     assert "6 of 6 trials are finished; nothing to do" in capsys.readouterr().out
-
-
-def shorten(directory: Path, timesteps: int) -> None:
-    """Change the length in every trial's stored configuration."""
-    with Ledger(directory) as ledger:
-        texts = {trial: json.loads(text) for trial, text in ledger.configurations().items()}
-        for data in texts.values():
-            data["trainer"]["timesteps"] = timesteps
-        ledger.extend({}, {trial: json.dumps(data) for trial, data in texts.items()})
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(

@@ -17,24 +17,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.commands import LAUNCH, assert_saved, command, launch, wait_for_records
-from tests.launcher.faulty import assert_whole, counts, wait_until, write_config
+from tests.launcher.commands import assert_saved, command, launch, said, wait_for_records
+from tests.launcher.faulty import PATIENCE, RECORD, assert_whole, counts, wait_until, write_config
+from tests.launcher.held import held_launch, let
 
 pytestmark = pytest.mark.cluster
-TIMESTEPS, RECORDS = 38_400, 1_200
+RECORDS = 300
 
 
-def words(tmp_path: Path, timesteps: int = TIMESTEPS) -> list[str]:
+def words(tmp_path: Path) -> list[str]:
     """The arguments of a launch of one seed into `tmp_path / "run"`."""
-    config = write_config(tmp_path, timesteps, backend="torch")
+    config = write_config(tmp_path, RECORDS * RECORD, backend="torch")
     last_only = ["--set", "agent.experiment.checkpoint_interval=1_000_000"]
     return [str(config), "--out", str(tmp_path), "--name", "run", "--workers", "1", *last_only]
 
 
+def held(tmp_path: Path) -> list[str]:
+    """The words that begin a launch which `tmp_path / "gate"` lets come to its end."""
+    return held_launch(tmp_path / "gate", at=RECORDS - 100)
+
+
 def shell(line: str, tmp_path: Path) -> subprocess.Popen[str]:
-    """A line of a shell, in which LAUNCH is a launch and SMALL an empty folder."""
+    """A line of a shell, in which LAUNCH is a launch that is held and SMALL an empty folder."""
     (tmp_path / "small").mkdir()
-    replaced = line.replace("LAUNCH", " ".join([*LAUNCH, *words(tmp_path)])).replace("SMALL", str(tmp_path / "small"))
+    launch = " ".join([*held(tmp_path), *words(tmp_path)])
+    replaced = line.replace("LAUNCH", launch).replace("SMALL", str(tmp_path / "small"))
     return command(["sh", "-c", replaced], stderr=subprocess.PIPE)
 
 
@@ -60,7 +67,7 @@ def nothing(_: subprocess.Popen[str], __: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "harm", "said"),
+    ("line", "harm", "told"),
     [
         ("exec LAUNCH", stop_reading, "stdout cannot be written (Broken pipe); the launch does not need it: "),
         (
@@ -74,16 +81,17 @@ def nothing(_: subprocess.Popen[str], __: Path) -> None:
     ids=["nobody reads", "full disk", "all closed", "hung up under nohup"],
 )
 def test_training_goes_on_to_its_end(
-    tmp_path: Path, line: str, harm: Callable[[subprocess.Popen[str], Path], None], said: str
+    tmp_path: Path, line: str, harm: Callable[[subprocess.Popen[str], Path], None], told: str
 ) -> None:
     if "unshare" in line and subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a file system of its own needs root")
     process = shell(line, tmp_path)
     wait_for_records(process, tmp_path / "run", 3)
     harm(process, tmp_path)
-    _, errors = process.communicate(timeout=240)
+    let(tmp_path / "gate")
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
-    assert errors.strip().startswith(said) and len(errors.splitlines()) == bool(said), errors
+    assert errors.strip().startswith(told) and len(errors.splitlines()) == bool(told), errors
     assert_whole(tmp_path / "run", RECORDS)
     assert_saved(tmp_path / "run", "finished")
 
@@ -92,7 +100,7 @@ def test_a_terminal_that_goes_away_and_two_resumes_of_which_one_goes_on(tmp_path
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    process = command(["setsid", "--ctty", *LAUNCH, *words(tmp_path)], start_new_session=False, **streams)
+    process = command(["setsid", "--ctty", *held(tmp_path), *words(tmp_path)], start_new_session=False, **streams)
     os.close(theirs)
     shown = bytearray()
 
@@ -103,11 +111,13 @@ def test_a_terminal_that_goes_away_and_two_resumes_of_which_one_goes_on(tmp_path
 
     wait_until(trained, "records", failed=lambda: process.poll() is not None and bytes(shown))
     os.close(ours)
-    assert process.wait(timeout=120) == 129
+    assert process.wait(PATIENCE) == 129
     assert_saved(tmp_path / "run", "interrupted")
 
-    resumes = [launch("resume", tmp_path / "run") for _ in range(2)]
-    outputs = [resume.communicate(timeout=240)[0] for resume in resumes]
+    resumes = [command([*held(tmp_path), "resume", tmp_path / "run"]) for _ in range(2)]
+    wait_until(lambda: any(resume.poll() is not None for resume in resumes), "the end of the one that is refused")
+    let(tmp_path / "gate")
+    outputs = [said(resume) for resume in resumes]
     assert sorted(resume.returncode for resume in resumes) == [0, 2], outputs
     assert ["is in use by another launch" in output for output in outputs] == [r.returncode == 2 for r in resumes]
     assert_whole(tmp_path / "run", RECORDS)
@@ -118,9 +128,9 @@ def test_an_error_of_the_launcher_lets_workers_save(tmp_path: Path) -> None:
     """One of what is shown ends nothing; any other ends the launch in good order."""
     code = """
         import sys
-        from launcher.cli.main import main
         from launcher.run.dispatch import _Dispatch
         from launcher.watch.progress import View
+        from tests.launcher import held
         from tests.launcher.faulty import counts
 
         def refresh(*_):
@@ -132,16 +142,17 @@ def test_an_error_of_the_launcher_lets_workers_save(tmp_path: Path) -> None:
                 raise RuntimeError("boo")
 
         View.refresh, whole, _Dispatch._tend = refresh, _Dispatch._tend, tend
-        sys.exit(main())
+        sys.exit(held.run(sys.argv[1:]))
     """
-    process = command([sys.executable, "-c", textwrap.dedent(code), *words(tmp_path)])
-    output, _ = process.communicate(timeout=240)
+    _, _, _, *gate = held(tmp_path)
+    process = command([sys.executable, "-c", textwrap.dedent(code), *gate, *words(tmp_path)])
+    output = said(process)
     assert process.returncode == 1, output
     assert output.count("training goes on, but what is shown of it may be wrong") == 1
     assert output.splitlines()[-1] == "error: RuntimeError: boo (--debug shows where)"
     assert f"Continue:    launch resume {tmp_path}/run\n" in output
     assert_saved(tmp_path / "run", "interrupted")
     resume = launch("resume", tmp_path / "run")
-    output, _ = resume.communicate(timeout=240)
+    output = said(resume)
     assert resume.returncode == 0, output
     assert_whole(tmp_path / "run", RECORDS)

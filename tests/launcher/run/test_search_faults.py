@@ -19,10 +19,11 @@ from launcher.plan import directory as folder
 from launcher.search import begin, results, tpe
 from launcher.search.asha import Bracket
 from launcher.search.record import chosen_of
-from tests.launcher.commands import launch, session_of
+from tests.launcher.commands import command, launch, said, session_of
 from tests.launcher.faulty import aggregator_pid, wait_until, worker_pids, write_config
+from tests.launcher.held import held_launch
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 SETS = ["agent.learning_rate=log:1e-5..1e-2", "agent.ratio_clip=0.1..0.4"]
 SEARCHES: dict[str, tuple[int, str | None, dict[str, Any]]] = {
     "asha": (12_800, "1,2", {"trials": 6, "confirm": 0, "asha": {"reduction": 2, "rungs": 3}}),
@@ -52,8 +53,9 @@ def happened(directory: Path) -> int:
 def test_a_search_goes_on_whatever_is_killed(tmp_path: Path, method: str) -> None:
     directory = tmp_path / "run"
     create(directory, method)
-    process = launch("resume", directory, "--workers", 2)
-    ended: Callable[[], Any] = lambda: process.poll() is not None and process.communicate()[0]  # noqa: E731
+    # What is left after the second decision takes seconds on any machine.
+    process = command([*held_launch(tmp_path / "never", pace=0.03), "resume", directory, "--workers", 2])
+    ended: Callable[[], Any] = lambda: process.poll() is not None and said(process)  # noqa: E731
     wait_until(lambda: len(worker_pids(directory)) == 2, "workers", failed=ended)
     os.kill(next(iter(worker_pids(directory).values())), signal.SIGKILL)
     begun = happened(directory)
@@ -63,13 +65,13 @@ def test_a_search_goes_on_whatever_is_killed(tmp_path: Path, method: str) -> Non
     wait_until(lambda: happened(directory) > seen, "another decision", failed=ended)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not session_of(process.pid), "the end of Ray", 120)
+    wait_until(lambda: not session_of(process.pid), "the end of Ray")
     with Ledger(directory, writer=False) as ledger:
         before = ledger.events()
     assert before[-1].kind != "over"
 
     again = launch("resume", directory, "--workers", 2)
-    output, _ = again.communicate(timeout=400)
+    output = said(again)
     assert again.returncode == 0, output
     assert "Winner: setting" in output
     with Ledger(directory, writer=False) as ledger:

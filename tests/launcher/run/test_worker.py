@@ -97,7 +97,7 @@ def record_all(link: Link, records: list[Record], trial: str = "a-1") -> None:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

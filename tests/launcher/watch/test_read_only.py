@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher.commands import command, launch
+from tests.launcher.commands import command, launch, said
 from tests.launcher.faulty import write_config
 
 CODE = """
@@ -44,7 +44,7 @@ def test_every_verb(tmp_path: Path) -> None:
     trained = launch(
         write_config(tmp_path, 640, backend="torch"), "--workers", "1", "--out", directory.parent, "--name", "run"
     )
-    output, _ = trained.communicate(timeout=240)
+    output = said(trained)
     assert trained.returncode == 0, output
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
@@ -56,19 +56,19 @@ def test_every_verb(tmp_path: Path) -> None:
         ["unshare", "-m", "sh", "-c", inside, sys.executable, "-c", textwrap.dedent(CODE), directory, tmp_path],
         cwd=tmp_path,
     )
-    output, _ = verbs.communicate(timeout=240)
+    output = said(verbs)
     blocks = [block.splitlines() for block in output.split("$ ")[1:]]
     statuses = {block[0]: block[-1] for block in blocks}
-    said = {block[0]: "\n".join(block[1:-1]) for block in blocks}
+    told = {block[0]: "\n".join(block[1:-1]) for block in blocks}
     refused = {"report", "export", "resume", "eval --episodes 2 --video 1"}
     assert statuses == {verb: f"status {2 * (verb in refused)}" for verb in statuses} and len(statuses) == 12, output
-    assert "1 finished" in said["status"]
-    assert "finished" in said["list"] and "attempt 1" in said["logs"]
-    assert "attempt 1 ends: finished" in said["logs cartpole_s0 --tail 1"]
-    assert all("cannot be written: Read-only file system" in said[verb] for verb in ("report", "export", "resume"))
+    assert "1 finished" in told["status"]
+    assert "finished" in told["list"] and "attempt 1" in told["logs"]
+    assert "attempt 1 ends: finished" in told["logs cartpole_s0 --tail 1"]
+    assert all("cannot be written: Read-only file system" in told[verb] for verb in ("report", "export", "resume"))
     assert (tmp_path / "page.html").is_file() and (tmp_path / "policy.pt2").is_file()
-    assert "nothing to do" in said["resume --dry-run"]
-    assert f"films go to {directory}/videos, and nothing may be written there" in said["eval --episodes 2 --video 1"]
-    eval_ = said["eval --episodes 2"]
+    assert "nothing to do" in told["resume --dry-run"]
+    assert f"films go to {directory}/videos, and nothing may be written there" in told["eval --episodes 2 --video 1"]
+    eval_ = told["eval --episodes 2"]
     assert eval_.index("nothing may be written there; what is played is shown") < eval_.index("mean return")
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before

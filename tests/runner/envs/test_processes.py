@@ -52,7 +52,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(numbers: list[int], seconds: float = 20.0) -> bool:
+def gone(numbers: list[int], seconds: float = 200.0) -> bool:
     deadline = time.monotonic() + seconds
     while any(map(alive, numbers)) and time.monotonic() < deadline:
         time.sleep(0.02)
