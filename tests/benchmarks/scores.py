@@ -52,11 +52,11 @@ def rows(directory: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, dict[
     launch = standing.read(directory)
     for found in by_configuration(launch.rows):
         preset = _preset(found[0].trial)
+        if only and (preset is None or preset.name not in only):
+            continue
         if preset is None:
             named = ", ".join(preset.name for preset in presets())
             raise UserError(f"{directory}: {found[0].trial.config} is no preset; there are {named}")
-        if only and preset.name not in only:
-            continue
         _refuse_another(directory, found, trial_now(preset))
         yield preset.name, _row(launch, found, preset)
 
