@@ -378,8 +378,9 @@ class Cart(Two):
 @pytest.mark.parametrize(
     ("name", "env", "read"),
     [
-        ("c_lab_ippo", Two, False), ("c_lab_mappo", Two, True), ("c_lab_cart_ippo", Cart, False),
-        ("d_lab_mappo", Cart, True), ("c_lab_template_ippo", Cart, False), ("c_lab_template_mappo", Cart, True),
+        ("b_lab_cart_ippo", Cart, False), ("b_lab_mappo", Two, True), ("c_lab_ippo", Two, False),
+        ("c_lab_mappo", Two, True), ("c_lab_cart_ippo", Cart, False), ("d_lab_mappo", Cart, True),
+        ("c_lab_template_ippo", Cart, False), ("c_lab_template_mappo", Cart, True),
     ],
 )  # fmt: skip
 def test_isaac_labs_files_train(name: str, env: Any, read: bool) -> None:
