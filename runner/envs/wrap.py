@@ -54,6 +54,7 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
         return GymnasiumVector(env)
     raise UserError(
         f"wrap_env: cannot use a {type(env).__module__}.{type(env).__qualname__}; allowed: an EnvPool pool made with "
-        'env_type="gymnasium", a gymnasium.vector.VectorEnv, a gymnasium.Env, or what has num_envs, reset, step, '
-        "single_observation_space and single_action_space"
+        'env_type="gymnasium", a gymnasium.vector.VectorEnv, a gymnasium.Env, what has num_envs, reset, step, '
+        "single_observation_space and single_action_space, or PettingZoo's parallel API: possible_agents, and "
+        "observation_space and action_space as functions of an agent"
     )

@@ -115,7 +115,8 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
         if not isinstance(observations, Mapping):
             raise UserError(f"{self._made}: reset gives {type(answer).__name__}; allowed: (observations, infos)")
         self._cells[:] = 0
-        live = self._live()
+        if not (live := self._live()):
+            raise UserError(f"{self._made}: nobody is in agents after a reset; allowed: one agent or more to act first")
         for row, key in enumerate(self._keys):
             if key in live:
                 self._see(row, observations)

@@ -174,6 +174,16 @@ class Stranger(Lone):
         return answer
 
 
+class Deserted(Lone):
+    """Nobody is there to begin with."""
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """See the base class."""
+        super().reset(seed)
+        self.agents = []
+        return {}, {}
+
+
 class Nameless(Lone):
     """A reward too few."""
 
@@ -190,6 +200,7 @@ class Nameless(Lone):
         (Deserter, "agent_0 is no longer in agents"),
         (Stranger, "stranger is in agents, but not in possible_agents"),
         (Nameless, "no reward of agent_1"),
+        (Deserted, "nobody is in agents after a reset"),
     ],
 )
 def test_wrong_environments_are_refused(make: Any, words: str) -> None:
