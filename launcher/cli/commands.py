@@ -299,7 +299,7 @@ def _file(path: Path) -> Path:
         preset = index.required(str(path))
     if preset is None:
         return path
-    allow(None, str(path))  # a task that was typed may be one of a module, such as mpe2.simple_spread_v3:parallel_env
+    allow(None, preset.task)  # which may be one of a module, such as mpe2.simple_spread_v3:parallel_env
     return preset.path
 
 

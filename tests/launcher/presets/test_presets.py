@@ -50,12 +50,13 @@ def test_presets_of_other_packages_are_read_and_say_what_is_missing(
 ) -> None:
     others = [preset for preset in presets() if imports.module_of(preset.task)]
     assert len(others) > 1 and [trial_now(preset).config.env.id for preset in others] == [one.task for one in others]
-    assert "imported only where the command line says so" in refused(others[0].name, "--dry-run")
     monkeypatch.setitem(sys.modules, "mpe2", None)
     monkeypatch.setitem(sys.modules, "mpe2.simple_spread_v3", None)
-    with imports.scope():
-        said = refused("mpe2.simple_spread_v3:parallel_env", "--dry-run")  # which was typed, and may be imported
-    assert "there is no module mpe2" in said and "pip install 'sunflower[agents]' installs it" in said
+    for word in ("mpe2.simple_spread_v3:parallel_env", "simple_spread"):  # typed, so that it may be imported
+        with imports.scope():
+            said = refused(word, "--dry-run")
+        assert "there is no module mpe2" in said and "pip install 'sunflower[agents]' installs it" in said
+    assert "imported only where the command line says so" in refused(str(others[0].path), "--dry-run")
 
 
 def test_tasks_are_swept_as_files_are(capsys: pytest.CaptureFixture[str]) -> None:
