@@ -2,14 +2,16 @@
 
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents speed            # env steps/s, each in turn
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents processor        # the same per second of processor time
-    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 30000   # 8 seeds of each
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 6000 --kept skrl.json
 
-The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Its
-wrapper of PettingZoo takes one environment, so `returns` gives both libraries one, and the same file: skrl's own
-numbers of IPPO_CFG and MAPPO_CFG, and a network of [64, 64] for each agent. `speed` runs eight seeds of ours in one
-launch, with one and with 16 environments each, and of skrl as many processes as there are cores, whose rates are
-summed. `processor` compares what one of two cores does, a pack of four seeds and one process of skrl, in processor
-time, which a busy machine leaves comparable.
+The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Both
+libraries read the same file, with a network of [64, 64] for each agent. `speed` and `processor` have skrl's own numbers
+of IPPO_CFG and MAPPO_CFG and its own wrapper of PettingZoo, which takes one environment: `speed` runs eight seeds of
+ours in one launch, with one and with 16 environments each, and of skrl as many processes as there are cores, whose
+rates are summed; `processor` compares what one of two cores does, a pack of four seeds and one process of skrl, in
+processor time, which a busy machine leaves comparable. `returns` has numbers with which both learn soon, and 16
+environments, which skrl is given as Isaac Lab gives them: tensors of each agent, of environments that begin anew in the
+step that ends them. Seeds take minutes; `--kept` is a file of those that are known, to which others are added.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,21 @@ import numpy as np
 
 TASK, SEEDS, LAST = "mpe2.simple_spread_v3:parallel_env", 8, 100
 """Environment; seeds; episodes at the end of a training whose mean return is a seed's score."""
+ENVS = 16
+"""Environments of a seed of `returns`."""
+LEARNING = {
+    "rollouts": 50,
+    "learning_epochs": 10,
+    "mini_batches": 4,
+    "entropy_loss_scale": 0.01,
+    "value_loss_scale": 0.5,
+    "time_limit_bootstrap": True,
+}
+"""Numbers with which both learn soon."""
 CORES = os.cpu_count() or 1
 
 
-def configuration(algorithm: str, timesteps: int) -> dict[str, Any]:
+def configuration(algorithm: str, timesteps: int, numbers: Mapping[str, Any] = {}) -> dict[str, Any]:
     """A file that both libraries read: agent's numbers that are not here are skrl's defaults, and ours are the same."""
 
     def network(read: str) -> list[dict[str, Any]]:
@@ -57,49 +70,89 @@ def configuration(algorithm: str, timesteps: int) -> dict[str, Any]:
             "learning_rate_scheduler": "KLAdaptiveLR",
             "learning_rate_scheduler_kwargs": {"kl_threshold": 0.008},
             **scaler,
+            **numbers,
             "experiment": {"directory": "", "write_interval": 1000, "checkpoint_interval": 0},
         },
         "trainer": {"class": "SequentialTrainer", "timesteps": timesteps},
     }
 
 
-def rival(algorithm: str, timesteps: int, seed: int) -> dict[str, Any]:
-    """One seed of skrl's in this process: env steps per second while it trains, and its score."""
+def several(num_envs: int, seed: int) -> Any:
+    """So many environments as skrl's contract has it, which keep the team's returns of episodes in `returns`."""
     import torch
     from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
-    from pettingzoo.utils import BaseParallelWrapper  # type: ignore[import-not-found,unused-ignore]
+    from skrl.envs.wrappers.torch import MultiAgentEnvWrapper  # type: ignore[import-not-found,unused-ignore]
+
+    class Several(MultiAgentEnvWrapper):  # type: ignore[misc,unused-ignore]
+        @property
+        def num_envs(self) -> int:
+            return num_envs
+
+        def __init__(self) -> None:
+            self._all = [simple_spread_v3.parallel_env() for _ in range(num_envs)]
+            self.returns, self._so_far = list[float](), np.zeros(num_envs)
+            super().__init__(self._all[0])
+
+        def reset(self) -> Any:
+            self._seen = [env.reset(seed=seed * num_envs + place)[0] for place, env in enumerate(self._all)]
+            return self._columns(self._seen, torch.float32), {}
+
+        def step(self, actions: Any) -> Any:
+            found: list[list[Any]] = [[], [], []]
+            for place, env in enumerate(self._all):
+                self._seen[place], *told, _ = env.step({name: int(row[place]) for name, row in actions.items()})
+                for column, one in zip(found, told, strict=True):
+                    column.append(one)
+                self._so_far[place] += sum(told[0].values())
+                if not env.agents:
+                    self.returns.append(self._so_far[place])
+                    self._so_far[place], self._seen[place] = 0, env.reset()[0]
+            kinds = (torch.float32, torch.bool, torch.bool)
+            told = [self._columns(column, kind) for column, kind in zip(found, kinds, strict=True)]
+            return self._columns(self._seen, torch.float32), *told, {}
+
+        def state(self) -> Any:
+            states = torch.tensor(np.stack([env.state() for env in self._all]), dtype=torch.float32)
+            return dict.fromkeys(self.possible_agents, states)
+
+        def _columns(self, rows: Sequence[Mapping[str, Any]], kind: torch.dtype) -> dict[str, torch.Tensor]:
+            return {
+                name: torch.tensor(np.array([row[name] for row in rows]), dtype=kind).view(num_envs, -1)
+                for name in self.possible_agents
+            }
+
+        def render(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    return Several()
+
+
+def rival(algorithm: str, timesteps: int, seed: int, learning: bool) -> dict[str, Any]:
+    """One seed of skrl's in this process: env steps per second while it trains, and its score where it is to learn."""
+    import torch
+    from mpe2 import simple_spread_v3
     from skrl import config as settings  # type: ignore[import-not-found,unused-ignore]
     from skrl.envs.wrappers.torch import wrap_env  # type: ignore[import-not-found,unused-ignore]
     from skrl.utils.runner.torch import Runner  # type: ignore[import-not-found,unused-ignore]
 
-    returns = [0.0]
-
-    class Counted(BaseParallelWrapper):  # type: ignore[misc]
-        def step(self, actions: Any) -> Any:
-            answer = super().step(actions)
-            returns[-1] += sum(answer[1].values())
-            return answer
-
-        def reset(self, *arguments: Any, **named: Any) -> Any:
-            returns.append(0.0)
-            return super().reset(*arguments, **named)
-
     torch.set_num_threads(1)
     settings.torch.device = "cpu"
     settings.torch.key = seed
-    config = configuration(algorithm, timesteps)
+    config = configuration(algorithm, timesteps, LEARNING if learning else {})
     config["seed"] = seed
     config["trainer"] |= {"disable_progressbar": True, "headless": True, "close_environment_at_exit": False}
     with tempfile.TemporaryDirectory() as folder:
         config["agent"]["experiment"]["directory"] = folder
-        runner = Runner(wrap_env(Counted(simple_spread_v3.parallel_env()), wrapper="pettingzoo"), config)
+        env = several(ENVS, seed) if learning else wrap_env(simple_spread_v3.parallel_env(), wrapper="pettingzoo")
+        runner = Runner(env, config)
         began, busy = time.perf_counter(), time.process_time()
         runner.run("train")
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
         runner.agent.writer.close()
-    whole = returns[:-1][-LAST:]  # the last one has just begun
-    rates = {"steps_per_second": timesteps / seconds, "per_processor_second": timesteps / busy}
-    return {**rates, "score": float(np.mean(whole))}
+    steps = timesteps * env.num_envs
+    score = {"score": float(np.mean(env.returns[-LAST:]))} if learning else {}
+    return {"seed": seed, "steps_per_second": steps / seconds, "per_processor_second": steps / busy, **score}
 
 
 def pack(algorithm: str, timesteps: int, num_envs: int) -> float:
@@ -118,25 +171,24 @@ def pack(algorithm: str, timesteps: int, num_envs: int) -> float:
     return (last - first) * num_envs * len(seeds) / (ended - began)
 
 
-def rivals(algorithm: str, timesteps: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def rivals(algorithm: str, timesteps: int, seeds: Sequence[int], learning: bool = False) -> Iterator[dict[str, Any]]:
     """Seeds of skrl's, one process for each core at a time."""
-    found: list[dict[str, Any]] = []
     for first in range(0, len(seeds), CORES):
         command = [sys.executable, "-m", "tests.benchmarks.agents", "one", "--algorithm", algorithm]
-        command += ["--timesteps", str(timesteps), "--seed"]
+        command += ["--learning"] * learning + ["--timesteps", str(timesteps), "--seed"]
         some = [subprocess.Popen([*command, str(s)], stdout=subprocess.PIPE, text=True) for s in seeds[first:][:CORES]]
-        found += [json.loads(process.communicate()[0].strip().splitlines()[-1]) for process in some]
-    return found
+        for process in some:
+            yield json.loads(process.communicate()[0].strip().splitlines()[-1])
 
 
-def ours(algorithm: str, timesteps: int, num_envs: int) -> tuple[float, list[float]]:
+def ours(algorithm: str, timesteps: int, num_envs: int, learning: bool = False) -> tuple[float, list[float]]:
     """A launch of eight seeds: the sum of their steps per second while they train, and their scores."""
     from launcher.ledger.ledger import Ledger
     from runner.training.tracking import SCORE
 
     with tempfile.TemporaryDirectory() as out:
         file = Path(out) / "agents.yaml"
-        file.write_text(json.dumps(configuration(algorithm, timesteps)))
+        file.write_text(json.dumps(configuration(algorithm, timesteps, LEARNING if learning else {})))
         command = [sys.executable, "-m", "launcher.cli.main", str(file), "--env", TASK, "--num-envs", str(num_envs)]
         command += ["--seeds", str(SEEDS), "--out", out, "--name", "run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -168,7 +220,7 @@ def speed(algorithm: str, timesteps: int, rounds: int) -> None:
 def processor(algorithm: str, timesteps: int, rounds: int) -> None:
     """Print rates per second of processor time and their ratios."""
     for _ in range(rounds):
-        base = rivals(algorithm, timesteps // 8, [0])[0]["per_processor_second"]
+        base = next(rivals(algorithm, timesteps // 8, [0]))["per_processor_second"]
         rates = [pack(algorithm, timesteps // envs, envs) for envs in (1, 16)]
         told = ", ".join(
             f"{envs} x 4 {rate:,.0f} ({rate / base:.1f})" for envs, rate in zip((1, 16), rates, strict=True)
@@ -178,13 +230,20 @@ def processor(algorithm: str, timesteps: int, rounds: int) -> None:
         )
 
 
-def returns(algorithm: str, timesteps: int) -> None:
-    """Print both libraries' scores after so many steps of one environment."""
+def returns(algorithm: str, timesteps: int, kept: Path) -> None:
+    """Print both libraries' scores after so many steps of `ENVS` environments."""
     from launcher import stats
 
-    theirs = [one["score"] for one in rivals(algorithm, timesteps, range(SEEDS))]
-    _, own = ours(algorithm, timesteps, 1)
-    for name, scores in (("skrl", theirs), ("ours", own)):
+    table: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+    own, theirs = (table.setdefault(f"{whose} {algorithm} {timesteps}", {}) for whose in ("ours", "skrl"))
+    if not own:
+        own |= {str(seed): score for seed, score in enumerate(ours(algorithm, timesteps, ENVS, learning=True)[1])}
+    kept.write_text(json.dumps(table, indent=1))
+    for one in rivals(algorithm, timesteps, [s for s in range(SEEDS) if str(s) not in theirs], learning=True):
+        theirs[str(one["seed"])] = one["score"]
+        kept.write_text(json.dumps(table, indent=1))
+    for name, found in (("skrl", theirs), ("ours", own)):
+        scores = list(found.values())
         told = f"IQM {stats.interquartile_mean(scores):.2f} {stats.bootstrap_interval(scores)}"
         print(f"{algorithm}: {name}: {told}, seeds {[round(score, 2) for score in scores]}", flush=True)
 
@@ -197,16 +256,18 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=16_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning", action="store_true", help="one: with the numbers of returns")
+    parser.add_argument("--kept", type=Path, default=Path("skrl.json"))
     arguments = parser.parse_args()
     for algorithm in arguments.algorithm or ["IPPO", "MAPPO"]:
         if arguments.what == "one":
-            print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed)))
+            print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed, arguments.learning)))
         elif arguments.what == "speed":
             speed(algorithm, arguments.timesteps, arguments.rounds)
         elif arguments.what == "processor":
             processor(algorithm, arguments.timesteps, arguments.rounds)
         else:
-            returns(algorithm, arguments.timesteps)
+            returns(algorithm, arguments.timesteps, arguments.kept)
 
 
 if __name__ == "__main__":
