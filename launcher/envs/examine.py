@@ -233,6 +233,8 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
             if time.perf_counter() > end:
                 break
     limit = "env.wrappers: [{gymnasium.wrappers.TimeLimit: {max_episode_steps: 1000}}]"
+    if env.agents is not None:  # which gymnasium's wrappers do not take
+        limit = "truncate every agent after so many steps; PettingZoo's own environments take max_cycles"
     if not any(lengths.values()):
         yield Finding("note", f"no episode ended in {steps:,} random steps: evaluation waits for ends", limit)
     else:

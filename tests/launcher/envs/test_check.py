@@ -90,6 +90,12 @@ def test_agents_are_tried_together(name: str, told: tuple[str, str, str]) -> Non
     assert seeding.startswith("seeding: ") and re.match(f"episodes: {told[2]}", episodes) and "steps/s" in speed
 
 
+def test_agents_without_an_end_are_told_what_limits_them() -> None:
+    env = EnvConfig.model_validate({"id": "tests.parallel:Lone", "num_envs": 2, "steps": 10**9})
+    (endless,) = (finding for finding in findings(lambda: task(env), 0.05) if "no episode ended" in finding.what)
+    assert endless.level == "note" and "max_cycles" in (endless.fix or "") and "gymnasium" not in (endless.fix or "")
+
+
 def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "tests.point:Point"]) == 0
     shown = capsys.readouterr().out
