@@ -34,7 +34,7 @@ VARIABLE = "SUNFLOWER_IMPORTS"
 GYMNASIUM = "gymnasium"
 WRAPPERS = ("gymnasium.wrappers", "gymnasium.wrappers.vector")
 """Modules whose public names a file may name by itself, besides ids that gymnasium registers."""
-EXTRAS = {"mpe2": "agents", "pettingzoo": "agents"}
+EXTRAS = {"mpe2": "agents", "pettingzoo": "agents", "Box2D": "agents"}
 """Package → the extra of this program that installs it."""
 
 
@@ -119,7 +119,8 @@ def load(name: str, where: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}.")
         if not absent:
-            raise UserError(f"{where}: importing {name} failed: {last_words(error)}") from error
+            advice = _installed_by(getattr(error, "name", None) or "")
+            raise UserError(f"{where}: importing {name} failed: {last_words(error)}{advice}") from error
     raise UserError(
         f"{where}: there is no module {name}, neither installed nor in {' or '.join(_folders())}.{_similar(name)}"
         f"{_installed_by(name)}"
@@ -185,7 +186,7 @@ def _similar(name: str) -> str:
 def _installed_by(name: str) -> str:
     """A sentence where an extra of this program has a module."""
     extra = EXTRAS.get(_root(name))
-    return f" pip install 'sunflower[{extra}]' installs it" if extra else ""
+    return f" pip install 'sunflower[{extra}]' installs {_root(name)}" if extra else ""
 
 
 def _shadows(module: str) -> str:

@@ -55,7 +55,7 @@ def test_presets_of_other_packages_are_read_and_say_what_is_missing(
     for word in ("mpe2.simple_spread_v3:parallel_env", "simple_spread"):  # typed, so that it may be imported
         with imports.scope():
             said = refused(word, "--dry-run")
-        assert "there is no module mpe2" in said and "pip install 'sunflower[agents]' installs it" in said
+        assert "there is no module mpe2" in said and "pip install 'sunflower[agents]' installs mpe2" in said
     assert "imported only where the command line says so" in refused(str(others[0].path), "--dry-run")
 
 

@@ -158,6 +158,7 @@ def test_what_is_wrong_is_said(case: str) -> None:
 def test_modules_that_fail(tmp_path: Path) -> None:
     for module, text in {
         "broken_env": "import no_such_thing",
+        "lacking_env": "raise ModuleNotFoundError(name='Box2D')",
         "script_env": "raise SystemExit(3)",
         "open_env": "\n(",
         "code": "",
@@ -165,6 +166,7 @@ def test_modules_that_fail(tmp_path: Path) -> None:
         (tmp_path / f"{module}.py").write_text(text)
         words = {
             "broken_env": r"importing broken_env failed: .*no_such_thing.* \(.*broken_env.py:1\)",
+            "lacking_env": r"\(.*lacking_env.py:1\) pip install 'sunflower\[agents\]' installs Box2D",
             "script_env": r"importing script_env failed: SystemExit: 3 \(.*script_env.py:1\)",
             "open_env": r"importing open_env failed: SyntaxError: .* \(.*open_env.py:2\)",
             "code": r"code \(.*\) has no PointEnv.*/code.py has the name of an installed module and is hidden by it",
