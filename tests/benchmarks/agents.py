@@ -2,7 +2,7 @@
 
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents speed            # env steps/s, each in turn
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents processor        # the same per second of processor time
-    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 6000 --kept skrl.json
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 2000 --task simple_speaker_listener_v4
 
 The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Both
 libraries read the same file, with a network of [64, 64] for each agent. `speed` and `processor` have skrl's own numbers
@@ -17,6 +17,7 @@ step that ends them. Seeds take minutes; `--kept` is a file of those that are kn
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -30,8 +31,10 @@ from typing import Any
 
 import numpy as np
 
-TASK, SEEDS, LAST = "mpe2.simple_spread_v3:parallel_env", 8, 100
-"""Environment; seeds; episodes at the end of a training whose mean return is a seed's score."""
+TASKS = ("simple_spread_v3", "simple_speaker_listener_v4")
+"""Of mpe2; speed is measured with the first."""
+SEEDS, LAST = 8, 100
+"""Seeds; episodes at the end of a training whose mean return is a seed's score."""
 ENVS = 16
 """Environments of a seed of `returns`."""
 LEARNING = {
@@ -77,10 +80,9 @@ def configuration(algorithm: str, timesteps: int, numbers: Mapping[str, Any] = {
     }
 
 
-def several(num_envs: int, seed: int) -> Any:
+def several(task: str, num_envs: int, seed: int) -> Any:
     """So many environments as skrl's contract has it, which keep the team's returns of episodes in `returns`."""
     import torch
-    from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
     from skrl.envs.wrappers.torch import MultiAgentEnvWrapper  # type: ignore[import-not-found,unused-ignore]
 
     class Several(MultiAgentEnvWrapper):  # type: ignore[misc,unused-ignore]
@@ -89,7 +91,7 @@ def several(num_envs: int, seed: int) -> Any:
             return num_envs
 
         def __init__(self) -> None:
-            self._all = [simple_spread_v3.parallel_env() for _ in range(num_envs)]
+            self._all = [importlib.import_module(f"mpe2.{task}").parallel_env() for _ in range(num_envs)]
             self.returns, self._so_far = list[float](), np.zeros(num_envs)
             super().__init__(self._all[0])
 
@@ -128,10 +130,10 @@ def several(num_envs: int, seed: int) -> Any:
     return Several()
 
 
-def rival(algorithm: str, timesteps: int, seed: int, learning: bool) -> dict[str, Any]:
-    """One seed of skrl's in this process: env steps per second while it trains, and its score where it is to learn."""
+def rival(algorithm: str, timesteps: int, seed: int, task: str | None) -> dict[str, Any]:
+    """One seed of skrl's in this process: env steps per second while it trains, and its score on a task to learn."""
     import torch
-    from mpe2 import simple_spread_v3
+    from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
     from skrl import config as settings  # type: ignore[import-not-found,unused-ignore]
     from skrl.envs.wrappers.torch import wrap_env  # type: ignore[import-not-found,unused-ignore]
     from skrl.utils.runner.torch import Runner  # type: ignore[import-not-found,unused-ignore]
@@ -139,19 +141,19 @@ def rival(algorithm: str, timesteps: int, seed: int, learning: bool) -> dict[str
     torch.set_num_threads(1)
     settings.torch.device = "cpu"
     settings.torch.key = seed
-    config = configuration(algorithm, timesteps, LEARNING if learning else {})
+    config = configuration(algorithm, timesteps, LEARNING if task else {})
     config["seed"] = seed
     config["trainer"] |= {"disable_progressbar": True, "headless": True, "close_environment_at_exit": False}
     with tempfile.TemporaryDirectory() as folder:
         config["agent"]["experiment"]["directory"] = folder
-        env = several(ENVS, seed) if learning else wrap_env(simple_spread_v3.parallel_env(), wrapper="pettingzoo")
+        env = several(task, ENVS, seed) if task else wrap_env(simple_spread_v3.parallel_env(), wrapper="pettingzoo")
         runner = Runner(env, config)
         began, busy = time.perf_counter(), time.process_time()
         runner.run("train")
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
         runner.agent.writer.close()
     steps = timesteps * env.num_envs
-    score = {"score": float(np.mean(env.returns[-LAST:]))} if learning else {}
+    score = {"score": float(np.mean(env.returns[-LAST:]))} if task else {}
     return {"seed": seed, "steps_per_second": steps / seconds, "per_processor_second": steps / busy, **score}
 
 
@@ -171,25 +173,26 @@ def pack(algorithm: str, timesteps: int, num_envs: int) -> float:
     return (last - first) * num_envs * len(seeds) / (ended - began)
 
 
-def rivals(algorithm: str, timesteps: int, seeds: Sequence[int], learning: bool = False) -> Iterator[dict[str, Any]]:
+def rivals(algorithm: str, timesteps: int, seeds: Sequence[int], task: str | None = None) -> Iterator[dict[str, Any]]:
     """Seeds of skrl's, one process for each core at a time."""
     for first in range(0, len(seeds), CORES):
         command = [sys.executable, "-m", "tests.benchmarks.agents", "one", "--algorithm", algorithm]
-        command += ["--learning"] * learning + ["--timesteps", str(timesteps), "--seed"]
+        command += [*(["--task", task] if task else []), "--timesteps", str(timesteps), "--seed"]
         some = [subprocess.Popen([*command, str(s)], stdout=subprocess.PIPE, text=True) for s in seeds[first:][:CORES]]
         for process in some:
             yield json.loads(process.communicate()[0].strip().splitlines()[-1])
 
 
-def ours(algorithm: str, timesteps: int, num_envs: int, learning: bool = False) -> tuple[float, list[float]]:
+def ours(algorithm: str, timesteps: int, num_envs: int, task: str | None = None) -> tuple[float, list[float]]:
     """A launch of eight seeds: the sum of their steps per second while they train, and their scores."""
     from launcher.ledger.ledger import Ledger
     from runner.training.tracking import SCORE
 
     with tempfile.TemporaryDirectory() as out:
         file = Path(out) / "agents.yaml"
-        file.write_text(json.dumps(configuration(algorithm, timesteps, LEARNING if learning else {})))
-        command = [sys.executable, "-m", "launcher.cli.main", str(file), "--env", TASK, "--num-envs", str(num_envs)]
+        file.write_text(json.dumps(configuration(algorithm, timesteps, LEARNING if task else {})))
+        command = [sys.executable, "-m", "launcher.cli.main", str(file), "--num-envs", str(num_envs)]
+        command += ["--env", f"mpe2.{task or TASKS[0]}:parallel_env"]
         command += ["--seeds", str(SEEDS), "--out", out, "--name", "run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with Ledger(Path(out) / "run", writer=False) as ledger:
@@ -230,22 +233,22 @@ def processor(algorithm: str, timesteps: int, rounds: int) -> None:
         )
 
 
-def returns(algorithm: str, timesteps: int, kept: Path) -> None:
+def returns(algorithm: str, timesteps: int, task: str, kept: Path) -> None:
     """Print both libraries' scores after so many steps of `ENVS` environments."""
     from launcher import stats
 
     table: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
-    own, theirs = (table.setdefault(f"{whose} {algorithm} {timesteps}", {}) for whose in ("ours", "skrl"))
+    own, theirs = (table.setdefault(f"{whose} {algorithm} {task} {timesteps}", {}) for whose in ("ours", "skrl"))
     if not own:
-        own |= {str(seed): score for seed, score in enumerate(ours(algorithm, timesteps, ENVS, learning=True)[1])}
+        own |= {str(seed): score for seed, score in enumerate(ours(algorithm, timesteps, ENVS, task)[1])}
     kept.write_text(json.dumps(table, indent=1))
-    for one in rivals(algorithm, timesteps, [s for s in range(SEEDS) if str(s) not in theirs], learning=True):
+    for one in rivals(algorithm, timesteps, [s for s in range(SEEDS) if str(s) not in theirs], task):
         theirs[str(one["seed"])] = one["score"]
         kept.write_text(json.dumps(table, indent=1))
     for name, found in (("skrl", theirs), ("ours", own)):
         scores = list(found.values())
         told = f"IQM {stats.interquartile_mean(scores):.2f} {stats.bootstrap_interval(scores)}"
-        print(f"{algorithm}: {name}: {told}, seeds {[round(score, 2) for score in scores]}", flush=True)
+        print(f"{algorithm}, {task}: {name}: {told}, seeds {[round(score, 2) for score in scores]}", flush=True)
 
 
 def main() -> None:
@@ -256,18 +259,18 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=16_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning", action="store_true", help="one: with the numbers of returns")
+    parser.add_argument("--task", choices=TASKS, help="of returns; default the first")
     parser.add_argument("--kept", type=Path, default=Path("skrl.json"))
     arguments = parser.parse_args()
     for algorithm in arguments.algorithm or ["IPPO", "MAPPO"]:
         if arguments.what == "one":
-            print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed, arguments.learning)))
+            print(json.dumps(rival(algorithm, arguments.timesteps, arguments.seed, arguments.task)))
         elif arguments.what == "speed":
             speed(algorithm, arguments.timesteps, arguments.rounds)
         elif arguments.what == "processor":
             processor(algorithm, arguments.timesteps, arguments.rounds)
         else:
-            returns(algorithm, arguments.timesteps, arguments.kept)
+            returns(algorithm, arguments.timesteps, arguments.task or TASKS[0], arguments.kept)
 
 
 if __name__ == "__main__":
