@@ -14,7 +14,7 @@ class UserError(ValueError):
     """
 
 
-class FailedEnvironmentError(RuntimeError):
+class FailedEnvironmentError(Exception):
     """One environment raised, ended its process or does not answer; members of the pack without it may go on.
 
     Attributes:

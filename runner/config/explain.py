@@ -80,7 +80,10 @@ def refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
     if entry is None:
         return found + detail["msg"].removeprefix("Input should be ")
     allowed = entry.each if entry.each and isinstance(key[-1], int) else entry.allowed
-    near = did_you_mean(detail["input"], re.split(", | or ", allowed)) if isinstance(detail["input"], str) else ""
+    names = re.split(", | or ", allowed)
+    # A text that looks like one of them is quoted in the file.
+    worded = isinstance(detail["input"], str) and detail["input"] not in names
+    near = did_you_mean(detail["input"], names) if worded else ""
     finite = "finite " if isinstance(detail["input"], float) and not math.isfinite(detail["input"]) else ""
     return f"{found}{finite}{allowed}.{near}" if near else found + finite + allowed
 

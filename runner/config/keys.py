@@ -151,6 +151,8 @@ def _entries(section: Mapping[str, Any], sections: Mapping[str, Any], above: str
             below.append((sections[inner["$ref"].removeprefix(_REFERENCE)], f"{above}{name}{of_each}."))
         allowed = SECTION if is_section or above + name == SCHEDULE else _allowed(field)
         each = next((_allowed(way["items"]) for way in _ways(field) if way.get("type") == "array"), "")
+        if of_each:
+            allowed, each = f"list (each {SECTION})", SECTION
         default = REQUIRED if name in section.get("required", ()) else ""
         if "default" in field and not is_section:
             default = dump({"x": field["default"]})[3:].strip()

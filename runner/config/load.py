@@ -18,6 +18,8 @@ from runner.files import expanded
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 """Nodes after anchors are expanded: a configuration has hundreds, an anchor bomb billions."""
+DEEPEST = 100
+"""Blocks and lists in one another, of a Python program's data."""
 LONGEST_WORD = 100
 """Characters of a scalar that count as one node."""
 
@@ -221,6 +223,8 @@ def plain_copy(value: Any) -> Any:
 
 def plain(value: Any, key: Key = ()) -> Any:
     """Data of a Python program as a file would hold it: numpy's numbers, arrays, tuples and paths become plain ones."""
+    if len(key) > DEEPEST:
+        raise UserError(f"configuration: {dotted(key[:3])}: nested too deeply; does it contain itself?")
     if isinstance(value, Mapping):
         return {str(name): plain(inner, (*key, str(name))) for name, inner in value.items()}
     if isinstance(value, np.ndarray | np.generic):

@@ -182,8 +182,10 @@ class Builder:
             raise
         except (IndexError, ValueError, TypeError, MemoryError) as error:
             raise UserError(f"{where}: does not fit the observations: {error}") from None
-        if not isinstance(found, np.ndarray) or found.ndim < 1 or found.shape[0] != 1 or 0 in found.shape:
+        if not isinstance(found, np.ndarray) or found.ndim < 1 or found.shape[0] != 1:
             raise UserError(f"{where}: gives no array of rows")
+        if 0 in found.shape:
+            raise UserError(f"{where}: gives no number of a row; an observation has {self._units['OBSERVATIONS']}")
         if found.ndim == 1:
             raise UserError(f"{where}: gives a number per row that has no axis; write [:, 0:1] in place of [:, 0]")
         return found

@@ -255,7 +255,8 @@ REFUSALS: dict[str, tuple[gymnasium.Space[Any], list[dict[str, Any]], str]] = {
         "does not fit the observations: 4 numbers cannot have",
     ),
     "an index past the end": (VECTOR, single("STATES[:, 4]"), "models.policy.network.0.input: does not fit"),
-    "nothing left": (VECTOR, single("STATES[:, 4:]"), "models.policy.network.0.input: gives no array of rows"),
+    "nothing left": (VECTOR, single("STATES[:, 4:]"), "gives no number of a row; an observation has 4"),
+    "nothing to see": (Box(-1, 1, (0,)), single("STATES"), "gives no number of a row; an observation has 0"),
     "one-hot of real numbers": (VECTOR, ONE_HOT, "one_hot_encoding is for Discrete and MultiDiscrete observations"),
 }
 

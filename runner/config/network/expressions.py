@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from runner.config.network import rearranging
-from runner.errors import UserError, did_you_mean
+from runner.errors import UserError, did_you_mean, shown
 
 ACTIVATIONS = (
     "elu", "gelu", "identity", "leaky_relu", "mish", "relu", "selu", "sigmoid", "silu", "softmax", "softplus",
@@ -117,11 +117,11 @@ def activation_name(name: Any, where: str) -> str:
 def parse(text: str, where: str) -> Expression:
     """Read an expression; which of its names exist is for the caller to check (see `names`)."""
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT:
-        raise UserError(f"{where}: found {text!r}; allowed: an expression of at most {LONGEST_TEXT:,} characters")
+        raise UserError(f"{where}: found {shown(text)}; allowed: an expression of at most {LONGEST_TEXT:,} characters")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UserError(f"{where}: cannot read the expression {text!r}") from None
+        raise UserError(f"{where}: cannot read the expression {shown(text)}") from None
     return _Reader(text.strip(), where).read(tree, 0)
 
 
@@ -131,11 +131,11 @@ class _Reader:
 
     def refuse(self, tree: ast.AST, allowed: str) -> UserError:
         found = ast.get_source_segment(self._text, tree)
-        return UserError(f"{self._where}: cannot use {found!r} in {self._text!r}; allowed: {allowed}")
+        return UserError(f"{self._where}: cannot use {shown(found)} in {shown(self._text)}; allowed: {allowed}")
 
     def read(self, tree: ast.expr, depth: int) -> Expression:
         if depth > DEEPEST:
-            raise UserError(f"{self._where}: {self._text!r} is nested deeper than {DEEPEST}")
+            raise UserError(f"{self._where}: {shown(self._text)} is nested deeper than {DEEPEST}")
         number = _constant(tree)
         if number is not None:
             return Number(number)

@@ -101,6 +101,15 @@ giving("note every episode was terminated after 20 steps", "", "LimitAsTerminati
 giving("note no episode ended in", "", "NeverEnding", lambda o, r, a, b, i: (o, r, False, False, i))
 
 
+STOPPED = "raised in its step: StopIteration"
+
+
+@entry(f"wrong .*{STOPPED}", STOPPED)
+class DataThatEnds(Point):
+    def step(self, action: Any) -> Any:
+        return next(iter(()))
+
+
 @entry("wrong .*reset gives float32 of shape", "reset gives float32 of shape")
 class OldReset(Point):
     def reset(self, **arguments: Any) -> Any:

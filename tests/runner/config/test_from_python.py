@@ -74,6 +74,14 @@ def test_what_no_file_can_hold_is_refused_with_its_key_and_type(key: str, value:
     assert expected in str(caught.value)
 
 
+def test_a_block_that_contains_itself_is_refused() -> None:
+    data = plain_config()
+    data["agent"] = {"experiment": {}}
+    data["agent"]["experiment"]["wandb_kwargs"] = data["agent"]
+    with pytest.raises(UserError, match=r"agent\.experiment\.wandb_kwargs: nested too deeply; does it contain itself"):
+        resolve(data)
+
+
 @pytest.mark.parametrize("data", [None, "cfg.yaml", [1]])
 def test_a_configuration_that_is_no_mapping(data: Any) -> None:
     with pytest.raises(UserError, match="allowed: a mapping, such as load_cfg_from_yaml gives"):

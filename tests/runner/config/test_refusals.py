@@ -208,6 +208,9 @@ OVERRIDES: dict[str, str] = {
     # types
     "agent=5": "command line: agent: found 5; allowed: block of keys",
     "models.policy=null": "command line: models.policy: found None; allowed: block of keys",
+    "agent.changes=[[]]": "agent.changes.0: found []; allowed: block of keys",
+    "agent.changes={at: 5}": "agent.changes: found {'at': 5}; allowed: list (each block of keys)",
+    "models.separate='False'": "models.separate: found 'False'; allowed: True or False (",
     "trainer.timesteps=1.5": "command line: trainer.timesteps: found 1.5; allowed: whole number",
     "trainer.timesteps=abc": "command line: trainer.timesteps: found 'abc'; allowed: whole number",
     "trainer.timesteps=true": "command line: trainer.timesteps: must be a number, not true or false",
