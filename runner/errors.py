@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -34,6 +35,15 @@ class FailedEnvironmentError(Exception):
     def member(self, members: int) -> int:
         """The member whose environment it is, of so many that have equally many each, one after the other."""
         return self.environment * members // self.envs
+
+
+def last_words(error: BaseException) -> str:
+    """The last line of a traceback, and the file and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    words = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError):
+        return f"{words} ({error.filename}:{error.lineno})"
+    return f"{words} ({frames[-1].filename}:{frames[-1].lineno})" if frames else words
 
 
 def shown(value: object, longest: int = 200) -> str:

@@ -77,9 +77,6 @@ class Timetable:
         """A picture of the time."""
         return np.full((24, 32, 3), 40 * self.time, np.uint8)
 
-    def close(self) -> None:
-        """Nothing to close."""
-
     def _seen(self, name: str) -> np.ndarray:
         return np.array([self.seed, self.episode, self.time, self.possible_agents.index(name)], np.float32)
 

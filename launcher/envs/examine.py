@@ -27,13 +27,12 @@ from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.base import ABSENT, Step, VectorEnv
-from runner.envs.named import imports
 from runner.envs.named.measure import step_seconds
 from runner.envs.python import InProcess, PythonTask
 from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task
 from runner.envs.tensors import FINAL
-from runner.errors import FailedEnvironmentError, UserError
+from runner.errors import FailedEnvironmentError, UserError, last_words
 
 SEEDS = [7, 8]
 SAME = 300
@@ -300,7 +299,7 @@ def findings(make: Callable[[], VectorEnv], seconds: float) -> Iterator[Finding]
     except (UserError, FailedEnvironmentError) as raised:
         error = Finding("wrong", str(raised))
     except Exception as raised:
-        error = Finding("wrong", imports.last_words(raised))
+        error = Finding("wrong", last_words(raised))
     yield from (Finding("note", what, fix) for what, fix in odd.items())
     yield error or Finding("right", f"speed: {speed(env)}")
 

@@ -30,7 +30,7 @@ import numpy as np
 from runner.envs.agents.roster import Agents
 from runner.envs.observations import flatten_observations
 from runner.envs.spaces import ActionSpace, layout
-from runner.errors import FailedEnvironmentError, UserError, shown
+from runner.errors import FailedEnvironmentError, UserError, last_words, shown
 
 log = logging.getLogger(__name__)
 
@@ -216,8 +216,8 @@ def close(env: Any) -> None:
     """Close an environment, whose last words are not worth the end of anything else."""
     try:
         getattr(env, "close", lambda: None)()
-    except Exception:
-        log.warning("an environment could not be closed", exc_info=True)
+    except Exception as error:
+        log.warning("an environment could not be closed: %s", last_words(error))
 
 
 def of_spec(spec: Any) -> dict[str, Any]:

@@ -11,11 +11,9 @@ import os
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -24,7 +22,7 @@ import numpy as np
 from runner.envs.base import check_finite, close
 from runner.envs.observations import as_array, flatten_observations
 from runner.envs.spaces import Layout
-from runner.errors import FailedEnvironmentError, UserError
+from runner.errors import FailedEnvironmentError, UserError, last_words
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 HUNG_SECONDS = 300.0
@@ -185,10 +183,7 @@ class Loop:
             if isinstance(error, UserError):
                 raise
             row = int(self._table.doing[0])
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            told = traceback.format_exception_only(error)[-1].strip()
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            words = f"{self._name(row)} raised in its {doing}: {told} ({where})"
+            words = f"{self._name(row)} raised in its {doing}: {last_words(error)}"
             raise FailedEnvironmentError(words, self._numbers[row], self._whole) from error
         finally:
             self._table.doing[0] = IDLE

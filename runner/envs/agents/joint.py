@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 
 from runner.envs.agents.common import Common
+from runner.envs.base import close
 from runner.envs.observations import as_array, flatten_observations
 from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
@@ -159,7 +160,7 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def close(self) -> None:
         """Close the environment."""
-        self.env.close()
+        close(self.env)
 
     def _live(self) -> set[Any]:
         live = set(self.env.agents)

@@ -21,13 +21,12 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runner.errors import UserError, did_you_mean
+from runner.errors import UserError, did_you_mean, last_words
 
 VARIABLE = "SUNFLOWER_IMPORTS"
 """What is allowed, as JSON: module → folder in which it is looked for after all others."""
@@ -131,15 +130,6 @@ def load_all() -> None:
     """Import all that is allowed: they may register ids of gymnasium."""
     for module in allowed():
         load(module, "command line")
-
-
-def last_words(error: BaseException) -> str:
-    """The last line of a traceback, and the file and line where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    words = traceback.format_exception_only(error)[-1].strip()
-    if isinstance(error, SyntaxError):
-        return f"{words} ({error.filename}:{error.lineno})"
-    return f"{words} ({frames[-1].filename}:{frames[-1].lineno})" if frames else words
 
 
 def found(module: str, name: str, where: str) -> Any:

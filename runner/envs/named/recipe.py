@@ -19,7 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from runner.envs.agents.joint import joined
 from runner.envs.base import plain
 from runner.envs.named import imports
-from runner.errors import UserError, did_you_mean, shown
+from runner.errors import UserError, did_you_mean, last_words, shown
 
 COUNT = "num_envs"
 """Parameter of a factory that makes many environments in one."""
@@ -80,7 +80,7 @@ class Recipe:
                 last = f"{wrap.__qualname__} around {self.name}"
                 made = wrap(made, **arguments)
         except Exception as error:
-            raise UserError(f"env: {last} cannot be made: {imports.last_words(error)}") from error
+            raise UserError(f"env: {last} cannot be made: {last_words(error)}") from error
         return joined(made, self.states)
 
 
@@ -129,7 +129,7 @@ def _creator(name: str) -> Callable[..., Any]:
     try:
         return load_env_creator(entry) if isinstance(entry, str) else entry  # type: ignore[return-value]
     except Exception as error:
-        raise UserError(f"env.id: importing {name} failed: {imports.last_words(error)}") from error
+        raise UserError(f"env.id: importing {name} failed: {last_words(error)}") from error
 
 
 def _registered(name: str, /, **arguments: Any) -> Any:

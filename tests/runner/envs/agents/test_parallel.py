@@ -154,6 +154,12 @@ def test_actions_arrive_as_the_environment_takes_them(space: Any) -> None:
         assert space.contains(np.asarray(taken) if space.shape else taken)
 
 
+def test_what_has_nothing_to_close_is_closed_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with several(Lone).opened(SEEDS) as env:
+        env.reset()
+    assert not caplog.records
+
+
 class Deserter(Lone):
     """An agent leaves and says nothing."""
 
