@@ -137,6 +137,8 @@ def open_tables(path: Path, writer: bool) -> sqlite3.Connection:
             held.close()
             db = held.enter_context(closing(_connect_unwritable(path)))
             (layout,) = db.execute("PRAGMA user_version").fetchone()
+        if layout == 0:
+            raise UserError(f"{path}: it has no tables of a launch: the file is empty, or of another program")
         if layout not in (layout2.LAYOUT, LAYOUT):
             raise UserError(
                 f"{path}: its tables have layout {layout}, this version of sunflower reads {LAYOUT}: use the version "

@@ -217,7 +217,7 @@ def test_file_appears_with_its_tables(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["ledger.lock", "ledger.sqlite"]
 
 
-@pytest.mark.parametrize("layout", [0, storage.LAYOUT + 1])
+@pytest.mark.parametrize("layout", [1, storage.LAYOUT + 1])
 @pytest.mark.parametrize("writer", [True, False])
 def test_tables_of_another_version_are_refused_and_kept(tmp_path: Path, layout: int, writer: bool) -> None:
     with Ledger(tmp_path) as ledger:
@@ -229,6 +229,14 @@ def test_tables_of_another_version_are_refused_and_kept(tmp_path: Path, layout: 
         with pytest.raises(UserError, match=message):
             Ledger(tmp_path, writer)
     assert (tmp_path / "ledger.sqlite").read_bytes() == before
+
+
+@pytest.mark.parametrize("writer", [True, False])
+def test_a_file_without_tables_is_told_from_that_of_another_version(tmp_path: Path, writer: bool) -> None:
+    (tmp_path / "ledger.sqlite").touch()
+    with pytest.raises(UserError, match=r"ledger\.sqlite: it has no tables of a launch: the file is empty"):
+        Ledger(tmp_path, writer)
+    assert not (tmp_path / "ledger.sqlite").stat().st_size
 
 
 # File systems
