@@ -24,7 +24,7 @@ from runner.config.load import read_yaml
 from runner.draws import environment_seeds
 from runner.envs import halves
 from runner.envs.agents.fitting import fitted
-from runner.envs.base import VectorEnv
+from runner.envs.base import ANEW, VectorEnv
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError, shown
 from runner.files import expanded
@@ -332,8 +332,8 @@ def _refuse_fixed(env: VectorEnv, members: int) -> None:
     if not env.rebuilds:
         name = type(getattr(env, "env", env)).__name__
         raise UserError(
-            f"seeds: a pack of {members} members needs an EnvPool environment, which can be rebuilt with members x "
-            f"num_envs environments; {name} cannot"
+            f"seeds: {name} is made already, and a pack of {members} members has environments of its own for each; "
+            f"allowed: one seed, or {ANEW}"
         )
 
 

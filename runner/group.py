@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.config import Config
-from runner.envs.base import VectorEnv
+from runner.envs.base import ANEW, VectorEnv
 from runner.envs.tensors import TensorEnv
 from runner.errors import UserError
 
@@ -40,9 +40,9 @@ class Group:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     @staticmethod
-    def started(variables: Mapping[str, str] = os.environ) -> bool:
+    def started() -> bool:
         """Something like torchrun has started this process as one of several."""
-        return "WORLD_SIZE" in variables or "JAX_WORLD_SIZE" in variables
+        return "WORLD_SIZE" in os.environ or "JAX_WORLD_SIZE" in os.environ
 
     @classmethod
     def of_variables(cls, devices: int, variables: Mapping[str, str] = os.environ) -> Group:
@@ -80,7 +80,7 @@ def refuse(env: VectorEnv, config: Config, size: int) -> None:
     if isinstance(env, TensorEnv) or not env.rebuilds:
         raise UserError(
             f"{where}: {type(getattr(env, 'env', env)).__name__} is made already, and each process needs environments "
-            "of its own; allowed: 1, or an EnvPool task, or a class or function that makes one"
+            f"of its own; allowed: 1, or {ANEW}"
         )
     units = config.agent.rollouts // config.sequence * envs // config.agent.mini_batches
     if units < size:

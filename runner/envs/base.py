@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 ABSENT = "absent"
 """In the info of environments of several agents: rows at which nobody is there to act."""
 
+ANEW = "an EnvPool task, or a class or function that makes environments"
+"""Words for what gives as many environments as are wanted."""
+
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -91,6 +94,14 @@ class VectorEnv:
     def environments(self) -> int:
         """Environments of one trial, before `seeded` has made those of all trials."""
         return self.num_envs if self.agents is None else self.num_envs // self.agents.rows
+
+    def refuse_another_number(self, name: str, environments: int) -> None:
+        """Refuse to be another number of environments than what was made, which cannot be made anew."""
+        if environments != self.environments:
+            raise UserError(
+                f"{name} has {self.environments} environments and cannot be rebuilt with {environments}; a pack of "
+                f"several seeds needs {ANEW}"
+            )
 
     def arranged(self, share: bool | Sequence[Sequence[str]], states: bool) -> VectorEnv:
         """The same environments of several agents, whose rows are arranged anew.

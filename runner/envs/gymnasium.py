@@ -155,11 +155,7 @@ class GymnasiumVector(VectorEnv):
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """Reset with these seeds from now on; the number of environments cannot change."""
-        if len(seeds) != self.num_envs:
-            raise UserError(
-                f"{self._name} has {self.num_envs} environments and cannot be rebuilt with {len(seeds)}: "
-                "only EnvPool environments can train a pack of several seeds"
-            )
+        self.refuse_another_number(self._name, len(seeds))
         self._seeds = list(seeds)
         return self
 

@@ -143,11 +143,7 @@ class TensorEnv(VectorEnv):
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
         """Reset with the first of these seeds from now on; the number of environments cannot change."""
-        if len(seeds) != self.num_envs:
-            raise UserError(
-                f"{self._name} has {self.num_envs} environments and cannot be rebuilt with {len(seeds)}: "
-                "only EnvPool environments can train a pack of several seeds"
-            )
+        self.refuse_another_number(self._name, len(seeds))
         self._seed = seeds[0]
         return self
 
@@ -172,35 +168,36 @@ class TensorEnv(VectorEnv):
 
     def _flat(self, observations: Any) -> Any:
         """Observations → `[N, O]`, a copy: such environments often write the next ones over the last."""
+        if self._states is not None and not isinstance(observations, Mapping):
+            observations = {POLICY: observations, CRITIC: self._states()}
+        space = f"its observation space {self.observation_space}"
+        return self._columns(self.layout, observations, "observations", space, self.layout.dtype.name)
+
+    def _columns(
+        self, parts: Layout, values: Any, what: str, space: str = "their space", dtype: str = "float32"
+    ) -> Any:
+        """Arrays structured as a layout → `[N, columns]`, a copy."""
         try:
-            if isinstance(observations, Mapping) and not self.layout.children:
-                observations = observations[POLICY]
-            elif self._states is not None and not isinstance(observations, Mapping):
-                observations = {POLICY: observations, CRITIC: self._states()}
-            found = list(leaves(self.layout, observations))
+            if isinstance(values, Mapping) and not parts.children:
+                values = values[POLICY]
+            found = list(leaves(parts, values))
             library = library_of(found[0][1])
-            dtype = getattr(library, self.layout.dtype.name)
-            copy = True if len(found) == 1 else None
+            kind, copy = getattr(library, dtype), True if len(found) == 1 else None
             columns = [
-                library.asarray(leaf, dtype=dtype, copy=copy).reshape(self.num_envs, part.stop - part.start)
+                library.asarray(leaf, dtype=kind, copy=copy).reshape(self.environments, part.stop - part.start)
                 for part, leaf in found
             ]
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self._name}: observations do not fit {self.num_envs} of its observation space "
-                f"{self.observation_space}: {error}"
-            ) from None
+            raise UserError(f"{self._name}: {what} do not fit {self.environments} of {space}: {error}") from None
         return columns[0] if len(columns) == 1 else library.concat(columns, 1)
 
     def _column(self, name: str, values: Any, dtype: Any) -> Any:
         """One number for each environment, `[N]`, a copy."""
         column = library_of(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
-        if tuple(column.shape) not in ((self.num_envs,), (self.num_envs, 1)):
-            raise UserError(
-                f"{self._name}: step gives {name} of shape {tuple(column.shape)}; allowed: {(self.num_envs,)} or "
-                f"{(self.num_envs, 1)}"
-            )
-        return column.reshape(self.num_envs)
+        if tuple(column.shape) not in (allowed := ((self.environments,), (self.environments, 1))):
+            found = f"{name} of shape {tuple(column.shape)}"
+            raise UserError(f"{self._name}: step gives {found}; allowed: {allowed[0]} or {allowed[1]}")
+        return column.reshape(self.environments)
 
     def _final(self, info: Mapping[str, Any], ended: Any) -> Any:
         """Final observations `[N, O]`; the rows of environments whose episode goes on mean nothing."""

@@ -115,7 +115,7 @@ def test_a_seed_that_is_given_twice_is_refused_since_it_would_write_one_folder_t
 
 def test_a_pack_needs_an_environment_that_can_be_rebuilt() -> None:
     env = make_vector(TwoSteps, 2)
-    with pytest.raises(UserError, match=r"a pack of 2 members needs an EnvPool environment.*SyncVectorEnv cannot"):
+    with pytest.raises(UserError, match=r"SyncVectorEnv is made already.* or an EnvPool task, or a class"):
         Runner(env, plain_config({}, "CategoricalMixin"), seeds=[1, 2])
     Runner(env, plain_config({}, "CategoricalMixin"), seeds=[1])
 

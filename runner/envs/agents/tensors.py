@@ -23,8 +23,8 @@ from runner.envs.agents.roster import Agents
 from runner.envs.agents.vector import with_states
 from runner.envs.base import VectorEnv
 from runner.envs.observations import child
-from runner.envs.spaces import ActionSpace, Layout, layout
-from runner.envs.tensors import Arrays, TensorEnv, attribute, leaves, library_of
+from runner.envs.spaces import ActionSpace, layout
+from runner.envs.tensors import Arrays, TensorEnv, attribute, library_of
 from runner.errors import UserError
 
 
@@ -81,16 +81,6 @@ class TensorAgents(TensorEnv):
         other._arrange(Agents.of(self._names, share), states)
         return other
 
-    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
-        """Reset with the first of these seeds from now on; the number of environments cannot change."""
-        if len(seeds) != self._of_trial:
-            raise UserError(
-                f"{self._name} has {self._of_trial} environments and cannot be rebuilt with {len(seeds)}: a pack of "
-                "several seeds needs environments that can be made anew"
-            )
-        self._seed = seeds[0]
-        return self
-
     def reset_arrays(self) -> Any:
         """Start new episodes → observations `[R, O]`, which nobody else writes into."""
         observations = self._reset_observations()
@@ -146,19 +136,6 @@ class TensorAgents(TensorEnv):
         flat = self._columns(self.common.layouts[number], observations, f"observations of {self._names[number]}")
         return flat, library_of(flat)
 
-    def _columns(self, parts: Layout, values: Any, what: str) -> Any:
-        """Arrays structured as a layout → `[N, columns]` float32, a copy."""
-        try:
-            found = list(leaves(parts, values))
-            library = library_of(found[0][1])
-            columns = [
-                library.asarray(leaf, dtype=library.float32).reshape(self._of_trial, part.stop - part.start)
-                for part, leaf in found
-            ]
-        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{self._name}: {what} do not fit {self._of_trial} of their space: {error}") from None
-        return library.concat(columns, 1)
-
     def _shared(self, library: Any) -> Any:
         """The shared state `[N, S]`, or `[N, K, S]`; None where the environment has none of its own."""
         if self._state_space is None:
@@ -170,18 +147,13 @@ class TensorAgents(TensorEnv):
 
     def _cells(self, what: str, values: Mapping[str, Any], dtype: Any, missing: Any) -> Any:
         """One number for each environment and agent `[N, K]`; `missing` for agents that are not told of."""
-        library, columns = library_of(self._before), []
-        for name in self._names:
-            told = values.get(name)
-            array = self._constant(np.full(self._of_trial, missing)) if told is None else told
-            column = library.asarray(array, dtype=dtype)
-            if tuple(column.shape) not in ((self._of_trial,), (self._of_trial, 1)):
-                raise UserError(
-                    f"{self._name}: step gives {what} of {name} of shape {tuple(column.shape)}; allowed: "
-                    f"{(self._of_trial,)} or {(self._of_trial, 1)}"
-                )
-            columns.append(column.reshape(self._of_trial))
-        return library.stack(columns, 1)
+        told = {name: values.get(name) for name in self._names}
+        nobody = self._constant(np.full(self._of_trial, missing))
+        columns = [
+            self._column(f"{what} of {name}", nobody if column is None else column, dtype)
+            for name, column in told.items()
+        ]
+        return library_of(self._before).stack(columns, 1)
 
     def _by_agent(self, actions: Any) -> dict[str, Any]:
         """Actions of rows as each agent's own, copies: some environments write into them."""

@@ -100,7 +100,7 @@ def test_seeds_are_those_given_and_their_number_cannot_change() -> None:
     first = env.seeded([1, 2, 3]).reset()[0]
     np.testing.assert_array_equal(first, env.seeded([1, 2, 3]).reset()[0])
     assert not np.array_equal(first, env.seeded([1, 2, 4]).reset()[0])
-    with pytest.raises(UserError, match="has 3 environments and cannot be rebuilt with 6: only EnvPool"):
+    with pytest.raises(UserError, match="has 3 environments and cannot be rebuilt with 6; a pack of several"):
         env.seeded(range(6))
 
 
