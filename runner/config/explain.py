@@ -45,17 +45,21 @@ def _sentence(detail: ErrorDetails, source: Source, schedule: str | None) -> str
     key = _key(detail["loc"], kind in _UNKNOWN_KEY)
     if kind in _UNKNOWN_KEY:
         return f"{source.where(key)}: unknown key.{_unknown(key, source, schedule)}"
+    colon = ": "
     if kind == "value_error":
-        key, said = _of_validator(key, str(detail["ctx"]["error"]))
+        said = str(detail["ctx"]["error"])
+        place, inner = _named(said)
+        if inner and (inner[0] in ("network", "output", "wrappers") or keys.find((*key, *inner), schedule)):
+            colon, key, said = "", (*key, *inner), said.removeprefix(place)
     entry = keys.find(key, schedule)
     if kind == "missing":
         said = "required, but not given"
     elif kind != "value_error":
         said = refused(detail, key, entry)
-    where = source.where(key) if key else source.name
+    where = (source.where(key) if key else source.name) + colon
     if entry is None or entry.section:
-        return f"{where}: {said}"
-    return f"{where}: {said.removesuffix('.')} ({entry.text.removesuffix('.')})"
+        return where + said
+    return f"{where}{said.removesuffix('.')} ({entry.text.removesuffix('.')})"
 
 
 def _key(location: tuple[int | str, ...], unknown: bool) -> Key:
@@ -67,11 +71,10 @@ def _key(location: tuple[int | str, ...], unknown: bool) -> Key:
     )
 
 
-def _of_validator(key: Key, said: str) -> tuple[Key, str]:
-    """The key and the sentence of a validator; a model's begins with the place in its network or output."""
-    place, colon, what = said.partition(": ")
-    inner = tuple(int(part) if part.isdecimal() else part for part in place.split("."))
-    return ((*key, *inner), what) if key and colon and inner[0] in ("network", "output") else (key, said)
+def _named(said: str) -> tuple[str, Key]:
+    """The key that a validator's sentence begins with, as text and as a key below the validator's section."""
+    place = re.match(r"[\w.]*\w|", said)[0]  # type: ignore[index]
+    return place, tuple(int(part) if part.isdecimal() else part for part in place.split(".") if part)
 
 
 def refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:

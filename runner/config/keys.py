@@ -125,10 +125,11 @@ def places() -> dict[str, list[str]]:
 
 
 def find(key: Key, schedule: str | None) -> Entry | None:
-    """The entry on a key, or on the list that it is in."""
+    """The entry on a key, or on the list that it is in; a change has those of the agent section."""
     while key and isinstance(key[-1], int):
         key = key[:-1]
-    return table(schedule).get(spelled(key))
+    found = table(schedule).get(spelled(key))
+    return find(("agent", *key[3:]), schedule) if found is None and key[:2] == ("agent", "changes") else found
 
 
 def below(section: Key, schedule: str | None = None) -> list[str]:

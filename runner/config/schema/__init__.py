@@ -51,6 +51,13 @@ class Config(Section):
                 f"trainer.timesteps {trainer.timesteps} leave no rollout to learn from after agent.random_timesteps "
                 f"{agent.random_timesteps} and agent.learning_starts {agent.learning_starts}"
             )
+        begins = (self.updates - 1) * agent.rollouts
+        if agent.changes and agent.changes[-1].at > begins:
+            raise ValueError(
+                f"agent.changes.{len(agent.changes) - 1}.at {agent.changes[-1].at}: the last update begins at timestep "
+                f"{begins} (trainer.timesteps {trainer.timesteps}, agent.rollouts {agent.rollouts}), so nothing would "
+                f"change; allowed: 1 to {begins}"
+            )
         if agent.sequence_length is not None and not self.models.recurrent:
             raise ValueError(
                 f"agent.sequence_length {agent.sequence_length}: no network has a recurrent layer (lstm, gru); "

@@ -16,6 +16,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from runner.config import schedules
 from runner.config.marks import Mark, marked
@@ -51,6 +52,15 @@ def _check_known(where: str, names: Iterable[str], known: Sequence[str]) -> None
     for name in names:
         if name not in known:
             raise ValueError(f"{where}: {name} does not change.{did_you_mean(name, known)} Allowed: {', '.join(known)}")
+
+
+def _below(key: tuple[str | int, ...], error: ValidationError) -> ValidationError:
+    """The same errors, of keys below this one."""
+    details: list[InitErrorDetails] = []
+    for one in error.errors():
+        kind = PydanticCustomError(one["type"], "{text}", {**one.get("ctx", {}), "text": one["msg"]})  # type: ignore[arg-type]
+        details.append({"type": kind, "loc": (*key, *one["loc"]), "input": one["input"]})
+    return ValidationError.from_exception_data(error.title, details)
 
 
 def _schedule_name(value: Any) -> Any:
@@ -193,26 +203,24 @@ class Agent(Section):
             ValueError: what is to change cannot, or not to this.
         """
         data, found = self.model_dump(by_alias=True, exclude={"changes"}), [(0, self)]
-        for change in self.changes:
-            at = f"changes at timestep {change.at}"
+        for place, change in enumerate(self.changes):
+            here = f"changes.{place}"
             if change.at <= found[-1][0]:
-                raise ValueError(f"{at}: found after timestep {found[-1][0]}; allowed: in order of time")
+                raise ValueError(f"{here}.at {change.at}: comes after {found[-1][0]}; allowed: in order of time")
             new: dict[str, Any] = dict(change.model_extra or {})
             if not new:
-                raise ValueError(f"{at}: nothing changes; allowed: numbers such as learning_rate")
-            _check_known(at, new, [*marked(self, Mark.HYPER), _KWARGS])
+                raise ValueError(f"{here}: nothing changes; allowed: numbers such as learning_rate")
+            _check_known(here, new, [*marked(self, Mark.HYPER), _KWARGS])
             if own := sorted(new.keys() & self.of_agents.keys()):
-                raise ValueError(f"{at}: {own[0]}: agents have numbers of their own; allowed: numbers of all agents")
+                raise ValueError(f"{here}.{own[0]}: agents have numbers of their own; allowed: numbers of all agents")
             if isinstance(new.get(_KWARGS), Mapping):
-                _check_known(f"{at}: {_KWARGS}", new[_KWARGS], marked(KLAdaptiveLR, Mark.HYPER))
+                _check_known(f"{here}.{_KWARGS}", new[_KWARGS], marked(KLAdaptiveLR, Mark.HYPER))
                 new[_KWARGS] = {**data[_KWARGS], **new[_KWARGS]}
             data |= new
             try:
                 found.append((change.at, Agent.model_validate(data)))
             except ValidationError as error:
-                first = error.errors()[0]
-                where, allowed = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
-                raise ValueError(f"{at}: {where}: found {first['input']!r}; allowed: {allowed}") from None
+                raise _below(("changes", place), error) from None
         return found[1:]
 
     @model_validator(mode="after")

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from runner.config.marks import Mark
 from runner.config.numbers import Float, Int
 from runner.config.section import Section, class_name, null_to_empty
+from runner.errors import shown
 
 Interval = Int | Literal["auto"]
+
+
+def wrapper_of(entry: Any) -> tuple[str, tuple[str, str], dict[str, Any]]:
+    """An entry of `env.wrappers`: its name, the module and the name in it, and its arguments.
+
+    Raises:
+        ValueError: it is no name, and no name with arguments.
+    """
+    name, arguments = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, None)
+    arguments = {} if arguments is None else arguments
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ValueError(f"found {shown(entry, 60)}; allowed: module:Name or {{module:Name: {{argument: value}}}}")
+    module, _, wanted = name.partition(":") if ":" in name else name.rpartition(".")
+    if not module or not wanted:
+        raise ValueError(f"found {name!r}; allowed: a module and a name in it, such as gymnasium.wrappers.{name}")
+    return name, (module, wanted), arguments
 
 
 class EnvConfig(BaseModel):
@@ -24,6 +41,18 @@ class EnvConfig(BaseModel):
     """Environments of one trial (N), stepped together."""
     half_pools: Annotated[Literal["auto"] | bool, Mark.OUTPUT, Mark.LATER] = "auto"
     """Step EnvPool's environments in two halves, each in its own threads; auto: where a GPU acts."""
+
+    @model_validator(mode="after")
+    def _wrapped(self) -> EnvConfig:
+        given = self.wrappers
+        if given is not None and not isinstance(given, list):
+            raise ValueError(f"wrappers: found {shown(given, 60)}; allowed: a list such as [my_package:Clip]")
+        for place, entry in enumerate(given or ()):
+            try:
+                wrapper_of(entry)
+            except ValueError as error:
+                raise ValueError(f"wrappers.{place}: {error}") from None
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:

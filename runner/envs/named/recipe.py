@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
+from runner.config.schema.sections import wrapper_of
 from runner.envs.agents.joint import joined
 from runner.envs.base import plain
 from runner.envs.named import imports
@@ -104,7 +105,7 @@ def read(name: str, arguments: Mapping[str, Any], wrappers: Any) -> Recipe:
             raise UserError(f"env.id: {name} is {shown(make, 60)}; allowed: a class or function that makes one")
         parameters, given, more = _parameters(make), dict(arguments), set()
     _check(name, "env", parameters, given, (COUNT,), more)
-    around = [_wrapper(entry, f"env.wrappers.{place}") for place, entry in enumerate(_listed(wrappers))]
+    around = [_wrapper(entry, f"env.wrappers.{place}") for place, entry in enumerate(wrappers or ())]
     return Recipe(name, make, dict(arguments), around, COUNT in parameters, "render_mode" in {*parameters, *more})
 
 
@@ -138,27 +139,9 @@ def _registered(name: str, /, **arguments: Any) -> Any:
     return gymnasium.make(name, **{"disable_env_checker": True, **arguments})
 
 
-def _listed(wrappers: Any) -> Sequence[Any]:
-    if wrappers is None:
-        return ()
-    if not isinstance(wrappers, list):
-        raise UserError(f"env.wrappers: found {shown(wrappers, 60)}; allowed: a list such as [my_package:Clip]")
-    return wrappers
-
-
 def _wrapper(entry: Any, where: str) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-    """One entry of `env.wrappers`: a name, or a name with its arguments."""
-    name, arguments = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, None)
-    arguments = {} if arguments is None else arguments
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise UserError(
-            f"{where}: found {shown(entry, 60)}; allowed: module:Name or {{module:Name: {{argument: value}}}}"
-        )
-    module, _, wanted = name.partition(":") if ":" in name else name.rpartition(".")
-    if not module or not wanted:
-        raise UserError(
-            f"{where}: found {name!r}; allowed: a module and a name in it, such as gymnasium.wrappers.{name}"
-        )
+    """One entry of `env.wrappers`, and what it is called with."""
+    name, (module, wanted), arguments = wrapper_of(entry)
     wrap = imports.found(module, wanted, where)
     if not callable(wrap):
         raise UserError(f"{where}: {name} is {shown(wrap, 60)}; allowed: a wrapper, called with an environment")

@@ -228,7 +228,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "cfg.yaml:6: agent.learning_rate_scheduler_kwargs.staircase", "found 1; allowed: True or False",
     ),
     "StepLR [3]": ("cfg.yaml:6: agent.learning_rate_scheduler_kwargs", "found [3]; allowed: block of keys"),
-    "KLAdaptiveLR {min_lr: 1}": ("cfg.yaml:6: agent.learning_rate_scheduler_kwargs", "min_lr 1.0 must not be above"),
+    "KLAdaptiveLR {min_lr: 1}": ("cfg.yaml:6", "agent.learning_rate_scheduler_kwargs.min_lr 1.0 must not be above"),
     "StpLR {}": ("cfg.yaml:5: agent.learning_rate_scheduler", "found 'StpLR'; allowed: KLAdaptiveLR, linear, cosine"),
     "LambdaLR {}": ("cfg.yaml:5: agent.learning_rate_scheduler", "or null."),
     "[linear] {}": ("cfg.yaml:5: agent.learning_rate_scheduler", "found ['linear']; allowed: KLAdaptiveLR"),
