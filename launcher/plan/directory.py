@@ -260,11 +260,16 @@ def launch_of(file: Path) -> Path | None:
     return trials.parent if trials is not None and is_launch(trials.parent) else None
 
 
-def arithmetic_threads(directory: Path) -> int | None:
-    """Threads that the arithmetic of CPU workers has in this launch; None before it has begun on CPUs."""
+def last_revision(directory: Path) -> dict[str, Any] | None:
+    """What the launch was the last time; None before it has begun."""
     if not is_launch(directory):
         return None
     with reading(directory) as ledger:
-        revisions = ledger.revisions()
-    placement = revisions[-1].get("placement", {}) if revisions else {"gpus": 1}
+        return next(iter(ledger.revisions()[-1:]), None)
+
+
+def arithmetic_threads(directory: Path) -> int | None:
+    """Threads that the arithmetic of CPU workers has in this launch; None before it has begun on CPUs."""
+    last = last_revision(directory)
+    placement = {"gpus": 1} if last is None else last.get("placement", {})
     return None if placement.get("gpus") else placement.get("threads", 1)

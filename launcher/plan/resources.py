@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,6 +15,9 @@ from launcher.plan.gpus import MASK, mask_note, visible_gpus
 from runner.config import Config
 from runner.cores import usable_cores
 from runner.errors import UserError
+
+KEPT = ("workers", "trials_per_pack")
+"""Flags that a resume keeps: any machine can do as they say."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class Resources:
             show_env_var=False,
         ),
     ] = None
+
+    def kept(self, before: Mapping[str, int | None]) -> dict[str, int]:
+        """Those of the flags given before that hold on, since nothing was given now in their place."""
+        free = [name for name in KEPT if getattr(self, name) is None]
+        if self.workers_per_gpu is not None and "workers" in free:
+            free.remove("workers")
+        return {name: value for name in free if (value := before.get(name)) is not None}
 
     def check(self) -> None:
         """Refuse numbers that cannot be."""

@@ -20,8 +20,10 @@ COMMIT = "SUNFLOWER_COMMIT"
 """Variable that names the commit of code that has travelled, as to a cluster's head."""
 
 
-def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
-    """The revision of a launch that begins or goes on now."""
+def revision(
+    command: str, placement: Placement, packs: Sequence[Sequence[Trial]], flags: Mapping[str, int | None] | None = None
+) -> dict[str, Any]:
+    """The revision of a launch that begins or goes on now, with these flags that a resume keeps."""
     return {
         "command": command,
         "time": time.time(),
@@ -30,6 +32,7 @@ def revision(command: str, placement: Placement, packs: Sequence[Sequence[Trial]
         "hardware": hardware(),
         "imports": imported(),
         "placement": asdict(placement),
+        "flags": dict(flags or {}),
         "packs": [[trial.id for trial in pack] for pack in packs],
     }
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from launcher.plan import resume as continuing
 from launcher.plan.cores import Programs, idle, measure, settle
 from launcher.plan.estimate import estimate
 from launcher.plan.experiment import Placement, Trial, form_packs
-from launcher.plan.resources import Offer, Resources, look, place, workers_now
+from launcher.plan.resources import KEPT, Offer, Resources, look, place, workers_now
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
 from launcher.run import output
@@ -59,12 +59,23 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
         say(console, note, "dim")
     if not more.todo:
         return 0 if more.all_finished else 1
-    refuse((trial for trial, _ in more.todo), request.resources)
-    session = Session(console, directory, more.todo, request.resources, more.search)
+    wanted = _as_before(console, directory, request.resources)
+    refuse((trial for trial, _ in more.todo), wanted)
+    session = Session(console, directory, more.todo, wanted, more.search)
     if request.dry_run:
         return session.show()
     continuing.write(directory, more)
     return session.go_on(request.command)
+
+
+def _as_before(console: Console, directory: Path, wanted: Resources) -> Resources:
+    """What may be used, as it was the last time where nothing else was asked for; says so."""
+    last = folder.last_revision(directory) or {}
+    kept = wanted.kept(last.get("flags", {}))
+    if kept:
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in kept.items())
+        say(console, f"As before: {flags}", "dim")
+    return replace(wanted, **kept)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class Session:
                 programs = checked.result()
                 placement, offer, packs = here or self._place()
                 placement = self._settle(placement, offer, packs, programs)
-                revision = revision_of(command, placement, packs)
+                revision = revision_of(command, placement, packs, {name: getattr(self.wanted, name) for name in KEPT})
                 for line in folder.add_revision(self.directory, revision):
                     say(self.console, line, "yellow")
                 before = self._trained_before()

@@ -137,3 +137,10 @@ def test_configurations_of_a_launch_have_one_number_of_devices() -> None:
     assert Resources().devices(configs[1:]) == 2 and Resources(gpus_per_trial=4).devices(configs) == 4
     with pytest.raises(UserError, match=r"trainer\.devices: found 1, 2; allowed: one number for all trials"):
         Resources().devices(configs)
+
+
+def test_a_resume_keeps_what_any_machine_can_do() -> None:
+    before = {"workers": 2, "trials_per_pack": None}
+    assert Resources().kept(before) == Resources(gpus=1, cores_per_worker=2).kept(before) == {"workers": 2}
+    assert Resources(workers=1).kept(before) == Resources(workers_per_gpu=1).kept(before) == Resources().kept({}) == {}
+    assert Resources(workers=1).kept({"trials_per_pack": 8}) == {"trials_per_pack": 8}

@@ -274,13 +274,14 @@ def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
     ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "more"
-    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "2"]
+    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "1"]
     assert main([str(config), "--seeds", "2", *constant, "--out", str(tmp_path), "--name", "more", *ray_address]) == 0
     capsys.readouterr()
-    more = ["--seeds", "3", "--set", "trainer.timesteps=512", "--workers", "2"]
+    more = ["--seeds", "3", "--set", "trainer.timesteps=512"]
     assert main(["resume", str(directory), *more, *ray_address]) == 0
     shown = capsys.readouterr().out
-    assert "3 trials in 2 packs on 2 CPU workers, one core each; 8,192 env steps in all" in shown
+    assert "As before: --workers 1" in shown
+    assert "3 trials in 2 packs on 1 CPU worker, one core; 8,192 env steps in all" in shown
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.trials()
         assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
