@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,20 @@ def bootstrap_interval(
     `statistic(samples, axis=-1)`; `level` is the probability that the interval is to have.
     """
     return _interval((scores,), statistic, rng, level)
+
+
+class OfSeeds(NamedTuple):
+    """What is told of the mean returns of seeds, each of all its episodes."""
+
+    mean: float
+    iqm: float
+    interval: Interval | None
+
+
+def of_seeds(returns: Sequence[ArrayLike]) -> OfSeeds:
+    """The numbers of seeds, of each of which the returns of its episodes are given."""
+    means = np.array([np.mean(episodes) for episodes in returns])
+    return OfSeeds(float(means.mean()), float(interquartile_mean(means)), bootstrap_interval(means))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike, axis: int = -1) -> Any:

@@ -100,7 +100,7 @@ def _write(runner: Runner, to: Form, path: Path, agent: str = "") -> Path:
     parts, actions, columns, member = task.layout, task.actions, None, 0
     if task.agents is not None:
         parts, actions, columns = acting.own(task, agent)
-        member = next(number for number, group in enumerate(task.agents.groups) if agent in group)
+        member = task.agents.group_of(agent)
     state = runner.states()[member]
     moments = state.observation_statistics
     policy = programs.Policy(network, state, actions, config.models.policy.clips, columns)

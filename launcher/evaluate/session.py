@@ -117,10 +117,6 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
 
 def _scores(seeds: Sequence[Sequence[float]]) -> list[str]:
     """Mean and IQM of seeds' mean returns, and the IQM's interval."""
-    returns = np.array([np.mean(episodes) for episodes in seeds])
-    interval = stats.bootstrap_interval(returns)
-    return [
-        f"{returns.mean():,.2f}",
-        f"{stats.interquartile_mean(returns):,.2f}",
-        f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds",
-    ]
+    mean, iqm, interval = stats.of_seeds(seeds)
+    ends = f"{interval[0]:,.2f} to {interval[1]:,.2f}" if interval else "fewer than 3 seeds"
+    return [f"{mean:,.2f}", f"{iqm:,.2f}", ends]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from launcher.ledger.rows import Attempt, agent_path
 from launcher.plan.experiment import Trial
 from launcher.run.pool import Process
-from launcher.run.process import Location
+from launcher.run.process import Job, Location
 from launcher.search.scheduler import Leg
 
 MATES_SECONDS = 5.0
@@ -52,6 +54,46 @@ class Running:
             return True
         self.mates = [future for future in self.mates if future not in found]
         return answered(self.done)
+
+
+def log_of(attempt: int) -> Path:
+    """The path of an attempt's log, relative to the launch directory."""
+    return Path("logs") / f"attempt-{attempt}.log"
+
+
+def begun(attempt: Attempt, leg: Leg, process: Process, aggregator: Any, directory: Path, threads: int) -> Running:
+    """An attempt that a process has just been given."""
+    files = [attempt.resume[trial.id] for trial in leg.pack]
+    data = tuple((directory / file.path).read_bytes() for file in files if file is not None)
+    job = Job(
+        attempt.number,
+        tuple(trial.id for trial in leg.pack),
+        tuple(trial.config.dump() for trial in leg.pack),
+        data or None,
+        directory / log_of(attempt.number),
+        threads,
+        leg.until,
+        _copies(attempt, leg, directory),
+    )
+    mates = [mate.worker.assist.remote(job) for mate in process.mates]
+    return Running(attempt.number, leg, process, process.worker.train.remote(job, aggregator), mates)
+
+
+def _copies(attempt: Attempt, leg: Leg, directory: Path) -> dict[int, tuple[bytes | int, Mapping[str, float], float]]:
+    """The members that begin as copies: those that have not gone on as such before."""
+    found: dict[int, tuple[bytes | int, Mapping[str, float], float]] = {}
+    begins = {trial: file.timestep for trial, file in attempt.resume.items() if file is not None}
+    places = {trial.id: place for place, trial in enumerate(leg.pack)}
+    for place, trial in enumerate(leg.pack):
+        copy = leg.copies.get(trial.id)
+        if copy is None or begins.get(trial.id) != copy.timestep:
+            continue
+        if begins.get(copy.source) == copy.timestep:
+            found[place] = places[copy.source], copy.hyper, copy.rate
+        else:
+            file = directory / agent_path(copy.source, copy.timestep)
+            found[place] = file.read_bytes(), copy.hyper, copy.rate
+    return found
 
 
 def answered(future: Any) -> bool:

@@ -11,21 +11,20 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from launcher.cluster.connect import START_SECONDS, is_own, not_started
 from launcher.ledger.aggregator import Pulse, start_aggregator
-from launcher.ledger.rows import BUSY, Attempt, agent_path
+from launcher.ledger.rows import BUSY, Attempt
 from launcher.plan.experiment import Placement, Trial
 from launcher.run import signals
-from launcher.run.attempts import GRAVEST, Running, Waiting, answered, ended
+from launcher.run.attempts import GRAVEST, Running, Waiting, answered, begun, ended, log_of
 from launcher.run.failures import end_process, failure_of, fetch_log
 from launcher.run.policy import Failure, FailurePolicy, together
 from launcher.run.pool import Processes
-from launcher.run.process import Job
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 
 POLL_SECONDS = 0.5
@@ -229,39 +228,8 @@ class _Dispatch:
         return found
 
     def _train(self, attempt: Attempt, leg: Leg) -> Running:
-        pack = leg.pack
-        backend = self.placement.backend(pack[0].config)
-        process = self.processes.take(backend, self.workers - len(self.running))
-        files = [attempt.resume[trial.id] for trial in pack]
-        data = tuple((self.directory / file.path).read_bytes() for file in files if file is not None)
-        job = Job(
-            attempt.number,
-            tuple(trial.id for trial in pack),
-            tuple(trial.config.dump() for trial in pack),
-            data or None,
-            self.directory / log_of(attempt.number),
-            self.placement.threads_of(pack),
-            leg.until,
-            self._copies(attempt, leg),
-        )
-        mates = [mate.worker.assist.remote(job) for mate in process.mates]
-        return Running(attempt.number, leg, process, process.worker.train.remote(job, self.aggregator), mates)
-
-    def _copies(self, attempt: Attempt, leg: Leg) -> dict[int, tuple[bytes | int, Mapping[str, float], float]]:
-        """The members that begin as copies: those that have not gone on as such before."""
-        found: dict[int, tuple[bytes | int, Mapping[str, float], float]] = {}
-        begins = {trial: file.timestep for trial, file in attempt.resume.items() if file is not None}
-        places = {trial.id: place for place, trial in enumerate(leg.pack)}
-        for place, trial in enumerate(leg.pack):
-            copy = leg.copies.get(trial.id)
-            if copy is None or begins.get(trial.id) != copy.timestep:
-                continue
-            if begins.get(copy.source) == copy.timestep:
-                found[place] = places[copy.source], copy.hyper, copy.rate
-            else:
-                file = self.directory / agent_path(copy.source, copy.timestep)
-                found[place] = file.read_bytes(), copy.hyper, copy.rate
-        return found
+        process = self.processes.take(self.placement.backend(leg.pack[0].config), self.workers - len(self.running))
+        return begun(attempt, leg, process, self.aggregator, self.directory, self.placement.threads_of(leg.pack))
 
     # Following
 
@@ -423,11 +391,6 @@ class _Dispatch:
         if decision.failed:
             self._ask("fail", [trial.id for trial in decision.failed], words)
         self.say(f"{_who(trials)} ended early: {words}; {_then(decision.packs, decision.wait)}")
-
-
-def log_of(attempt: int) -> Path:
-    """The path of an attempt's log, relative to the launch directory."""
-    return Path("logs") / f"attempt-{attempt}.log"
 
 
 def _who(trials: Sequence[Trial]) -> str:

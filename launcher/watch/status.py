@@ -137,12 +137,12 @@ def summary(name: str, rows: Sequence[Progress]) -> str:
     notes = ", ".join(f"{number} of {count(len(rows), 'seed')} {what}" for what, number in left_out.items() if number)
     if not len(returns):
         return f"[bold]{name}[/]: no final return: {notes}"
+    mean, iqm, interval = stats.of_seeds(returns)
     spread = "fewer than 3 seeds: no interval"
-    if (interval := stats.bootstrap_interval(returns)) is not None:
+    if interval is not None:
         spread = f"95% bootstrap interval of the IQM {interval[0]:,.2f} to {interval[1]:,.2f}"
     return (
-        f"[bold]{name}[/]: {count(len(returns), 'seed')}, final return mean {returns.mean():,.2f}, "
-        f"IQM {stats.interquartile_mean(returns):,.2f}, {spread}"
+        f"[bold]{name}[/]: {count(len(returns), 'seed')}, final return mean {mean:,.2f}, IQM {iqm:,.2f}, {spread}"
     ) + (f"; not in these numbers: {notes}" if notes else "")
 
 

@@ -166,9 +166,9 @@ def _scores(found: Sequence[Evaluated]) -> Table:
 
 def _numbers(seeds: Sequence[Sequence[float]]) -> list[Cell]:
     """The cells of returns of each seed's episodes, from the interquartile mean to the maximum."""
-    means, returns = np.array([np.mean(each) for each in seeds]), np.concatenate([np.asarray(each) for each in seeds])
-    overall = num(float(stats.interquartile_mean(means))), span(stats.bootstrap_interval(means), len(means))
-    return [*overall, *map(num, (returns.mean(), returns.std(), returns.min(), returns.max()))]
+    over, returns = stats.of_seeds(seeds), np.concatenate([np.asarray(each) for each in seeds])
+    of_all = map(num, (returns.mean(), returns.std(), returns.min(), returns.max()))
+    return [num(over.iqm), span(over.interval, len(seeds)), *of_all]
 
 
 def _films(report: Report) -> Iterator[tuple[Path, str]]:

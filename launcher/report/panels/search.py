@@ -38,13 +38,13 @@ def panel(report: Report) -> Panel | None:
 
 
 def write_winner(directory: Path, folder: Path) -> None:
-    """Write the configuration of the winner of a launch's search, if there is one, into a folder."""
+    """Write the configuration of the winner of a launch's search, if there is one, with a seed that is new to it."""
     with reading(directory) as ledger:
         found = results.read(ledger)
         if found is None or found.winner is None:
             return
-        best = best_config(ledger, found.winner)
-    write_whole(folder / WINNER, dump({"seed": best.seed, **json.loads(text_of(best))}).encode())
+        best, seed = best_config(ledger, found.winner), 1 + max(row.seed for row in ledger.trials())
+    write_whole(folder / WINNER, dump({"seed": seed, **json.loads(text_of(best))}).encode())
 
 
 def _search(found: Results, directory: Path, suffix: str) -> list[Part]:

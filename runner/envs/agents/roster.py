@@ -64,6 +64,10 @@ class Agents:
         """`[G]` the first agent of each group, which speaks for it."""
         return [group[0] for group in self.groups]
 
+    def group_of(self, name: str) -> int:
+        """The number of an agent's group, which is that of its member in a trial."""
+        return next(number for number, group in enumerate(self.groups) if name in group)
+
     @property
     def width(self) -> int:
         """M, rows of an environment in each member."""

@@ -419,7 +419,7 @@ def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
     assert "Winner: setting" in shown and "Confirmed on fresh seeds: the winner" in shown
     winner = load_config(directory / "report" / "winner.yaml")[0]
     assert [row.seed for row in confirmed] == [2, 3]
-    assert winner.dump()["agent"]["changes"] == changes
+    assert winner.dump()["agent"]["changes"] == changes and winner.seed == 4
     numbers = {copy["hyper"]["learning_rate"] for copies in rounds.values() for copy in copies.values()}
     assert {change["learning_rate"] for change in changes} <= numbers
     assert list(rounds) == [96, 192, 256] and [len(copies) for copies in rounds.values()] == [1, 1, 0]
