@@ -10,7 +10,7 @@ https://arxiv.org/abs/2108.13264. How often the intervals contain the truth is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,14 +55,14 @@ def bootstrap_interval(
 
 
 class OfSeeds(NamedTuple):
-    """What is told of the mean returns of seeds, each of all its episodes."""
+    """Mean, interquartile mean and its interval over seeds, of the mean return of each seed's episodes."""
 
     mean: float
     iqm: float
     interval: Interval | None
 
 
-def of_seeds(returns: Sequence[ArrayLike]) -> OfSeeds:
+def of_seeds(returns: Iterable[Any]) -> OfSeeds:
     """The numbers of seeds, of each of which the returns of its episodes are given."""
     means = np.array([np.mean(episodes) for episodes in returns])
     return OfSeeds(float(means.mean()), float(interquartile_mean(means)), bootstrap_interval(means))

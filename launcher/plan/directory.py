@@ -261,7 +261,7 @@ def launch_of(file: Path) -> Path | None:
 
 
 def last_revision(directory: Path) -> dict[str, Any] | None:
-    """What the launch was the last time; None before it has begun."""
+    """The last revision of a launch; None before it has begun."""
     if not is_launch(directory):
         return None
     with reading(directory) as ledger:

@@ -70,6 +70,10 @@ class Location:
     pid: int
 
 
+GPU_MEMORY = 0.9
+"""The part of a GPU's memory that its workers have together."""
+
+
 def environment(threads: int, sharing: int) -> dict[str, str]:
     """Variables that torch, XLA and their libraries read when they are imported; see `Worker`."""
     variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -80,7 +84,7 @@ def environment(threads: int, sharing: int) -> dict[str, str]:
         return variables | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     # JAX takes its part of the GPU at once, and refuses to start when the old name of this is set beside the new one.
     if not {"XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"} & os.environ.keys():
-        variables["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+        variables["XLA_CLIENT_MEM_FRACTION"] = f"{GPU_MEMORY / sharing:.3f}"
     return variables
 
 

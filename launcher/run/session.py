@@ -69,7 +69,7 @@ def proceed(console: Console, directory: Path, request: Request) -> int:
 
 
 def _as_before(console: Console, directory: Path, wanted: Resources) -> Resources:
-    """What may be used, as it was the last time where nothing else was asked for; says so."""
+    """The resources to use: those asked for, and of the last time what holds on, which is said."""
     last = folder.last_revision(directory) or {}
     kept = wanted.kept(last.get("flags", {}))
     if kept:

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Order, Published
 from launcher.run.account import Account, failure
 from launcher.run.policy import leaves, obeyed
-from launcher.run.process import EvaluationJob, Job, Location, claim_cores, environment, log_here, redirected
+from launcher.run.process import (
+    GPU_MEMORY,
+    EvaluationJob,
+    Job,
+    Location,
+    claim_cores,
+    environment,
+    log_here,
+    redirected,
+)
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.named import imports
 from runner.errors import FailedEnvironmentError, UserError
@@ -108,6 +117,9 @@ class Worker:
                 f"a GPU was reserved on {where}, but {name} sees none there: install a CUDA build of {name} on that "
                 "machine, or launch with --gpus 0"
             )
+        if sharing > 1:
+            # What is too large for its part is halved, and takes nothing from the pack beside it.
+            framework.share(GPU_MEMORY / sharing)
         self._backend = framework
 
     def train(self, job: Job, aggregator: ray.actor.ActorHandle) -> str:

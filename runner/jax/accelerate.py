@@ -33,6 +33,10 @@ def sees_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
+def share(part: float) -> None:
+    """Nothing: XLA has read its part of the GPU's memory, XLA_CLIENT_MEM_FRACTION, when it started."""
+
+
 def multiplies_bfloat16() -> bool:
     """The device multiplies bfloat16 matrices faster than float32 ones."""
     return sees_gpu()

@@ -40,6 +40,11 @@ def sees_gpu() -> bool:
     return device().type == "cuda"
 
 
+def share(part: float) -> None:
+    """Take no more than this part of the GPU's memory, of which other processes have theirs."""
+    torch.cuda.set_per_process_memory_fraction(part)
+
+
 def device_name() -> str:
     """The device that training runs on, for people: `cpu`, or `gpu` and its model."""
     return f"gpu {torch.cuda.get_device_name()}" if sees_gpu() else "cpu"

@@ -58,7 +58,7 @@ def _below(key: tuple[str | int, ...], error: ValidationError) -> ValidationErro
     """The same errors, of keys below this one."""
     details: list[InitErrorDetails] = []
     for one in error.errors():
-        kind = PydanticCustomError(one["type"], "{text}", {**one.get("ctx", {}), "text": one["msg"]})  # type: ignore[arg-type]
+        kind = PydanticCustomError(one["type"], "{text}", {**one.get("ctx", {}), "text": one["msg"]})
         details.append({"type": kind, "loc": (*key, *one["loc"]), "input": one["input"]})
     return ValidationError.from_exception_data(error.title, details)
 

@@ -397,14 +397,18 @@ def test_workers_share_most_of_the_memory_of_a_gpu_unless_told_otherwise(
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "sharing", "claims"), [(1, 1, 0, [1]), (4, 2, 0, [4]), (1, 1, 1, []), (2, 2, 3, [])]
+    ("cores", "threads", "sharing", "claims"),
+    [(1, 1, 0, [1]), (4, 2, 0, [4]), (1, 1, 1, []), (1, 1, 2, []), (2, 2, 3, [])],
 )
 def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, sharing: int, claims: list[int]
 ) -> None:
     seen: list[object] = []
     module = SimpleNamespace(
-        sees_gpu=lambda: sharing == 1, Runner=SimpleNamespace(backend="jax"), watch=lambda: seen.append("watched")
+        sees_gpu=lambda: sharing < 3,
+        share=seen.append,
+        Runner=SimpleNamespace(backend="jax"),
+        watch=lambda: seen.append("watched"),
     )
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(worker_module, "claim_cores", seen.append)
@@ -416,7 +420,11 @@ def test_a_worker_is_ready_with_cores_or_the_gpu_that_was_reserved(
     if sharing == 3:
         with pytest.raises(UserError, match="jax sees none there"):  # what Ray calls next fails for the same reason
             worker.evaluate(EvaluationJob({}, (), 1, 1, 0, True, 1))
-    assert seen == [*claims, "runner.jax", "runner.envs.envpool", "runner.envs.loop", "watched"]
+    assert seen == [
+        *claims,
+        *("runner.jax", "runner.envs.envpool", "runner.envs.loop", "watched"),
+        *([0.45] if sharing == 2 else []),
+    ]
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 
