@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launcher.ledger.ledger import Ledger
-from tests.launcher.faulty import ENDLESS, PATIENCE, assert_whole, counts, end_soon, wait_until, write_config
+from tests.launcher.faulty import ENDLESS, PATIENCE, RECORD, assert_whole, counts, end_soon, wait_until, write_config
 
 pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).parents[2]
@@ -176,7 +176,7 @@ def test_a_slurm_job_saves_when_it_is_told_and_goes_on(script: Script, tmp_path:
     assert process.returncode == 143, output
     if told == signal.SIGUSR1:
         assert (tmp_path / "asked").read_text() == f"requeue {JOB}\n"
-    records = end_soon(directory)
+    records = end_soon(directory) // RECORD
     again = script.slurm(str(config), "--seeds", "2", SLURM_RESTART_COUNT="1")
     output = ended(again)
     assert again.returncode == 0, output

@@ -118,14 +118,14 @@ def meanwhile(harm: Callable[[], None], gate: Path | None = None) -> Iterator[No
 
 
 def end_soon(directory: Path) -> int:
-    """Let the trials of a launch that was stopped end a little after the furthest of them; returns their records."""
+    """Let the trials of a launch that was stopped end a little after the furthest of them; returns their timesteps."""
     with Ledger(directory) as ledger:
-        records = max(row.records for row in ledger.progress()) + 2 * CHECKPOINT // RECORD
+        length = max(row.timestep for row in ledger.progress()) + CHECKPOINT
         texts = {trial: json.loads(text) for trial, text in ledger.configurations().items()}
         for data in texts.values():
-            data["trainer"]["timesteps"] = records * data["agent"]["experiment"]["write_interval"]
+            data["trainer"]["timesteps"] = length
         ledger.extend({}, {trial: json.dumps(data) for trial, data in texts.items()})
-    return records
+    return length
 
 
 def assert_whole(directory: Path, records: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.ledger.ledger import Ledger
 from tests.launcher.commands import said
-from tests.launcher.faulty import ENDLESS, assert_whole, counts, end_soon, wait_until, write_config
+from tests.launcher.faulty import ENDLESS, RECORD, assert_whole, counts, end_soon, wait_until, write_config
 from tests.launcher.raylets import Cluster, raylets
 
 pytestmark = pytest.mark.cluster
@@ -116,7 +116,7 @@ def test_closing_the_terminal_stops_nothing_and_stop_saves(cluster: Cluster, tmp
         last = ledger.last_agents()
         assert all(row.timestep == last[row.trial.id] for row in ledger.progress())
     assert cluster.run("stop", "long", *at)[1].startswith("long: was over already")
-    records = end_soon(directory)
+    records = end_soon(directory) // RECORD
     status, output = cluster.run("pull", "long", "--out", str(tmp_path), *at)
     assert status == 0, output
     status, output = cluster.run("resume", str(tmp_path / "long"))  # on this machine, from the copy
