@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from runner.config import Config
 from runner.errors import UserError
+from runner.exchange import Exchange, meet
 from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
 
@@ -26,6 +27,8 @@ CACHE_BYTES = 1_000_000_000
 """Size at which the oldest compiled programs are dropped from the disk."""
 _PROCESSES = "processes"
 """Axis of the processes that train together."""
+_exchange: Exchange | None = None
+"""The memory that the group's processes share, where they do."""
 
 
 def sees_gpu() -> bool:
@@ -187,10 +190,14 @@ def join(group: Group) -> None:
     patience = int(PATIENCE_SECONDS)
     local = int(os.environ["JAX_LOCAL_RANK"]) if "JAX_LOCAL_RANK" in os.environ else None
     jax.distributed.initialize(group.address, group.size, group.rank, local, initialization_timeout=patience)
+    global _exchange
+    _exchange = None if sees_gpu() else meet(group, gather)
 
 
 def gather(array: np.ndarray) -> np.ndarray:
     """The arrays that the processes of the group call this with, all of one shape, in order on a new axis in front."""
+    if _exchange is not None:
+        return _exchange.gather(array)
     # As bytes, of which JAX makes no 32-bit numbers.
     sent = np.frombuffer(array.tobytes(), np.uint8)[None]
     every: np.ndarray = np.asarray(gathered(sent, 0)).view(array.dtype)
@@ -199,6 +206,8 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 def gathered(arrays: Any, axis: int) -> Any:
     """The arrays that the processes of the group call this with, all of one shape, one after the other."""
+    if (exchange := _exchange) is not None:
+        return jax.tree.map(lambda x: put(np.concatenate(exchange.gather(np.asarray(x)), axis)), arrays)
     parts = _everywhere(arrays, Spec(*[None] * axis, _PROCESSES))
     return _here(_gathering()(parts))
 
@@ -211,6 +220,7 @@ def own(units: int, processes: int) -> tuple[Array, int]:
 
 def total(numbers: Array) -> Array:
     """The sum over the processes of the group, the same bits in all of them."""
+    # Not by the memory that they share: a call of Python in a program of XLA may wait for that program's thread.
     summed: Array = jax.lax.psum(numbers, _PROCESSES)
     return summed
 

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from runner.config import Config
 from runner.cores import worth_splitting
+from runner.exchange import Exchange, meet
 from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
 
@@ -28,6 +29,8 @@ WORTH_COMPILING = 20_000
 """Minibatch steps from which compilation (10 to 15 s a process, about 1 ms saved per step) pays for itself."""
 WARM_UP = 3
 """Runs before a capture, in which libraries choose their kernels and ask for memory."""
+_exchange: Exchange | None = None
+"""The memory that the group's processes share, where they do."""
 
 
 def device() -> torch.device:
@@ -261,6 +264,8 @@ def join(group: Group) -> None:
         world_size=group.size,
         timeout=timedelta(seconds=PATIENCE_SECONDS),
     )
+    global _exchange
+    _exchange = None if sees_gpu() else meet(group, gather)
 
 
 def gather(array: np.ndarray) -> np.ndarray:
@@ -271,9 +276,12 @@ def gather(array: np.ndarray) -> np.ndarray:
 def gathered(arrays: Tensor, axis: int) -> Tensor:
     """The tensors that the processes of the group call this with, all of one shape, one after the other."""
     flat = arrays.contiguous()
-    sent = flat.view(torch.uint8) if flat.dtype is torch.bool else flat
-    parts = [torch.empty_like(sent) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, sent)
+    sent = flat.view(torch.uint8)
+    if _exchange is not None:
+        parts = list(torch.from_numpy(_exchange.gather(sent.numpy())))
+    else:
+        parts = [torch.empty_like(sent) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, sent)
     return torch.cat([part.view(flat.dtype) for part in parts], axis)
 
 
@@ -290,6 +298,8 @@ def total(numbers: Tensor) -> Tensor:
 
 
 def _total(numbers: Tensor) -> Tensor:
+    if _exchange is not None:
+        return torch.from_numpy(_exchange.total(numbers.numpy()))
     summed = numbers.contiguous().clone()
     distributed.all_reduce(summed)
     return summed
