@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,28 @@ from tests.runner.builders import TASKS, make_config, make_env, runner_class, to
 
 
 def trained(
-    folder: Path, backend: str, processes: int, task: str, envs: int, seeds: list[int], **changes: Any
+    folder: Path,
+    backend: str,
+    processes: int,
+    task: str,
+    envs: int,
+    seeds: list[int],
+    apart: bool = False,
+    **changes: Any,
 ) -> tuple[list[MemberState], list[Any]]:
-    """States after 10 updates, and what was reported, of so many processes: of one, in this."""
+    """States after 10 updates, and what was reported, of so many processes: of one, in this.
+
+    Processes that are `apart` share no memory, as on several machines.
+    """
     if processes == 1:
         return train(backend, task, envs, seeds, changes, Group())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     out = folder / f"{backend}-{processes}.pickle"
-    jobs = [[backend, rank, processes, address, str(out), task, envs, seeds, changes] for rank in range(processes)]
+    jobs = [
+        [backend, rank, processes, address, str(out), apart, task, envs, seeds, changes] for rank in range(processes)
+    ]
     command = [sys.executable, "-m", "tests.runner.together"]
     running = [subprocess.Popen([*command, json.dumps(job)], env=of_program()) for job in jobs]
     try:
@@ -51,7 +64,10 @@ def train(
 
 def main(job: list[Any]) -> None:
     """Train as a process of its own."""
-    backend, rank, processes, address, out, *task = job
+    backend, rank, processes, address, out, apart, *task = job
+    if apart:
+        accelerate: Any = import_module(f"runner.{backend}.accelerate")
+        accelerate.meet = lambda group, gather: None
     found = train(backend, *task, Group(rank, processes, address))
     if rank == 0:
         Path(out).write_bytes(pickle.dumps(found))
