@@ -43,8 +43,10 @@ def trial_now(preset: Preset) -> Trial:
 
 
 def stochastic(preset: Preset) -> bool:
-    """Atari's games always begin alike, so that the most probable actions would play one episode over and over."""
-    return preset.family == "atari"
+    """Atari's games always begin alike, so that the most probable actions would play one episode over and over; those
+    of Jumanji's Snake lead round in circles, which no rule ends.
+    """
+    return preset.family in ("atari", "jumanji")
 
 
 def rows(directory: Path, only: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
