@@ -113,7 +113,9 @@ def decide(
         if names := bracket.promotable(rung, reduction):
             return alike(names)[:most], rung + 1
     if names := alike([name for name in signatures if name not in bracket.begun[0]]):
-        return names[: min(most, math.ceil(len(names) / workers))], 0
+        # A share of all, not of what is left: packs of one size need one program.
+        share = math.ceil(len([name for name in signatures if signatures[name] == signatures[names[0]]]) / workers)
+        return names[: min(most, share)], 0
     if not bracket.in_flight() and (hope := bracket.last_hope()) is not None:
         return [hope[0]], hope[1] + 1
     return None

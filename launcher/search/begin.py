@@ -229,6 +229,8 @@ def _within(search: Search, each: Sequence[int]) -> tuple[Search, list[str]]:
     elif len(each) < wanted:
         notes.append(f"the space has {len(each)} different settings, fewer than the {wanted} that are wanted")
     least = 2 if search.method == "pbt" else 1
+    if len(each) < least:
+        raise UserError("search.method: found pbt, of a space with one setting; allowed: a space with 2 or more")
     enough = affordable(search, each)
     if enough < least:
         raise UserError(

@@ -124,6 +124,8 @@ def test_new_settings_are_shared_out_among_workers_and_packs_are_of_one_signatur
     signatures = {name: "x" if name in "abcde" else "y" for name in "abfcdeg"}
     assert decide(bracket([]), signatures, 3, 10, 2) == (["a", "b", "c"], 0)
     assert decide(bracket([]), signatures, 3, 2, 1) == (["a", "b"], 0)
+    alike, begun = dict.fromkeys("abcdefg", "x"), [(BEGIN, name, 0, None) for name in "abcd"]
+    assert decide(bracket(begun), alike, 3, 10, 2) == (["e", "f", "g"], 0)  # not the half of three
     begun = [(BEGIN, name, 0, None) for name in "abcde"]
     assert decide(bracket(begun), signatures, 3, 10, 1) == (["f", "g"], 0)
 

@@ -161,6 +161,7 @@ def test_env_steps_of_halving() -> None:
             {("method",): "pbt", ("pbt", "interval"): 3072},
             "pbt.interval: found 3,072; allowed: timesteps below",
         ),
+        (("agent.ratio_clip=0.2..0.2000000001",), {("method",): "pbt"}, "of a space with one setting"),
         ((RATE, "agent.rollouts=16,32"), {("method",): "pbt"}, "one value of agent.rollouts and of trainer.timesteps"),
         (
             (RATE, f"seed={2**63 - 4}"),
