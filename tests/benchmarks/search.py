@@ -3,9 +3,14 @@
 - `occupancy DIR`, of a search that has ended: the share of member-steps in packs that belonged to a trial which was not
   over, and the share of its time that each worker had work.
 - `exploit [jax|torch]`: the time of one exploit in a pack of 16 beside that of a minibatch step.
-- `replay DIR…`, of random searches of the same space that have ended: env steps until successive halving, and until
-  random search to full length, has a setting of 95% of the best. Both are replayed from the recorded curves, 81
-  settings drawn with replacement each time; what is trained when is decided by the scheduler's own functions.
+- `replay [REDUCTION] DIR…`, of random searches of the same space that have ended: env steps until successive halving,
+  and until random search to full length, has a setting of 95% of the best. Both are replayed from the recorded curves,
+  81 settings drawn with replacement each time; what is trained when is decided by the scheduler's own functions.
+- `tune N`, with pandas, pyarrow and tensorboardX beside Ray: env steps a second of N settings of three seeds by
+  successive halving, here and by Ray Tune with a process for every trial.
+- `train OUT REPETITIONS WORDS…`: a population, and what it is compared with, as `tests.benchmarks.population` has them,
+  so many times, with words for `launch`; what is there already is kept.
+- `population OUT`: what became of them.
 - `many N`: processor time, in all and a setting, of planning, storing and resuming a search of N settings.
 """
 
@@ -37,6 +42,7 @@ from launcher.search.scheduler import Desk
 from launcher.search.score import score, score_at
 from runner.training.pack import static_key
 from runner.training.tracking import SCORE
+from tests.benchmarks import population, tune
 
 
 def occupancy(directory: Path) -> None:
@@ -130,10 +136,12 @@ def played(
             return spent
 
 
-def halving(settings: Mapping[str, Curves], workers: int, most: int) -> Callable[[Bracket], Leg | None]:
+def halving(
+    settings: Mapping[str, Curves], workers: int, most: int, reduction: int = 3
+) -> Callable[[Bracket], Leg | None]:
     """The decisions of successive halving."""
     signatures = {name: one.signature for name, one in settings.items()}
-    return lambda bracket: decide(bracket, signatures, 3, most, workers)
+    return lambda bracket: decide(bracket, signatures, reduction, most, workers)
 
 
 def at_random(settings: Mapping[str, Curves], workers: int, most: int) -> Callable[[Bracket], Leg | None]:
@@ -148,9 +156,9 @@ def at_random(settings: Mapping[str, Curves], workers: int, most: int) -> Callab
     return following
 
 
-def replay(directories: Sequence[Path], repetitions: int = 20) -> None:
+def replay(directories: Sequence[Path], reduction: int = 3, repetitions: int = 20) -> None:
     """Print the env steps until either search has 95% of what the random one reaches in the end."""
-    pool = [one for directory in directories for one in curves_of(directory)]
+    pool = [one for directory in directories for one in curves_of(directory, reduction)]
     workers, most, size = 2, LARGEST_PACK // 3, min(81, len(pool))
     ratios, shares, missed = [], [], 0
     for repetition in range(repetitions):
@@ -159,7 +167,7 @@ def replay(directories: Sequence[Path], repetitions: int = 20) -> None:
         best = max(one.scores[-1] for one in settings.values())
         untrained = statistics.median(one.first for one in settings.values())
         target = untrained + 0.95 * (best - untrained)
-        asha = played(settings, halving(settings, workers, most), workers, target)
+        asha = played(settings, halving(settings, workers, most, reduction), workers, target)
         random = played(settings, at_random(settings, workers, most), workers, target)
         whole = sum(one.steps[-1] for one in settings.values())
         missed += math.isinf(asha)
@@ -179,7 +187,7 @@ def many(count: int) -> None:
     """Print the processor time that it takes to plan, store and take up again a search of so many settings."""
     file = Path(__file__).parents[2] / "configs" / "classic" / "cartpole.yaml"
     sets = ["agent.learning_rate=log:1e-5..1e-2", "agent.ratio_clip=0.1..0.4"]
-    flags = {("method",): "asha", ("trials",): count}
+    flags: dict[Any, Any] = {("method",): "asha", ("trials",): count}
 
     def timed(what: str, act: Callable[[], Any]) -> Any:
         began = time.process_time()
@@ -240,8 +248,14 @@ if __name__ == "__main__":
     if command == "occupancy":
         occupancy(Path(words[0]))
     elif command == "replay":
-        replay(list(map(Path, words)))
+        replay([Path(word) for word in words if not word.isdigit()], *[int(word) for word in words if word.isdigit()])
     elif command == "many":
         many(int(words[0]))
+    elif command == "tune":
+        tune.compare(int(words[0]))
+    elif command == "train":
+        population.train(Path(words[0]), int(words[1]), words[2:])
+    elif command == "population":
+        population.table(Path(words[0]))
     else:
         exploit(*words)
