@@ -121,32 +121,19 @@ def test_episodes_of_all_processes_are_counted_as_those_of_one() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    ("backend", "sizes", "apart", "task", "seeds", "changes"),
+    ("backend", "sizes", "task", "seeds", "changes"),
     [
-        ("torch", (2, 4), False, "CartPole-v1", [1, 2], {**LOOP, "agent.advantage_normalization": "minibatch"}),
-        (
-            "torch",
-            (2,),
-            True,
-            "Pendulum-v1",
-            [1],
-            {**LOOP, **RECURRENT, "agent.sequence_length": 4, "agent.class": "RPO"},
-        ),
-        ("jax", (2, 4), False, "Pendulum-v1", [1, 2], {**LOOP, "agent.learning_rate_scheduler": "KLAdaptiveLR"}),
+        ("torch", (2, 4), "CartPole-v1", [1, 2], {**LOOP, "agent.advantage_normalization": "minibatch"}),
+        ("torch", (2,), "Pendulum-v1", [1], {**LOOP, **RECURRENT, "agent.sequence_length": 4, "agent.class": "RPO"}),
+        ("jax", (2, 4), "Pendulum-v1", [1, 2], {**LOOP, "agent.learning_rate_scheduler": "KLAdaptiveLR"}),
     ],
 )
 def test_processes_train_together_what_one_trains(
-    tmp_path: Path,
-    backend: str,
-    sizes: tuple[int, ...],
-    apart: bool,
-    task: str,
-    seeds: list[int],
-    changes: dict[str, Any],
+    tmp_path: Path, backend: str, sizes: tuple[int, ...], task: str, seeds: list[int], changes: dict[str, Any]
 ) -> None:
     alone, said = trained(tmp_path, backend, 1, task, 8, seeds, **changes)
     for size in sizes:
-        together, told = trained(tmp_path, backend, size, task, 8, seeds, apart, **changes)
+        together, told = trained(tmp_path, backend, size, task, 8, seeds, apart=size == 2, **changes)
         for one, other in zip(alone, together, strict=True):
             scale = np.abs(one.parameters).max()
             np.testing.assert_allclose(other.parameters, one.parameters, rtol=0, atol=1e-6 * scale)
