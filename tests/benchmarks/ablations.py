@@ -83,7 +83,7 @@ def write(folder: Path, lengths: Mapping[str, int]) -> None:
 
 
 def table(directories: list[Path]) -> Iterator[str]:
-    """Lines of Markdown: a row for each change, a column for each preset."""
+    """Lines of Markdown: a row for each change that was trained, a column for each preset."""
     returns: dict[str, dict[int, list[float]]] = {}
     lengths: dict[str, int] = {}
     for directory in directories:
@@ -95,6 +95,8 @@ def table(directories: list[Path]) -> Iterator[str]:
     yield f"| {' | '.join(['', *(f'{required(name).task}, {lengths[name] // 1000}k' for name in returns)])} |"
     yield f"| --- |{' --: |' * len(returns)}"
     for place, label in enumerate(CHANGES):
+        if not any(place in scores for scores in returns.values()):
+            continue
         cells = [_cell(scores.get(place), scores[0]) for scores in returns.values()]
         yield f"| {' | '.join([label, *cells])} |"
 
