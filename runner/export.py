@@ -72,6 +72,9 @@ def export(checkpoint: Path, to: Form = "torch", out: Path | None = None, env: s
         raise UserError(f"--to onnx needs {', '.join(missing)}: pip install 'sunflower[onnx]'")
     from runner.torch import Runner
 
+    if checkpoint.is_dir():
+        near = next((f", such as {file}" for file in sorted(checkpoint.rglob("*agent*.safetensors"))), "")
+        raise UserError(f"{checkpoint}: a directory; allowed: one of its checkpoints{near}")
     data = files.read_file(checkpoint)
     config = _configuration(data, str(checkpoint))
     if env is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,13 +113,15 @@ class Session:
 
         began = time.monotonic()
         configurations = self._configurations(login=True)
-        if "envpool" in sys.modules:  # no need to wait until Ray has started
-            check_environments(configurations, devices=self._devices)
         here = self._place() if self.wanted.address is None else None
         measured = here is not None and idle(here[0], here[2], self.wanted)
+        check = partial(check_environments, configurations, measured, self._devices)
+        # EnvPool takes seconds to import, in which Ray can start. Some of Python's environments, such as those that
+        # handle signals, can only be made in the main thread.
+        now = "envpool" in sys.modules or any(":" in str(trial.config.env.id) for trial in configurations)
+        found = check() if now else None
         with ThreadPoolExecutor(1) as beside:
-            # The environments take seconds to import and to measure, in which Ray can start.
-            checked = beside.submit(check_environments, configurations, measured, self._devices)
+            checked = beside.submit(lambda: found or check())
             with connected(self.wanted.address, here and here[0]):
                 programs = checked.result()
                 placement, offer, packs = here or self._place()

@@ -48,7 +48,7 @@ def latest(folder: Path | None = None) -> Path:
     folder = folder or FOLDER
     found = find(folder)
     if not found:
-        raise UserError(f"command line: no directory is given, and there is no launch in {folder.absolute()}")
+        raise UserError(f"command line: there is no launch in {folder.absolute()}; give the directory of one")
     print(f"{found[0]}, the latest launch", file=sys.stderr)
     return found[0]
 

@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_spares_the_others(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no directory is given, and there is no launch in"),
+        ([], "there is no launch in"),
         (["DIR", "--every", "--best"], "give one of --every, --last and --best"),
         (["DIR", "--episodes", "0"], "--episodes 0: allowed: 1 or more"),
         (["nowhere"], "not a launch directory"),

@@ -78,7 +78,7 @@ def test_another_folder_of_launches(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("verb", ["status", "logs", "resume", "report", "eval"])
 def test_where_there_is_no_launch(refused: Refused, tmp_path: Path, verb: str) -> None:
     said = refused(verb)
-    assert said == f"command line: no directory is given, and there is no launch in {tmp_path / 'runs'}"
+    assert said == f"command line: there is no launch in {tmp_path / 'runs'}; give the directory of one"
 
 
 def test_eval_of_the_latest(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
