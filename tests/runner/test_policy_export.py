@@ -216,7 +216,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="--to: found 'tf'; allowed: torch or onnx"):
         export(path, "tf")  # type: ignore[arg-type]
     runner_for("CartPole-v1").agent.save(path)
-    with pytest.raises(UserError, match=r"a directory; allowed: one of its checkpoints, such as /.*/agent\.safetensors"):
+    with pytest.raises(UserError, match=r"a directory; .*, such as /.*/agent\.safetensors"):
         export(tmp_path, "torch")
     with pytest.raises(UserError, match="cannot be written"):
         export(path, "torch", path / "policy.pt2")
