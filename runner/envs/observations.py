@@ -135,3 +135,10 @@ def tensor_in(observations: Any) -> Any:
 def like(tensor: Any, array: np.ndarray) -> Any:
     """The array as a tensor of torch, of its own type, where another tensor is."""
     return sys.modules["torch"].as_tensor(array, device=tensor.device)
+
+
+def library_of(array: Any) -> Any:
+    """The module of functions for arrays like this one, by the names of the array API."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return sys.modules["torch"] if type(array).__module__.partition(".")[0] == "torch" else np

@@ -24,7 +24,7 @@ from gymnasium.spaces import Dict, Discrete
 from gymnasium.vector import AutoresetMode
 
 from runner.envs.base import ABSENT, Step, VectorEnv, of_spec
-from runner.envs.observations import as_array, child, flatten_some
+from runner.envs.observations import as_array, child, flatten_some, library_of
 from runner.envs.spaces import CRITIC, POLICY, Layout
 from runner.errors import UserError
 
@@ -300,10 +300,3 @@ def leaves(parts: Layout, observations: Any) -> Iterator[tuple[Layout, Any]]:
 
 def _without_tape(array: Any) -> Any:
     return array.detach() if hasattr(array, "detach") else array
-
-
-def library_of(array: Any) -> Any:
-    """The module of functions for arrays like this one, by the names of the array API."""
-    if hasattr(array, "__array_namespace__"):
-        return array.__array_namespace__()
-    return sys.modules["torch"] if type(array).__module__.partition(".")[0] == "torch" else np

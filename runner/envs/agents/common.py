@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
+from runner.envs.observations import library_of
 from runner.envs.spaces import LEGAL, PRIVILEGED, ActionSpace, Layout, layout
 from runner.errors import UserError
 
@@ -83,13 +84,19 @@ class Common:
         """Numbers of a common observation."""
         return layout(self.observation_space).stop
 
-    def padded(self, agent: int, rows: Any, library: Any = np) -> Any:
-        """Flat observations of one agent `[N, own columns]` → `[N, columns]`."""
+    def padded(self, agent: int, rows: Any) -> Any:
+        """Flat observations of one agent `[N, own columns]` → `[N, columns]`, arrays of any library."""
         gather = self.gathers[agent]
         if gather is None:
             return rows
+        library = library_of(rows)
         zeros = library.zeros_like(rows[:, :1])
         return library.concat((rows, zeros, zeros + 1), 1)[:, gather]
+
+    @property
+    def together(self) -> Box:
+        """The space of all agents' observations in a row: the shared state where an environment has none of its own."""
+        return Box(-np.inf, np.inf, (sum(self.widths),), np.float32)
 
     def seen(self, state: gymnasium.Space[Any] | None) -> gymnasium.Space[Any]:
         """The space of what an agent's row shows: its observation, and beside it the shared state if there is one."""

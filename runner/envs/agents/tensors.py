@@ -16,15 +16,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 
 from runner.envs.agents.common import Common
 from runner.envs.agents.roster import Agents
 from runner.envs.agents.vector import with_states
 from runner.envs.base import VectorEnv
-from runner.envs.observations import child
+from runner.envs.observations import child, library_of
 from runner.envs.spaces import ActionSpace, layout
-from runner.envs.tensors import Arrays, TensorEnv, attribute, library_of
+from runner.envs.tensors import Arrays, TensorEnv, attribute
 from runner.errors import UserError
 
 
@@ -66,8 +66,8 @@ class TensorAgents(TensorEnv):
 
     def _arrange(self, agents: Agents, states: bool) -> None:
         self.agents, self._shows_states = agents, states
-        own = self._state_space or Box(-np.inf, np.inf, (sum(self.common.widths),), np.float32)
-        seen, rows = self.common.seen(own if states else None), self._of_trial * agents.rows
+        seen = self.common.seen((self._state_space or self.common.together) if states else None)
+        rows = self._of_trial * agents.rows
         VectorEnv.__init__(self, rows, seen, self.common.action_space)
 
     @property
@@ -118,23 +118,19 @@ class TensorAgents(TensorEnv):
         if not isinstance(observations, Mapping) or not observations:
             raise UserError(f"{self._name}: observations are {type(observations).__name__}; allowed: a dict by agent")
         flat = {
-            number: self.common.padded(number, *self._flat_of(number, observations[name]))
-            for number, name in enumerate(self._names)
+            number: self.common.padded(number, self._columns(parts, observations[name], f"observations of {name}"))
+            for number, (name, parts) in enumerate(zip(self._names, self.common.layouts, strict=True))
             if observations.get(name) is not None
         }
         some = next(iter(flat.values()))
         library = library_of(some)
         cells = library.stack([flat.get(number, library.zeros_like(some)) for number in range(len(self._names))], 1)
         if self._shows_states:
-            cells = with_states(cells, self._shared(library), self.common, library)
+            cells = with_states(cells, self._shared(library), self.common)
         self._before = cells
         there = np.array([[number in flat for number in range(len(self._names))]] * self._of_trial)
         rows = self.agents.rows_of(cells, self._of_trial)
         return library.asarray(rows, dtype=getattr(library, self.layout.dtype.name)), self._constant(there)
-
-    def _flat_of(self, number: int, observations: Any) -> tuple[Any, Any]:
-        flat = self._columns(self.common.layouts[number], observations, f"observations of {self._names[number]}")
-        return flat, library_of(flat)
 
     def _shared(self, library: Any) -> Any:
         """The shared state `[N, S]`, or `[N, K, S]`; None where the environment has none of its own."""

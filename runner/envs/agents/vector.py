@@ -15,12 +15,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
 
 from runner.envs.agents.common import Common
 from runner.envs.agents.joint import Joint, Table
 from runner.envs.agents.roster import Agents
 from runner.envs.base import ABSENT, Step, VectorEnv
+from runner.envs.observations import library_of
 from runner.envs.spaces import layout
 from runner.errors import UserError
 
@@ -53,13 +53,9 @@ class AgentsEnv(VectorEnv):
 
     def _arrange(self, agents: Agents, states: bool) -> None:
         self.agents, self._shows_states = agents, states
-        seen = self.common.seen((self._state_space or self._concatenated) if states else None)
+        seen = self.common.seen((self._state_space or self.common.together) if states else None)
         super().__init__(self._of_trial * agents.rows, seen, self.common.action_space)
         self._made(self._of_trial)
-
-    @property
-    def _concatenated(self) -> Box:
-        return Box(-np.inf, np.inf, (sum(self.common.widths),), np.float32)
 
     @property
     def environments(self) -> int:
@@ -163,20 +159,20 @@ class AgentsEnv(VectorEnv):
         """Observations `[R, O]`, with the shared state where it is shown."""
         cells, states = self._table.observations, self._table.states
         if self._shows_states:
-            cells = with_states(cells, states, self.common, np)
+            cells = with_states(cells, states, self.common)
         rows = self.agents.rows_of(cells, self._of_trial)
         return rows.astype(self.layout.dtype, copy=False)
 
 
-def with_states(cells: Any, states: Any, common: Common, library: Any) -> Any:
-    """Observations `[N, K, O]` with the shared state beside each.
+def with_states(cells: Any, states: Any, common: Common) -> Any:
+    """Observations `[N, K, O]` with the shared state beside each, arrays of any library.
 
     Args:
         cells: the observations.
         states: the state, `[N, S]`, or `[N, K, S]` where each agent has its own; None: it is all observations in a row.
         common: the spaces of the observations.
-        library: of functions for these arrays.
     """
+    library = library_of(cells)
     if states is None:
         states = library.concat([cells[:, agent, :width] for agent, width in enumerate(common.widths)], 1)
     if len(states.shape) == 2:
