@@ -174,7 +174,7 @@ class Session:
 
         for name, config in {trial.name: trial.config for pack in packs for trial in pack}.items():
             env, _ = programs[static_key(config)]
-            if (note := remark(config.models.policy, env.actions)) is not None:
+            if (note := remark(config.models.policy, env.actions, env.layout)) is not None:
                 say(self.console, f"{name}: {note}", "dim")
         if placement.gpus:
             return placement

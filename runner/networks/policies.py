@@ -117,11 +117,21 @@ class Distribution:
         return self.reduction == "none" and self.chosen > 1
 
 
-def remark(policy: PolicyModel, actions: ActionSpace) -> str | None:
+def remark(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> str | None:
     """The remark that a person should read on a policy that can act in an environment."""
+    if actions.discrete and policy.action_mask == "auto" and observations.mask is not None:
+        unread = not _mask(policy, actions, observations)[0]
+        return f"{_unfit(actions, observations.mask)}; it is an observation, and masks nothing" if unread else None
     if policy.clip_actions != "bounded" or actions.discrete or actions.bounded:
         return None
     return "models.policy.clip_actions: the action space has no finite bounds; nothing is clipped, as in skrl 1.x"
+
+
+def _unfit(actions: ActionSpace, mask: Layout) -> str:
+    return (
+        f"models.policy.action_mask: the environment's mask of shape {mask.shape} fits neither each action nor their "
+        f"combinations ({actions.kind})"
+    )
 
 
 def _mask(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> tuple[tuple[int, ...], bool]:
@@ -140,7 +150,4 @@ def _mask(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> tu
         return tuple(columns.ravel().tolist()), True
     if policy.action_mask == "auto":
         return (), False
-    raise UserError(
-        f"models.policy.action_mask: the environment's mask of shape {part.shape} fits neither each action nor their "
-        f"combinations ({actions.kind}); set it to False"
-    )
+    raise UserError(f"{_unfit(actions, part)}; set it to False")

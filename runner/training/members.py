@@ -77,7 +77,7 @@ class Members:
         config = pack.static
         self.backend, self.pack, self.group = backend, pack, group or Group()
         self.network = Network.of(config, observations, actions)
-        if (said := remark(config.models.policy, actions)) is not None:
+        if (said := remark(config.models.policy, actions, observations)) is not None:
             log.warning(said)
         if self.network.bfloat16 and not backend.multiplies_bfloat16():
             log.warning(

@@ -156,14 +156,24 @@ def test_policies_that_fit_pass() -> None:
     assert (CART.bounded, ARM.bounded, FREE.bounded, ODD.bounded) == (False, True, False, False)
 
 
+def test_a_mask_that_fits_no_action_is_said_to_mask_nothing() -> None:
+    policy = PolicyModel.model_validate({"class": "CategoricalMixin"})
+    fits, other = (layout(Dict(observation=Box(-1, 1, (2,)), action_mask=MultiBinary(n))) for n in (3, 4))
+    said = "models.policy.action_mask: the environment's mask of shape (4,) fits neither each action nor their "
+    assert remark(policy, CART, fits) is None
+    assert remark(policy, CART, other) == f"{said}combinations (Discrete(3)); it is an observation, and masks nothing"
+    assert remark(PolicyModel.model_validate({"action_mask": False}), CART, other) is None
+
+
 def test_a_policy_of_skrl_1x_clips_to_the_bounds_that_there_are_and_the_rest_is_said() -> None:
     half = ActionSpace.of(Box(np.array([-1, -np.inf], np.float32), np.array([np.inf, 1], np.float32)))
     policy = PolicyModel.model_validate({"class": "GaussianMixin", "clip_actions": "bounded"})
-    said = [remark(policy, space) for space in (ARM, CART, FREE, half)]
+    said = [remark(policy, space, Layout.vector(2)) for space in (ARM, CART, FREE, half)]
     nothing = "models.policy.clip_actions: the action space has no finite bounds; nothing is clipped, as in skrl 1.x"
     assert said == [None, None, nothing, None]
     assert distribution(FREE, "GaussianMixin", clip_actions="bounded").low == ()
-    assert policy.clips and remark(PolicyModel.model_validate({"clip_actions": True}), FREE) is None
+    always = PolicyModel.model_validate({"clip_actions": True})
+    assert policy.clips and remark(always, FREE, Layout.vector(2)) is None
     import jax.numpy
     import torch
 
