@@ -146,8 +146,8 @@ class Agent:
             data = skrl_checkpoint.write(*parts) if file.suffix == ".pt" else checkpoint.of_trial(*parts, self._env)
             try:
                 write_whole(file, data)
-            except OSError as error:
-                raise UserError(f"{file}: cannot be written: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise UserError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
     def load(self, path: str | Path | Sequence[str | Path]) -> None:
         """Continue from, or act with, checkpoints, one per trial: this program's, or skrl's `.pt` and `.pickle`.

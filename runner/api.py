@@ -21,6 +21,7 @@ from runner.agent import Agent
 from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
+from runner.config.numbers import whole
 from runner.draws import environment_seeds
 from runner.envs import halves
 from runner.envs.agents.fitting import fitted
@@ -88,7 +89,7 @@ class Runner:
         self.configs = pack.configs
         if pack.trials > 1:
             _refuse_fixed(self.env, pack.trials)
-        self._threads = threads
+        self._threads = None if threads is None else whole("threads", threads)
         self._members = Members(self.numerics, pack, self.env.layout, self.env.actions, self._joined(group, config))
         self.agent = Agent(self._members, self.env, _experiment_directory(config))
 
@@ -189,7 +190,9 @@ class Runner:
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
         envs, pack = self._static.env.num_envs or 0, self._members.pack
-        at_once = at_once or envs
+        episodes = envs if episodes is None else whole("evaluate: episodes", episodes)
+        at_once = envs if at_once is None else whole("evaluate: at_once", at_once)
+        drawn = pack.trial_seeds if seed is None else [whole("evaluate: seed", seed, 0)] * pack.trials
 
         @contextmanager
         def opened(seeds: Sequence[int]) -> Iterator[VectorEnv]:
@@ -199,8 +202,8 @@ class Runner:
         return play(
             opened,
             lambda carry, observations, draw: self._members.choose(carry, observations, bool(deterministic), draw),
-            pack.trial_seeds if seed is None else [seed] * pack.trials,
-            episodes or envs,
+            drawn,
+            episodes,
             at_once,
             team_return=self._static.agent.team_return,
         )

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from operator import index
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+from runner.errors import UserError, shown
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 WHOLE = re.compile(rf"(?:[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+)$")
@@ -54,3 +57,14 @@ def _integer(value: Any) -> Any:
 
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Int = Annotated[int, BeforeValidator(_integer)]
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that a Python program gave, of any library; a `UserError` where it is none, or less."""
+    try:
+        found = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        raise UserError(f"{name}: found {shown(value, 60)}; allowed: a whole number of {least} or more")
+    return found

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 
+from runner.config.numbers import whole
 from runner.envs.agents.joint import is_parallel, refuse_turns
 from runner.envs.agents.tensors import TensorAgents, is_many_of_several
 from runner.envs.agents.vector import of_instance, of_recipe
@@ -31,7 +32,8 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
     if isinstance(env, type) or (callable(env) and not made):
         from runner.envs.named.recipe import Recipe
 
-        return of_recipe(Recipe.of(env), num_envs, wrap_env)
+        count = None if num_envs is None else whole("wrap_env: num_envs", num_envs)
+        return of_recipe(Recipe.of(env), count, wrap_env)
     if num_envs is not None:
         raise UserError(f"wrap_env: num_envs is for a class or function; this {type(env).__qualname__} is made already")
     if isinstance(env, VectorEnv):
