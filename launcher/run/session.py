@@ -27,7 +27,7 @@ from launcher.plan.experiment import Placement, Trial, form_packs
 from launcher.plan.resources import KEPT, Offer, Resources, look, place, workers_now
 from launcher.plan.resume import Request
 from launcher.plan.revision import revision as revision_of
-from launcher.run import output
+from launcher.run import output, signals
 from launcher.search import results
 from launcher.search.methods import advance, scheduler_of
 from launcher.search.scheduler import Scheduler
@@ -119,7 +119,8 @@ class Session:
         # EnvPool takes seconds to import, in which Ray can start. Some of Python's environments, such as those that
         # handle signals, can only be made in the main thread.
         now = "envpool" in sys.modules or any(":" in str(trial.config.env.id) for trial in configurations)
-        found = check() if now else None
+        with signals.kept():
+            found = check() if now else None
         with ThreadPoolExecutor(1) as beside:
             checked = beside.submit(lambda: found or check())
             with connected(self.wanted.address, here and here[0]):

@@ -175,3 +175,12 @@ def test_the_command_that_continues_has_the_brackets_of_its_directory(tmp_path: 
     say_how_to_continue(console, tmp_path / "a [bold] b", {"finished", "failed"})
     shown = console.export_text().strip()
     assert shown == f"Continue:    launch resume '{tmp_path}/a [bold] b' --retry-failed"
+
+
+def test_handlers_that_an_environment_sets_for_itself_are_put_back() -> None:
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    with pytest.raises(ZeroDivisionError), signals.kept():
+        for number in signals.STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+        _ = 1 / 0
+    assert {number: signal.getsignal(number) for number in signals.STOPPING} == before
