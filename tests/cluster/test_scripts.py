@@ -83,7 +83,7 @@ class Script:
             "RAY_FLAGS": "--node-ip-address=127.0.0.1 --num-gpus=0 --object-store-memory=100000000",
             "OUT": str(self.folder),
             "ASKED": str(self.folder / "asked"),
-            "WAIT": f"{PATIENCE:.0f}",
+            "WAIT": f"{PATIENCE / 2:.0f}",
         }
         return self.start("slurm.sbatch", *arguments, **job, **here, **environment)
 
