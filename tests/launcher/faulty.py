@@ -84,6 +84,13 @@ def counts(directory: Path) -> dict[str, int]:
         return {}
 
 
+def saved(directory: Path) -> int:
+    """The timestep up to which every trial has a checkpoint, which comes after the records that it covers; 0: none."""
+    with Ledger(directory, writer=False) as ledger:
+        last = ledger.last_agents()
+        return min(last.get(row.id, 0) for row in ledger.trials())
+
+
 def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE, failed: Callable[[], Any] = bool) -> Any:
     """What `true` returns once it is something; it fails after so long, or as soon as `failed` is something."""
     end = time.monotonic() + seconds

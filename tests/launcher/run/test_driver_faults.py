@@ -12,7 +12,16 @@ import pytest
 
 from launcher.ledger.ledger import Ledger
 from tests.launcher.commands import command, launch, said, session_of, wait_for_records
-from tests.launcher.faulty import CHECKPOINT, ENDLESS, RECORD, assert_whole, wait_until, worker_pids, write_config
+from tests.launcher.faulty import (
+    CHECKPOINT,
+    ENDLESS,
+    RECORD,
+    assert_whole,
+    saved,
+    wait_until,
+    worker_pids,
+    write_config,
+)
 from tests.launcher.held import held_launch
 
 pytestmark = pytest.mark.cluster
@@ -41,6 +50,7 @@ def test_a_killed_launcher_leaves_no_process_and_a_resume_goes_on(tmp_path: Path
     held = held_launch(tmp_path / "never", at=RECORDS // 2)
     process, directory = command([*held, *words(tmp_path, RECORDS * RECORD)]), tmp_path / "run"
     wait_for_records(process, directory, 2 * CHECKPOINT // RECORD)
+    wait_until(lambda: saved(directory), "checkpoints")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_until(lambda: not worker_pids(directory), "the end of the workers")

@@ -25,6 +25,7 @@ from tests.launcher.faulty import (
     assert_whole,
     counts,
     meanwhile,
+    saved,
     wait_until,
     worker_pids,
     worker_that,
@@ -91,6 +92,7 @@ def test_a_killed_worker_is_replaced(
 
     def kill() -> None:
         wait_until(trained(directory, 12), "records")
+        wait_until(lambda: saved(directory), "checkpoints")
         os.kill(worker_pids(directory)[1], signal.SIGKILL)
         began = time.monotonic()
         with Ledger(directory, writer=False) as ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,17 +166,19 @@ def test_a_resumed_launch_goes_on_with_fresh_episodes(launched: Path, ray_addres
 def test_a_crash_costs_what_came_after_the_last_checkpoint(
     backend: str, tmp_path: Path, ray_address: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crashed = tmp_path / "crashed"
+    directory, crashed = tmp_path / "run", tmp_path / "crashed"
 
     def once() -> None:
         if not crashed.exists():
+            with Ledger(directory, writer=False) as ledger:
+                while not ledger.last_agents():  # on their way
+                    time.sleep(0.01)
             crashed.touch()
             os.abort()
 
     monkeypatch.setattr(processes, "Worker", worker_that(once, seed=1, at=5))
     words = ["--seeds", "2", "--out", str(tmp_path), "--name", "run"]
     assert main([str(configured(tmp_path, backend)), *words, *ray_address]) == 0
-    directory = tmp_path / "run"
     assert_whole(directory, LENGTH // STEPS)
     with Ledger(directory, writer=False) as ledger:
         assert [row.outcome for row in ledger.attempts()] == ["crash", "finished"]

@@ -265,7 +265,7 @@ def test_training_waits_while_too_much_is_queued(handle: Handle, link: Link, mon
     time.sleep(0.1)
     assert len(recorded) == 9
     handle.hold.set()
-    trainer.join(20)
+    trainer.join(200)
     link.flush()
     assert stored(handle.aggregator._ledger) == records(0, 30)
 
@@ -283,7 +283,7 @@ def test_waits_as_long_as_the_disk_is_full_and_beats_meanwhile(handle: Handle, l
     handle.hold.clear()
     handle.aggregator._ledger._db.execute("PRAGMA query_only = OFF")
     handle.hold.set()
-    waiting.join(20)
+    waiting.join(200)
     assert not waiting.is_alive() and stored(handle.aggregator._ledger) == records(0, 1)
 
 
