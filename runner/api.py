@@ -22,7 +22,7 @@ from runner.checkpoints import checkpoint
 from runner.config import Config, resolve
 from runner.config.load import read_yaml
 from runner.config.numbers import whole
-from runner.draws import environment_seeds
+from runner.draws import environment_seeds, fresh_seed
 from runner.envs import halves
 from runner.envs.agents.fitting import fitted
 from runner.envs.base import ANEW, VectorEnv
@@ -82,7 +82,7 @@ class Runner:
         if configs is not None:
             members = [self._with_environment(c) for c in configs]
         else:
-            own = config.seed if config.seed is not None else _fresh_seed()
+            own = config.seed if config.seed is not None else fresh_seed()
             members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
         pack = Pack.of(members, self.env.agents)
         _note_single_rows(pack)
@@ -352,11 +352,6 @@ def _note_single_rows(pack: Pack) -> None:
             *(agent.advantage_normalization, agent.advantage_normalization),
             *(agent.rollouts, config.env.num_envs, of),
         )
-
-
-def _fresh_seed() -> int:
-    """A seed for `seed: null`, from the operating system."""
-    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
 def _experiment_directory(config: Config) -> Path:

@@ -36,6 +36,11 @@ class Draws(NamedTuple):
     rates: np.ndarray | None
 
 
+def fresh_seed() -> int:
+    """A seed for `seed: null`, from the operating system."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
 def environment_seeds(seed: int, num_envs: int, timestep: int = 0) -> list[int]:
     """Seeds of one member's environments: functions of its seed, the environment's index and the reset's timestep.
 

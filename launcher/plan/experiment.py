@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from launcher.plan import sweep
 from runner.config import SEARCH, Config, resolve
 from runner.config.effect import effective, shared_role
@@ -23,6 +21,7 @@ from runner.config.load import Key, Source, read_yaml
 from runner.config.numbers import number
 from runner.config.section import null_to_empty
 from runner.config.skrl.eras import Era, era_of
+from runner.draws import fresh_seed
 from runner.errors import UserError
 from runner.training.pack import identity, static_key
 
@@ -228,7 +227,7 @@ def parse_seeds(text: str | None, base: int | None) -> list[int]:
 
     A base of None (`seed: null`) is drawn from the operating system.
     """
-    start = base if base is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    start = base if base is not None else fresh_seed()
     if text is None:
         return [start]
     wrong = UserError(
