@@ -34,10 +34,13 @@ def written(directory: Path) -> list[Path]:
 
 def as_launch(directory: Path, made: Path) -> Path:
     """Make a launch directory whose trials are the members, and the one attempt is their training."""
-    members = [(_trial(directory, member), _events(member)) for member in written(directory)]
+    members = [(load_config(member / "config.yaml")[0], _events(member)) for member in written(directory)]
     # Members differ in their settings where they do not in their seeds.
-    texts = list(dict.fromkeys(text_of(trial.config) for trial, _ in members))
-    trials = [_numbered(trial, texts.index(text_of(trial.config))) for trial, _ in members]
+    numbers: dict[str, int] = {}
+    trials = []
+    for config, _ in members:
+        number = numbers.setdefault(text_of(config), len(numbers) + 1)
+        trials.append(trial_of(slug(directory.name) + (f"_{number}" if number > 1 else ""), config))
     folder.create(made, trials)
     now = min(events[0].wall_time for _, events in members)
     with Ledger(made, clock=lambda: now) as ledger:
@@ -51,14 +54,6 @@ def as_launch(directory: Path, made: Path) -> Path:
         now = max(events[-1].wall_time for _, events in members)
         ledger.close(attempt, "ended", state="interrupted")
     return made
-
-
-def _trial(directory: Path, member: Path) -> Trial:
-    return trial_of(slug(directory.name), load_config(member / "config.yaml")[0])
-
-
-def _numbered(trial: Trial, number: int) -> Trial:
-    return trial_of(f"{trial.name}_{number + 1}", trial.config) if number else trial
 
 
 def _events(member: Path) -> list[Event]:
