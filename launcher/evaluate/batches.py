@@ -174,12 +174,7 @@ def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation
 
 
 def _pool(config: Config) -> int:
-    return OF_PYTHON if ":" in str(config.env.id) else POOL
-
-
-def _together(config: Config, terms: Terms) -> int:
-    """Checkpoints that one worker evaluates together."""
-    return max(1, _pool(config) // terms.at_once(config))
+    return OF_PYTHON if config.env.of_python else POOL
 
 
 def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list[list[Candidate]]:
@@ -189,7 +184,9 @@ def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list
         groups.setdefault(policy_key(candidate.config), []).append(candidate)
     dealt = []
     for group in groups.values():
-        count = max(min(workers, len(group)), math.ceil(len(group) / _together(group[0].config, terms)))
+        config = group[0].config
+        together = max(1, _pool(config) // terms.at_once(config))  # checkpoints of one worker
+        count = max(min(workers, len(group)), math.ceil(len(group) / together))
         dealt += evenly(group, count)
     return dealt
 

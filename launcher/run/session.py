@@ -118,7 +118,7 @@ class Session:
         check = partial(check_environments, configurations, measured, self._devices)
         # EnvPool takes seconds to import, in which Ray can start. Some of Python's environments, such as those that
         # handle signals, can only be made in the main thread.
-        now = "envpool" in sys.modules or any(":" in str(trial.config.env.id) for trial in configurations)
+        now = "envpool" in sys.modules or any(trial.config.env.of_python for trial in configurations)
         with signals.kept():
             found = check() if now else None
         with ThreadPoolExecutor(1) as beside:

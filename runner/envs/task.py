@@ -22,7 +22,7 @@ def task(env: EnvConfig) -> VectorEnv:
         UserError: it is unknown, may not be imported, cannot be made, or takes other arguments.
     """
     name, count = str(env.id), env.num_envs or 1
-    if ":" in name:
+    if env.of_python:
         from runner.envs.agents.vector import of_recipe
         from runner.envs.named.recipe import read
         from runner.envs.wrap import wrap_env

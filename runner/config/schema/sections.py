@@ -55,6 +55,11 @@ class EnvConfig(BaseModel):
         return self
 
     @property
+    def of_python(self) -> bool:
+        """A class, function or id of Python makes it, not EnvPool."""
+        return ":" in str(self.id)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments as given."""
         return {name: value for name, value in (self.model_extra or {}).items() if name != "wrappers"}
