@@ -120,20 +120,6 @@ def test_a_pack_needs_an_environment_that_can_be_rebuilt() -> None:
     Runner(env, plain_config({}, "CategoricalMixin"), seeds=[1])
 
 
-@pytest.mark.parametrize("number", [-1, 0, 1.5, "2", True])
-def test_numbers_from_python_are_whole_ones(number: Any) -> None:
-    runner = make_runner()
-    for name, give in {
-        "wrap_env: num_envs": lambda: wrap_env(TwoSteps, number),
-        "threads": lambda: Runner(wrap_env(TwoSteps), plain_config({}, "CategoricalMixin"), threads=number),
-        "evaluate: episodes": lambda: runner.evaluate(episodes=number),
-        "evaluate: at_once": lambda: runner.evaluate(at_once=number),
-        "evaluate: seed": lambda: runner.evaluate(seed=number or -1),
-    }.items():
-        with pytest.raises(UserError, match=f"^{name}: found .*; allowed: a whole number of"):
-            give()
-
-
 def test_no_seed_means_a_fresh_one_that_is_written_down() -> None:
     first, second = (make_runner(changes={"seed": None}) for _ in range(2))
     assert first.config.seed != second.config.seed and first.cfg["seed"] == first.config.seed

@@ -1,4 +1,4 @@
-"""Configurations that a Python program puts together."""
+"""Configurations that a Python program puts together, and numbers that it gives."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 
 from runner.config import Config, resolve
 from runner.errors import UserError
+from runner.torch import Runner, wrap_env
+from tests.probe_envs import TwoSteps
 from tests.runner.builders import plain_config
 
 
@@ -86,3 +88,18 @@ def test_a_block_that_contains_itself_is_refused() -> None:
 def test_a_configuration_that_is_no_mapping(data: Any) -> None:
     with pytest.raises(UserError, match="allowed: a mapping, such as load_cfg_from_yaml gives"):
         resolve(data)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1.5, "2", True])
+def test_numbers_from_python_are_whole_ones(number: Any) -> None:
+    config = plain_config({}, "CategoricalMixin")
+    runner = Runner(wrap_env(TwoSteps), config)
+    for name, give in {
+        "wrap_env: num_envs": lambda: wrap_env(TwoSteps, number),
+        "threads": lambda: Runner(wrap_env(TwoSteps), config, threads=number),
+        "evaluate: episodes": lambda: runner.evaluate(episodes=number),
+        "evaluate: at_once": lambda: runner.evaluate(at_once=number),
+        "evaluate: seed": lambda: runner.evaluate(seed=number or -1),
+    }.items():
+        with pytest.raises(UserError, match=f"^{name}: found .*; allowed: a whole number of"):
+            give()
