@@ -116,7 +116,7 @@ def compiles(config: Config) -> bool:
     if config.compile != "auto":
         return config.compile
     steps = config.updates * config.agent.learning_epochs * config.agent.mini_batches
-    if steps < WORTH_COMPILING:
+    if steps < WORTH_COMPILING or (config.models.convolves and not sees_gpu()):  # faster by hand: `runner.torch.models`
         return False
     if not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
         log.warning("no C++ compiler found: the update runs uncompiled, about 2.5 times slower; install g++ or clang")

@@ -25,6 +25,14 @@ def test_long_runs_are_compiled_and_short_ones_are_not(monkeypatch: pytest.Monke
     assert long_enough(1, compile=True) and not long_enough(worth, compile=False)
 
 
+def test_convolutions_on_a_cpu_are_compiled_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = {f"models.{role}.network.0.layers": [{"conv2d": [4, 3]}, "flatten"] for role in ("policy", "value")}
+    assert not long_enough(10**6, **network) and long_enough(1, **network, compile=True)
+    monkeypatch.setattr(accelerate, "sees_gpu", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    assert long_enough(10**6, **network)
+
+
 def test_without_a_compiler_the_run_is_eager_and_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
