@@ -5,8 +5,15 @@
 
 The work is PPO as in configs/skrl/ppo.yaml with 64 environments a trial. Each line is a process of its own, so that
 nothing is warm but the compiler's cache (round 0 fills it and is not counted); the order within a round is fixed, and
-what is compared are medians over rounds. Rivals (skrl, stable_baselines3, rl_games) run where they are installed: in
-this environment, or in another one named by --rivals (see rivals.py).
+what is compared are medians over rounds.
+
+    python -m tests.benchmarks.throughput --pong /tmp/before     # a checkout of an older version
+
+does the same for configs/atari/pong.yaml, one seed on one core, in env steps per second of processor time: this version
+in torch and JAX, the older one in torch, eager and compiled, and CleanRL's loop.
+
+Rivals (skrl, stable_baselines3, rl_games) run where they are installed: in this environment, or in another one named by
+--rivals (see rivals.py).
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = Path(__file__).parents[2] / "configs" / "skrl" / "ppo.yaml"
+PONG = Path(__file__).parents[2] / "configs" / "atari" / "pong.yaml"
 NUM_ENVS = 64
 RIVALS = {"skrl": "skrl", "skrl_jax": "flax", "stable_baselines3": "stable_baselines3", "rl_games": "rl_games"}
 """Name in rivals.py → a package that must be there."""
@@ -59,6 +67,51 @@ def train(task: str, members: int, timesteps: int, label: str) -> dict[str, floa
             began = time.perf_counter()
     seconds = time.perf_counter() - began
     return {"steps_per_second": members * NUM_ENVS * timesteps / seconds, "ready_seconds": began - start}
+
+
+def pong(label: str, updates: int) -> dict[str, float]:
+    """Env steps per second of processor time of one seed of configs/atari/pong.yaml, its first update not counted."""
+    from runner.config import load_config
+    from runner.envs.envpool import EnvPoolTask
+
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    backend, settings = BACKENDS[label]
+    overrides: list[Any] = [
+        (("trainer", "timesteps"), 128 * (updates + 1)),
+        (("agent", "experiment", "write_interval"), 128),
+        (("agent", "experiment", "checkpoint_interval"), 0),
+        *(((name,), value) for name, value in settings.items()),
+    ]
+    config, _ = load_config(PONG, overrides)
+    task = EnvPoolTask("Pong-v5", 8, {"stack_num": 4, "episodic_life": True, "reward_clip": True})
+    runner = import_module(f"runner.{backend}").Runner(task, config, seeds=[0], threads=1)
+    marks = [(report.records[0], time.process_time()) for report in runner.reports()]
+    used = [mark for record, mark in marks if record is not None]
+    return {"steps_per_second": 128 * 8 * (len(used) - 1) / (used[-1] - used[0])}
+
+
+def pongs(before: str, rounds: int, updates: int) -> None:
+    """Measure `pong` of this version and of the one in a checkout, and CleanRL's loop, in turn, and print medians."""
+    one = [sys.executable, __file__, "--updates", str(updates), "--one-pong"]
+    here = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    table = {label: ([*one, label], here) for label in ("torch eager", "jax")}
+    table |= {
+        f"before: {label}": ([*one, label], {"PYTHONPATH": before}) for label in ("torch eager", "torch compiled")
+    }
+    rival = [sys.executable, "-m", "tests.benchmarks.rivals", "cleanrl", "Pong-v5", "--num-envs", "8"]
+    table["cleanrl"] = ([*rival, "--timesteps", str(128 * updates)], here)
+    found: dict[str, list[float]] = {name: [] for name in table}
+    for round_ in range(rounds):
+        for name, (command, where) in table.items():
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | where)
+            result = json.loads(done.stdout.strip().splitlines()[-1])
+            used = result.get("processor_seconds")
+            found[name].append(result["env_steps"] / used if used else result["steps_per_second"])
+            load = f"load {os.getloadavg()[0]:.1f}"
+            print(f"round {round_}: {name}: {found[name][-1]:,.0f} steps/s, {load}", file=sys.stderr, flush=True)
+    for name, rates in found.items():
+        ratio = statistics.median(a / b for a, b in zip(found["torch eager"], rates, strict=True))
+        print(f"{name:24}{statistics.median(rates):8,.0f} steps/s of processor time; this version: {ratio:.2f} times")
 
 
 def launch(task: str, timesteps: int, label: str) -> dict[str, float]:
@@ -125,8 +178,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rivals", default=sys.executable, help="a Python that has rival libraries installed")
     parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--pong", metavar="DIR", help="measure configs/atari/pong.yaml, against a checkout too")
+    parser.add_argument("--updates", type=int, default=4, help="that are counted of pong.yaml")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one-pong", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.one_pong:
+        print(json.dumps(pong(arguments.one_pong, arguments.updates)))
+        return
+    if arguments.pong:
+        pongs(arguments.pong, arguments.rounds, arguments.updates)
+        return
     if arguments.one:
         members, label = arguments.one.split(",")
         print(json.dumps(train(arguments.task, int(members), arguments.timesteps, label)))
