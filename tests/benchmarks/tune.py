@@ -1,14 +1,12 @@
 """Successive halving here and by Ray Tune, one process per trial over the same Runner: env steps per second.
 
 Both get the same trials on two cores, one after the other, each as a command of its own that starts Ray and ends it,
-with no compiled program on the disk. Processor time is that of all their processes.
+with no compiled program on the disk.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,8 +24,6 @@ from runner.config import resolve
 FILE = Path(__file__).with_name("arlbench.yaml")
 TASK = "Pendulum-v1"
 CORES = 2
-_SUBREAPER = 36
-"""Linux's number of the setting by which a process is the parent of what its descendants leave behind."""
 
 
 def trained(parameters: dict[str, Any]) -> None:
@@ -78,45 +74,33 @@ def trials_of(count: int) -> tuple[Trial, ...]:
     return begin.read([FILE], [], {("env", "id"): TASK}, None, None, flags)[0].trials
 
 
-def timed(words: list[str], folder: Path) -> tuple[str, float, float]:
-    """What a command prints, its seconds, and the processor time of all processes that it started."""
+def timed(words: list[str], folder: Path) -> tuple[str, float]:
+    """What a command of Python prints, and its seconds."""
     variables = {**os.environ, "XDG_CACHE_HOME": str(folder / "programs")}
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1)
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    output = subprocess.run(words, env=variables, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seconds = time.perf_counter() - began
-    try:
-        while True:
-            os.wait()  # for the processes of Ray, which follow
-    except ChildProcessError:
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return output, seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", *words], env=variables, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout, time.perf_counter() - began
 
 
 def compare(count: int) -> None:
-    """Print both for so many settings of three seeds, and their ratios."""
+    """Print both for so many settings of three seeds, and their ratio."""
     trials, rates = len(trials_of(count)), []
-    python = [sys.executable, "-m"]
     for name in ("launch", "Tune"):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             if name == "launch":
                 words = ["launcher", str(FILE), "--env", TASK, "--search", "asha", "--trials", str(count)]
                 words += ["--workers", str(CORES), "--out", str(folder), "--name", "run"]
-                _, seconds, processor = timed([*python, *words], folder)
+                _, seconds = timed(words, folder)
                 with Ledger(folder / "run", writer=False) as ledger:
                     steps = sum(row.env_steps for row in ledger.progress())
             else:
-                output, seconds, processor = timed([*python, "tests.benchmarks.tune", str(count), temporary], folder)
+                output, seconds = timed(["tests.benchmarks.tune", str(count), temporary], folder)
                 steps = int(output.split()[-1])
-        rates.append((steps / seconds, steps / processor))
-        print(
-            f"{name:6} {trials} trials: {steps:,} env steps in {seconds:.0f} s, {rates[-1][0]:,.0f} steps/s; in "
-            f"{processor:.0f} s of processor time, {rates[-1][1]:,.0f} steps/s (load {os.getloadavg()[0]:.1f})",
-            flush=True,
-        )
-    clock, processor = (ours / theirs for ours, theirs in zip(*rates, strict=True))
-    print(f"ratio {clock:.1f} by the clock, {processor:.1f} by processor time")
+        rates.append(steps / seconds)
+        speed = f"{steps:,} env steps in {seconds:.0f} s, {rates[-1]:,.0f} steps/s"
+        print(f"{name:6} {trials} trials: {speed} (load {os.getloadavg()[0]:.1f})", flush=True)
+    print(f"ratio {rates[0] / rates[1]:.1f}")
 
 
 if __name__ == "__main__":
