@@ -66,6 +66,7 @@ def torchs(network: Network, parameters: Tensor, rows: Tensor) -> tuple[Tensor, 
 def test_parts_of_any_size_give_what_torchs_modules_give(
     network: Network, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "LEAST_IMAGE", 0)
     monkeypatch.setattr(models, "LARGEST_PART", most * 4 * 9 * 8)
     parameters = torch.from_numpy(np.stack([network.initial(seed) for seed in range(P)]))
     rows = torch.randint(0, 256, (P, B, 4 * 9 * 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -82,6 +83,7 @@ def test_without_onednn_and_in_a_compiler_the_networks_are_the_same(
 ) -> None:
     parameters = torch.from_numpy(np.stack([network.initial(seed) for seed in range(P)]))
     rows = torch.randint(0, 256, (P, B, 4 * 9 * 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(models, "LEAST_IMAGE", 0)
     with_it = slopes(network, parameters, rows)
     monkeypatch.setattr(models, "_by_hand", lambda x: False)
     for mine, plain in zip(with_it, slopes(network, parameters, rows), strict=True):
