@@ -98,6 +98,14 @@ class Stated(Lone):
         return np.array([self.seed, self.time], np.float32)
 
 
+class Pushed(Lone):
+    """The same with actions of two numbers."""
+
+    def action_space(self, agent: str) -> gymnasium.Space[Any]:
+        """The same for all."""
+        return Box(-1, 1, (2,), np.float32)
+
+
 class Drawn(Stated):
     """The same, which can be drawn."""
 

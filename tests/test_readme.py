@@ -74,7 +74,9 @@ def test_every_kind_of_preset_trains_two_updates(preset: Path) -> None:
     shorter = {"agent.rollouts": rollouts, "agent.sequence_length": None, "trainer.timesteps": 2 * rollouts}
     config, _ = load_config(preset, [(tuple(key.split(".")), value) for key, value in shorter.items()])
     named = str(config.env.id or "Pendulum-v1")
-    env = {"id": "tests.parallel:Stated" if ":" in named else named, "num_envs": config.env.num_envs or 4}
+    if ":" in named:
+        named = "tests.parallel:" + ("Stated" if config.models.policy.cls == "CategoricalMixin" else "Pushed")
+    env = {"id": named, "num_envs": config.env.num_envs or 4}
     config = config.model_copy(update={"env": config.env.model_copy(update=env)})
     with imports.scope():
         imports.allow(["tests"])

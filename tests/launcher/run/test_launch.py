@@ -380,7 +380,9 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
         events, states, agents = ledger.events(), ledger.states(), ledger.last_agents()
         assert [event.kind for event in events].count("over") == 1 and events[-1].kind == "over"
         bracket = Bracket.of(events, 3)
-        assert [len(scores) for scores in bracket.scores][::2] == [4, 1] and len(bracket.scores[1]) >= 2
+        # Of a third that comes late to the middle rung, two may be promoted.
+        every, middle, last = (len(scores) for scores in bracket.scores)
+        assert every == 4 and middle in (2, 3) and last in (1, middle - 1)
         for trial in trials:
             rung = max(rung for rung, names in enumerate(bracket.scores) if trial.name in names)
             assert agents[trial.id] == (64, 128, 256)[rung]

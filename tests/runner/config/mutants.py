@@ -35,6 +35,8 @@ ENVIRONMENTS: list[tuple[spaces.Space[Any], spaces.Space[Any]]] = [
     (spaces.Box(-1, 1, (84, 84, 3)), TORQUES),
     (JOINTS, spaces.MultiDiscrete([2, 3])),
     (GRID, spaces.Discrete(7)),
+    (spaces.Dict({"grid": spaces.Box(0, 1, (12, 12, 5))}), spaces.Discrete(4)),
+    (spaces.Dict({"observation": spaces.MultiBinary((4, 4, 31))}), spaces.Discrete(4)),
 ]
 FREE = (("env",), ("agent", "experiment", "wandb_kwargs"))
 """Blocks whose keys are not the configuration's own."""
