@@ -126,10 +126,10 @@ def meet(group: Group, gather: Callable[[np.ndarray], np.ndarray]) -> Exchange |
         return None
     own = Path(_FOLDER if os.access(_FOLDER, os.W_OK) else tempfile.gettempdir()) / f"sunflower-{secrets.token_hex(16)}"
     exchange = _opened(str(own), group) if group.rank == 0 else None
-    names = gather(np.frombuffer(bytearray(str(own).encode().ljust(_NAME)), np.uint8))
-    if group.rank:
-        exchange = _opened(names[0].tobytes().decode().rstrip(), group)
     try:
+        names = gather(np.frombuffer(bytearray(str(own).encode().ljust(_NAME)), np.uint8))
+        if group.rank:
+            exchange = _opened(names[0].tobytes().decode().rstrip(), group)
         everywhere = gather(np.array([exchange is not None])).all()
     finally:
         own.unlink(missing_ok=True)
