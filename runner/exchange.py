@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import platform
 import secrets
 import sys
 import tempfile
@@ -68,8 +69,7 @@ class Exchange:
         Raises:
             ConnectionError: another process has ended, or does not come.
         """
-        array = np.ascontiguousarray(array)
-        sent = array.reshape(-1).view(np.uint8)
+        sent = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         every = np.empty((self.size, sent.size), np.uint8)
         for start in range(0, sent.size, PIECE):
             piece = sent[start : start + PIECE]
@@ -122,7 +122,8 @@ def meet(group: Group, gather: Callable[[np.ndarray], np.ndarray]) -> Exchange |
         group: whose processes all call this.
         gather: as `Exchange.gather` does, over the network.
     """
-    if sys.platform != "linux":  # which alone can say beforehand that there is memory for a file
+    # Linux alone can say beforehand that there is memory for a file; on x86 a piece is seen before its count is.
+    if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     own = Path(_FOLDER if os.access(_FOLDER, os.W_OK) else tempfile.gettempdir()) / f"sunflower-{secrets.token_hex(16)}"
     exchange = _opened(str(own), group) if group.rank == 0 else None

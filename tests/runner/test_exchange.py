@@ -58,7 +58,7 @@ def exchanges() -> Iterator[list[Exchange]]:
 
 
 @pytest.mark.parametrize(
-    "shape", [(0,), (3,), (2, 5, 7), (PIECE // 4 - 1,), (PIECE // 4,), (PIECE // 4 + 1, 3)], ids=str
+    "shape", [(), (0,), (3,), (2, 5, 7), (PIECE // 4 - 1,), (PIECE // 4,), (PIECE // 4 + 1, 3)], ids=str
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, bool])
 def test_all_get_what_each_has_in_order(exchanges: list[Exchange], shape: tuple[int, ...], dtype: type) -> None:
