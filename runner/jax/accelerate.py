@@ -147,7 +147,7 @@ def not_kept() -> Iterator[None]:
 
 
 def over_members(
-    function: Callable[..., Any], in_axes: Sequence[int | None], donate: Sequence[int] = (), together: bool = False
+    function: Callable[..., Any], in_axes: Sequence[int | None], donate: Sequence[int] = ()
 ) -> Callable[..., Any]:
     """Compile a function of one member for all members of a pack.
 
@@ -155,27 +155,14 @@ def over_members(
         function: (static, *arrays) → arrays, of one member; `static` is hashable.
         in_axes: the members' axis in each of `arrays`, None for what all share.
         donate: which of `arrays` are not used afterwards, so that their memory is used again.
-        together: the processes of a group run it as one program, all of them with the same arrays.
     """
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=[i + 1 for i in donate])
     @functools.wraps(function)
     def program(static: Any, *arrays: Any) -> Any:
-        mapped = jax.vmap(functools.partial(function, static), in_axes)
-        if together and static.processes > 1:
-            mapped = jax.shard_map(mapped, mesh=_mesh(), in_specs=Spec(), out_specs=Spec(), check_vma=False)
-        return mapped(*arrays)
+        return jax.vmap(functools.partial(function, static), in_axes)(*arrays)
 
-    if not together:
-        return program
-
-    @functools.wraps(function)
-    def everywhere(static: Any, *arrays: Any) -> Any:
-        if static.processes == 1:
-            return program(static, *arrays)
-        return _here(program(static, *_everywhere(arrays, Spec())))
-
-    return everywhere
+    return program
 
 
 def join(group: Group) -> None:
@@ -212,16 +199,11 @@ def gathered(arrays: Any, axis: int) -> Any:
     return _here(_gathering()(parts))
 
 
-def own(units: int, processes: int) -> tuple[Array, int]:
-    """The first of so many rows that this process of the group learns from, and their number, the same in all."""
-    each = -(-units // processes)
-    return jax.lax.axis_index(_PROCESSES) * each, each
-
-
 def total(numbers: Array) -> Array:
     """The sum over the processes of the group, the same bits in all of them."""
-    # Not by the memory that they share: a call of Python in a program of XLA may wait for that program's thread.
-    summed: Array = jax.lax.psum(numbers, _PROCESSES)
+    if _exchange is not None:
+        return put(_exchange.total(np.asarray(numbers)))
+    summed: Array = _here(_summing()(_everywhere(numbers[None], Spec(_PROCESSES))))
     return summed
 
 
@@ -249,6 +231,12 @@ def _everywhere(arrays: Any, spec: Spec) -> Any:
 def _gathering() -> Any:
     """The program that gives every process all parts of arrays."""
     return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(_mesh(), Spec()))
+
+
+@functools.cache
+def _summing() -> Any:
+    """The program that gives every process the sum over their parts of an array."""
+    return jax.jit(lambda parts: parts.sum(0), out_shardings=NamedSharding(_mesh(), Spec()))
 
 
 def _here(arrays: Any) -> Any:

@@ -53,6 +53,16 @@ class Rollout(NamedTuple):
     final_observations: Num[Array, "*TPN O"] | None
     carry: Float[Array, "*KPN M"] | None = None
 
+    def begins(self) -> Bool[Array, "T1 N"]:
+        """Observations that begin an episode: after a reset row, or after an end where environments reset at once.
+
+        Of the first ones this is known before the rollout: there the carry is zero.
+        """
+        over = ~self.valid
+        if self.final_observations is not None:
+            over = over | self.ended
+        return jnp.concatenate((jnp.zeros_like(over[:1]), over))
+
 
 class _Standing(NamedTuple):
     """The point at which the environments stand between rollouts."""

@@ -20,9 +20,26 @@ from runner.draws import Draws
 from runner.envs.base import VectorEnv
 from runner.jax import accelerate, distributions, models
 from runner.jax.accelerate import compiles, gather, join, multiplies_bfloat16, sees_gpu, settings
+from runner.jax.loss import Batch, loss
 from runner.jax.preprocessors import Scaler, Statistics, observation_scaler
 from runner.jax.rollout import Collector, EnvActions, Rollout, env_actions, experience_of, whole
-from runner.jax.update import Learner, Optimizer, update
+from runner.jax.update import (
+    Learner,
+    Metrics,
+    Optimizer,
+    Progress,
+    Rows,
+    descend,
+    end,
+    end_epoch,
+    enter,
+    leave,
+    parted,
+    start,
+    start_epoch,
+    taken,
+    update,
+)
 from runner.training.pack import Hyper, Rules
 from runner.training.state import Counters, MemberState, Moments
 
@@ -109,7 +126,8 @@ def learn(
     rules: Rules, learner: Learner, rollout: Rollout, draws: Draws, alive: Bool[np.ndarray, " P"]
 ) -> tuple[Learner, np.ndarray, np.ndarray]:
     """One update of every member, unless a number in it is not finite, now or before; see torch's."""
-    after, numbers, finite = _learned(rules, learner, rollout, draws.orders, alive, draws.rates, draws.shifts)
+    learned = _learned if rules.processes == 1 else _learned_together
+    after, numbers, finite = learned(rules, learner, rollout, draws.orders, alive, draws.rates, draws.shifts)
     return after, np.asarray(numbers), np.asarray(finite)
 
 
@@ -174,7 +192,18 @@ def _learn(
     shifts: Float[Array, "E B A"] | None,
 ) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
     """`learn` of one member."""
-    after, metrics, explained = update(learner, rollout, orders, alive, rules, rates, shifts)
+    return _judge(rules, learner, rollout, alive, update(learner, rollout, orders, alive, rules, rates, shifts))
+
+
+def _judge(
+    rules: Rules,
+    learner: Learner,
+    rollout: Rollout,
+    alive: Bool[Array, ""],
+    updated: tuple[Learner, Metrics, Float[Array, ""]],
+) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
+    """`learn` of one member by what `update` did."""
+    after, metrics, explained = updated
     # Of a rollout without experience there are no numbers.
     defined = jnp.isfinite(jnp.stack(metrics)).all() | ~rollout.valid.any()
     finite = jnp.isfinite(after.optimizer.parameters).all() & defined
@@ -185,7 +214,106 @@ def _learn(
     return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), after, learner), numbers, finite
 
 
+def _learned_together(
+    rules: Rules,
+    learner: Learner,
+    rollout: Rollout,
+    orders: Int[np.ndarray, "E P U"] | None,
+    alive: Bool[np.ndarray, " P"],
+    rates: Float[np.ndarray, "P E"] | None,
+    shifts: Float[np.ndarray, "E P B A"] | None,
+) -> tuple[Learner, Float[Array, "P C"], Bool[Array, " P"]]:
+    """`_learned` of processes, which add up their gradients minibatch by minibatch, between programs of their own."""
+    agent, rank = rules.config.agent, np.int32(jax.process_index())
+    updated, rows, state = _start((rules, orders is None), learner, rollout, alive)
+    for epoch in range(agent.learning_epochs):
+        state = _start_epoch(rules, state, alive, None if rates is None else rates[:, epoch])
+        order, shift = (None if x is None else x[epoch] for x in (orders, shifts))
+        for number in range(agent.mini_batches):
+            where = np.array([epoch, number, rank])
+            *entered, part = _differentiate(rules, state, rows.ready, order, shift, learner.hyper, where)
+            state = _descend(rules, state, *entered, accelerate.total(part), learner.hyper)
+        state = _end_epoch(rules, state, learner.hyper)
+    return _end(rules, learner, rollout, alive, updated, rows, state)
+
+
+def _differentiated(
+    rules: Rules,
+    state: Progress,
+    data: Batch,
+    order: Int[Array, " U"] | None,
+    shift: Float[Array, "B A"] | None,
+    hyper: Hyper,
+    where: Int[Array, " 3"],
+) -> tuple[Statistics | None, Bool[Array, ""], Float[Array, " n"]]:
+    """A minibatch as `enter` gives it; of it, the gradient and the loss's parts of this process's rows.
+
+    Args:
+        where: the numbers of epoch, minibatch and process.
+    """
+    (epoch, number, rank), batch = where, data._replace(shift=shift)
+    if order is not None:
+        chosen, real = parted(order, rules.config.agent.mini_batches)
+        batch = taken(batch, len(order), chosen[number], real[number])
+    statistics, entering, batch = enter(state, batch, rules, order is None, epoch)
+    part = _own(batch, rules.processes, rank)
+    gradient, parts = jax.grad(loss, has_aux=True)(state.optimizer.parameters, part, hyper, rules)
+    return statistics, entering, jnp.concatenate((gradient, jnp.stack(parts)))
+
+
+def _own(batch: Batch, processes: int, rank: Int[Array, ""]) -> Batch:
+    """The rows of a minibatch that a process learns from, or sequences; their weights are parts of 1."""
+    sequences = len(batch.weight) if batch.carry is None else len(batch.carry)
+    size = -(-sequences // processes)
+
+    def cut(x: Array) -> Array:
+        # A filled place has weight 0.
+        rows = jnp.pad(x, [(0, size * processes - sequences), *[(0, 0)] * (x.ndim - 1)])
+        return jax.lax.dynamic_slice_in_dim(rows, rank * size, size)
+
+    def of_steps(x: Array) -> Array:
+        steps = x.reshape(-1, sequences, *x.shape[1:])
+        return jax.vmap(cut)(steps).reshape(-1, *x.shape[1:])
+
+    carry = None if batch.carry is None else cut(batch.carry)
+    return jax.tree.map(of_steps, batch._replace(carry=None))._replace(carry=carry)
+
+
+def _descended(
+    rules: Rules,
+    state: Progress,
+    statistics: Statistics | None,
+    entering: Bool[Array, ""],
+    total: Float[Array, " n"],
+    hyper: Hyper,
+) -> Progress:
+    """The state after a minibatch, by the total of what `_differentiated` gave in each process."""
+    count = len(state.optimizer.parameters)
+    stepped = descend(state.optimizer, total[:count], tuple(total[count:]), hyper, entering, rules)
+    return leave(state, statistics, entering, *stepped)
+
+
+def _ended(
+    rules: Rules,
+    learner: Learner,
+    rollout: Rollout,
+    alive: Bool[Array, ""],
+    after: Learner,
+    rows: Rows,
+    state: Progress,
+) -> tuple[Learner, Float[Array, " C"], Bool[Array, ""]]:
+    """`learn` of one member by the state after its last minibatch."""
+    return _judge(rules, learner, rollout, alive, end(after, rows, state, rules))
+
+
 policy = accelerate.over_members(_policy, [0])
 _samples = accelerate.over_members(act, [0, 0, 0, 0])
 _modes = accelerate.over_members(mode, [0, 0, 0])
-_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0], together=True)
+_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0])
+# Those of `_learned_together`.
+_start = accelerate.over_members(lambda static, *given: start(*given, *static), [0, 1, 0])
+_start_epoch = accelerate.over_members(lambda rules, *given: start_epoch(*given), [0, 0, 0], donate=[0])
+_differentiate = accelerate.over_members(_differentiated, [0, 0, 0, 0, 0, None])
+_descend = accelerate.over_members(_descended, [0, 0, 0, 0, 0], donate=[0])
+_end_epoch = accelerate.over_members(lambda rules, state, hyper: end_epoch(state, hyper, rules), [0, 0], donate=[0])
+_end = accelerate.over_members(_ended, [0, 1, 0, 0, 0, 0])

@@ -6,9 +6,9 @@ Source: Schulman et al. 2017 with skrl's value loss, statistics and schedule; do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
-from runner.jax import accelerate, distributions, models, preprocessors, schedulers
 from runner.jax import advantages as gae
+from runner.jax import distributions, models, preprocessors, schedulers
 from runner.jax.loss import Batch, loss
 from runner.jax.preprocessors import Statistics, observation_scaler, value_scaler
 from runner.jax.recurrent import Memory
@@ -67,11 +67,19 @@ def minibatch_step(
         The optimizer after the step, the metrics, and whether the member is still active: with a KL above
         `kl_threshold` it does not take this step.
     """
-    part = _own(batch, rules.processes)
-    gradient, parts = jax.grad(loss, has_aux=True)(optimizer.parameters, part, hyper, rules)
-    if rules.processes > 1:
-        summed = accelerate.total(jnp.concatenate((gradient, jnp.stack(parts))))
-        gradient, parts = summed[: len(gradient)], tuple(summed[len(gradient) :])
+    gradient, parts = jax.grad(loss, has_aux=True)(optimizer.parameters, batch, hyper, rules)
+    return descend(optimizer, gradient, parts, hyper, active, rules)
+
+
+def descend(
+    optimizer: Optimizer,
+    gradient: Float[Array, " n"],
+    parts: Sequence[Array],
+    hyper: Hyper,
+    active: Bool[Array, ""],
+    rules: Rules,
+) -> tuple[Optimizer, Metrics, Bool[Array, ""]]:
+    """`minibatch_step` by the gradient of a minibatch, and the parts of its loss."""
     policy_loss, value_loss, entropy_loss, kl, clip_fraction = parts
     norm = jnp.linalg.norm(gradient)
     metrics = Metrics(policy_loss, value_loss, entropy_loss, kl, clip_fraction, norm)
@@ -140,19 +148,8 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         valid,
     )
     if rollout.carry is not None:
-        rows = _sequences(rows._replace(begins=_flat(_begins(rollout)[:-1])), rollout.carry, steps)
+        rows = _sequences(rows._replace(begins=_flat(rollout.begins()[:-1])), rollout.carry, steps)
     return learner._replace(value_statistics=statistics), rows, explained
-
-
-def _begins(rollout: Rollout) -> Bool[Array, "T1 N"]:
-    """Observations that begin an episode: those after a reset row, or after an end where environments reset at once.
-
-    Of the first ones this is known before the rollout: there the carry is zero.
-    """
-    over = ~rollout.valid
-    if rollout.final_observations is not None:
-        over = over | rollout.ended
-    return jnp.concatenate((jnp.zeros_like(over[:1]), over))
 
 
 def _sequences(rows: Batch, carry: Float[Array, "K N M"], steps: int) -> Batch:
@@ -179,7 +176,7 @@ def _values(
     def in_reward_units(outputs: Float[Array, " B"]) -> Float[Array, " B"]:
         return judge.denormalize(outputs[:, None])[:, 0] if judge else outputs
 
-    memory = None if rollout.carry is None else Memory(rollout.carry[0], _flat(_begins(rollout)))
+    memory = None if rollout.carry is None else Memory(rollout.carry[0], _flat(rollout.begins()))
     outputs, states = judged(_flat(rollout.observations), memory)
     every = in_reward_units(outputs).reshape(steps + 1, envs)
     following = every[1:]
@@ -200,13 +197,21 @@ class _Sums(NamedTuple):
     epoch_counted: Array
 
 
-class _State(NamedTuple):
+class Progress(NamedTuple):
     """The state that minibatches pass on; a member that is not active stands still until the epoch is over."""
 
     optimizer: Optimizer
     statistics: Statistics | None
     active: Bool[Array, ""]
     sums: _Sums
+
+
+class Rows(NamedTuple):
+    """The rows of a rollout, with raw observations and as minibatches take them, and how values explain returns."""
+
+    raw: Batch
+    ready: Batch
+    explained: Float[Array, ""]
 
 
 def update(
@@ -233,61 +238,109 @@ def update(
         The learner after, the mean metrics over minibatches with a valid row, which alone make a step (not a number if
         there are none), and the explained variance.
     """
-    agent, hyper = rules.config.agent, learner.hyper
-    learner, data, explained = prepare(learner, rollout, rules)
-    seen, statistics, whole = data, learner.observation_statistics, orders is None
-    absorbs = statistics is not None and agent.observation_statistics == "first_epoch"
-    if statistics is not None and absorbs and whole:
-        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight * alive)
-    if whole or not absorbs:
-        data = _observed(data, rules, statistics)
-    if whole:
-        data = _weighted(data, agent.advantage_normalization)
+    agent, hyper, whole = rules.config.agent, learner.hyper, orders is None
+    learner, rows, state = start(learner, rollout, alive, rules, whole)
 
-    def one_epoch(state: _State, now: tuple[Array, Array | None, Array | None, Array | None]) -> tuple[_State, None]:
-        (optimizer, statistics, _, sums), (epoch, order, rate, shift) = state, now
-        optimizer = optimizer if rate is None else optimizer._replace(learning_rate=rate)
-        zero = jnp.zeros_like(sums.kl)
-        state = _State(optimizer, statistics, alive, sums._replace(kl=zero, epoch_counted=zero))
-        step = partial(_minibatch, hyper=hyper, rules=rules, whole=whole, epoch=epoch if absorbs else None)
-        state = minibatches(step, state, data._replace(shift=shift), order, agent.mini_batches)
-        if agent.learning_rate_scheduler == "KLAdaptiveLR":
-            kl = state.sums.kl / state.sums.epoch_counted
-            rate = schedulers.kl_adaptive(state.optimizer.learning_rate, kl, hyper)
-            state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
-        return state, None
+    def one_epoch(state: Progress, now: tuple[Array, Array | None, Array | None, Array | None]) -> Any:
+        epoch, order, rate, shift = now
+        state = start_epoch(state, alive, rate)
+        step = partial(_minibatch, hyper=hyper, rules=rules, whole=whole, epoch=epoch)
+        state = minibatches(step, state, rows.ready._replace(shift=shift), order, agent.mini_batches)
+        return end_epoch(state, hyper, rules), None
 
-    zero = jnp.zeros_like(hyper.learning_rate)
-    none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
-    state = _State(learner.optimizer, statistics, alive, none)
     state, _ = jax.lax.scan(one_epoch, state, (jnp.arange(agent.learning_epochs), orders, rates, shifts))
+    return end(learner, rows, state, rules)
+
+
+def start(
+    learner: Learner, rollout: Rollout, alive: Bool[Array, ""], rules: Rules, whole: bool
+) -> tuple[Learner, Rows, Progress]:
+    """The learner with new value statistics, a rollout's rows, the state before the first minibatch, or the `whole`."""
+    learner, raw, explained = prepare(learner, rollout, rules)
+    ready, statistics, absorbs = raw, learner.observation_statistics, _absorbs(rules)
+    if statistics is not None and absorbs and whole:
+        statistics = preprocessors.absorb(statistics, raw.observations, raw.weight * alive)
+    if whole or not absorbs:
+        ready = _observed(ready, rules, statistics)
+    if whole:
+        ready = _weighted(ready, rules.config.agent.advantage_normalization)
+    zero = jnp.zeros_like(learner.hyper.learning_rate)
+    none = _Sums(Metrics(*(zero for _ in Metrics._fields)), zero, zero, zero)
+    return learner, Rows(raw, ready, explained), Progress(learner.optimizer, statistics, alive, none)
+
+
+def start_epoch(state: Progress, alive: Bool[Array, ""], rate: Float[Array, ""] | None) -> Progress:
+    """The state before an epoch, with its learning rate where the schedule is counted."""
+    optimizer = state.optimizer if rate is None else state.optimizer._replace(learning_rate=rate)
+    zero = jnp.zeros_like(state.sums.kl)
+    return Progress(optimizer, state.statistics, alive, state.sums._replace(kl=zero, epoch_counted=zero))
+
+
+def end_epoch(state: Progress, hyper: Hyper, rules: Rules) -> Progress:
+    """The state after an epoch, whose KL divergence may change the learning rate."""
+    if rules.config.agent.learning_rate_scheduler == "KLAdaptiveLR":
+        kl = state.sums.kl / state.sums.epoch_counted
+        rate = schedulers.kl_adaptive(state.optimizer.learning_rate, kl, hyper)
+        state = state._replace(optimizer=state.optimizer._replace(learning_rate=rate))
+    return state
+
+
+def end(learner: Learner, rows: Rows, state: Progress, rules: Rules) -> tuple[Learner, Metrics, Float[Array, ""]]:
+    """`update` by the state after the last epoch."""
     statistics = state.statistics
-    if statistics is not None and not absorbs:
-        statistics = preprocessors.absorb(statistics, seen.observations, seen.weight)
+    if statistics is not None and not _absorbs(rules):
+        statistics = preprocessors.absorb(statistics, rows.raw.observations, rows.raw.weight)
     mean = Metrics(*(total / state.sums.counted for total in state.sums.metrics))
-    return learner._replace(optimizer=state.optimizer, observation_statistics=statistics), mean, explained
+    return learner._replace(optimizer=state.optimizer, observation_statistics=statistics), mean, rows.explained
 
 
-def _minibatch(state: _State, batch: Batch, hyper: Hyper, rules: Rules, whole: bool, epoch: Array | None) -> _State:
-    """One step: on `whole` rollouts, which are ready for it, or on parts, which the first `epoch` absorbs if given."""
-    optimizer, statistics, active, sums = state
-    entering = active & (batch.weight.sum() > 0)
-    entered = entering.astype(jnp.float32)
+def _absorbs(rules: Rules) -> bool:
+    """Statistics of observations, where there are any, grow with the minibatches of the first epoch."""
+    return rules.config.agent.observation_statistics == "first_epoch"
+
+
+def _minibatch(state: Progress, batch: Batch, hyper: Hyper, rules: Rules, whole: bool, epoch: Array) -> Progress:
+    """One step on a minibatch."""
+    statistics, entering, batch = enter(state, batch, rules, whole, epoch)
+    after = minibatch_step(state.optimizer, batch, hyper, entering, rules)
+    return leave(state, statistics, entering, *after)
+
+
+def enter(
+    state: Progress, batch: Batch, rules: Rules, whole: bool, epoch: Int[Array, ""]
+) -> tuple[Statistics | None, Bool[Array, ""], Batch]:
+    """Statistics with a minibatch, whether the member enters it, and the minibatch ready for the loss.
+
+    A `whole` rollout is ready already; parts are absorbed by the first epoch, where statistics grow with them.
+    """
+    statistics = state.statistics
+    entering = state.active & (batch.weight.sum() > 0)
     if not whole:
-        if epoch is not None:
-            assert statistics is not None
+        if statistics is not None and _absorbs(rules):
             statistics = jax.lax.cond(
                 epoch == 0,
-                lambda s: preprocessors.absorb(s, batch.observations, batch.weight * entered),
+                lambda s: preprocessors.absorb(s, batch.observations, batch.weight * entering.astype(jnp.float32)),
                 lambda s: s,
                 statistics,
             )
             batch = _observed(batch, rules, statistics)
         batch = _weighted(batch, rules.config.agent.advantage_normalization)
-    optimizer, metrics, stays = minibatch_step(optimizer, batch, hyper, entering, rules)
+    return statistics, entering, batch
+
+
+def leave(
+    state: Progress,
+    statistics: Statistics | None,
+    entering: Bool[Array, ""],
+    optimizer: Optimizer,
+    metrics: Metrics,
+    stays: Bool[Array, ""],
+) -> Progress:
+    """The state after a minibatch, by what `enter` and `minibatch_step` gave."""
+    entered = entering.astype(jnp.float32)
     now = _Sums(metrics, one := jnp.ones_like(entered), metrics.kl, one)
-    sums = jax.tree.map(lambda total, x: total + x * entered, sums, now)
-    return _State(optimizer, statistics, jnp.where(entering, stays, active), sums)
+    sums = jax.tree.map(lambda total, x: total + x * entered, state.sums, now)
+    return Progress(optimizer, statistics, jnp.where(entering, stays, state.active), sums)
 
 
 def minibatches(
@@ -303,50 +356,34 @@ def minibatches(
     """
     if order is None:
         return function(state, data)
-    length = len(data.weight) // len(order)
+    state, _ = jax.lax.scan(
+        lambda state, part: (function(state, taken(data, len(order), *part)), None), state, parted(order, count)
+    )
+    return state
 
-    def taken(chosen: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
-        rows = (chosen + len(order) * np.arange(length)[:, None]).ravel()
-        batch = Batch._make(None if x is None else x[rows] for x in data._replace(carry=None))
-        carry = None if data.carry is None else data.carry[chosen]
-        return batch._replace(weight=batch.weight * jnp.tile(real, length), carry=carry)
 
+def parted(order: Int[Array, " B"], count: int) -> tuple[Int[Array, "C S"], Float[Array, "C S"]]:
+    """The numbers of `count` minibatches, and 1 for each but those that only fill the places of shorter ones."""
     # Sizes differ by one where they must: a filled place has weight 0.
     parts = np.array_split(np.arange(order.shape[0]), count)
     size = len(parts[0])
     places = np.stack([np.resize(part, size) for part in parts])
     real = np.stack([np.arange(size) < len(part) for part in parts])
-    state, _ = jax.lax.scan(
-        lambda state, part: (function(state, taken(*part)), None),
-        state,
-        (order[places], jnp.asarray(real, jnp.float32)),
-    )
-    return state
+    return order[places], jnp.asarray(real, jnp.float32)
+
+
+def taken(data: Batch, units: int, chosen: Int[Array, " S"], real: Float[Array, " S"]) -> Batch:
+    """The rows with the chosen numbers of so many rows, or sequences."""
+    length = len(data.weight) // units
+    rows = (chosen + units * np.arange(length)[:, None]).ravel()
+    batch = Batch._make(None if x is None else x[rows] for x in data._replace(carry=None))
+    carry = None if data.carry is None else data.carry[chosen]
+    return batch._replace(weight=batch.weight * jnp.tile(real, length), carry=carry)
 
 
 def _flat(x: Array) -> Array:
     """`[T, N, …]` → `[T·N, …]`."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def _own(batch: Batch, processes: int) -> Batch:
-    """The rows of a minibatch that this process learns from, or sequences; their weights are parts of 1."""
-    if processes == 1:
-        return batch
-    sequences = len(batch.weight) if batch.carry is None else len(batch.carry)
-    first, size = accelerate.own(sequences, processes)
-
-    def cut(x: Array) -> Array:
-        # A filled place has weight 0.
-        rows = jnp.pad(x, [(0, size * processes - sequences), *[(0, 0)] * (x.ndim - 1)])
-        return jax.lax.dynamic_slice_in_dim(rows, first, size)
-
-    def of_steps(x: Array) -> Array:
-        steps = x.reshape(-1, sequences, *x.shape[1:])
-        return jax.vmap(cut)(steps).reshape(-1, *x.shape[1:])
-
-    carry = None if batch.carry is None else cut(batch.carry)
-    return jax.tree.map(of_steps, batch._replace(carry=None))._replace(carry=carry)
 
 
 def _observed(batch: Batch, rules: Rules, statistics: Statistics | None) -> Batch:

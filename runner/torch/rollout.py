@@ -56,6 +56,16 @@ class Rollout(NamedTuple):
     final_observations: Tensor
     carry: Float[Tensor, "P K N M"] | None = None
 
+    def begins(self) -> Bool[Tensor, "P T1 N"]:
+        """Observations that begin an episode: after a reset row, or after an end where environments reset at once.
+
+        Of the first ones this is known before the rollout: there the carry is zero.
+        """
+        over = ~self.valid.bool()
+        if self.final_rows is not None:
+            over = over | self.ended
+        return torch.cat((torch.zeros_like(over[:, :1]), over), 1)
+
 
 Act = Callable[[Any, Any, Tensor, Tensor, bool | None], tuple[Any, Tensor, Tensor]]
 """(policy, carry, raw observations `[P, N, O]`, noise `[P, N, W]`, whether at random) → (carry, policy outputs

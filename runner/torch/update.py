@@ -146,19 +146,8 @@ def prepare(learner: Learner, rollout: Rollout, rules: Rules) -> tuple[Learner, 
         valid,
     )
     if rollout.carry is not None:
-        rows = _sequences(rows._replace(begins=_begins(rollout)[:, :-1].flatten(1)), rollout.carry, steps)
+        rows = _sequences(rows._replace(begins=rollout.begins()[:, :-1].flatten(1)), rollout.carry, steps)
     return learner._replace(value_statistics=statistics), rows, explained
-
-
-def _begins(rollout: Rollout) -> Bool[Tensor, "P T1 N"]:
-    """Observations that begin an episode: those after a reset row, or after an end where environments reset at once.
-
-    Of the first ones this is known before the rollout: there the carry is zero.
-    """
-    over = ~rollout.valid.bool()
-    if rollout.final_rows is not None:
-        over = over | rollout.ended
-    return torch.cat((torch.zeros_like(over[:, :1]), over), 1)
 
 
 def _sequences(rows: Batch, carry: Float[Tensor, "P K N M"], steps: int) -> Batch:
@@ -185,7 +174,7 @@ def _values(
     def in_reward_units(outputs: Float[Tensor, "P B"]) -> Float[Tensor, "P B"]:
         return judge.denormalize(outputs.unsqueeze(-1)).squeeze(-1) if judge else outputs
 
-    memory = None if rollout.carry is None else Memory(rollout.carry[:, 0], _begins(rollout).flatten(1))
+    memory = None if rollout.carry is None else Memory(rollout.carry[:, 0], rollout.begins().flatten(1))
     outputs, states = judged(rollout.observations.flatten(1, 2), memory)
     every = in_reward_units(outputs).unflatten(1, (steps + 1, envs))
     following = every[:, 1:]

@@ -20,9 +20,14 @@ ONE_SIDED = {
 OWN = {
     # Gradients are taken by a tape, or traced by the compiler; operations on a GPU are recorded, as XLA does by itself.
     "torch.accelerate": {"device", "eager_gradient", "functional_gradient", "gradient"}
-    | {"Captured", "CudaGraph", "captured", "constant", "kept"},
+    | {"Captured", "CudaGraph", "captured", "constant", "kept"}
+    # A program of JAX takes the number of its process as an argument.
+    | {"own"},
     # Programs are compiled for all members and kept on disk.
     "jax.accelerate": {"keep_programs", "not_kept", "over_members", "own_settings", "programs_folder", "put", "zeros"},
+    # Where processes add up their gradients, JAX's update is a program for each part.
+    "jax.update": {"Progress", "Rows", "start", "start_epoch", "parted", "taken", "enter", "descend", "leave"}
+    | {"end_epoch", "end"},
     "jax.distributions": {"clamped"},  # jnp.clip's gradient at a bound is not torch's
 }
 """Public functions that only one backend has."""

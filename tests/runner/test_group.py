@@ -126,6 +126,7 @@ def test_episodes_of_all_processes_are_counted_as_those_of_one() -> None:
         ("torch", (2, 4), "CartPole-v1", [1, 2], {**LOOP, "agent.advantage_normalization": "minibatch"}),
         ("torch", (2,), "Pendulum-v1", [1], {**LOOP, **RECURRENT, "agent.sequence_length": 4, "agent.class": "RPO"}),
         ("jax", (2, 4), "Pendulum-v1", [1, 2], {**LOOP, "agent.learning_rate_scheduler": "KLAdaptiveLR"}),
+        ("jax", (2,), "Pendulum-v1", [1], {**LOOP, **RECURRENT, "agent.sequence_length": 4, "agent.class": "RPO"}),
     ],
 )
 def test_processes_train_together_what_one_trains(
