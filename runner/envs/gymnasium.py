@@ -41,12 +41,7 @@ class GymnasiumVector(VectorEnv):
     rebuilds = False
 
     def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any]) -> None:
-        """Wrap `env`.
-
-        Raises:
-            UserError: a space or wrapper that is not supported, or a vector environment that does not say its
-                auto-reset mode.
-        """
+        """Wrap `env`."""
         vector = _vector(env)
         super().__init__(*(attribute(vector, name) for name in OF_VECTOR))
         self.env = vector
@@ -188,11 +183,7 @@ def _converts(env: Any) -> bool:
 
 
 def _check_wrappers(env: Any, mode: AutoresetMode) -> None:
-    """Refuse wrappers that give wrong numbers in this mode, in silence, or fail later without saying why.
-
-    Raises:
-        UserError: naming the wrapper, the mode and what is allowed.
-    """
+    """Refuse wrappers that give wrong numbers in this mode, in silence, or fail later without saying why."""
     outside = ""
     of_objects = mode is AutoresetMode.SAME_STEP and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
     while isinstance(env, VectorWrapper):

@@ -105,11 +105,7 @@ class Layout:
         return children.get(LEGAL, children.get(MASK))
 
     def at(self, keys: tuple[str | int, ...], where: str) -> Layout:
-        """The part with these keys; those of a Tuple are numbers, negative ones from its end.
-
-        Raises:
-            UserError: there is none.
-        """
+        """The part with these keys; those of a Tuple are numbers, negative ones from its end."""
         if not keys:
             return self
         children, key = dict(self.children), keys[0]
@@ -128,11 +124,7 @@ class Layout:
 
 
 def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observation space") -> Layout:
-    """The layout of observations of `space` in a flat row, from column `start` on.
-
-    Raises:
-        UserError: a space that is not supported.
-    """
+    """The layout of observations of `space` in a flat row, from column `start` on."""
     if isinstance(space, Dict | Tuple):
         named = named_parts(space)
         children: list[tuple[str, Layout]] = []
@@ -190,11 +182,7 @@ class ActionSpace:
 
     @classmethod
     def of(cls, space: gymnasium.Space[Any]) -> ActionSpace:
-        """Describe a gymnasium action space; a Box of whole numbers is a MultiDiscrete space, so is a MultiBinary one.
-
-        Raises:
-            UserError: another space, or one that no policy can act in.
-        """
+        """Describe a gymnasium action space; a Box of whole numbers or a MultiBinary one is a MultiDiscrete."""
         if isinstance(space, Discrete):
             dtype = np.dtype(np.int64 if space.dtype is None else space.dtype)
             return cls._discrete(space, [int(space.n)], [int(space.start)], dtype, (), f"Discrete({space.n})")
@@ -260,9 +248,6 @@ class ActionSpace:
 
         A wrong shape, a non-finite number or a discrete action out of range would corrupt or abort some
         environments, so each is refused here.
-
-        Raises:
-            UserError: naming what was found and what is right.
         """
         try:
             array = np.asarray(actions)
