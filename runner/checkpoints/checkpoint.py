@@ -45,10 +45,43 @@ def versions() -> dict[str, str]:
     return out
 
 
-def to_bytes(
-    state: MemberState, network: Network, config: Config, env: VectorEnv | None = None, agent: str = ""
+def of_trial(
+    states: Sequence[MemberState],
+    names: Sequence[str],
+    network: Network,
+    config: Config,
+    env: VectorEnv | None = None,
 ) -> bytes:
-    """Serialise one member, that of an `agent` of several; of an environment without a name, its spaces too."""
+    """Serialise a trial: its members, which have these names; of an environment without a name, its spaces too."""
+    several, firsts = (
+        len(names) > 1,
+        env.agents.firsts if env is not None and env.agents is not None else [""] * len(names),
+    )
+    tensors = {
+        f"{name}/{key}" if several else key: array
+        for name, state in zip(names, states, strict=True)
+        for key, array in _tensors(state, network).items()
+    }
+    counters = [asdict(state.counters) for state in states]
+    metadata = {
+        "format": FORMAT,
+        "digest": _digest(tensors),
+        "counters": json.dumps(counters if several else counters[0]),
+        "config": json.dumps(config.dump()),
+        "versions": json.dumps(versions()),
+    }
+    searched = [_searched(state.hyper, config, agent) for state, agent in zip(states, firsts, strict=True)]
+    if any(searched):
+        metadata["hyper"] = json.dumps(searched if several else searched[0])
+    if several:
+        metadata["agents"] = json.dumps(list(names))
+    if env is not None and config.env.id is None:
+        metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
+    return _in_order(save(tensors, metadata))
+
+
+def _tensors(state: MemberState, network: Network) -> dict[str, np.ndarray]:
+    """The arrays of one member by name."""
     tensors = dict(network.split(state.parameters))
     for prefix, row in (("first_moment", state.first_moment), ("second_moment", state.second_moment)):
         tensors |= {f"optimizer.{prefix}.{name}": value for name, value in network.split(row).items()}
@@ -57,63 +90,37 @@ def to_bytes(
             tensors[f"{prefix}.running_mean"] = np.asarray(moments.mean, np.float64)
             tensors[f"{prefix}.running_variance"] = np.asarray(moments.variance, np.float64)
             tensors[f"{prefix}.current_count"] = np.asarray([moments.count], np.float64)
-    metadata = {
-        "format": FORMAT,
-        "digest": _digest(tensors),
-        "counters": json.dumps(asdict(state.counters)),
-        "config": json.dumps(config.dump()),
-        "versions": json.dumps(versions()),
-    }
-    numbers = None if state.hyper is None else {name: float(x) for name, x in state.hyper._asdict().items()}
-    if numbers is not None and numbers != hyper_of(config, agent):  # a search has changed them
-        metadata["hyper"] = json.dumps(numbers)
-    if env is not None and config.env.id is None:
-        metadata["spaces"] = json.dumps([written.to_data(space) for space in (env.observation_space, env.action_space)])
-    return _in_order(save(tensors, metadata))
+    return tensors
 
 
-def of_trial(
-    states: Sequence[MemberState], names: Sequence[str], network: Network, config: Config, env: VectorEnv
-) -> bytes:
-    """Serialise a trial: its members, which have these names."""
-    firsts = [""] if env.agents is None else env.agents.firsts
-    parts = [to_bytes(state, network, config, env, agent) for state, agent in zip(states, firsts, strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    headers = [read_metadata(part, "checkpoint") for part in parts]
-    tensors = {f"{name}/{key}": x for name, part in zip(names, parts, strict=True) for key, x in load(part).items()}
-    metadata = headers[0] | {
-        "digest": _digest(tensors),
-        "counters": json.dumps([json.loads(header["counters"]) for header in headers]),
-        "agents": json.dumps(list(names)),
-    }
-    if any("hyper" in header for header in headers):
-        metadata["hyper"] = json.dumps([json.loads(header.get("hyper", "null")) for header in headers])
-    return _in_order(save(tensors, metadata))
+def _searched(hyper: Hyper | None, config: Config, agent: str) -> dict[str, float] | None:
+    """The Hyper numbers of a member, that of an `agent` of several, where a search has changed them."""
+    numbers = None if hyper is None else {name: float(x) for name, x in hyper._asdict().items()}
+    return None if numbers == hyper_of(config, agent) else numbers
 
 
 def trial_from(data: bytes, names: Sequence[str], network: Network, name: str = "checkpoint") -> list[MemberState]:
     """Read a trial whose members have these names, for a given network."""
-    metadata = read_metadata(data, name)
+    metadata, several = read_metadata(data, name), len(names) > 1
     written_for = agents(metadata)
     if written_for != list(names):
         of, wanted = (", ".join(some) if len(some) > 1 else "one network" for some in (written_for, names))
         raise UserError(f"{name}: holds {of}; needed by the configuration, and agent.share_parameters in it: {wanted}")
-    if len(names) == 1:
-        return [from_bytes(data, network, name)]
     try:
         tensors, counters = load(data), json.loads(metadata["counters"])
-        if _digest(tensors) != metadata.get("digest"):
-            raise ValueError("its contents do not match the checksum in its header")
-        members, found = [], json.loads(metadata.get("hyper", "null"))
-        searched = found if isinstance(found, list) else [found] * len(names)
-        for agent, standing, numbers in zip(names, counters, searched, strict=True):
-            own = {key[len(agent) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{agent}/")}
-            members.append(
-                _member(own, Counters(**standing), numbers and Hyper(**numbers), network, f"{name}: {agent}")
-            )
+        hypers = json.loads(metadata.get("hyper", "null"))
+        hypers = hypers if isinstance(hypers, list) else [hypers] * len(names)
+        pairs = zip(counters if several else [counters], hypers, strict=True)
+        found = [(Counters(**standing), numbers and Hyper(**numbers)) for standing, numbers in pairs]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: corrupted or cut short: {error}") from None
+    if _digest(tensors) != metadata.get("digest"):
+        raise UserError(f"{name}: corrupted: its contents do not match the checksum in its header")
+    members = []
+    for agent, (standing, numbers) in zip(names, found, strict=True):
+        prefix, where = (f"{agent}/", f"{name}: {agent}") if several else ("", name)
+        own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+        members.append(_member(own, standing, numbers, network, where))
     return members
 
 
@@ -179,20 +186,6 @@ def read_metadata(data: bytes, name: str) -> dict[str, str]:
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{name}: a safetensors file of another program; allowed: checkpoints of format {FORMAT}")
     return metadata
-
-
-def from_bytes(data: bytes, network: Network, name: str = "checkpoint") -> MemberState:
-    """Read one member for a given network."""
-    metadata = read_metadata(data, name)
-    try:
-        tensors = load(data)
-        counters = Counters(**json.loads(metadata["counters"]))
-        hyper = Hyper(**json.loads(metadata["hyper"])) if "hyper" in metadata else None
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: corrupted or cut short: {error}") from None
-    if _digest(tensors) != metadata.get("digest"):
-        raise UserError(f"{name}: corrupted: its contents do not match the checksum in its header")
-    return _member(tensors, counters, hyper, network, name)
 
 
 def _member(

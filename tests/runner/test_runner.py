@@ -169,9 +169,9 @@ def test_training_writes_skrls_files(elsewhere: Path, backend: str) -> None:
         assert all(math.isfinite(value) for _, value in curves[tag]), tag
     assert "Loss / Entropy loss" not in curves
     assert {value for _, value in curves["Episode / Total timesteps (mean)"]} == {5.0}
-    final = checkpoint.from_bytes(
-        (elsewhere / "out/name/checkpoints/agent_40.safetensors").read_bytes(), runner._members.network
-    )
+    final = checkpoint.trial_from(
+        (elsewhere / "out/name/checkpoints/agent_40.safetensors").read_bytes(), [""], runner._members.network
+    )[0]
     assert fingerprint(final, but=()) == fingerprint(runner.states()[0], but=())
 
 
@@ -190,7 +190,7 @@ def test_a_pack_writes_a_folder_per_seed(elsewhere: Path) -> None:
         assert len(scalars(folder)["Loss / Policy loss"]) == 5
         assert load_config(folder / "config.yaml")[0] == runner.configs[member]
         data = (folder / "checkpoints/agent_40.safetensors").read_bytes()
-        state = checkpoint.from_bytes(data, runner._members.network)
+        state = checkpoint.trial_from(data, [""], runner._members.network)[0]
         assert fingerprint(state, but=()) == fingerprint(runner.states()[member], but=())
 
 

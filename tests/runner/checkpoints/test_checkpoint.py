@@ -33,7 +33,7 @@ def make_state(**changes: Any) -> MemberState:
 
 
 STATE = make_state()
-DATA = checkpoint.to_bytes(STATE, NETWORK, CONFIG)
+DATA = checkpoint.of_trial([STATE], [""], NETWORK, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ DATA = checkpoint.to_bytes(STATE, NETWORK, CONFIG)
     ids=["both statistics", "one", "none"],
 )
 def test_what_is_written_is_read_back_bit_for_bit(state: MemberState) -> None:
-    data = checkpoint.to_bytes(state, NETWORK, CONFIG)
-    assert fingerprint(checkpoint.from_bytes(data, NETWORK), but=()) == fingerprint(state, but=())
+    data = checkpoint.of_trial([state], [""], NETWORK, CONFIG)
+    assert fingerprint(checkpoint.trial_from(data, [""], NETWORK)[0], but=()) == fingerprint(state, but=())
 
 
 def test_counters_that_are_not_finite_survive() -> None:
-    counters = checkpoint.from_bytes(DATA, NETWORK).counters
+    counters = checkpoint.trial_from(DATA, [""], NETWORK)[0].counters
     assert math.isnan(counters.score) and counters.best == -math.inf
 
 
@@ -64,8 +64,17 @@ def test_tensors_have_torchs_names_and_layout_and_the_header_says_the_rest() -> 
     assert {"torch", "envpool", "numpy"} <= json.loads(metadata["versions"]).keys()
 
 
+def test_members_of_a_trial_are_read_back_and_those_of_other_networks_are_told_as_such() -> None:
+    names, states = ["wolf", "sheep"], [STATE, make_state(value_statistics=None)]
+    data = checkpoint.of_trial(states, names, NETWORK, CONFIG)
+    found = checkpoint.trial_from(data, names, NETWORK)
+    assert [fingerprint(one, but=()) for one in found] == [fingerprint(one, but=()) for one in states]
+    with pytest.raises(UserError, match=r"^pack: wolf: of another network: policy.net.0.weight is "):
+        checkpoint.trial_from(data, names, make_network(CONFIG, 4, 2), "pack")
+
+
 def test_equal_states_are_equal_bytes() -> None:
-    assert len({checkpoint.to_bytes(STATE, NETWORK, CONFIG) for _ in range(5)}) == 1
+    assert len({checkpoint.of_trial([STATE], [""], NETWORK, CONFIG) for _ in range(5)}) == 1
 
 
 def test_a_header_as_long_as_a_pickle_begins_is_still_ours() -> None:
@@ -73,7 +82,7 @@ def test_a_header_as_long_as_a_pickle_begins_is_still_ours() -> None:
     header = DATA[8 : 8 + length] + b" " * (0x10480 - length)
     longer = struct.pack("<Q", len(header)) + header + DATA[8 + length :]
     assert longer[:2] == b"\x80\x04"
-    assert checkpoint.from_bytes(longer, NETWORK).counters.timestep == STATE.counters.timestep
+    assert checkpoint.trial_from(longer, [""], NETWORK)[0].counters.timestep == STATE.counters.timestep
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
@@ -140,7 +149,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 def test_files_that_are_no_whole_checkpoint_are_refused(name: str) -> None:
     data, message = BAD[name]
     with pytest.raises(UserError) as caught:
-        checkpoint.from_bytes(data, NETWORK, "agent.safetensors")
+        checkpoint.trial_from(data, [""], NETWORK, "agent.safetensors")[0]
     assert str(caught.value).startswith("agent.safetensors: ") and message in str(caught.value)
 
 
@@ -149,7 +158,7 @@ def test_every_single_bit_of_the_tensors_is_watched() -> None:
     rng = np.random.default_rng(1)
     for position in rng.integers(8 + length, len(DATA), 40):
         with pytest.raises(UserError, match="checksum"):
-            checkpoint.from_bytes(_flipped(int(position)), NETWORK)
+            checkpoint.trial_from(_flipped(int(position)), [""], NETWORK)[0]
 
 
 OTHER: dict[str, tuple[dict[str, Any], int, int, str]] = {
@@ -188,7 +197,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_difference(name
     changes, observations, actions, message = OTHER[name]
     other = make_network(make_config(changes), observations, actions)
     with pytest.raises(UserError) as caught:
-        checkpoint.from_bytes(DATA, other)
+        checkpoint.trial_from(DATA, [""], other)[0]
     assert message in str(caught.value)
 
 
