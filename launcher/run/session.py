@@ -30,7 +30,6 @@ from launcher.plan.revision import revision as revision_of
 from launcher.run import output, signals
 from launcher.search import results
 from launcher.search.methods import advance, scheduler_of
-from launcher.search.scheduler import Scheduler
 from launcher.watch import progress, status
 from launcher.watch.tables import duration, say
 from runner import group
@@ -194,47 +193,37 @@ class Session:
             )
 
     def _train(self, packs: Sequence[Sequence[Trial]], placement: Placement) -> Result:
-        searching = scheduler_of(self.directory, packs, self.wanted.trials_per_pack)
-        return _train(self.console, self.directory, packs, placement, self._room(placement), searching)
+        """Train all packs on the connected Ray, and what a search adds to them, shown and exported."""
+        from launcher.export.tensorboard import TensorBoardExport
+        from launcher.export.wandb import WandbExport
+        from launcher.run import dispatch
+
+        console, directory = self.console, self.directory
+        shown = {trial.id: trial.config for pack in packs for trial in pack if trial.config.agent.experiment.wandb}
+        wandb = WandbExport(directory, shown) if shown else None
+        export = TensorBoardExport(directory, wandb)
+        scheduler = scheduler_of(directory, packs, self.wanted.trials_per_pack)
+        with progress.View(console, directory) as view:
+
+            def watch(refusing: float) -> None:
+                view.refresh(refusing)
+                export.poll()
+                _say_lost_output(directory)
+
+            try:
+                return dispatch.run(directory, packs, placement, watch, view.say, self._room(placement), scheduler)
+            finally:
+                export.close()
+                if wandb is not None:
+                    wandb.close()
+                    if wandb.where is not None:
+                        say(console, f"wandb:       {wandb.where}")
 
     def _room(self, placement: Placement) -> Callable[[], int] | None:
         """The number of workers that there may be now, where nobody has counted them and machines come and go."""
         if self.wanted.address is None or self.wanted.workers is not None or self.wanted.gpus is not None:
             return None
         return lambda: workers_now(self.wanted, placement, look(self.wanted))
-
-
-def _train(
-    console: Console,
-    directory: Path,
-    packs: Sequence[Sequence[Trial]],
-    placement: Placement,
-    room: Callable[[], int] | None,
-    scheduler: Scheduler,
-) -> Result:
-    """Train all packs on the connected Ray, and what a search adds to them, shown and exported."""
-    from launcher.export.tensorboard import TensorBoardExport
-    from launcher.export.wandb import WandbExport
-    from launcher.run import dispatch
-
-    shown = {trial.id: trial.config for pack in packs for trial in pack if trial.config.agent.experiment.wandb}
-    wandb = WandbExport(directory, shown) if shown else None
-    export = TensorBoardExport(directory, wandb)
-    with progress.View(console, directory) as view:
-
-        def watch(refusing: float) -> None:
-            view.refresh(refusing)
-            export.poll()
-            _say_lost_output(directory)
-
-        try:
-            return dispatch.run(directory, packs, placement, watch, view.say, room, scheduler)
-        finally:
-            export.close()
-            if wandb is not None:
-                wandb.close()
-                if wandb.where is not None:
-                    say(console, f"wandb:       {wandb.where}")
 
 
 def _show_winner(console: Console, directory: Path) -> None:

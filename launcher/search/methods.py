@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from launcher.ledger.aggregator import writer
 from launcher.ledger.ledger import reading
-from launcher.ledger.reader import Reader
 from launcher.ledger.storage import writing
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial
 from launcher.plan.resume import OVER
 from launcher.search import pbt
-from launcher.search.asha import Asha, Score
+from launcher.search.asha import Asha
 from launcher.search.confirm import Confirmation
 from launcher.search.pbt import Pbt, Rules
 from launcher.search.record import Record
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
-from launcher.search.score import Metric, score_at
+from launcher.search.score import score_at
 from launcher.search.tpe import Tpe
 from launcher.watch.layout import LOST_STATES
 
@@ -44,10 +44,11 @@ class InTurn:
 def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]], largest: int | None = None) -> Scheduler:
     """The scheduler of what is left of a launch, which a plain one trains in these packs; `largest` is of others."""
     with reading(directory) as ledger:
-        events, trials = ledger.events(), folder.trials_of(ledger)
-    about = next((event.data for event in events if event.kind == "search"), None)
-    if about is None:
-        return Fixed(packs)
+        events = ledger.events()
+        about = next((event.data for event in events if event.kind == "search"), None)
+        if about is None:
+            return Fixed(packs)
+        trials = folder.trials_of(ledger)
     record = Record.of_event(about)
     method = record.search.method
     if method == "tpe":
@@ -62,7 +63,7 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]], largest: int
     if method == "pbt":
         return InTurn([_pbt(record, settings, next(iter(values.values()))), Confirmation(largest)])
     options = record.search.asha
-    asha = Asha(settings, _scored_by(record.metric), options.reduction, options.rungs)
+    asha = Asha(settings, partial(score_at, record.metric), options.reduction, options.rungs)
     return InTurn([asha, Confirmation(largest)])
 
 
@@ -87,13 +88,4 @@ def _pbt(record: Record, settings: Mapping[str, Sequence[Trial]], values: Mappin
     spans = tuple(span for span in pbt.spans_of(record, values).values() if span is not None)
     rules = Rules(spans, options.truncation, options.perturbation, options.resample, record.search.seed)
     population = [trial for seeds in settings.values() for trial in seeds]
-    return Pbt(population, _scored_by(record.metric), interval, rules)
-
-
-def _scored_by(metric: Metric) -> Score:
-    def score(ledger: Reader, trials: Sequence[str], timestep: int) -> float:
-        """The score of a setting."""
-        rows = ledger.rows(trials)
-        return score_at(ledger, rows, metric, timestep)
-
-    return score
+    return Pbt(population, partial(score_at, record.metric), interval, rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from launcher.ledger.reader import Reader
@@ -31,6 +31,6 @@ def value_at(ledger: Reader, trial: TrialRow, metric: Metric, timestep: int | No
     return found if found is not None and math.isfinite(found) else None
 
 
-def score_at(ledger: Reader, seeds: Iterable[TrialRow], metric: Metric, timestep: int | None = None) -> float:
+def score_at(metric: Metric, ledger: Reader, trials: Sequence[str], timestep: int | None = None) -> float:
     """The score of the setting that has these trials, up to a timestep if one is given."""
-    return score(value_at(ledger, trial, metric, timestep) for trial in seeds)
+    return score(value_at(ledger, row, metric, timestep) for row in ledger.rows(trials))

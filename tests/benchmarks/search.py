@@ -94,7 +94,8 @@ def curves_of(directory: Path, reduction: int = 3, rungs: int = 4) -> list[Curve
                 continue
             config = trials[one.trials[0].id].config
             at = rungs_of(config, reduction, rungs)
-            scores = [score_at(ledger, one.trials, searched.record.metric, timestep) for timestep in at]
+            seeds = [row.id for row in one.trials]
+            scores = [score_at(searched.record.metric, ledger, seeds, timestep) for timestep in at]
             first = score(ledger.records(t.id, 0, 1)[0].record.values.get(SCORE) for t in one.trials)
             steps = [timestep * (config.env.num_envs or 0) * len(one.trials) for timestep in at]
             found.append(Curves(static_key(config), tuple(scores), tuple(steps), first))

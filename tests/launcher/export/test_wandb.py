@@ -20,8 +20,8 @@ from launcher.export.tensorboard import TensorBoardExport
 from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
 from launcher.plan.experiment import Placement, Trial
+from launcher.plan.resources import Resources
 from launcher.run import dispatch, session
-from launcher.search.scheduler import Fixed
 from runner.config import Config
 from runner.training import wandb as weights_and_biases
 from tests.launcher.boards import TAG, TRIALS, Points, checkpoint, opened, push, read_scalars, steps
@@ -240,7 +240,8 @@ def test_a_launch_tells_where_its_runs_are(
     monkeypatch.setattr(dispatch, "run", run)
     console = Console(width=200, record=True)
     trial = Trial("a-0", "a", make_config({"agent.experiment": {"wandb": wanted}}))
-    session._train(console, tmp_path, [[trial]], Placement(1, 0, 1), None, Fixed([[trial]]))
+    launch = session.Session(console, tmp_path, [(trial, 0)], Resources(), search=False)
+    launch._train([[trial]], Placement(1, 0, 1))
     assert service.points == ({"a-0": steps(5.0)} if wanted else {})
     assert ("wandb:       https://" in console.export_text()) == wanted
 

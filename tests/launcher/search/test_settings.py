@@ -72,11 +72,11 @@ def test_score_at_a_timestep(tmp_path: Path) -> None:
         values = [{SCORE: 1.0}, {SCORE: 2.0, EVALUATION_MEAN: 5.0}, {SCORE: 3.0}]
         records = [Record(i, 10 * (i + 1), 40 * (i + 1), 1.0, v) for i, v in enumerate(values)]
         ledger.push(number, {"a-1": Batch(0, records), "a-2": Batch(0, records[:2])})
-        rows = ledger.trials()
-        assert score_at(ledger, rows, "return", 10) == 1.0
-        assert score_at(ledger, rows, "return") == 2.5
-        assert score_at(ledger, rows, "evaluation", 30) == 5.0
-        assert score_at(ledger, rows, "evaluation", 10) == WORST
+        seeds = ["a-1", "a-2"]
+        assert score_at("return", ledger, seeds, 10) == 1.0
+        assert score_at("return", ledger, seeds) == 2.5
+        assert score_at("evaluation", ledger, seeds, 30) == 5.0
+        assert score_at("evaluation", ledger, seeds, 10) == WORST
         ledger.close(number, "died")
         ledger.fail(["a-2"], "it died")
-        assert score_at(ledger, ledger.trials(), "return") == WORST
+        assert score_at("return", ledger, seeds) == WORST
