@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -30,7 +31,7 @@ def envs(
         return 0
     found = [catalogue.described(entry) for entry in catalogue.matching(pattern or "", known)]
     if as_json:
-        print(json.dumps(catalogue.as_data(found)))
+        print(json.dumps([asdict(entry) for entry in found]))
     else:
         catalogue.show(console(), found)
     return 0

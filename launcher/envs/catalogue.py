@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -62,11 +62,7 @@ def families() -> dict[str, list[str]]:
 
 
 def matching(pattern: str, known: Mapping[str, Sequence[str]]) -> list[Entry]:
-    """Those whose id or family has the pattern in it, or is like it where it has `*` or `?`; upper case is lower case.
-
-    Raises:
-        UserError: there is none, naming the nearest.
-    """
+    """Those whose id or family has the pattern in it, or is like it where it has `*` or `?`, in any case."""
     folded = pattern.casefold()
 
     def matches(name: str) -> bool:
@@ -120,11 +116,6 @@ def in_words(space: gymnasium.Space[Any]) -> str:
         alike = len(set(sizes)) == 1 and len(sizes) > 3
         return f"MultiDiscrete {len(sizes)} of {sizes[0]}" if alike else "MultiDiscrete " + "x".join(map(str, sizes))
     return str(space)
-
-
-def as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(entry) for entry in entries]
 
 
 def show_families(console: Console, known: Mapping[str, Sequence[str]]) -> None:

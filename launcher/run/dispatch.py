@@ -296,7 +296,6 @@ class _Dispatch:
 
     def _stop(self) -> None:
         """Once asked to, have all workers save and leave; end those that do not."""
-
         if not self.signals:
             return
         self._ask_to_stop()

@@ -14,7 +14,7 @@ from launcher.search.score import Metric
 from launcher.search.settings import Search
 from launcher.search.space import Dimension
 from runner.config import Config, resolve
-from runner.config.load import Key, dotted
+from runner.config.load import Key
 from runner.config.overrides import parse_key
 
 Role = Literal["search", "winner", "own"]
@@ -136,11 +136,6 @@ def affordable(search: Search, each: Sequence[int]) -> int:
     return bisect.bisect_right(counts, search.budget, key=lambda count: env_steps_of_all(search, each[:count])) - 1
 
 
-def values_of(chosen: Sequence[tuple[Key, Any]]) -> dict[str, Any]:
-    """Dotted key → value."""
-    return {dotted(key): value for key, value in chosen}
-
-
 def chosen_of(values: Mapping[str, Any]) -> list[tuple[Key, Any]]:
-    """The inverse of `values_of`."""
+    """The choices of a `Setting` with these values."""
     return [(parse_key(key) or (), value) for key, value in values.items()]

@@ -18,7 +18,7 @@ from launcher.ledger.storage import writing
 from launcher.plan import sweep
 from launcher.plan.experiment import Trial, form_packs, name_of, trial_of
 from launcher.plan.sweep import Choice
-from launcher.search.record import Record, Setting, chosen_of, values_of
+from launcher.search.record import Record, Setting, chosen_of
 from launcher.search.results import Results, read
 from launcher.search.scheduler import Desk, Leg
 from launcher.search.score import WORST
@@ -175,7 +175,7 @@ def _setting(record: Record, events: Sequence[Event], number: int) -> Setting:
     labels = sweep.labels([[tuple(Choice(key, None) for key in one.keys)] * 2 for one in record.dimensions])
     taken: dict[str, set[str]] = {event.key: set() for event in events if event.kind == "setting"}
     name = name_of(record.stem, [(labels[key], value) for key, value in chosen], config, taken)
-    return Setting(number, name, values_of(chosen))
+    return Setting(number, name, {dotted(key): value for key, value in chosen})
 
 
 def _possible(record: Record, events: Sequence[Event], number: int) -> tuple[list[tuple[Key, Any]], Config]:
