@@ -307,12 +307,11 @@ class Runner:
             )
             log.warning("run('train'): nothing is left to train, and nothing was written: %s", why)
             return
-        total = self._static.updates * self._static.agent.rollouts
         if self._members.group.rank:  # the first process writes
             for _ in self.reports():
                 pass
             return
-        progress = Progress(lambda: self._members.timestep, total, not trainer.disable_progressbar)
+        progress = Progress(lambda: self._members.timestep, self._static.length, not trainer.disable_progressbar)
         write(self, self._members.pack, self.agent.experiment_dir, progress)
 
 

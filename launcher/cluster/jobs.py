@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from launcher.cluster.archive import Unpacker, bring, refuse_to_lose
 from launcher.cluster.connect import check_reachable, code, set_environment
+from launcher.parts import grouped
 from launcher.plan.resume import Request
 from launcher.plan.revision import COMMIT, git_commit
 from runner.envs.named import imports
@@ -200,10 +201,8 @@ class Jobs:
         """The jobs of a launch, oldest first; at least one."""
         with self._asking():
             jobs = self._client.list_jobs()
-        found: dict[str, list[Any]] = {}
-        for job in sorted(jobs, key=lambda job: job.start_time or 0):
-            if job.submission_id and "launch" in (job.metadata or {}):
-                found.setdefault(job.metadata["launch"], []).append(job)
+        ours = [job for job in jobs if job.submission_id and "launch" in (job.metadata or {})]
+        found = grouped(sorted(ours, key=lambda job: job.start_time or 0), lambda job: job.metadata["launch"])
         if name not in found:
             raise UserError(f"{name}: no launch of {self.url}; there are: {', '.join(found) or 'none'}")
         return found[name]

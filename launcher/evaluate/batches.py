@@ -14,8 +14,9 @@ from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import reading
 from launcher.ledger.storage import REFUSED, disk_refuses
+from launcher.parts import evenly, grouped
 from launcher.plan import directory as folder
-from launcher.plan.experiment import Placement, evenly
+from launcher.plan.experiment import Placement
 from launcher.run.failures import words_of
 from launcher.run.pool import Process, Processes, first_ended
 from launcher.run.process import EvaluationJob
@@ -179,11 +180,8 @@ def _pool(config: Config) -> int:
 
 def batches(candidates: Sequence[Candidate], terms: Terms, workers: int) -> list[list[Candidate]]:
     """Deal checkpoints of equal policy into batches that one pool takes, at least one for every worker."""
-    groups: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(policy_key(candidate.config), []).append(candidate)
     dealt = []
-    for group in groups.values():
+    for group in grouped(candidates, lambda one: policy_key(one.config)).values():
         config = group[0].config
         together = max(1, _pool(config) // terms.at_once(config))  # checkpoints of one worker
         count = max(min(workers, len(group)), math.ceil(len(group) / together))

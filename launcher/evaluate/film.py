@@ -20,6 +20,7 @@ import numpy as np
 
 from launcher.evaluate.batches import Candidate, Terms
 from launcher.ledger.evaluations import Evaluation
+from launcher.parts import grouped
 from launcher.run.process import of_program
 from runner.cores import usable_cores
 from runner.errors import UserError
@@ -71,10 +72,7 @@ def choose(candidates: Iterable[Candidate], scores: Mapping[str, Evaluation]) ->
 
 def casts(candidates: Sequence[Candidate], scores: Mapping[str, Evaluation], by_timestep: bool) -> dict[Path, Roles]:
     """A film, without its ending, and who is in it, per configuration, and per timestep if there are several."""
-    groups: dict[tuple[Path, str, int], list[Candidate]] = {}
-    for candidate in candidates:
-        timestep = candidate.timestep if by_timestep else 0
-        groups.setdefault((_folder(candidate), _name(candidate), timestep), []).append(candidate)
+    groups = grouped(candidates, lambda one: (_folder(one), _name(one), one.timestep if by_timestep else 0))
     found = {}
     for (folder, name, _), group in groups.items():
         if roles := choose(group, scores):

@@ -16,6 +16,7 @@ from launcher.evaluate import batches
 from launcher.evaluate.batches import Candidate, Terms, Which
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation, agents_of
+from launcher.parts import grouped
 from launcher.plan.cores import spread
 from launcher.plan.resources import Resources
 from launcher.watch.progress import EvaluationView
@@ -91,18 +92,14 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
 
     A seed counts with the mean of its episodes.
     """
-    groups: dict[tuple[Path | None, str, int], list[Evaluation]] = {}
-    for candidate in candidates:
-        key = (candidate.directory, candidate.name, candidate.timestep if by_timestep else 0)
-        group = groups.setdefault(key, [])
-        if candidate.sha256 in scores:
-            group.append(scores[candidate.sha256])
+    groups = grouped(candidates, lambda one: (one.directory, one.name, one.timestep if by_timestep else 0))
     timesteps = [Column("timestep:")] if by_timestep else []
     numbers = Column("IQM:", 3), Column("95% interval of the IQM:", 2), Column("mean length:", 4)
     columns = [Column("config"), *timesteps, Column("seeds:", 1), Column("mean return:"), *numbers]
     rows: list[list[str]] = []
     several = len({directory for directory, _, _ in groups if directory is not None}) > 1
-    for (directory, name, timestep), played in groups.items():
+    for (directory, name, timestep), group in groups.items():
+        played = [scores[one.sha256] for one in group if one.sha256 in scores]
         shown = f"{directory.name}: {name}" if several and directory is not None else name
         cells = ["-"] * 4
         if played:

@@ -185,16 +185,8 @@ def _texts(trials: Sequence[Trial]) -> dict[str, str]:
 
 def rows_and_texts(trials: Sequence[Trial]) -> tuple[list[TrialRow], dict[str, str]]:
     """Trials as `Ledger.add_trials` takes them."""
-    return list(map(_ledger_row, trials)), _texts(trials)
-
-
-def _ledger_row(trial: Trial) -> TrialRow:
-    num_envs = trial.config.env.num_envs or 0
-    return TrialRow(trial.id, trial.name, trial.config.seed or 0, num_envs, _timesteps(trial))
-
-
-def _timesteps(trial: Trial) -> int:
-    return trial.config.updates * trial.config.agent.rollouts
+    rows = [TrialRow(t.id, t.name, t.config.seed or 0, t.config.env.num_envs or 0, t.config.length) for t in trials]
+    return rows, _texts(trials)
 
 
 def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial]) -> None:
@@ -207,7 +199,7 @@ def add_trials(directory: Path, added: Sequence[Trial], longer: Sequence[Trial])
             return
         write_configs(directory, [*added, *longer])
         ledger.add_trials(*rows_and_texts(added))
-        ledger.extend({trial.id: _timesteps(trial) for trial in longer}, _texts(longer))
+        ledger.extend({trial.id: trial.config.length for trial in longer}, _texts(longer))
         _write_plan(directory, ledger)
 
 

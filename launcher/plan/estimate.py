@@ -79,7 +79,7 @@ def estimate(
         if rate is None:
             return None
         done = sum(begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
-        left = sum(trial.env_steps for trial in pack) - done
+        left = sum(trial.config.env_steps for trial in pack) - done
         heapq.heapreplace(free, free[0] + rate.start_up + left / rate.steps_per_second)
     found = [rate for rate in used if rate is not None]
     newest = min((rate.directory for rate in found), key=[rate.directory for rate in rates].index)

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from launcher.parts import evenly, grouped
 from launcher.plan import sweep
 from runner.config import SEARCH, Config, resolve
 from runner.config.effect import effective, shared_role
@@ -31,8 +32,6 @@ LARGEST_LAUNCH = 100_000
 EXHAUSTED = 200
 """Drawn points left out for training what others do, after which there is taken to be none that does not."""
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -45,11 +44,6 @@ class Trial:
     name: str
     config: Config
 
-    @property
-    def env_steps(self) -> int:
-        """Environment steps of a whole run."""
-        return self.config.updates * self.config.agent.rollouts * (self.config.env.num_envs or 0)
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -60,22 +54,8 @@ class Experiment:
     files: Mapping[str, Path]
 
 
-def read_experiment(
-    files: Sequence[Path],
-    settings: Sequence[str],
-    flags: Mapping[Key, Any],
-    seeds: str | None,
-    zips: Sequence[Sequence[str]] | None = None,
-) -> Experiment:
-    """Every configuration file, with the `sweep:` of its own × every combination of swept settings × every seed.
-
-    `settings`, `flags` and `zips` are those of `sweep.typed_axes`, `seeds` of `parse_seeds`.
-    """
-    return combinations(read_files(files, settings, flags, seeds, zips), seeds)
-
-
 def combinations(files: Sequence[File], seeds: str | None) -> Experiment:
-    """The experiment of files in which nothing is searched."""
+    """Every file's combinations of swept settings × every seed, where nothing is searched."""
     trials: dict[str, Trial] = {}
     taken: dict[str, set[str]] = {}
     notes: dict[str, None] = {}
@@ -123,7 +103,7 @@ def read_files(
     seeds: str | None,
     zips: Sequence[Sequence[str]] | None,
 ) -> list[File]:
-    """Configuration files with what was typed; see `read_experiment`."""
+    """Configuration files with what was typed: `settings`, `flags` and `zips` of `sweep.typed_axes`, and seeds."""
     typed = sweep.typed_axes(settings, zips, flags)
     found = []
     for path, stem in zip(files, _config_names(files), strict=True):
@@ -308,33 +288,23 @@ def form_packs(
         whole: all seeds of a configuration are in one pack, where it can hold them.
     """
     most = largest or LARGEST_PACK
-    signatures: dict[str, dict[int, list[Trial]]] = {}
-    for trial, timestep in trials:
-        signatures.setdefault(static_key(trial.config), {}).setdefault(timestep, []).append(trial)
     packs: list[list[Trial]] = []
-    for by_timestep in signatures.values():
+    for alike in grouped(trials, lambda pair: static_key(pair[0].config)).values():
         # Packs that were interrupted at different timesteps stay whole where there are as many as workers.
-        groups = [_units(group, most if whole else 1) for group in by_timestep.values()]
+        by_timestep = grouped(alike, lambda pair: pair[1]).values()
+        groups = [_units([trial for trial, _ in group], most if whole else 1) for group in by_timestep]
         at_most = most // max(len(unit) for group in groups for unit in group)
         for group, count in zip(groups, _counts(list(map(len, groups)), workers, at_most), strict=True):
             packs += [list(itertools.chain(*units)) for units in evenly(group, count)]
-    return sorted(packs, key=lambda pack: -sum(trial.env_steps for trial in pack))
+    return sorted(packs, key=lambda pack: -sum(trial.config.env_steps for trial in pack))
 
 
 def _units(trials: Sequence[Trial], most: int) -> list[list[Trial]]:
     """Trials that stay together in packs: the seeds of a configuration, or each where those are more than `most`."""
-    by_name: dict[str, list[Trial]] = {}
-    for trial in trials:
-        by_name.setdefault(trial.name, []).append(trial)
+    by_name = grouped(trials, lambda trial: trial.name)
     if max(map(len, by_name.values())) > most:
         return [[trial] for trial in trials]
     return list(by_name.values())
-
-
-def evenly(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """Parts of a list, so many, in its order and as even as can be."""
-    ends = [math.ceil(len(items) * index / count) for index in range(count + 1)]
-    return [list(items[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def _counts(sizes: Sequence[int], wanted: int, largest: int) -> list[int]:

@@ -161,10 +161,9 @@ def _extended(trial: Trial, row: TrialRow, begin: int, length: object) -> Trial 
     for name in ("write_interval", "checkpoint_interval"):
         data["agent"]["experiment"][name] = config.interval(name)
     longer = resolve(data)[0]
-    timesteps = longer.updates * longer.agent.rollouts
-    if row.state == "diverged" or timesteps == row.timesteps:
+    if row.state == "diverged" or longer.length == row.timesteps:
         return None
-    if timesteps < row.timesteps:
+    if longer.length < row.timesteps:
         raise UserError(
             f"command line: --set trainer.timesteps={length}: {trial.id} is to get to {row.timesteps} already; "
             f"allowed: {row.timesteps} or more"

@@ -148,24 +148,24 @@ def _refuse_contradictions(axes: Sequence[Axis], era: Era, source: Source) -> No
                         f"{where}: given twice, and one of them is swept; give each key of a sweep once{both}"
                     )
                 inner, outer = (choice, before) if len(name) > len(other) else (before, choice)
-                found = _inside(outer.value, max(name, other, key=len)[shared:])
-                if found != inner.value and not (found is _NOTHING and inner is choice):
+                found = inside(outer.value, max(name, other, key=len)[shared:])
+                if found != inner.value and not (found is NOTHING and inner is choice):
                     raise UserError(f"{where}: given twice, with different values{both}; give one of them")
             known.append((name, choice, swept))
 
 
-_NOTHING = object()
+NOTHING = object()
 
 
-def _inside(block: Any, path: Key) -> Any:
-    """The value in a block at a path, or `_NOTHING`."""
+def inside(block: Any, path: Key) -> Any:
+    """The value in a block at a path, or `NOTHING`."""
     for part in path:
         if isinstance(block, Mapping) and str(part) in block:
             block = block[str(part)]
         elif isinstance(block, list) and isinstance(part, int) and part < len(block):
             block = block[part]
         else:
-            return _NOTHING
+            return NOTHING
     return block
 
 

@@ -91,6 +91,6 @@ def _end(trial: Trial, records: list[Record]) -> Published:
     last = records[-1] if records else None
     if last is not None and not all(map(math.isfinite, last.values.values())):
         state = "diverged"
-    elif last is not None and last.timestep >= trial.config.updates * trial.config.agent.rollouts:
+    elif last is not None and last.timestep >= trial.config.length:
         state = "finished"
     return Published(last.timestep if last else 0, b"", "agent", len(records), state)

@@ -39,8 +39,7 @@ class Account:
         rounded = ", products in TF32" if config.agent.tf32 and self._device != "cpu" else ""
         arguments = "".join(f", {key}: {value}" for key, value in config.env.arguments.items())
         pool = f"{self._envs:,} environments x {count(members, 'member')}, {count(self._threads, 'thread')}"
-        last = config.updates * rollouts
-        end = last if self._job.until is None else min(self._job.until, last)
+        end = config.length if self._job.until is None else min(self._job.until, config.length)
         updates = (end - self._start) // rollouts
         length = f"{count(updates, 'update')} of {count(rollouts, 'timestep')}"
         lines = [

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from launcher.ledger.rows import Order
-from launcher.plan.experiment import Trial, evenly
+from launcher.parts import evenly, grouped
+from launcher.plan.experiment import Trial
 
 DEATHS_OF_A_PACK = 2
 """At one checkpoint, until it is halved."""
@@ -41,10 +42,7 @@ def together(pack: Sequence[Trial], begins: Mapping[str, int]) -> list[list[Tria
 
     Where a damaged checkpoint fell back to an earlier one, the members are no longer at the same.
     """
-    groups: dict[int, list[Trial]] = {}
-    for trial in pack:
-        groups.setdefault(begins[trial.id], []).append(trial)
-    return list(groups.values())
+    return list(grouped(pack, lambda trial: begins[trial.id]).values())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from launcher.ledger.ledger import reading
 from launcher.ledger.reader import Reader
 from launcher.ledger.rows import Event
-from launcher.plan.experiment import LARGEST_PACK, Trial, evenly
+from launcher.parts import evenly, grouped
+from launcher.plan.experiment import LARGEST_PACK, Trial
 from launcher.search.scheduler import Desk, Leg
 from launcher.watch.layout import LOST_STATES
 from runner.config import Config
@@ -183,14 +184,13 @@ class Asha:
 
     def _interrupted(self, bracket: Bracket, states: Mapping[str, str], agents: Mapping[str, int]) -> list[Leg]:
         """Legs of what is in flight and has no worker, in packs that can train together."""
-        packs: dict[tuple[str, int, int], list[Trial]] = {}
-        for name, rung in bracket.in_flight():
-            for trial in self._left(name, rung, states, agents):
-                packs.setdefault((self._signatures[name], rung, agents.get(trial.id, 0)), []).append(trial)
+        left = [(trial, rung) for name, rung in bracket.in_flight() for trial in self._left(name, rung, states, agents)]
+        packs = grouped(left, lambda pair: (self._signatures[pair[0].name], pair[1], agents.get(pair[0].id, 0)))
         legs = []
         for (_, rung, _), pack in packs.items():
-            until = self._timesteps[pack[0].name][rung]
-            legs += [Leg(part, until) for part in evenly(pack, math.ceil(len(pack) / LARGEST_PACK))]
+            until = self._timesteps[pack[0][0].name][rung]
+            parts = evenly([trial for trial, _ in pack], math.ceil(len(pack) / LARGEST_PACK))
+            legs += [Leg(part, until) for part in parts]
         return legs
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger.configurations import config_of, text_of
+from launcher.parts import grouped
 from launcher.plan import sweep
 from launcher.plan.experiment import (
     LARGEST_LAUNCH,
@@ -55,9 +56,11 @@ class Begun:
         if search.method == "asha":
             rungs = ", ".join(f"{rung:,}" for rung in asha.rungs_of(own, search.asha.reduction, search.asha.rungs))
             lines.append(f"Rungs:       {rungs} timesteps; the best 1/{search.asha.reduction} go on")
-        each = [sum(trial.env_steps for trial in of) for of in _by_name(trials)]
+        each = [
+            sum(trial.config.env_steps for trial in of) for of in grouped(trials, lambda trial: trial.name).values()
+        ]
         each += [max(each)] * (search.trials - len(each))
-        extra = _length(own) * 2 * len(record.fresh_seeds)
+        extra = own.env_steps * 2 * len(record.fresh_seeds)
         confirmed = f", and {extra:,} of the confirmation ({len(record.fresh_seeds)} fresh seeds)" if extra else ""
         cost = env_steps_of_all(search, each)
         said = f"about {cost:,}" if search.method == "asha" else f"{cost:,} at most"
@@ -77,7 +80,7 @@ def read(
 ) -> tuple[Experiment, Begun | None]:
     """The trials to begin with, and the search that they belong to, if one is asked for by the file or by flags.
 
-    `searching` are those of `read_search`, the others of `read_experiment`.
+    `searching` are those of `read_search`, the others of `read_files`.
     """
     found = read_files(files, settings, flags, seeds, zips)
     if not searching and all(file.search is None for file in found):
@@ -112,7 +115,7 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
         found = list(configurations(file, space.points(file.axes, search.seed), {}, search.begins_with))
     notes = {f"{file.path}: {note}": None for _, _, _, told in found for note in told}
     configs = [config for _, _, config, _ in found]
-    search, limited = _within(search, [_length(config) * per_setting for config in configs])
+    search, limited = _within(search, [config.env_steps * per_setting for config in configs])
     found = found[: search.begins_with]
     numbers = numbers[: len(found)] if alone else numbers
     dimensions = space.dimensions(file.axes)
@@ -143,7 +146,7 @@ def _search(file: File, search: Search, seeds: str | None) -> tuple[Experiment, 
 
 def _refuse_evaluations(metric: Metric, configs: Sequence[Config], file: File) -> None:
     """Refuse to compare evaluations that there will not be."""
-    for interval, length in ((one.evaluation.interval, one.updates * one.agent.rollouts) for one in configs):
+    for interval, length in ((one.evaluation.interval, one.length) for one in configs):
         if metric == "evaluation" and not 0 < interval <= length:
             raise UserError(
                 f"{file.path}: search.metric is evaluation, and evaluation.interval is {interval:,}; allowed: 1 to "
@@ -154,7 +157,7 @@ def _refuse_evaluations(metric: Metric, configs: Sequence[Config], file: File) -
 def _refuse_boundaries(search: Search, configs: Sequence[Config], file: File) -> None:
     """Refuse a population whose members cannot be compared before the end, or not at the same timesteps."""
     rollouts, interval = configs[0].agent.rollouts, search.pbt.interval
-    length = configs[0].updates * rollouts
+    length = configs[0].length
     if any((one.agent.rollouts, one.updates) != (rollouts, configs[0].updates) for one in configs):
         raise UserError(
             f"{file.path}: members of a population are compared at the same timesteps; allowed: one value of "
@@ -241,16 +244,3 @@ def _within(search: Search, each: Sequence[int]) -> tuple[Search, list[str]]:
         notes.append(f"search.budget is enough for {enough} of {len(each)} settings")
     update = {"pbt": search.pbt.model_copy(update={"population": enough})} if search.method == "pbt" else {}
     return search.model_copy(update={"trials": enough, **update}), notes
-
-
-def _by_name(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """The trials of each setting."""
-    found: dict[str, list[Trial]] = {}
-    for trial in trials:
-        found.setdefault(trial.name, []).append(trial)
-    return list(found.values())
-
-
-def _length(config: Config) -> int:
-    """Env steps of one seed."""
-    return config.updates * config.agent.rollouts * (config.env.num_envs or 0)

@@ -15,7 +15,8 @@ import numpy as np
 
 from launcher.ledger.ledger import reading
 from launcher.ledger.rows import Event
-from launcher.plan.experiment import LARGEST_PACK, Trial, evenly
+from launcher.parts import evenly, grouped
+from launcher.plan.experiment import LARGEST_PACK, Trial
 from launcher.search.asha import Score
 from launcher.search.record import Record, chosen_of
 from launcher.search.scheduler import Copy, Desk, Leg
@@ -120,8 +121,8 @@ def spans_of(record: Record, values: Mapping[str, Any]) -> dict[str, Span | None
 def boundaries(config: Config, interval: int | None) -> list[int]:
     """The timesteps at which members are compared, `interval` or a twentieth of the length apart; the last is it."""
     rollouts, updates = config.agent.rollouts, config.updates
-    each = max(1, round((interval or updates * rollouts / 20) / rollouts))
-    return [update * rollouts for update in range(each, updates, each)] + [updates * rollouts]
+    each = max(1, round((interval or config.length / 20) / rollouts))
+    return [update * rollouts for update in range(each, updates, each)] + [config.length]
 
 
 class Pbt:
@@ -160,12 +161,10 @@ class Pbt:
     def _decided(self, scores: Mapping[str, float], rounds: Sequence[Event], until: int) -> dict[str, Any]:
         """The event of a boundary: who copies whom, among members of equal Static signature."""
         hypers = self._hypers(rounds)
-        groups: dict[str, list[str]] = {}
-        for trial in self._trials:
-            groups.setdefault(static_key(trial.config), []).append(trial.id)
         copies = {}
         last = until == self._boundaries[-1]  # after which nothing is trained
-        for names in groups.values() if not last else ():
+        for group in grouped(self._trials, lambda trial: static_key(trial.config)).values() if not last else ():
+            names = [trial.id for trial in group]
             values = [scores[name] if math.isfinite(scores[name]) else -math.inf for name in names]
             sources, changed = exploit(values, [hypers[name] for name in names], self._rules, len(rounds))
             for name, source, numbers in zip(names, sources, changed, strict=True):
@@ -189,11 +188,8 @@ class Pbt:
         """Packs of what has to get to a boundary, shared out among workers, and the copies with which they begin."""
         last: dict[str, Any] = rounds[-1].data if rounds else {"timestep": 0, "copies": {}}
         copies = {name: Copy(timestep=last["timestep"], **copy) for name, copy in last["copies"].items()}
-        groups: dict[tuple[str, int], list[Trial]] = {}
-        for trial in left:
-            groups.setdefault((static_key(trial.config), agents.get(trial.id, 0)), []).append(trial)
         legs = []
-        for pack in groups.values():
+        for pack in grouped(left, lambda trial: (static_key(trial.config), agents.get(trial.id, 0))).values():
             count = max(min(workers, len(pack)), math.ceil(len(pack) / LARGEST_PACK))
             parts = evenly(pack, count)
             legs += [Leg(part, until, {t.id: copies[t.id] for t in part if t.id in copies}) for part in parts]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from launcher import stats
 from launcher.ledger.reader import Reader
 from launcher.ledger.rows import TrialRow
+from launcher.parts import grouped
 from launcher.search.record import Record, Role, Setting
 from launcher.search.score import WORST, score, value_at
 from launcher.watch.layout import LOST_STATES
@@ -78,10 +79,7 @@ def read(ledger: Reader) -> Results | None:
     record = next((Record.of_event(event.data) for event in events if event.kind == "search"), None)
     if record is None:
         return None
-    rows: dict[str, list[TrialRow]] = {}
-    for row in ledger.trials():
-        rows.setdefault(row.config, []).append(row)
-    agents = ledger.last_agents()
+    rows, agents = grouped(ledger.trials(), lambda row: row.config), ledger.last_agents()
     found = []
     for event in (event for event in events if event.kind == "setting"):
         data, trials = event.data, rows.get(event.key, [])

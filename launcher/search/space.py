@@ -143,16 +143,5 @@ def refuse_seeds(axes: Iterable[Axis], era: Era, source: Source) -> None:
 def static_names(dimensions: Iterable[Dimension], config: Config, era: Era) -> list[str]:
     """The dimensions in which settings do not share packs, in a configuration: all that are no Hyper numbers."""
     static = dump_without(config, (*OF_MEMBERS, Mark.NAME))
-
-    def inside(key: Key) -> bool:
-        found: Any = static
-        for part in key:
-            if isinstance(found, Mapping) and str(part) in found:
-                found = found[str(part)]
-            elif isinstance(found, list) and isinstance(part, int) and part < len(found):
-                found = found[part]
-            else:
-                return False
-        return True
-
-    return [d.name for d in dimensions if any(inside(canonical_key(key, era)) for key in d.keys)]
+    keys = {d.name: [sweep.inside(static, canonical_key(key, era)) for key in d.keys] for d in dimensions}
+    return [name for name, found in keys.items() if any(value is not sweep.NOTHING for value in found)]

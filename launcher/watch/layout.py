@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.ledger.rows import Progress, State
+from launcher.parts import grouped
 from launcher.watch.names import abbreviated, briefest, unshared
 from launcher.watch.tables import LEAST_TEXT, Column, count, cut, duration, table
 
@@ -103,10 +104,7 @@ def _cells(
 
 def by_configuration(rows: Sequence[Progress]) -> list[Group]:
     """The trials of each configuration, in order."""
-    groups: dict[str, list[Progress]] = {}
-    for row in rows:
-        groups.setdefault(row.trial.config, []).append(row)
-    return list(groups.values())
+    return list(grouped(rows, lambda row: row.trial.config).values())
 
 
 def most_telling(groups: Sequence[Group], most: int) -> list[Group]:

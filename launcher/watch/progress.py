@@ -40,7 +40,7 @@ def show_plan(
     """Print trials, packs, workers, and the env steps that are left from the timesteps at which trials `begin`."""
 
     def left(pack: Iterable[Trial]) -> int:
-        return sum(trial.env_steps - begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
+        return sum(trial.config.env_steps - begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
 
     trials = [trial for pack in packs for trial in pack]
     sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"

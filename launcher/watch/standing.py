@@ -15,6 +15,7 @@ from typing import Any
 from launcher.ledger.ledger import reading
 from launcher.ledger.rows import AttemptRow, Progress, State
 from launcher.ledger.storage import at_work
+from launcher.parts import grouped
 from launcher.watch.layout import LOST_STATES
 from launcher.watch.tail import tail
 from runner.errors import UserError, did_you_mean
@@ -106,11 +107,9 @@ class Standing:
 
     def failures(self, excerpts: int, lines: int) -> list[Failure]:
         """Failed and diverged trials, once for all that were lost together; of the first `excerpts` how logs end."""
-        groups: dict[tuple[int | None, State, str | None], list[str]] = {}
-        for trial in (row.trial for row in self.rows):
-            if trial.state in LOST_STATES:
-                groups.setdefault((trial.attempt, trial.state, trial.error), []).append(trial.id)
-        found = [Failure(trials, state, error or NOT_FINITE) for (_, state, error), trials in groups.items()]
+        lost = (row.trial for row in self.rows if row.trial.state in LOST_STATES)
+        groups = grouped(lost, lambda trial: (trial.attempt, trial.state, trial.error))
+        found = [Failure([t.id for t in of], state, error or NOT_FINITE) for (_, state, error), of in groups.items()]
         for place, (attempt, _, _) in enumerate(list(groups)[:excerpts]):
             try:
                 path = self.log_path(self.attempts[attempt or 0])
@@ -134,9 +133,8 @@ def read(directory: Path, over: bool = False) -> Standing:
     running = False if over else at_work(directory)
     with reading(directory) as ledger:
         rows = at_present(ledger.progress(SCORE, saved=running is False), running, ledger.stop_requested())
-        members: dict[str, list[int]] = {}
-        for member in ledger.members():
-            members.setdefault(member.trial, []).append(member.attempt)
+        by_trial = grouped(ledger.members(), lambda member: member.trial)
+        members = {trial: [member.attempt for member in its] for trial, its in by_trial.items()}
         attempts = {row.number: row for row in ledger.attempts()}
         return Standing(directory, running, ledger.revisions(), rows, attempts, members, ledger.last_agents())
 

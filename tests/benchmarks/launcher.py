@@ -184,9 +184,10 @@ def reporting(rounds: int, timesteps: int) -> None:
 
     from launcher.ledger.aggregator import start_aggregator
     from launcher.plan import directory as folder
-    from launcher.plan.experiment import Trial, read_experiment
+    from launcher.plan.experiment import Trial
     from launcher.run.process import Job
     from launcher.run.worker import Worker
+    from tests.launcher.builders import read_experiment
 
     class Both(Worker):
         def alone(self, job: Job) -> float:

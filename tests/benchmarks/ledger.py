@@ -42,12 +42,13 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, Published, TrialRow
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
-from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
+from launcher.plan.experiment import Placement, Trial, form_packs
 from launcher.plan.revision import revision as revision_of
 from launcher.watch import status
 from launcher.watch.standing import read
 from runner.training import tracking
 from runner.training.tracking import Record
+from tests.launcher.builders import read_experiment
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from launcher.ledger import evaluations
 from launcher.ledger.configurations import settings_of, text_of
 from launcher.ledger.ledger import reading
 from launcher.ledger.rows import Progress, TrialRow
-from launcher.plan.experiment import Trial, read_experiment
+from launcher.plan.experiment import Trial
 from launcher.presets.index import Preset, presets
 from launcher.presets.scores import SCORES
 from launcher.watch import standing
@@ -32,6 +32,7 @@ from launcher.watch.standing import Standing
 from runner.envs.task import task
 from runner.errors import UserError
 from runner.training.evaluate import play
+from tests.launcher.builders import read_experiment
 
 EPISODES = 100
 
@@ -77,7 +78,7 @@ def _digest(trial: str) -> str:
 def _refuse_another(directory: Path, found: Sequence[Progress], now: Trial) -> None:
     """Refuse a configuration or a length that is not the preset's."""
     first = found[0].trial
-    if _digest(first.id) != _digest(now.id) or {row.env_steps_total for row in found} != {now.env_steps}:
+    if _digest(first.id) != _digest(now.id) or {row.env_steps_total for row in found} != {now.config.env_steps}:
         with reading(directory) as ledger:
             (text,) = ledger.configurations([first.id]).values()
         before, after = settings_of(text), settings_of(text_of(now.config))

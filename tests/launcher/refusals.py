@@ -8,8 +8,9 @@ import pytest
 
 from launcher.cli.main import main
 from launcher.plan import directory
-from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.experiment import Placement
 from launcher.plan.revision import revision as revision_of
+from tests.launcher.builders import read_experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CARTPOLE, PPO = CONFIGS / "classic" / "cartpole.yaml", CONFIGS / "skrl" / "ppo.yaml"

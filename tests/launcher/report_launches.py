@@ -15,9 +15,10 @@ from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory
-from launcher.plan.experiment import Placement, Trial, read_experiment
+from launcher.plan.experiment import Placement, Trial
 from launcher.plan.revision import revision as revision_of
 from runner.training.tracking import RETURN_MEAN, SCORE, STEPS_PER_SECOND, Record
+from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE
 
 BEGAN = 1_790_000_000.0
@@ -96,7 +97,7 @@ def _train(
 
 
 def _records(trial: Trial, rng: np.random.Generator, height: float, points: int, tags: Sequence[str]) -> list[Record]:
-    steps = trial.env_steps // (trial.config.env.num_envs or 1) // points
+    steps = trial.config.env_steps // (trial.config.env.num_envs or 1) // points
     shares = np.linspace(0, 1, points)
     level = height * 400 + rng.normal(0, 25)
     returns = 20 + level * (1 - np.exp(-5 * shares)) + rng.normal(0, 6, points)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from launcher import stats
 from launcher.ledger.evaluations import Evaluation, agents_of
+from launcher.parts import grouped
 from launcher.report.data import Configuration, Report
 from launcher.report.figures import Axis, Figure, Series
 from launcher.report.parts import (
@@ -69,9 +70,7 @@ def panel(report: Report) -> Panel | None:
     found, films = list(evaluated(report)), list(_films(report))
     if not found and not films:
         return None
-    groups: dict[tuple[str, str], list[Evaluated]] = {}
-    for one in found:
-        groups.setdefault((one.configuration.task, one.settings), []).append(one)
+    groups = grouped(found, lambda one: (one.configuration.task, one.settings))
     parts: list[Part] = [_scores(found)] if found else []
     names = distinct((slug(task) for task, _ in groups), "{}_{}")
     for name, ((task, settings), group) in zip(names, groups.items(), strict=True):
@@ -100,12 +99,11 @@ def evaluated(report: Report) -> Iterator[Evaluated]:
     """The evaluations of each configuration, once for each kind of settings."""
     for place, c in enumerate(report.configurations):
         trials = {seed.trial.id: seed.trial for seed in c.seeds}
-        kinds: dict[str, list[tuple[int, int, Evaluation]]] = {}
-        for one in report.launches[c.launch].evaluations:  # by trial and timestep: the last one of a seed is its last
-            if one.trial in trials and one.returns:
-                trial = trials[one.trial]
-                kinds.setdefault(one.settings, []).append((trial.seed, one.timestep * trial.num_envs, one))
-        for settings, checkpoints in kinds.items():
+        # By trial and timestep: the last one of a seed is its last.
+        own = (one for one in report.launches[c.launch].evaluations if one.trial in trials and one.returns)
+        for settings, played in grouped(own, lambda one: one.settings).items():
+            with_trials = [(trials[one.trial], one) for one in played]
+            checkpoints = [(trial.seed, one.timestep * trial.num_envs, one) for trial, one in with_trials]
             yield Evaluated(c, place, settings, checkpoints)
 
 

@@ -89,6 +89,16 @@ class Config(Section):
         return self.trainer.timesteps // self.agent.rollouts
 
     @property
+    def length(self) -> int:
+        """Timesteps of all updates."""
+        return self.updates * self.agent.rollouts
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of all environments in all updates."""
+        return self.length * (self.env.num_envs or 0)
+
+    @property
     def sequence(self) -> int:
         """Rows that are learned from together, in the order of time: a rollout's or fewer; 1 of what has no memory."""
         return (self.agent.sequence_length or self.agent.rollouts) if self.models.recurrent else 1

@@ -414,7 +414,7 @@ ERAS = Path(__file__).parents[2] / "fixtures" / "yaml"
 def test_what_show_config_prints_is_read_as_the_same_configuration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: Path
 ) -> None:
-    from launcher.plan.experiment import read_experiment
+    from tests.launcher.builders import read_experiment
 
     settings = ["agent.entropy_loss_scale=0.125"]
     assert main([str(file), "--set", *settings, "--seeds", "3,5", "--dry-run", "--show-config"]) == 0

@@ -11,8 +11,8 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Published
 from launcher.plan import directory
 from launcher.plan import resume as continuing
-from launcher.plan.experiment import read_experiment
 from runner.errors import UserError
+from tests.launcher.builders import read_experiment
 from tests.launcher.faulty import write_config
 
 STEPS = 640

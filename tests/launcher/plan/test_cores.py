@@ -12,10 +12,11 @@ import pytest
 from launcher.ledger.ledger import Ledger
 from launcher.plan import cores, directory
 from launcher.plan.cores import Programs, settle, share, spread
-from launcher.plan.experiment import Placement, Trial, form_packs, read_experiment
+from launcher.plan.experiment import Placement, Trial, form_packs
 from launcher.plan.resources import Machine, Offer, Resources, fitting
 from launcher.run.session import check_environments
 from runner.envs.envpool import EnvPoolTask
+from tests.launcher.builders import read_experiment
 
 PPO = Path(__file__).parents[3] / "configs" / "skrl" / "ppo.yaml"
 LARGE = "models.policy.hiddens=[1024,1024]"

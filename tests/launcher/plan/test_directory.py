@@ -19,8 +19,8 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Published
 from launcher.plan import directory as folder
 from launcher.plan import revision
-from launcher.plan.experiment import read_experiment
 from runner.errors import UserError
+from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
 pytestmark = pytest.mark.usefixtures("no_ray")

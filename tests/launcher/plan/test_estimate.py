@@ -16,9 +16,10 @@ from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory as folder
 from launcher.plan import estimate as estimates
 from launcher.plan.estimate import Estimate, estimate
-from launcher.plan.experiment import Placement, Trial, read_experiment
+from launcher.plan.experiment import Placement, Trial
 from launcher.plan.revision import revision as revision_of
 from runner.training.tracking import STEPS_PER_SECOND, Record
+from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE
 
 TWO = Placement(2, 0, 1)

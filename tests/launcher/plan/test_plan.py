@@ -17,11 +17,11 @@ from launcher.plan.experiment import (
     Trial,
     form_packs,
     parse_seeds,
-    read_experiment,
     slug,
 )
 from runner.errors import UserError
 from runner.training.pack import static_key
+from tests.launcher.builders import read_experiment
 
 ROOT = Path(__file__).parents[3]
 CARTPOLE = ROOT / "configs" / "classic" / "cartpole.yaml"
@@ -92,7 +92,7 @@ def test_files_keep_the_trials_and_packs_that_they_have(file: str) -> None:
 
 
 def test_env_steps_are_those_of_whole_updates() -> None:
-    assert one("trainer.timesteps=100", "agent.rollouts=32", "env.num_envs=5").env_steps == 3 * 32 * 5
+    assert one("trainer.timesteps=100", "agent.rollouts=32", "env.num_envs=5").config.env_steps == 3 * 32 * 5
 
 
 # Seeds

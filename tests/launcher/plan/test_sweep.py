@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from launcher.cli.main import main
-from launcher.plan.experiment import Trial, form_packs, read_experiment
+from launcher.plan.experiment import Trial, form_packs
 from runner.config import load_config, resolve
 from runner.config.load import Key
 from runner.config.overrides import LONGEST_RANGE, expand_range, parse_override
 from runner.errors import UserError
+from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE
 
 PPO = CARTPOLE.parents[1] / "skrl" / "ppo.yaml"

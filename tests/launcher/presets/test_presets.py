@@ -118,7 +118,7 @@ def test_scores_are_of_the_presets_as_they_are() -> None:
     measured = json.loads(scores.SCORES.read_text())
     now = {name: trial_now(known[name]) for name in measured}
     assert {name: (row["task"], row["trial"], row["env_steps"]) for name, row in measured.items()} == {
-        name: (known[name].task, trial.id, trial.env_steps) for name, trial in now.items()
+        name: (known[name].task, trial.id, trial.config.env_steps) for name, trial in now.items()
     }
     assert set(json.loads(scores.REFERENCES.read_text())) <= set(known)
     assert {one.protocol for row in scores.rows() for one in row.references} <= set(scores.PROTOCOLS)

@@ -17,7 +17,6 @@ import pytest
 from launcher import report, stats
 from launcher.ledger.records import grid_of, read_records
 from launcher.plan import directory as folder
-from launcher.plan.experiment import read_experiment
 from launcher.report import data, draw, figures
 from launcher.report import page as page_of
 from launcher.report.data import Report
@@ -27,6 +26,7 @@ from launcher.watch import standing
 from runner.errors import UserError
 from runner.training.tracking import SCORE
 from tests.launcher import report_launches
+from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE
 from tests.launcher.report_launches import EVIL, SETTINGS, START_UP
 

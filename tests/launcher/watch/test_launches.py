@@ -15,11 +15,11 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.storage import lock
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
-from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.experiment import Placement
 from launcher.plan.revision import revision as revision_of
 from launcher.watch import launches
 from tests.launcher.boards import checkpoint, opened
-from tests.launcher.builders import give_up, read_trials
+from tests.launcher.builders import give_up, read_experiment, read_trials
 from tests.launcher.refusals import CARTPOLE, Refused, small_launch
 
 pytestmark = pytest.mark.usefixtures("no_ray")

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, Progress, Published, TrialRow
-from launcher.plan.experiment import Placement, form_packs, read_experiment
+from launcher.plan.experiment import Placement, form_packs
 from launcher.watch import progress
 from launcher.watch.layout import layout
 from launcher.watch.progress import EvaluationView, View, progress_line, show_plan, time_left
 from launcher.watch.standing import at_present
 from launcher.watch.status import _busy_seconds, show_result, summary
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
-from tests.launcher.builders import give_up
+from tests.launcher.builders import give_up, read_experiment
 
 CARTPOLE = Path(__file__).parents[3] / "configs" / "classic" / "cartpole.yaml"
 SWEPT = "cartpole_learning_rate=0.001"

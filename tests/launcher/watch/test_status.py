@@ -18,7 +18,7 @@ from launcher.ledger import storage
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, TrialRow
 from launcher.plan import directory as folder
-from launcher.plan.experiment import Placement, read_experiment
+from launcher.plan.experiment import Placement
 from launcher.plan.revision import revision as revision_of
 from launcher.watch import standing, status
 from launcher.watch.standing import Standing
@@ -26,7 +26,7 @@ from launcher.watch.tail import tail
 from runner.errors import UserError
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
 from tests.launcher.boards import checkpoint, opened
-from tests.launcher.builders import give_up
+from tests.launcher.builders import give_up, read_experiment
 from tests.launcher.refusals import CARTPOLE, Refused
 
 RATES = "agent.learning_rate=0.001,0.002"
