@@ -28,6 +28,7 @@ Maker = Callable[[], gymnasium.Env[Any, Any]]
 HUNG_SECONDS = 300.0
 """One step, reset or constructor of an environment that takes longer has failed."""
 
+PACKED, FLAGS = (tuple, list), (bool, np.bool_)
 IDLE = -1
 """Stands for the row that is being worked on where there is none."""
 
@@ -36,7 +37,7 @@ class Table(NamedTuple):
     """The rows that N environments give, one each; `Loop` writes into them.
 
     Attributes:
-        doing: `[2]` row that is being worked on, or IDLE; how many have been begun.
+        doing: `[2]` row that is being worked on, or IDLE; how often all have been gone through.
     """
 
     observations: np.ndarray
@@ -77,17 +78,18 @@ class Loop:
         self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
+        self._places = table.observations.reshape(len(seeds), *layout.shape)
         LOOPS.add(self)
         with self._blamed("constructor"):
             for row in range(len(seeds)):
-                self._begin(row)
+                table.doing[0] = row
                 self.envs.append(maker())
 
     def reset(self) -> None:
         """Begin new episodes everywhere, each with its environment's seed."""
         with self._blamed("reset"):
             for row, seed in enumerate(self._seeds):
-                self._begin(row)
+                self._table.doing[0] = row
                 self._reset(row, seed)
         self._check_finite()
 
@@ -98,54 +100,53 @@ class Loop:
             actions: `[N, …]` of all environments, as they take them; a copy, since environments may write into theirs.
             rows: which.
         """
+        table, ended, envs = self._table, self._ended, self.envs
+        doing, rewards = table.doing, table.rewards
+        table.terminated[:] = table.truncated[:] = False
         with self._blamed("step"):
             for row in rows:
-                self._begin(row)
-                if self._ended[row]:
+                doing[0] = row
+                if ended[row]:
                     self._reset(row, None)
-                else:
-                    self._step(row, actions[row])
+                    continue
+                answer = envs[row].step(actions[row])
+                if not isinstance(answer, PACKED) or len(answer) != 5:
+                    raise self._wrong(
+                        f"step gives {_kind(answer)}; allowed: (observation, reward, terminated, truncated, info), a "
+                        "tuple of five (gym before 0.26 gave four)"
+                    )
+                observation, reward, terminated, truncated, _ = answer
+                if not isinstance(reward, float):
+                    reward = self._number("reward", reward)
+                if type(terminated) not in FLAGS:
+                    terminated = bool(self._number("terminated", terminated))
+                if type(truncated) not in FLAGS:
+                    truncated = bool(self._number("truncated", truncated))
+                self._write(row, observation)
+                rewards[row] = reward
+                if terminated or truncated:
+                    table.terminated[row], table.truncated[row], ended[row] = terminated, truncated, True
         self._check_finite()
 
     @property
     def doing(self) -> tuple[str, int]:
-        """The environment that is being worked on, empty where none is; and how many have been begun."""
-        row, begun = map(int, self._table.doing)
-        return (self._name(row) if row != IDLE else "", begun)
+        """The environment that is being worked on, empty where none is; and how often all have been gone through."""
+        row, passes = map(int, self._table.doing)
+        return (self._name(row) if row != IDLE else "", passes)
 
     def close(self) -> None:
         """Close the environments."""
         with self._blamed("close"):
             for row, env in enumerate(self.envs):
-                self._begin(row)
+                self._table.doing[0] = row
                 close(env)
-
-    def _begin(self, row: int) -> None:
-        doing = self._table.doing
-        doing[0] = row
-        doing[1] += 1
 
     def _reset(self, row: int, seed: int | None) -> None:
         answer = self.envs[row].reset(seed=seed)
-        if not isinstance(answer, tuple | list) or len(answer) != 2:
+        if not isinstance(answer, PACKED) or len(answer) != 2:
             raise self._wrong(f"reset gives {_kind(answer)}; allowed: (observation, info), a tuple of two")
-        self._write(row, answer[0], 0.0, False, False)
-
-    def _step(self, row: int, action: Any) -> None:
-        answer = self.envs[row].step(action)
-        if not isinstance(answer, tuple | list) or len(answer) != 5:
-            raise self._wrong(
-                f"step gives {_kind(answer)}; allowed: (observation, reward, terminated, truncated, info), a tuple of "
-                "five (gym before 0.26 gave four)"
-            )
-        observation, reward, terminated, truncated, _ = answer
-        if type(reward) is not float:
-            reward = self._number("reward", reward)
-        if type(terminated) is not bool:
-            terminated = bool(self._number("terminated", terminated))
-        if type(truncated) is not bool:
-            truncated = bool(self._number("truncated", truncated))
-        self._write(row, observation, reward, terminated, truncated)
+        self._write(row, answer[0])
+        self._table.rewards[row], self._ended[row] = 0.0, False
 
     def _number(self, name: str, value: Any) -> Any:
         """One number, of whatever library and shape."""
@@ -154,29 +155,29 @@ class Loop:
             raise self._wrong(f"step gives as {name} {_kind(value)}; allowed: one number")
         return array.item()
 
-    def _write(self, row: int, observation: Any, reward: float, terminated: bool, truncated: bool) -> None:
-        table, parts, shape = self._table, self._layout, getattr(observation, "shape", None)
-        if not parts.children and parts.stop > 1 and shape is not None and shape != parts.shape:
+    def _write(self, row: int, observation: Any) -> None:
+        parts, shape = self._layout, getattr(observation, "shape", None)
+        fits = shape == parts.shape
+        if not fits and shape is not None and parts.stop > 1 and not parts.children:
             raise self._wrong(f"an observation is {_kind(observation)}; allowed: {self.envs[row].observation_space}")
         try:
-            if type(observation) is np.ndarray and shape == parts.shape and not parts.byte:
-                table.observations[row] = observation.reshape(-1)
+            if fits and type(observation) is np.ndarray and (not parts.byte or observation.dtype == np.uint8):
+                self._places[row] = observation
             else:
-                flatten_observations(parts, observation, table.observations[row : row + 1])
+                flatten_observations(parts, observation, self._table.observations[row : row + 1])
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise self._wrong(
                 f"an observation, {_kind(observation)}, does not fit its observation_space "
                 f"{self.envs[row].observation_space}: {error}"
             ) from None
-        table.rewards[row], table.terminated[row], table.truncated[row] = reward, terminated, truncated
-        self._ended[row] = terminated or truncated
 
     def _check_finite(self) -> None:
         check_finite(self._table.observations, self._table.rewards, self._seeds, self._numbers, self._whole)
 
     @contextmanager
     def _blamed(self, doing: str) -> Iterator[None]:
-        """Say of an exception which environment raised it."""
+        """Go through all environments, and say of an exception which of them raised it."""
+        self._table.doing[1] += 1
         try:
             yield
         except (Exception, SystemExit) as error:

@@ -197,11 +197,11 @@ class Child:
         Raises:
             FailedEnvironmentError: of the environment that kept it from that.
         """
-        begun, since = -1, 0.0
+        seen, since = list[int](), 0.0
         while not self._poll.poll(1000 * LOOK_SECONDS):
             now = time.monotonic()
-            if self._doing[1] != begun:
-                begun, since = int(self._doing[1]), now
+            if (doing := self._doing.tolist()) != seen:
+                seen, since = doing, now
             elif now - since > HUNG_SECONDS:
                 raise self._hung()
         answer = os.read(self._answers, 1)
