@@ -2,16 +2,15 @@
 
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents speed            # env steps/s, each in turn
     PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents processor        # the same per second of processor time
-    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --timesteps 2000 --task simple_speaker_listener_v4
+    PYTHONPATH=/tmp/rivals python -m tests.benchmarks.agents returns --task simple_speaker_listener_v4
 
 The rival is no dependency: `pip install --target /tmp/rivals --no-deps skrl==2.1.1 mpe2 pettingzoo pygame-ce`. Both
-libraries read the same file, with a network of [64, 64] for each agent. `speed` and `processor` have skrl's own numbers
-of IPPO_CFG and MAPPO_CFG and its own wrapper of PettingZoo, which takes one environment: `speed` runs eight seeds of
-ours in one launch, with one and with 16 environments each, and of skrl as many processes as there are cores, whose
-rates are summed; `processor` compares what one of two cores does, a pack of four seeds and one process of skrl, in
-processor time, which a busy machine leaves comparable. `returns` has numbers with which both learn soon, and 16
-environments, which skrl is given as Isaac Lab gives them: tensors of each agent, of environments that begin anew in the
-step that ends them. Seeds take minutes; `--kept` is a file of those that are known, to which others are added.
+libraries read the same file, with a network of [64, 64] for each agent, and skrl has its own wrapper of PettingZoo,
+which takes one environment. `speed` and `processor` have skrl's own numbers of IPPO_CFG and MAPPO_CFG: `speed` runs
+eight seeds of ours in one launch, with one and with 16 environments each, and of skrl as many processes as there are
+cores, whose rates are summed; `processor` compares what one of two cores does, a pack of four seeds and one process of
+skrl, in processor time, which a busy machine leaves comparable. `returns` has numbers with which both learn soon, and
+one environment for both. Seeds take minutes; `--kept` is a file of those that are known, to which others are added.
 """
 
 from __future__ import annotations
@@ -35,10 +34,8 @@ TASKS = ("simple_spread_v3", "simple_speaker_listener_v4")
 """Of mpe2; speed is measured with the first."""
 SEEDS, LAST = 8, 100
 """Seeds; episodes at the end of a training whose mean return is a seed's score."""
-ENVS = 16
-"""Environments of a seed of `returns`."""
 LEARNING = {
-    "rollouts": 50,
+    "rollouts": 800,
     "learning_epochs": 10,
     "mini_batches": 4,
     "entropy_loss_scale": 0.01,
@@ -80,60 +77,27 @@ def configuration(algorithm: str, timesteps: int, numbers: Mapping[str, Any] = {
     }
 
 
-def several(task: str, num_envs: int, seed: int) -> Any:
-    """So many environments as skrl's contract has it, which keep the team's returns of episodes in `returns`."""
-    import torch
-    from skrl.envs.wrappers.torch import MultiAgentEnvWrapper  # type: ignore[import-not-found,unused-ignore]
+class Counted:
+    """A parallel environment that keeps the team's returns of its episodes in `returns`."""
 
-    class Several(MultiAgentEnvWrapper):  # type: ignore[misc,unused-ignore]
-        @property
-        def num_envs(self) -> int:
-            return num_envs
+    def __init__(self, env: Any) -> None:
+        self.env, self.returns, self._so_far = env, list[float](), 0.0
 
-        def __init__(self) -> None:
-            self._all = [importlib.import_module(f"mpe2.{task}").parallel_env() for _ in range(num_envs)]
-            self.returns, self._so_far = list[float](), np.zeros(num_envs)
-            super().__init__(self._all[0])
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
 
-        def reset(self) -> Any:
-            self._seen = [env.reset(seed=seed * num_envs + place)[0] for place, env in enumerate(self._all)]
-            return self._columns(self._seen, torch.float32), {}
-
-        def step(self, actions: Any) -> Any:
-            found: list[list[Any]] = [[], [], []]
-            for place, env in enumerate(self._all):
-                self._seen[place], *told, _ = env.step({name: int(row[place]) for name, row in actions.items()})
-                for column, one in zip(found, told, strict=True):
-                    column.append(one)
-                self._so_far[place] += sum(told[0].values())
-                if not env.agents:
-                    self.returns.append(self._so_far[place])
-                    self._so_far[place], self._seen[place] = 0, env.reset()[0]
-            kinds = (torch.float32, torch.bool, torch.bool)
-            told = [self._columns(column, kind) for column, kind in zip(found, kinds, strict=True)]
-            return self._columns(self._seen, torch.float32), *told, {}
-
-        def state(self) -> Any:
-            states = torch.tensor(np.stack([env.state() for env in self._all]), dtype=torch.float32)
-            return dict.fromkeys(self.possible_agents, states)
-
-        def _columns(self, rows: Sequence[Mapping[str, Any]], kind: torch.dtype) -> dict[str, torch.Tensor]:
-            return {
-                name: torch.tensor(np.array([row[name] for row in rows]), dtype=kind).view(num_envs, -1)
-                for name in self.possible_agents
-            }
-
-        def render(self) -> None: ...
-
-        def close(self) -> None: ...
-
-    return Several()
+    def step(self, actions: Any) -> Any:
+        told = self.env.step(actions)
+        self._so_far += sum(told[1].values())
+        if not self.env.agents:
+            self.returns.append(self._so_far)
+            self._so_far = 0.0
+        return told
 
 
 def rival(algorithm: str, timesteps: int, seed: int, task: str | None) -> dict[str, Any]:
     """One seed of skrl's in this process: env steps per second while it trains, and its score on a task to learn."""
     import torch
-    from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
     from skrl import config as settings  # type: ignore[import-not-found,unused-ignore]
     from skrl.envs.wrappers.torch import wrap_env  # type: ignore[import-not-found,unused-ignore]
     from skrl.utils.runner.torch import Runner  # type: ignore[import-not-found,unused-ignore]
@@ -144,22 +108,21 @@ def rival(algorithm: str, timesteps: int, seed: int, task: str | None) -> dict[s
     config = configuration(algorithm, timesteps, LEARNING if task else {})
     config["seed"] = seed
     config["trainer"] |= {"disable_progressbar": True, "headless": True, "close_environment_at_exit": False}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         config["agent"]["experiment"]["directory"] = folder
-        env = several(task, ENVS, seed) if task else wrap_env(simple_spread_v3.parallel_env(), wrapper="pettingzoo")
-        runner = Runner(env, config)
+        env = Counted(importlib.import_module(f"mpe2.{task or TASKS[0]}").parallel_env())
+        runner = Runner(wrap_env(env, wrapper="pettingzoo"), config)
         began, busy = time.perf_counter(), time.process_time()
         runner.run("train")
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
         runner.agent.writer.close()
-    steps = timesteps * env.num_envs
     score = {"score": float(np.mean(env.returns[-LAST:]))} if task else {}
-    return {"seed": seed, "steps_per_second": steps / seconds, "per_processor_second": steps / busy, **score}
+    return {"seed": seed, "steps_per_second": timesteps / seconds, "per_processor_second": timesteps / busy, **score}
 
 
 def pack(algorithm: str, timesteps: int, num_envs: int) -> float:
     """A pack of half the seeds in this process: env steps per second of processor time after its first report."""
-    from mpe2 import simple_spread_v3
+    from mpe2 import simple_spread_v3  # type: ignore[import-not-found,unused-ignore]
 
     from runner.envs.wrap import wrap_env
     from runner.jax import Runner
@@ -234,13 +197,13 @@ def processor(algorithm: str, timesteps: int, rounds: int) -> None:
 
 
 def returns(algorithm: str, timesteps: int, task: str, kept: Path) -> None:
-    """Print both libraries' scores after so many steps of `ENVS` environments."""
+    """Print both libraries' scores after so many steps of one environment."""
     from launcher import stats
 
     table: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
     own, theirs = (table.setdefault(f"{whose} {algorithm} {task} {timesteps}", {}) for whose in ("ours", "skrl"))
     if not own:
-        own |= {str(seed): score for seed, score in enumerate(ours(algorithm, timesteps, ENVS, task)[1])}
+        own |= {str(seed): score for seed, score in enumerate(ours(algorithm, timesteps, 1, task)[1])}
     kept.write_text(json.dumps(table, indent=1))
     for one in rivals(algorithm, timesteps, [s for s in range(SEEDS) if str(s) not in theirs], task):
         theirs[str(one["seed"])] = one["score"]
