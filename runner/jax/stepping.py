@@ -132,9 +132,12 @@ def stepper(env: VectorEnv) -> tuple[Any, Stepper, Host]:
 
 def _callback(host: Host) -> tuple[Any, Stepper]:
     """Step in Python from inside the compiled program, in order: each step's actions follow from the one before."""
-    called = buffer_callback(host.write, host.shapes(), has_side_effect=True)
+    shapes = host.shapes()
+    called = buffer_callback(host.write, shapes, has_side_effect=True)
 
     def step(token: Array, actions: Array) -> tuple[Array, Step]:
+        if accelerate.sees_gpu():  # whose memory Python does not write
+            return token, jax.experimental.io_callback(host.step, shapes, actions, ordered=True)
         return token, called(actions)
 
     return np.zeros(1, np.uint8), step
