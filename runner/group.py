@@ -46,7 +46,11 @@ class Group:
 
     @classmethod
     def of_variables(cls, devices: int, variables: Mapping[str, str] = os.environ) -> Group:
-        """The place that torchrun, or skrl's launcher for JAX, has given to this process."""
+        """The place that torchrun, or skrl's launcher for JAX, has given to this process.
+
+        Raises:
+            UserError: there is none, or one among another number of processes.
+        """
         prefix = "JAX_" if "JAX_WORLD_SIZE" in variables else ""
         size = int(variables.get(f"{prefix}WORLD_SIZE", 1))
         if size != devices:
@@ -59,7 +63,11 @@ class Group:
 
 
 def refuse(env: VectorEnv, config: Config, size: int) -> None:
-    """Refuse what several processes cannot train together."""
+    """Refuse what several processes cannot train together.
+
+    Raises:
+        UserError: it says what, and what could be done.
+    """
     where, envs = f"trainer.devices {size}", config.env.num_envs or 0
     if envs % size:
         near = sorted({max(size, envs - envs % size), envs + size - envs % size})

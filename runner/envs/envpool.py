@@ -47,7 +47,11 @@ LARGEST_SIZE, LARGEST_NUMBER = 1_000, 100_000_000
 
 
 def _spec(task: str) -> Any:
-    """EnvPool's specification of a task with default arguments."""
+    """EnvPool's specification of a task with default arguments.
+
+    Raises:
+        UserError: unknown task, or one whose library does not load on this machine.
+    """
     known = envpool.list_all_envs()
     if task not in known:
         hint = did_you_mean(task, known) or " `launch envs` lists them; a class or function is module:Name."
@@ -73,7 +77,11 @@ def settable(task: str) -> dict[str, Any]:
 
 
 def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
-    """Check keyword arguments against the task's specification before EnvPool sees them."""
+    """Check keyword arguments against the task's specification before EnvPool sees them.
+
+    Raises:
+        UserError: unknown task or argument, one that this program sets itself, wrong type, or out of range.
+    """
     spec = _spec(task)
     defaults = dict(spec.config._asdict())
     _refuse_turns(spec, f"env.id: {task}")
@@ -195,7 +203,16 @@ class EnvPoolTask(VectorEnv):
     overlaps = True
 
     def __init__(self, task: str, num_envs: int, arguments: Mapping[str, Any] | None = None) -> None:
-        """Describe a pool of `num_envs` environments."""
+        """Describe a pool of `num_envs` environments.
+
+        Args:
+            task: an id of `envpool.list_all_envs()`.
+            num_envs: environments of one member.
+            arguments: the task's keyword arguments.
+
+        Raises:
+            UserError: see `check_arguments`; or a space that is not supported.
+        """
         self.task, self.arguments = task, dict(arguments or {})
         self._spec = spec = _made_spec(task, self.arguments)
         self.players: int = spec.config.max_num_players
@@ -237,7 +254,11 @@ class EnvPool(VectorEnv):
     overlaps = True
 
     def __init__(self, pool: Any, task: str | None = None) -> None:
-        """Wrap a pool made with `env_type="gymnasium"`, of this task."""
+        """Wrap a pool made with `env_type="gymnasium"`, of this task.
+
+        Raises:
+            UserError: another API, an asynchronous pool, players that act in turns, or an unsupported space.
+        """
         name = type(pool).__name__
         if "GymnasiumEnvPool" not in name:
             raise UserError(f'{name}: make the pool with env_type="gymnasium", the only API that runners read')

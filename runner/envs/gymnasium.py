@@ -41,7 +41,12 @@ class GymnasiumVector(VectorEnv):
     rebuilds = False
 
     def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any]) -> None:
-        """Wrap `env`."""
+        """Wrap `env`.
+
+        Raises:
+            UserError: a space or wrapper that is not supported, or a vector environment that does not say its
+                auto-reset mode.
+        """
         vector = _vector(env)
         super().__init__(*(attribute(vector, name) for name in OF_VECTOR))
         self.env = vector
@@ -183,7 +188,11 @@ def _converts(env: Any) -> bool:
 
 
 def _check_wrappers(env: Any, mode: AutoresetMode) -> None:
-    """Refuse wrappers that give wrong numbers in this mode, in silence, or fail later without saying why."""
+    """Refuse wrappers that give wrong numbers in this mode, in silence, or fail later without saying why.
+
+    Raises:
+        UserError: naming the wrapper, the mode and what is allowed.
+    """
     outside = ""
     of_objects = mode is AutoresetMode.SAME_STEP and isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
     while isinstance(env, VectorWrapper):

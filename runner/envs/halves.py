@@ -94,6 +94,9 @@ def halved(choice: Literal["auto"] | bool, env: VectorEnv, envs: int, gpu: bool)
         choice: `env.half_pools`.
         env: what there are N = `envs` of for each member.
         gpu: whoever acts is one.
+
+    Raises:
+        UserError: they are wanted, of environments that have none.
     """
     able = env.overlaps and envs > 1
     if choice is True and not able:

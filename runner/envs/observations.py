@@ -64,7 +64,12 @@ def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.
 
 
 def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any) -> np.ndarray:
-    """A batch of observations, structured as the space or flat rows already, of any array library → `[N, O]`.
+    """A batch of any number of observations → `[N, O]`.
+
+    Args:
+        space: of one observation.
+        parts: its layout.
+        observations: structured as the space, or flat rows already; of any array library.
 
     Raises:
         ValueError: they are something else, or not finite, naming the part that is.

@@ -111,6 +111,9 @@ class Processes(VectorEnv):
             maker: makes an environment at every call; it goes to another process.
             seeds: one per environment.
             processes: how many.
+
+        Raises:
+            UserError: the maker cannot be sent to another process.
         """
         super().__init__(len(seeds), like.observation_space, like.action_space)
         seeds = tuple(int(seed) for seed in seeds)

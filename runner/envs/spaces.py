@@ -105,7 +105,11 @@ class Layout:
         return children.get(LEGAL, children.get(MASK))
 
     def at(self, keys: tuple[str | int, ...], where: str) -> Layout:
-        """The part with these keys; those of a Tuple are numbers, negative ones from its end."""
+        """The part with these keys; those of a Tuple are numbers, negative ones from its end.
+
+        Raises:
+            UserError: there is none.
+        """
         if not keys:
             return self
         children, key = dict(self.children), keys[0]
@@ -124,7 +128,11 @@ class Layout:
 
 
 def layout(space: gymnasium.Space[Any], start: int = 0, where: str = "observation space") -> Layout:
-    """The layout of observations of `space` in a flat row, from column `start` on."""
+    """The layout of observations of `space` in a flat row, from column `start` on.
+
+    Raises:
+        UserError: a space that is not supported.
+    """
     if isinstance(space, Dict | Tuple):
         named = named_parts(space)
         children: list[tuple[str, Layout]] = []
@@ -182,7 +190,11 @@ class ActionSpace:
 
     @classmethod
     def of(cls, space: gymnasium.Space[Any]) -> ActionSpace:
-        """Describe a gymnasium action space; a Box of whole numbers or a MultiBinary one is a MultiDiscrete."""
+        """Describe a gymnasium action space; a Box of whole numbers is a MultiDiscrete space, so is a MultiBinary one.
+
+        Raises:
+            UserError: another space, or one that no policy can act in.
+        """
         if isinstance(space, Discrete):
             dtype = np.dtype(np.int64 if space.dtype is None else space.dtype)
             return cls._discrete(space, [int(space.n)], [int(space.start)], dtype, (), f"Discrete({space.n})")
@@ -248,6 +260,9 @@ class ActionSpace:
 
         A wrong shape, a non-finite number or a discrete action out of range would corrupt or abort some
         environments, so each is refused here.
+
+        Raises:
+            UserError: naming what was found and what is right.
         """
         try:
             array = np.asarray(actions)

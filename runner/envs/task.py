@@ -16,7 +16,11 @@ from runner.envs.base import VectorEnv
 
 
 def task(env: EnvConfig) -> VectorEnv:
-    """The environment of a configuration: its spaces are known, `seeded` makes as many as there are seeds."""
+    """The environment of a configuration: its spaces are known, `seeded` makes as many as there are seeds.
+
+    Raises:
+        UserError: it is unknown, may not be imported, cannot be made, or takes other arguments.
+    """
     name, count = str(env.id), env.num_envs or 1
     if env.of_python:
         from runner.envs.agents.vector import of_recipe

@@ -58,7 +58,11 @@ class TensorEnv(VectorEnv):
     absent: Any = None
 
     def __init__(self, env: Any) -> None:
-        """Wrap `env`."""
+        """Wrap `env`.
+
+        Raises:
+            UserError: a space that is not supported.
+        """
         self.env = env
         observed, actions = (_space(env, name) for name in ("observation_space", "action_space"))
         super().__init__(int(attribute(env, "num_envs")), _groups(env, observed), actions)

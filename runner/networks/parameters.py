@@ -52,7 +52,13 @@ class Network:
 
     @classmethod
     def of(cls, config: Config, observations: Layout, actions: ActionSpace) -> Network:
-        """Lay out the networks of a configuration."""
+        """Lay out the networks of a configuration.
+
+        Args:
+            config: models and preprocessors.
+            observations: of the environment.
+            actions: of the environment.
+        """
         models = config.models
         distribution = Distribution.of(models.policy, actions, observations)
         found = scalings(config, observations)

@@ -64,6 +64,10 @@ def settings(rules: Rules, rows: int) -> Iterator[None]:
 
     Splitting it costs more than it gives then, and where another process wants the core, torch's waiting threads make
     a run more than 20 times slower.
+
+    Args:
+        rules: give the network and the number of minibatches.
+        rows: rows of a rollout of all members.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)

@@ -19,7 +19,13 @@ class Progress:
     """Progress of one training on stderr; an output that cannot be written is given up, never the training."""
 
     def __init__(self, timestep: Callable[[], int], total: int, shown: bool) -> None:
-        """Show nothing yet."""
+        """Show nothing yet.
+
+        Args:
+            timestep: where training is.
+            total: where it ends.
+            shown: else nothing ever is.
+        """
         self._timestep, self._total = timestep, total
         self._shown = shown and sys.stderr is not None
         self._began = self._looked = time.perf_counter()

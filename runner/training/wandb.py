@@ -24,7 +24,11 @@ OF_ONE_RUN = ("id", "resume", "resume_from", "fork_from", "reinit")
 
 
 def check(kwargs: Mapping[str, Any], several: bool) -> None:
-    """Refuse `agent.experiment.wandb_kwargs` that `wandb.init` does not take, for one run or several."""
+    """Refuse `agent.experiment.wandb_kwargs` that `wandb.init` does not take, for one run or several.
+
+    Raises:
+        UserError: names the argument; or wandb is not installed.
+    """
     try:
         # By name: a mere folder `wandb`, which wandb leaves in the working directory, can be imported as well.
         from wandb import init
@@ -46,7 +50,11 @@ def check(kwargs: Mapping[str, Any], several: bool) -> None:
 
 
 def check_login(kwargs: Mapping[str, Any]) -> None:
-    """Refuse runs without a key, for which wandb would ask on the terminal in the middle of training."""
+    """Refuse runs without a key, for which wandb would ask on the terminal in the middle of training.
+
+    Raises:
+        UserError: nobody is logged in, and the runs are not kept on this machine.
+    """
     import wandb
 
     settings = kwargs.get("settings") or {}
@@ -120,6 +128,9 @@ def member_runs(directory: Path, folders: Sequence[Path], configs: Sequence[Conf
         directory: of the experiment, which gives the runs their name.
         folders: of the members: `directory` itself where there is one.
         configs: of the members.
+
+    Raises:
+        UserError: a run cannot be started.
     """
     import wandb
 

@@ -29,7 +29,14 @@ class Training(Protocol):
 
 
 def write(training: Training, pack: Pack, directory: Path, progress: Progress) -> None:
-    """Train to the end and write everything below `directory`, of a pack each trial into a folder of its own."""
+    """Train to the end and write everything below `directory`.
+
+    Args:
+        training: yields what is due.
+        pack: of the training.
+        directory: of one trial; those of a pack have folders in it.
+        progress: is shown meanwhile.
+    """
     experiment = pack.static.agent.experiment
     folders = _member_folders(directory, pack.trial_seeds)
     if experiment.wandb:

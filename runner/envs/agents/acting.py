@@ -15,6 +15,10 @@ from runner.envs.spaces import ActionSpace, Layout
 def rows_of(env: Any, observations: Mapping[str, Any]) -> np.ndarray:
     """`{agent: [N, …]}` as the rows that policies read, zeros for agents that are left out.
 
+    Args:
+        env: of several agents, whose spaces these are.
+        observations: of one agent or more, any N.
+
     Raises:
         ValueError: they do not fit an agent's space, or are of different numbers of environments.
     """

@@ -51,7 +51,11 @@ class Common:
     def of(
         cls, observations: Mapping[str, gymnasium.Space[Any]], actions: Mapping[str, gymnasium.Space[Any]]
     ) -> Common:
-        """Find them, by the agents' own spaces."""
+        """Find them, by the agents' own spaces.
+
+        Raises:
+            UserError: there are none.
+        """
         names = list(observations)
         layouts = tuple(layout(space, where=f"observation space of {name}") for name, space in observations.items())
         taken, sizes = _action_space(actions), [ActionSpace.of(actions[name]) for name in names]

@@ -12,7 +12,11 @@ from runner.errors import UserError, did_you_mean, shown
 
 
 def fitted(env: VectorEnv, config: Config) -> VectorEnv:
-    """The environment, its rows arranged as agents share parameters, with the shared state where a network reads it."""
+    """The environment, its rows arranged as agents share parameters, with the shared state where a network reads it.
+
+    Raises:
+        UserError: the algorithm is of one agent and the environment of several, or the other way round.
+    """
     agent, agents = config.agent, env.agents
     if agents is None and agent.several:
         raise UserError(

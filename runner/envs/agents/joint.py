@@ -82,7 +82,11 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     def __init__(self, env: Any, states: bool = False) -> None:
-        """Wrap `env`; with `states`, the shared state is a part of the observation."""
+        """Wrap `env`; with `states`, the shared state is a part of the observation.
+
+        Raises:
+            UserError: it has no agents, or their spaces have nothing in common.
+        """
         self.env, self._made = env, f"{type(env).__module__}.{type(env).__qualname__}"
         self.names = tuple(map(str, env.possible_agents))
         self._keys = list(env.possible_agents)

@@ -37,7 +37,11 @@ class Agents:
 
     @classmethod
     def of(cls, names: Sequence[str], share: bool | Sequence[Sequence[str]] = False) -> Agents:
-        """All in one group (True), each in one of its own (False), or groups of names."""
+        """All in one group (True), each in one of its own (False), or groups of names.
+
+        Raises:
+            UserError: the groups do not have each agent once.
+        """
         names = tuple(names)
         if isinstance(share, bool):
             return cls(names, (names,) if share else tuple((name,) for name in names))
@@ -88,12 +92,22 @@ class Agents:
         return np.array([np.flatnonzero(self.places.ravel() == number)[0] for number in range(len(self.names))])
 
     def rows_of(self, numbers: Any, environments: int) -> Any:
-        """`[T·N, K, …]` → `[T·G·N·M, …]`, arrays of any library; rows without an agent have some other agent's."""
+        """`[T·N, K, …]` → `[T·G·N·M, …]`, arrays of any library; rows without an agent have some other agent's.
+
+        Args:
+            numbers: per environment and agent.
+            environments: N.
+        """
         parts = numbers.reshape(-1, environments, *numbers.shape[1:])[:, :, self.places]
         return parts.swapaxes(1, 2).reshape(-1, *numbers.shape[2:])
 
     def of_rows(self, rows: Any, environments: int) -> Any:
-        """`[T·G·N·M, …]` → `[T·N, K, …]`, the other way round."""
+        """`[T·G·N·M, …]` → `[T·N, K, …]`, the other way round.
+
+        Args:
+            rows: member-major.
+            environments: N.
+        """
         parts = rows.reshape(-1, len(self.groups), environments, self.width, *rows.shape[1:]).swapaxes(1, 2)
         return parts.reshape(-1, self.rows, *rows.shape[1:])[:, self.slots]
 

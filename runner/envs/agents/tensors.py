@@ -45,7 +45,11 @@ class TensorAgents(TensorEnv):
     agents: Agents
 
     def __init__(self, env: Any) -> None:
-        """Wrap `env`."""
+        """Wrap `env`.
+
+        Raises:
+            UserError: spaces that are not supported, or have nothing in common.
+        """
         self.env, self._of_trial = env, int(attribute(env, "num_envs"))
         self._names = tuple(attribute(env, "possible_agents"))
         observed, taken = (attribute(env, name) for name in ("observation_spaces", "action_spaces"))

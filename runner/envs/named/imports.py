@@ -102,7 +102,15 @@ def _refusal(where: str, modules: Sequence[str]) -> ImportRefusedError:
 
 
 def load(name: str, where: str) -> ModuleType:
-    """Import an allowed module."""
+    """Import an allowed module.
+
+    Args:
+        name: of the module.
+        where: it is named, for errors.
+
+    Raises:
+        UserError: it is not allowed, not there, or it raised: its last words, and where.
+    """
     check(name, where)
     _search()  # in those of the process that started this one
     try:
@@ -125,7 +133,11 @@ def load_all() -> None:
 
 
 def found(module: str, name: str, where: str) -> Any:
-    """The thing of that name in a module."""
+    """The thing of that name in a module.
+
+    Raises:
+        UserError: it cannot be imported, or has nothing of that name.
+    """
     value: Any = load(module, where)
     if not _is_allowed(module) and (module == GYMNASIUM or name not in value.__all__):
         if near := "" if module == GYMNASIUM else did_you_mean(name, value.__all__):
@@ -220,7 +232,12 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 
 def restore(record: Mapping[str, Mapping[str, Any]], where: str) -> None:
-    """Allow what is on record, if it was this user who allowed it, on a machine with this home folder."""
+    """Allow what is on record, if it was this user who allowed it, on a machine with this home folder.
+
+    Args:
+        record: of a launch.
+        where: it is, for errors.
+    """
     key = _key()
     found = {
         module: str(entry["folder"])

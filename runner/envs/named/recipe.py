@@ -69,7 +69,11 @@ class Recipe:
         return {"id": self.name, **self.arguments}
 
     def __call__(self, count: int = 1) -> Any:
-        """A new environment; of many in one, `count` of them; of several agents, as a `Joint`."""
+        """A new environment; of many in one, `count` of them; of several agents, as a `Joint`.
+
+        Raises:
+            UserError: the factory or a wrapper has raised: its last words, and where.
+        """
         made, last = None, self.name
         try:
             made = self.make(**({COUNT: count} if self.counts else {}), **self.arguments)
@@ -82,7 +86,11 @@ class Recipe:
 
 
 def read(name: str, arguments: Mapping[str, Any], wrappers: Any) -> Recipe:
-    """The recipe of a configuration."""
+    """The recipe of a configuration.
+
+    Raises:
+        UserError: a name that is unknown or may not be imported; arguments that do not fit.
+    """
     module, _, wanted = name.partition(":")
     imports.check(module, "env.id")
     imports.load_all()
@@ -160,7 +168,13 @@ def _check(
 ) -> None:
     """Refuse arguments that a signature does not take, and the lack of those that it needs.
 
-    `ours` are parameters that are given here, `more` names that are taken besides.
+    Args:
+        name: of what is called.
+        where: its arguments are written.
+        parameters: its own.
+        arguments: given.
+        ours: parameters that are given here.
+        more: names that are taken besides.
     """
     named = {key for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD} | {*more}
     if len(named & parameters.keys()) == len(parameters):
