@@ -19,6 +19,7 @@ from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import BUSY, STORED, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.training.tracking import Record
+from tests.launcher.local_ray import local_ray
 
 TRIALS = [TrialRow(f"a-{seed}", "a", seed, 4, 1000) for seed in (1, 2)]
 
@@ -222,8 +223,17 @@ def test_a_beat_alone_does_not_tell_that_the_disk_has_room(aggregator: Aggregato
 # As a Ray actor
 
 
+@pytest.fixture(scope="module")
+def ray_local() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is left in the home folder
+        patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        with local_ray(num_cpus=2):
+            yield
+
+
 @pytest.fixture
-def actor(two_cores: list[str], directory: Path) -> Iterator[object]:
+def actor(ray_local: None, directory: Path) -> Iterator[object]:
     import ray
 
     actor = start_aggregator(directory)
@@ -273,7 +283,7 @@ def test_second_launch_on_the_directory_is_refused(
         start_aggregator(directory)
 
 
-def test_launch_waits_for_the_end_of_the_one_before(two_cores: list[str], directory: Path) -> None:
+def test_launch_waits_for_the_end_of_the_one_before(ray_local: None, directory: Path) -> None:
     import ray
 
     before = start_aggregator(directory)
@@ -285,7 +295,7 @@ def test_launch_waits_for_the_end_of_the_one_before(two_cores: list[str], direct
 
 
 def test_an_aggregator_that_does_not_start_is_not_waited_for_for_ever(
-    two_cores: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: None, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stuck(Aggregator):
         def __init__(self, directory: Path) -> None:
@@ -305,7 +315,7 @@ def test_actor_is_light_and_sees_no_gpu(actor: object) -> None:
     assert inside(actor, lambda _: {"torch", "jax", "envpool"} & set(sys.modules)) == set()
 
 
-def test_new_launch_forgets_the_stop_of_the_one_before(two_cores: list[str], directory: Path) -> None:
+def test_new_launch_forgets_the_stop_of_the_one_before(ray_local: None, directory: Path) -> None:
     import ray
 
     with Ledger(directory) as ledger:

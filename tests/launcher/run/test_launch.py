@@ -7,9 +7,9 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import tarfile
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,21 @@ from runner.config.overrides import Range
 from runner.training import tracking
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND
 from tests.launcher.faulty import ENDLESS, counts, end_soon, meanwhile, wait_until
+from tests.launcher.local_ray import local_ray
 from tests.records import untimed
 
 REPOSITORY = Path(__file__).parents[3]
 PPO = REPOSITORY / "configs" / "skrl" / "ppo.yaml"
 
 
-def write_config(folder: Path, **more: Any) -> Path:
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[list[str]]:
+    """One Ray for all launches of this module; the arguments that use it."""
+    with local_ray(num_cpus=2) as address:
+        yield address
+
+
+def write_config(folder: Path) -> Path:
     """A launch of seconds: CartPole, 8 environments, 16 updates of 16 steps, a record every second one."""
     data: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs" / "classic" / "cartpole.yaml").read_text())
     data["env"]["num_envs"] = 8
@@ -50,23 +58,22 @@ def write_config(folder: Path, **more: Any) -> Path:
     data["agent"]["experiment"].update(write_interval=32, checkpoint_interval=128)
     data["trainer"]["timesteps"] = 256
     path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(data | more))
+    path.write_text(yaml.safe_dump(data))
     return path
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path, backend="torch")  # which has nothing to compile
+    return write_config(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def launched(two_cores: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def launched(ray_address: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory of a launch of three seeds that names no backend, and what it has printed."""
     folder = tmp_path_factory.mktemp("launched")
-    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "2"]
-    words = [str(write_config(folder)), "--seeds", "3,5,7", *constant, "--out", str(folder), "--name", "one"]
+    words = [str(write_config(folder)), "--seeds", "3,5,7", "--out", str(folder), "--name", "one", *ray_address]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        assert main([*words, *two_cores]) == 0
+        assert main(words) == 0
     return folder / "one", shown.getvalue()
 
 
@@ -143,11 +150,11 @@ def test_checkpoint_of_a_launch_acts_in_a_runner(launched: tuple[Path, str]) -> 
 
 
 @pytest.fixture(scope="module")
-def both(two_cores: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def both(ray_address: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory of a launch of two updates in each backend on two cores, and what it has printed."""
     folder = tmp_path_factory.mktemp("both")
     task = ["--env", "Pendulum-v1", "--set", "backend=torch,jax", "--set", "models.policy.class=GaussianMixin"]
-    length = ["--set", "trainer.timesteps=32", "--out", str(folder), "--name", "both", *two_cores]
+    length = ["--set", "trainer.timesteps=32", "--out", str(folder), "--name", "both", *ray_address]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         assert main([str(write_config(folder)), *task, *length, "--cores-per-worker", "2"]) == 0
     return folder / "both", shown.getvalue()
@@ -196,43 +203,40 @@ def test_a_launch_without_a_backend_uses_jax_on_cpus(launched: tuple[Path, str])
         assert [row.note for row in ledger.attempts()] == ["training", "training"]
 
 
-@pytest.fixture(scope="module")
-def swept(two_cores: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The directory of a launch of three rates, one of which diverges, with two seeds each; and what it has printed."""
-    folder = tmp_path_factory.mktemp("swept")
-    sweep = ["--set", "agent.learning_rate=1e-3,3e-4,1e38", "--set", "agent.experiment.write_interval=128"]
-    words = [str(write_config(folder, backend="torch")), "--seeds", "2", *sweep, "--set", "agent.grad_norm_clip=0"]
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
-        assert main([*words, "--out", str(folder), "--name", "s", *two_cores]) == 1
-    return folder / "s", shown.getvalue()
-
-
-def test_sweep_trains_its_settings_in_shared_packs(swept: tuple[Path, str]) -> None:
-    directory, shown = swept
-    assert "6 trials in 2 packs" in shown
-    with Ledger(directory, writer=False) as ledger:
-        last = {row.config: ledger.records(row.id)[-1].record for row in ledger.trials()}
-    rates = {config: record.values[tracking.LEARNING_RATE] for config, record in last.items()}
-    assert rates.keys() == {f"small_learning_rate={rate}" for rate in ("0.001", "0.0003", "1e+38")}
+def test_sweep_trains_its_settings_in_shared_packs(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["--set", "agent.learning_rate=1e-3,3e-4", "--set", "agent.experiment.write_interval=128"]
+    assert main([str(config), "--seeds", "2", *sweep, "--out", str(tmp_path), "--name", "s", *ray_address]) == 0
+    assert "4 trials in 2 packs" in capsys.readouterr().out
+    with Ledger(tmp_path / "s", writer=False) as ledger:
+        assert {row.config for row in ledger.trials()} == {
+            "small_learning_rate=0.001",
+            "small_learning_rate=0.0003",
+        }
+        rates = {row.config: ledger.records(row.id)[0].record.values[tracking.LEARNING_RATE] for row in ledger.trials()}
     assert rates["small_learning_rate=0.001"] > 3 * rates["small_learning_rate=0.0003"]
 
 
-def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(swept: tuple[Path, str]) -> None:
-    directory, shown = swept
-    with Ledger(directory, writer=False) as ledger:
+def test_diverged_trial_makes_the_launch_fail_and_spares_its_mates(
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One worker: both settings share a pack.
+    sweep = ["--set", "agent.learning_rate=1e-3,1e38", "--workers", "1", "--set", "agent.grad_norm_clip=0"]
+    assert main([str(config), *sweep, "--out", str(tmp_path), "--name", "d", *ray_address]) == 1
+    with Ledger(tmp_path / "d", writer=False) as ledger:
         rows = ledger.trials()
-        mates = {member.trial for member in ledger.members() if member.attempt == rows[-1].attempt}
-    finished = [row.id for row in rows if row.config != "small_learning_rate=1e+38"]
-    lost = [row.id for row in rows if row.id not in finished]
-    assert {row.id: row.state for row in rows} == dict.fromkeys(finished, "finished") | dict.fromkeys(lost, "diverged")
-    assert mates & {*finished} and mates > {*lost}
-    ends = [text.rpartition(" ends: finished; ")[2].rpartition("; diverged: ")[2] for text in logs(directory)]
-    assert sorted(lost) in [sorted(end.strip().split(", ")) for end in ends]
-    assert "2 of 2 seeds failed or diverged" in shown
+    states = {row.config: row.state for row in rows}
+    assert states == {"small_learning_rate=0.001": "finished", "small_learning_rate=1e+38": "diverged"}
+    lost = next(row.id for row in rows if row.state == "diverged")
+    assert any(" ends: finished; " in text and text.endswith(f"; diverged: {lost}\n") for text in logs(tmp_path / "d"))
+    shown = capsys.readouterr().out
+    assert "diverged" in shown
+    assert "1 of 1 seed failed or diverged" in shown
 
 
 def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
-    two_cores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "i"
     length = ["--set", f"trainer.timesteps={ENDLESS}", "--set", "agent.learning_rate_scheduler=null"]
@@ -242,8 +246,8 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
         os.kill(os.getpid(), signal.SIGINT)
 
     with meanwhile(interrupt_once_it_trains):
-        words = [str(write_config(tmp_path)), "--seeds", "2", *length, "--out", str(tmp_path), "--name", "i"]
-        assert main([*words, *two_cores]) == 130
+        words = [str(config), "--seeds", "2", *length, "--out", str(tmp_path), "--name", "i"]
+        assert main([*words, *ray_address]) == 130
     shown = capsys.readouterr().out
     assert f"launch resume {directory}" in shown
     with Ledger(directory, writer=False) as ledger:
@@ -255,7 +259,7 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
 
     # The rest is long: a shorter end of the same run is what the test can afford.
     end_soon(directory)
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
     with Ledger(directory, writer=False) as ledger:
         for trial, count in reached.items():
             indices = [stored.record.index for stored in ledger.records(trial)]
@@ -263,30 +267,33 @@ def test_interrupt_saves_and_resume_finishes_without_gap_or_repeat(
             assert len(indices) > count
         assert {row.state for row in ledger.trials()} == {"finished"}
     assert len(json.loads((directory / "plan.json").read_text())["revisions"]) == 2
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
 def test_resume_adds_seeds_and_length_and_trains_nothing_twice(
-    launched: tuple[Path, str], two_cores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory = Path(shutil.copytree(launched[0], tmp_path / "more"))
-    more = ["--seeds", "3,5,7,9", "--set", "trainer.timesteps=512"]
-    assert main(["resume", str(directory), *more, *two_cores]) == 0
+    directory = tmp_path / "more"
+    constant = ["--set", "agent.learning_rate_scheduler=null", "--workers", "1"]
+    assert main([str(config), "--seeds", "2", *constant, "--out", str(tmp_path), "--name", "more", *ray_address]) == 0
+    capsys.readouterr()
+    more = ["--seeds", "3", "--set", "trainer.timesteps=512"]
+    assert main(["resume", str(directory), *more, *ray_address]) == 0
     shown = capsys.readouterr().out
-    assert "As before: --workers 2" in shown
-    assert "4 trials in 2 packs on 2 CPU workers, one core each; 10,240 env steps in all" in shown
+    assert "As before: --workers 1" in shown
+    assert "3 trials in 2 packs on 1 CPU worker, one core; 8,192 env steps in all" in shown
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.trials()
-        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in (3, 5, 7, 9)]
+        assert [(row.seed, row.state, row.timesteps) for row in rows] == [(s, "finished", 512) for s in range(3)]
         for row in rows:
             assert [stored.record.timestep for stored in ledger.records(row.id)] == list(range(32, 513, 32))
-        begun = sorted(member.timestep for member in ledger.members() if member.attempt > 2)
-    assert begun == [0, 256, 256, 256]
+        begun = sorted(member.timestep for member in ledger.members())
+    assert begun == [0, 0, 0, 256, 256]
 
 
 def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
-    two_cores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_address: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(REPOSITORY / "tests" / "fixtures" / "launches" / "0.1.0.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
@@ -310,8 +317,8 @@ def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
     assert "learning_rate=0.0003" in page.read_text()
     capsys.readouterr()
 
-    more = ["--set", "trainer.timesteps=256", "--seeds", "3"]
-    assert main(["resume", str(directory), *more, *two_cores]) == 0
+    more = ["--set", "trainer.timesteps=256", "--seeds", "3", "--workers", "1"]
+    assert main(["resume", str(directory), *more, *ray_address]) == 0
     assert "Changed since the last time: code 444574338" in capsys.readouterr().out
     with Ledger(directory, writer=False) as ledger:
         rows = ledger.trials()
@@ -322,7 +329,7 @@ def test_a_directory_of_version_0_1_0_is_shown_reported_and_goes_on(
             after = [stored.record for stored in ledger.records(trial)]
             assert after[: len(records)] == records and after[-1].timestep == 256
     assert main(["report", str(directory), "--out", str(page)]) == 0
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
     assert "6 of 6 trials are finished; nothing to do" in capsys.readouterr().out
 
 
@@ -353,7 +360,7 @@ def test_help_is_short_and_ends_with_examples(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
-    two_cores: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "search"
     rates = [1e-2, 3e-3, 1e-3, 1e-4]
@@ -367,7 +374,7 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
         # As after a crash: two settings had begun and had no worker yet.
         ledger.add_events([("begin", f"s{n}@0", {"setting": f"s{n}", "rung": 0}) for n in (0, 1)])
 
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
     assert "paused" in capsys.readouterr().out
     with Ledger(directory, writer=False) as ledger:
         events, states, agents = ledger.events(), ledger.states(), ledger.last_agents()
@@ -383,15 +390,15 @@ def test_a_search_by_halving_pauses_settings_and_goes_on_from_anywhere(
             stored = [row.record for row in ledger.records(trial.id)]
             assert [record.env_steps for record in stored] == [8 * 32 * (i + 1) for i in range(agents[trial.id] // 32)]
 
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
     assert "the search is over; nothing to do" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.cluster
 def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
-    two_cores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_address: list[str], config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory, config = tmp_path / "population", write_config(tmp_path)
+    directory = tmp_path / "population"
     rates = [1e-2, 3e-3, 1e-3, 1e-5]
     files = [(f"s{n}", load_config(config, [(("agent", "learning_rate"), rate)])[0]) for n, rate in enumerate(rates)]
     trials = {(one := trial_of(name, of.model_copy(update={"seed": 1}))).id: one for name, of in files}
@@ -403,7 +410,7 @@ def test_a_population_copies_its_best_and_its_schedule_can_be_replayed(
     with Ledger(directory) as ledger:
         settings = [Setting(n, name, {"agent.learning_rate": rates[n]}) for n, (name, _) in enumerate(files)]
         ledger.add_events([about.event, *(setting.event for setting in settings)])
-    assert main(["resume", str(directory), *two_cores]) == 0
+    assert main(["resume", str(directory), *ray_address]) == 0
 
     with Ledger(directory, writer=False) as ledger:
         assert set(ledger.states().values()) == {"finished"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from runner.config import load_config
 from runner.envs.named import imports
 from runner.envs.task import task
 from runner.torch import Runner
+from tests.launcher.local_ray import local_ray
 from tests.launcher.refusals import Refused
 from tests.records import untimed
 from tests.runner.builders import fingerprint, plain_config
@@ -35,6 +37,13 @@ def _nothing_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytes
     monkeypatch.chdir(FOLDER)
 
 
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[list[str]]:
+    """One Ray for all launches of this module; the arguments that use it."""
+    with local_ray(num_cpus=2) as address:
+        yield address
+
+
 def write(folder: Path, **env: object) -> Path:
     """A configuration whose file names no environment, but its arguments."""
     data = plain_config({"trainer.timesteps": 32}) | {"backend": "torch", "env": env}
@@ -44,7 +53,7 @@ def write(folder: Path, **env: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def launched(two_cores: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def launched(ray_address: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A launch of two seeds."""
     folder = tmp_path_factory.mktemp("own")
     config = write(folder, length=6, wrappers=["point_world:Clip"])
@@ -52,7 +61,7 @@ def launched(two_cores: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
         only.setenv(imports.VARIABLE, "{}")
         only.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
         only.chdir(FOLDER)
-        words = [str(config), *POINT, "--seeds", "2", "--out", str(folder), "--name", "one", *two_cores]
+        words = [str(config), *POINT, "--seeds", "2", "--out", str(folder), "--name", "one", *ray_address]
         assert main(words) == 0
     return folder / "one"
 
@@ -84,12 +93,12 @@ def test_what_was_imported_is_on_record(launched: Path) -> None:
 
 
 def test_all_verbs_work_from_the_directory_alone(
-    launched: Path, two_cores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launched: Path, ray_address: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = copied(launched, tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main(["resume", str(directory), "--set", "trainer.timesteps=64", *two_cores]) == 0
-    assert main(["eval", str(directory), "--episodes", "4", *two_cores]) == 0
+    assert main(["resume", str(directory), "--set", "trainer.timesteps=64", *ray_address]) == 0
+    assert main(["eval", str(directory), "--episodes", "4", *ray_address]) == 0
     found = evaluations.read(directory)
     assert [one.lengths for one in found] == [(6,) * 4] * 2
     assert all(np.greater_equal(one.returns, -6).all() for one in found)  # of clipped rewards
@@ -100,15 +109,15 @@ def test_all_verbs_work_from_the_directory_alone(
 
 
 @pytest.mark.cluster
-def test_it_is_filmed(launched: Path, two_cores: list[str], tmp_path: Path) -> None:
+def test_it_is_filmed(launched: Path, ray_address: list[str], tmp_path: Path) -> None:
     directory = copied(launched, tmp_path)
     file = next(directory.glob("trials/*/best_agent.safetensors"))
-    assert main(["eval", str(file), "--episodes", "2", "--video", "2", *two_cores]) == 0
+    assert main(["eval", str(file), "--episodes", "2", "--video", "2", *ray_address]) == 0
     assert [path.stat().st_size > 1_000 for path in directory.rglob("videos/*")] == [True]
 
 
 def test_on_another_machine_the_flag_is_named(
-    launched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, two_cores: list[str]
+    launched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused, ray_address: list[str]
 ) -> None:
     """Without this user's key, which no directory brings along, nothing is imported until somebody types it."""
     directory = copied(launched, tmp_path)
@@ -118,9 +127,9 @@ def test_on_another_machine_the_flag_is_named(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delitem(sys.modules, "point_world")
     for words in (
-        ["resume", directory, "--set", "trainer.timesteps=64", *two_cores],
-        ["eval", directory, *two_cores],
-        ["eval", alone, *two_cores],
+        ["resume", directory, "--set", "trainer.timesteps=64", *ray_address],
+        ["eval", directory, *ray_address],
+        ["eval", alone, *ray_address],
         ["export", file],
     ):
         said = refused(*words)
@@ -163,7 +172,7 @@ class Slow(PointEnv):
 
 @pytest.mark.cluster
 def test_idle_cores_step_a_slow_one_in_processes(
-    two_cores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_address: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One seed on two cores, as a person types it: two processes with half the environments each, the same numbers."""
     (tmp_path / "slow_world.py").write_text(SLOW)
@@ -175,7 +184,7 @@ def test_idle_cores_step_a_slow_one_in_processes(
         notes.mkdir()
         config = write(tmp_path, notes=str(notes))
         words = [str(config), "--env", "slow_world:Slow", "--num-envs", "8", "--seeds", "1", *more]
-        assert main([*words, "--out", str(tmp_path), "--name", name, *two_cores]) == 0
+        assert main([*words, "--out", str(tmp_path), "--name", name, *ray_address]) == 0
         steppers.append({note.name.partition("_")[2] for note in notes.iterdir()})
         with Ledger(tmp_path / name, writer=False) as ledger:
             (row,) = ledger.trials()
