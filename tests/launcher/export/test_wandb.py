@@ -179,6 +179,7 @@ def test_errors_are_logged_once_made_up_for_and_keep_back_no_other_trial(
         push(ledger, attempt, trial, 0, [1.0])
     export = Export(tmp_path)
     export.poll()
+    export.settle()
     checkpoint(ledger, attempt, "a-1", 1, state="finished")
     export.poll()
     export.settle()
