@@ -62,7 +62,11 @@ def families() -> dict[str, list[str]]:
 
 
 def matching(pattern: str, known: Mapping[str, Sequence[str]]) -> list[Entry]:
-    """Those whose id or family has the pattern in it, or is like it where it has `*` or `?`, in any case."""
+    """Those whose id or family has the pattern in it, or is like it where it has `*` or `?`, in any case.
+
+    Raises:
+        UserError: there is none, naming the nearest.
+    """
     folded = pattern.casefold()
 
     def matches(name: str) -> bool:

@@ -53,10 +53,8 @@ def of_trial(
     env: VectorEnv | None = None,
 ) -> bytes:
     """Serialise a trial: its members, which have these names; of an environment without a name, its spaces too."""
-    several, firsts = (
-        len(names) > 1,
-        env.agents.firsts if env is not None and env.agents is not None else [""] * len(names),
-    )
+    several = len(names) > 1
+    firsts = [""] * len(names) if env is None or env.agents is None else env.agents.firsts
     tensors = {
         f"{name}/{key}" if several else key: array
         for name, state in zip(names, states, strict=True)

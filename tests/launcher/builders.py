@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from launcher.ledger.rows import Batch, Published, TrialRow
 from launcher.plan.directory import trials_of
 from launcher.plan.experiment import Experiment, Trial
 from launcher.search import begin
-from runner.config.load import Key
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 A, B = TrialRow("a-1", "a", 1, 4, 1000), TrialRow("b-1", "b", 1, 8, 1000)
@@ -43,15 +42,9 @@ def stored(ledger: Ledger, trial: str = "a-1") -> list[Record]:
     return [row.record for row in ledger.records(trial)]
 
 
-def read_experiment(
-    files: Sequence[Path],
-    settings: Sequence[str],
-    flags: Mapping[Key, Any],
-    seeds: str | None,
-    zips: Sequence[Sequence[str]] | None = None,
-) -> Experiment:
-    """Every configuration file × every combination of swept settings × every seed."""
-    return begin.read(files, settings, flags, seeds, zips)[0]
+def read_experiment(*given: Any, **named: Any) -> Experiment:
+    """The experiment alone of what `begin.read` gives."""
+    return begin.read(*given, **named)[0]
 
 
 def read_trials(directory: Path) -> list[Trial]:
