@@ -83,6 +83,8 @@ def _plan(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
             raise TypeError("revisions must be a list of blocks")
     except KeyError as error:
         raise UserError(f"{path}: damaged: it has no {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, without which a directory of version 0.1.0 cannot be read") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
     return names, revisions

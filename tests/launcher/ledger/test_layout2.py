@@ -93,7 +93,7 @@ def test_a_launch_made_before_the_order_was_noted_there_or_after(old: Path) -> N
         ("{}", "plan.json: damaged: it has no 'trials'"),
         ('{"trials": [{"id": "x"}], "revisions": []}', "plan.json: damaged: it has no 'name'"),
         ('{"trials": [], "revisions": {}}', "plan.json: damaged: revisions must be a list of blocks"),
-        (None, "plan.json: damaged: "),
+        (None, "plan.json is missing, without which a directory of version 0.1.0 cannot be read"),
     ],
 )
 def test_damaged_plan(old: Path, plan: str | None, expected: str) -> None:
