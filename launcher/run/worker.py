@@ -47,6 +47,8 @@ BEAT_SECONDS = 1.0
 """Between pushes; half of the lease's beat, so that one late push is no missed beat."""
 BACKLOG = 20_000
 """Records that wait for the aggregator before training waits too."""
+POOL_BYTES = 2 << 30
+"""Memory that the environments of an evaluation may take in one worker: of some simulators each takes 60 MB."""
 CALL_BYTES, CALLS = 64_000_000, 3
 """Bytes of checkpoints in one call, which Ray's store must hold; and calls that wait before training waits too."""
 
@@ -144,16 +146,18 @@ class Worker:
         """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
         self._check_ready()
         from runner.config import resolve
-        from runner.envs.named.measure import step_seconds
+        from runner.envs.named.measure import resident_bytes, step_seconds
         from runner.envs.task import task
 
         config = resolve(job.config)[0]
         env = task(config.env)
-        threads = min(job.threads, usable_cores())
+        at_once, threads = job.at_once, min(job.threads, usable_cores())
+        if job.deterministic:  # else it decides what is drawn
+            at_once = max(1, min(at_once, int(POOL_BYTES / (len(job.files) * max(1.0, resident_bytes(env))))))
         if threads > 1:
-            threads = stepping_threads(threads, len(job.files) * job.at_once, step_seconds(env), 0.0)
+            threads = stepping_threads(threads, len(job.files) * at_once, step_seconds(env), 0.0)
         runner = self._backend.Runner.of_checkpoints(env, config, job.files, threads, job.seed)
-        episodes = runner.evaluate(job.deterministic, job.episodes, job.seed, job.at_once)
+        episodes = runner.evaluate(job.deterministic, job.episodes, job.seed, at_once)
         found: list[list[Episode]] = [[] for _ in job.files]
         for episode in episodes:
             found[episode.member].append(episode)

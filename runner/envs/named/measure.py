@@ -1,18 +1,25 @@
-"""A program that prints what a step costs: of its own, since a simulator that cannot run ends its process.
+"""What environments cost, a step in time and each in memory; as a program it prints the first.
+
+Of its own, since a simulator that cannot run ends its process.
 
 python -m runner.envs.named.measure ENV    # the section of a configuration, as JSON
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from runner.config.schema import EnvConfig
 from runner.envs.base import VectorEnv
 from runner.envs.task import task
+
+FEW = 4
 
 
 def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
@@ -31,6 +38,25 @@ def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
             pool.step(actions)
             least = min(least, time.perf_counter() - began)
     return least / count
+
+
+def resident_bytes(env: VectorEnv) -> float:
+    """Memory that one environment takes, measured by making a few; 0 where the system does not tell."""
+    few = env.of_each(count := min(env.environments, FEW))
+    # The first ones load what all share, and keep it from being taken twice.
+    with few.opened(range(count), 1) as first:
+        first.reset()
+        before = _resident()
+        with few.opened(range(count), 1) as pool:
+            pool.reset()
+            return max(0, _resident() - before) / count
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 if __name__ == "__main__":

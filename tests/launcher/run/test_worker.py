@@ -16,16 +16,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
+import runner.torch
 from launcher.ledger.aggregator import Aggregator, PushReply
 from launcher.ledger.rows import BUSY, GAP, LOST
 from launcher.run import worker as worker_module
 from launcher.run.process import EvaluationJob, redirected
 from launcher.run.worker import Link, Worker
+from runner.envs.envpool import EnvPoolTask
+from runner.envs.named.measure import resident_bytes
+from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.training.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored
+from tests.runner.builders import plain_config
 
 
 class Handle:
@@ -454,3 +462,46 @@ def test_log_that_cannot_be_made_changes_nothing(tmp_path: Path) -> None:
             pass
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Heavy(gymnasium.Env[Any, Any]):
+    """An environment of 8 MB."""
+
+    observation_space, action_space = Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)
+
+    def __init__(self) -> None:
+        self.ballast = np.ones(1_000_000)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+
+def test_the_memory_of_an_environment() -> None:
+    assert 7e6 < resident_bytes(wrap_env(Heavy, 9)) < 10e6
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_environments_of_an_evaluation_have_limited_memory(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = plain_config({"env": {"id": "CartPole-v1", "num_envs": 4}}, "CategoricalMixin")
+    trained = runner.torch.Runner(EnvPoolTask("CartPole-v1", 4), config, threads=1)
+    worker = Worker("torch", 1, 1, 0)
+    monkeypatch.setattr(worker, "_backend", runner.torch, raising=False)
+    files = (trained.checkpoint(0, *trained.states()),) * 2
+    job = EvaluationJob(trained.cfg, files, 5, 5, 0, deterministic, 1)
+    played: list[int] = []
+    real = EnvPoolTask.of_each
+
+    def of_each(self: EnvPoolTask, count: int) -> Any:
+        played.append(count)
+        return real(self, count)
+
+    monkeypatch.setattr(EnvPoolTask, "of_each", of_each)
+    found = []
+    for room in (2**30, 1):
+        monkeypatch.setattr(worker_module, "POOL_BYTES", room)
+        found.append(worker.evaluate(job))
+    assert found[0] == found[1]
+    assert played[-1] == (1 if deterministic else 5)  # of fewer, other actions would be drawn
