@@ -70,7 +70,7 @@ class Loop:
     def __init__(
         self, maker: Maker, seeds: Sequence[int], layout: Layout, table: Table, first: int = 0, whole: int = 0
     ) -> None:
-        """Make the environments.
+        """Make the first environment; the first reset makes the others.
 
         Args:
             maker: makes an environment at every call.
@@ -87,18 +87,17 @@ class Loop:
         self._ended = [False] * len(seeds)
         self._warned = first > 0
         self._places = table.observations.reshape(len(seeds), *layout.shape)
+        self._maker = maker
         LOOPS.add(self)
-        with self._blamed("constructor"):
-            for row in range(len(seeds)):
-                table.doing[0] = row
-                self.envs.append(maker())
+        self._make(1)
 
     def reset(self) -> None:
         """Begin new episodes everywhere, each with its environment's seed."""
-        with self._blamed("reset"):
-            for row, seed in enumerate(self._seeds):
-                self._table.doing[0] = row
-                self._reset(row, seed)
+        # With each instance that is made CPython has room for one attribute less outside of dicts, for all of a class.
+        # What the first one's reset adds must be there before the others are, else the steps of all are a tenth slower.
+        self._begin(range(1))
+        self._make(len(self._seeds))
+        self._begin(range(1, len(self._seeds)))
         self._check_finite()
 
     def step(self, actions: np.ndarray, rows: Sequence[int]) -> None:
@@ -148,6 +147,19 @@ class Loop:
             for row, env in enumerate(self.envs):
                 self._table.doing[0] = row
                 close(env)
+
+    def _make(self, count: int) -> None:
+        """Make the environments up to so many, those that there are not yet."""
+        with self._blamed("constructor"):
+            for row in range(len(self.envs), count):
+                self._table.doing[0] = row
+                self.envs.append(self._maker())
+
+    def _begin(self, rows: Sequence[int]) -> None:
+        with self._blamed("reset"):
+            for row in rows:
+                self._table.doing[0] = row
+                self._reset(row, self._seeds[row])
 
     def _reset(self, row: int, seed: int | None) -> None:
         answer = self.envs[row].reset(seed=seed)

@@ -104,7 +104,7 @@ class Processes(VectorEnv):
     """Environments of one kind, stepped by processes of their own."""
 
     def __init__(self, like: VectorEnv, maker: Maker, seeds: Sequence[int], processes: int) -> None:
-        """Start the processes, and wait until they have made their environments.
+        """Start the processes, and wait until each has made its first environment.
 
         Args:
             like: has the spaces.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
 from runner.config.schema import EnvConfig
 from runner.envs.envpool import EnvPoolTask
@@ -290,7 +292,8 @@ def test_a_factory_is_wrapped() -> None:
 
     env = wrap_env(factory, num_envs=2)
     assert (env.num_envs, made, env.rebuilds) == (2, ["one"], True)
-    assert env.seeded([1, 2, 3]).num_envs == 3 and len(made) == 3  # the first was at hand
+    env.seeded([1, 2, 3]).reset()
+    assert len(made) == 3  # the first was at hand
     with pytest.raises(UserError, match=r"num_envs is for a class or function; this .* is made already"):
         wrap_env(gymnasium.make("Pendulum-v1"), num_envs=2)
     with pytest.raises(UserError, match=r"wrap_env: cannot use a builtins\.int"):
@@ -304,8 +307,29 @@ def test_a_factory_of_single_environments_is_told_the_same_number_each_time() ->
         told.append(num_envs)
         return gymnasium.make("Pendulum-v1")
 
-    wrap_env(factory, num_envs=2).seeded([1, 2, 3])
+    wrap_env(factory, num_envs=2).seeded([1, 2, 3]).reset()
     assert told == [2, 2, 2]
+
+
+def test_attributes_that_a_reset_adds_keep_their_quick_places() -> None:
+    class Late(gymnasium.Env[Any, Any]):
+        observation_space, action_space = Box(-1, 1, (1,), np.float32), Box(-1, 1, (1,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.late = 0
+            return np.zeros(1, np.float32), {}
+
+    made: list[Late] = []
+
+    def make() -> Late:
+        made.append(Late())
+        return made[-1]
+
+    with wrap_env(make, 64).opened(range(64)) as env:
+        env.reset()
+        # CPython's instances refer to what their attributes are; to a dict of them if there was no place for one.
+        assert len(made) == 64 and not any(isinstance(x, dict) for one in made for x in gc.get_referents(one))
 
 
 def test_a_class_or_function_that_a_module_has_is_named(world: None) -> None:
