@@ -1,4 +1,4 @@
-"""What environments cost, a step in time and each in memory; as a program it prints the first.
+"""The costs of environments: a step's time, and the memory of each; as a program it prints the first.
 
 Of its own, since a simulator that cannot run ends its process.
 
