@@ -39,6 +39,7 @@ from runner.training.tracking import Record
 if TYPE_CHECKING:
     import ray.actor
 
+    from runner.envs.base import VectorEnv
     from runner.training.evaluate import Episode
 
 Outcome = Literal["running", "paused", "finished", "diverged", "interrupted"]
@@ -146,14 +147,12 @@ class Worker:
         """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
         self._check_ready()
         from runner.config import resolve
-        from runner.envs.named.measure import resident_bytes, step_seconds
+        from runner.envs.named.measure import step_seconds
         from runner.envs.task import task
 
         config = resolve(job.config)[0]
         env = task(config.env)
-        at_once, threads = job.at_once, min(job.threads, usable_cores())
-        if job.deterministic:  # else it decides what is drawn
-            at_once = max(1, min(at_once, int(POOL_BYTES / (len(job.files) * max(1.0, resident_bytes(env))))))
+        at_once, threads = _at_once(job, env), min(job.threads, usable_cores())
         if threads > 1:
             threads = stepping_threads(threads, len(job.files) * at_once, step_seconds(env), 0.0)
         runner = self._backend.Runner.of_checkpoints(env, config, job.files, threads, job.seed)
@@ -233,6 +232,19 @@ class Worker:
         publish(running, "finished" if runner.finished else "paused" if paused else "interrupted")
         link.flush()
         return "finished" if runner.finished or not running else "paused" if paused else "stopped"
+
+
+def _at_once(job: EvaluationJob, env: VectorEnv) -> int:
+    """Environments of a checkpoint that are stepped together: as many as are asked for and there is memory for.
+
+    Where actions are drawn, which depends on their number, and where many are made in one, it is what is asked for.
+    """
+    from runner.envs.named.measure import FEW, resident_bytes
+
+    members = len(job.files)
+    if not job.deterministic or not env.splits or members * job.at_once <= 2 * FEW:  # that many are made to measure
+        return job.at_once
+    return max(1, min(job.at_once, int(POOL_BYTES / (members * max(1.0, resident_bytes(env))))))
 
 
 @contextlib.contextmanager

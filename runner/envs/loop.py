@@ -169,7 +169,7 @@ class Loop:
         self._table.rewards[row], self._ended[row] = 0.0, False
         if not self._warned and isinstance(answer[1], dict) and (said := answer[1].keys() & {MASK, LEGAL}):
             self._warned = True
-            log.warning(UNREAD, self._name(row), *said)
+            log.warning(UNREAD, self._name(row), ", ".join(sorted(said)))
 
     def _number(self, name: str, value: Any) -> Any:
         """One number, of whatever library and shape."""

@@ -20,6 +20,7 @@ from runner.envs.base import VectorEnv
 from runner.envs.task import task
 
 FEW = 4
+"""Environments that tell what each takes in memory; as many are made before them."""
 
 
 def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:

@@ -493,7 +493,7 @@ def test_environments_of_an_evaluation_have_limited_memory(
     worker = Worker("torch", 1, 1, 0)
     monkeypatch.setattr(worker, "_backend", runner.torch, raising=False)
     files = (trained.checkpoint(0, *trained.states()),) * 2
-    job = EvaluationJob(trained.cfg, files, 5, 5, 0, deterministic, 1)
+    job = EvaluationJob(trained.cfg, files, 9, 9, 0, deterministic, 1)
     played: list[int] = []
     real = EnvPoolTask.of_each
 
@@ -507,4 +507,4 @@ def test_environments_of_an_evaluation_have_limited_memory(
         monkeypatch.setattr(worker_module, "POOL_BYTES", room)
         found.append(worker.evaluate(job))
     assert found[0] == found[1]
-    assert played[-1] == (1 if deterministic else 5)  # of fewer, other actions would be drawn
+    assert played[-1] == (1 if deterministic else 9)  # of fewer, other actions would be drawn

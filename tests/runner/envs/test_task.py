@@ -292,8 +292,9 @@ def test_a_factory_is_wrapped() -> None:
 
     env = wrap_env(factory, num_envs=2)
     assert (env.num_envs, made, env.rebuilds) == (2, ["one"], True)
-    env.seeded([1, 2, 3]).reset()
-    assert len(made) == 3  # the first was at hand
+    several = env.seeded([1, 2, 3])
+    several.reset()
+    assert several.num_envs == 3 and len(made) == 3  # the first was at hand
     with pytest.raises(UserError, match=r"num_envs is for a class or function; this .* is made already"):
         wrap_env(gymnasium.make("Pendulum-v1"), num_envs=2)
     with pytest.raises(UserError, match=r"wrap_env: cannot use a builtins\.int"):
