@@ -7,7 +7,6 @@ gives is a function of seed and actions, whatever stands beside it and whichever
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import sys
 import threading
@@ -22,20 +21,14 @@ import numpy as np
 
 from runner.envs.base import check_finite, close
 from runner.envs.observations import as_array, flatten_observations
-from runner.envs.spaces import LEGAL, MASK, Layout
+from runner.envs.spaces import Layout
 from runner.errors import FailedEnvironmentError, UserError, last_words
-
-log = logging.getLogger(__name__)
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 HUNG_SECONDS = 300.0
 """One step, reset or constructor of an environment that takes longer has failed."""
 
 PACKED, FLAGS = (tuple, list), (bool, np.bool_)
-UNREAD = (
-    "%s says in its info which actions are possible (%s), and nobody reads it there: put it into a Dict observation as "
-    f"{MASK!r}, which categorical policies obey"
-)
 IDLE = -1
 """Stands for the row that is being worked on where there is none."""
 
@@ -85,7 +78,6 @@ class Loop:
         self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
-        self._warned = first > 0
         self._places = table.observations.reshape(len(seeds), *layout.shape)
         self._maker = maker
         LOOPS.add(self)
@@ -167,9 +159,6 @@ class Loop:
             raise self._wrong(f"reset gives {_kind(answer)}; allowed: (observation, info), a tuple of two")
         self._write(row, answer[0])
         self._table.rewards[row], self._ended[row] = 0.0, False
-        if not self._warned and isinstance(answer[1], dict) and (said := answer[1].keys() & {MASK, LEGAL}):
-            self._warned = True
-            log.warning(UNREAD, self._name(row), ", ".join(sorted(said)))
 
     def _number(self, name: str, value: Any) -> Any:
         """One number, of whatever library and shape."""

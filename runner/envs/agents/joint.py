@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 from runner.envs.agents.common import Common
 from runner.envs.base import close
 from runner.envs.observations import as_array, flatten_observations
-from runner.envs.spaces import MASK, ActionSpace, layout
+from runner.envs.spaces import ActionSpace, layout
 from runner.errors import UserError
 
 REWARD, TERMINATED, TRUNCATED, PRESENT = range(-4, 0)
@@ -112,7 +112,7 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begin an episode."""
         answer = self.env.reset(seed=seed) if options is None else self.env.reset(seed=seed, options=options)
-        observations, infos = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (answer, {})
+        observations = answer[0] if isinstance(answer, tuple | list) and len(answer) == 2 else answer
         if not isinstance(observations, Mapping):
             raise UserError(f"{self._made}: reset gives {type(answer).__name__}; allowed: (observations, infos)")
         self._cells[:] = 0
@@ -122,9 +122,7 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
             if key in live:
                 self._see(row, observations)
             self._cells[row, PRESENT] = key in live
-        own = infos.values() if isinstance(infos, Mapping) else ()
-        masked = any(isinstance(info, Mapping) and MASK in info for info in own)
-        return self._row(), {MASK: True} if masked else {}
+        return self._row(), {}
 
     def step(self, action: np.ndarray) -> Any:
         """Step all agents that are there; the reward is their sum."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
@@ -14,7 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from runner.envs.agents.vector import Parallel
 from runner.envs.base import ABSENT, VectorEnv
 from runner.envs.named.measure import step_seconds
-from runner.envs.spaces import LEGAL, MASK, PRIVILEGED
+from runner.envs.spaces import LEGAL, PRIVILEGED
 from runner.envs.wrap import wrap_env
 from runner.errors import FailedEnvironmentError, UserError
 from tests.parallel import TIMETABLE, Lone, Stated, Timetable, Unlike
@@ -86,21 +84,6 @@ def test_only_wanted_rows_are_stepped() -> None:
         observations, rewards, *_, info = env.step_some(np.full(8, 3), np.array([4]))
         assert observations.tolist() == [[7, 0, 1, 0]] and rewards.tolist() == [3] and info[ABSENT].tolist() == [False]
         assert env.step(np.zeros(8, int))[0][:, 2].tolist() == [1, 1, 1, 1, 2, 1, 2, 1]
-
-
-class Masked(Lone):
-    def reset(self, **arguments: Any) -> Any:
-        observations, _ = super().reset(**arguments)
-        return observations, {name: {MASK: np.ones(4, np.int8)} for name in observations}
-
-
-@pytest.mark.parametrize("make", [Masked, partial(gymnasium.make, "Taxi-v4")], ids=["agents", "one"])
-def test_masks_that_nobody_reads_are_said_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with wrap_env(make, 2).opened(SEEDS) as env:
-        env.reset()
-        env.reset()
-    said = "the environment with seed 5 says in its info which actions are possible (action_mask), and nobody reads it"
-    assert [record.getMessage().startswith(said) for record in caplog.records] == [True]
 
 
 def test_one_that_is_made_already() -> None:
