@@ -1,6 +1,6 @@
 """The costs of environments: a step's time, and the memory of each; as a program it prints the first.
 
-Of its own, since a simulator that cannot run ends its process.
+A program, since a simulator that cannot run ends its process.
 
 python -m runner.envs.named.measure ENV    # the section of a configuration, as JSON
 """
