@@ -15,7 +15,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -69,26 +69,33 @@ class Exchange:
         Raises:
             ConnectionError: another process has ended, or does not come.
         """
-        sent = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        every = np.empty((self.size, sent.size), np.uint8)
-        for start in range(0, sent.size, PIECE):
-            piece = sent[start : start + PIECE]
-            self._number += 1
-            place = self._places[self._number % 2]
-            place[self.rank, : piece.size] = piece
-            self._written[self.rank] = self._number
-            self._wait()
-            every[:, start : start + PIECE] = place[:, : piece.size]
-        return every.view(array.dtype).reshape(self.size, *array.shape)
+        every = np.empty((self.size, array.size), array.dtype)
+        for part, pieces in self._pieces(array):
+            every[:, part] = pieces
+        return every.reshape(self.size, *array.shape)
 
     def total(self, numbers: np.ndarray) -> np.ndarray:
-        """The sum over the processes, the same bits in all of them."""
-        total: np.ndarray = self.gather(numbers).sum(0, dtype=numbers.dtype)
-        return total
+        """The sum over the processes, the same bits in all of them; errors as of `gather`."""
+        total = np.empty(numbers.size, numbers.dtype)
+        for part, pieces in self._pieces(numbers):
+            pieces.sum(0, numbers.dtype, total[part])
+        return total.reshape(numbers.shape)
 
     def close(self) -> None:
         """Let go of the file; the memory goes with the arrays."""
         self._file.close()
+
+    def _pieces(self, array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """The parts of a flat array, and what the processes have of each, which holds until the next is asked for."""
+        sent, each = np.ascontiguousarray(array).reshape(-1), PIECE // array.itemsize
+        for start in range(0, sent.size, each):
+            part = slice(start, min(start + each, sent.size))
+            self._number += 1
+            place = self._places[self._number % 2, :, : sent[part].nbytes].view(array.dtype)
+            place[self.rank] = sent[part]
+            self._written[self.rank] = self._number
+            self._wait()
+            yield part, place
 
     def _wait(self) -> None:
         """Return when all have written as many pieces as this process."""

@@ -228,7 +228,7 @@ def _learned_together(
     updated, rows, state = _start((rules, orders is None), learner, rollout, alive)
     for epoch in range(agent.learning_epochs):
         state = _start_epoch(rules, state, alive, None if rates is None else rates[:, epoch])
-        order, shift = (None if x is None else x[epoch] for x in (orders, shifts))
+        order, shift = accelerate.put(tuple(None if x is None else x[epoch] for x in (orders, shifts)))
         for number in range(agent.mini_batches):
             where = np.array([epoch, number, rank])
             *entered, part = _differentiate(rules, state, rows.ready, order, shift, learner.hyper, where)
