@@ -12,6 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from runner.envs.spaces import MASK
+
 
 class Stay(NamedTuple):
     """The time of an agent in every episode."""
@@ -96,6 +98,14 @@ class Stated(Lone):
     def state(self) -> np.ndarray:
         """The shared state."""
         return np.array([self.seed, self.time], np.float32)
+
+
+class Masked(Lone):
+    """Says which actions are possible where nobody reads it."""
+
+    def reset(self, **arguments: Any) -> Any:
+        observations, _ = super().reset(**arguments)
+        return observations, {name: {MASK: np.ones(4, np.int8)} for name in observations}
 
 
 class Pushed(Lone):

@@ -7,7 +7,9 @@ python -m launcher.envs.examine ENV SECONDS FILE    # a section of a configurati
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pickle
 import random
 import sys
@@ -27,9 +29,9 @@ from launcher.envs.misfit import misfit
 from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.base import ABSENT, Step, VectorEnv
+from runner.envs.loop import unread
 from runner.envs.named.measure import step_seconds
 from runner.envs.python import InProcess, PythonTask
-from runner.envs.spaces import LEGAL, MASK
 from runner.envs.task import task
 from runner.envs.tensors import FINAL
 from runner.errors import FailedEnvironmentError, UserError, last_words
@@ -103,10 +105,34 @@ class Witness(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._odd["info has a final observation: it seems to reset itself at the end of an episode"] = (
                 "give the last observation of the episode, and leave it to the caller to reset"
             )
-        if info.keys() & {MASK, LEGAL}:
-            self._odd["info says which actions are possible, and nobody reads it there"] = (
-                f"put it into a Dict observation as {MASK!r}, which categorical policies obey"
-            )
+        if said := unread(info):
+            self._odd[said] = ""
+
+
+class Warnings(logging.Handler):
+    """Takes note of what we warn of ourselves, once."""
+
+    def __init__(self, odd: dict[str, str]) -> None:
+        """Note it in `odd`, as `Witness` does; a warning says itself what to do."""
+        super().__init__(logging.WARNING)
+        self._odd = odd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note it."""
+        self._odd[record.getMessage()] = ""
+
+
+@contextlib.contextmanager
+def warned_of(odd: dict[str, str]) -> Iterator[None]:
+    """Meanwhile what we warn of is noted, not printed, where it would look like the environment's printing."""
+    ours, handler = logging.getLogger("runner"), Warnings(odd)
+    ours.addHandler(handler)
+    propagates, ours.propagate = ours.propagate, False
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.propagate = propagates
 
 
 def _generators() -> tuple[Any, Any]:
@@ -279,29 +305,28 @@ def speed(env: VectorEnv) -> str:
     return f"{text}, with one{several}: {single:,.0f}"
 
 
-def watched(env: VectorEnv) -> tuple[VectorEnv, dict[str, str]]:
-    """The same environment, which takes note of what is odd, and where it does so."""
-    odd: dict[str, str] = {}
+def watched(env: VectorEnv, odd: dict[str, str]) -> VectorEnv:
+    """The same environment, which takes note of what is odd."""
     if not isinstance(env, PythonTask) or not env.single:
-        return env, odd
+        return env
     wrappers = [*env.recipe.wrappers, (Witness, {"odd": odd})]
-    return PythonTask(replace(env.recipe, wrappers=wrappers), env.num_envs), odd
+    return PythonTask(replace(env.recipe, wrappers=wrappers), env.num_envs)
 
 
 def findings(make: Callable[[], VectorEnv], seconds: float) -> Iterator[Finding]:
     """All of them: an error or the speed comes last."""
     odd: dict[str, str] = {}
     error: Finding | None = None
-    try:
-        env = make()
-        looked, odd = watched(env)
-        yield from examine(looked, seconds)
-    except (UserError, FailedEnvironmentError) as raised:
-        error = Finding("wrong", str(raised))
-    except Exception as raised:
-        error = Finding("wrong", last_words(raised))
-    yield from (Finding("note", what, fix) for what, fix in odd.items())
-    yield error or Finding("right", f"speed: {speed(env)}")
+    with warned_of(odd):
+        try:
+            env = make()
+            yield from examine(watched(env, odd), seconds)
+        except (UserError, FailedEnvironmentError) as raised:
+            error = Finding("wrong", str(raised))
+        except Exception as raised:
+            error = Finding("wrong", last_words(raised))
+        yield from (Finding("note", what, fix) for what, fix in odd.items())
+        yield error or Finding("right", f"speed: {speed(env)}")
 
 
 def main(env: str, seconds: str, file: str) -> None:

@@ -7,12 +7,13 @@ gives is a function of seed and actions, whatever stands beside it and whichever
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ import numpy as np
 
 from runner.envs.base import check_finite, close
 from runner.envs.observations import as_array, flatten_observations
-from runner.envs.spaces import Layout
+from runner.envs.spaces import LEGAL, MASK, Layout
 from runner.errors import FailedEnvironmentError, UserError, last_words
+
+log = logging.getLogger(__name__)
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 HUNG_SECONDS = 300.0
@@ -78,6 +81,7 @@ class Loop:
         self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
+        self._warned = first > 0
         self._places = table.observations.reshape(len(seeds), *layout.shape)
         self._maker = maker
         LOOPS.add(self)
@@ -159,6 +163,9 @@ class Loop:
             raise self._wrong(f"reset gives {_kind(answer)}; allowed: (observation, info), a tuple of two")
         self._write(row, answer[0])
         self._table.rewards[row], self._ended[row] = 0.0, False
+        if not self._warned and isinstance(answer[1], dict) and (said := unread(answer[1])):
+            self._warned = True
+            log.warning(said)
 
     def _number(self, name: str, value: Any) -> Any:
         """One number, of whatever library and shape."""
@@ -206,6 +213,16 @@ class Loop:
 
     def _name(self, row: int) -> str:
         return f"the environment with seed {self._seeds[row]}"
+
+
+def unread(info: Mapping[str, Any]) -> str:
+    """A warning of an info with masks; empty where there are none."""
+    if not (masks := info.keys() & {MASK, LEGAL}):
+        return ""
+    return (
+        f"info says which actions are possible ({', '.join(sorted(masks))}), and nobody reads it there: put it into a "
+        f"Dict observation as {MASK!r}, which categorical policies obey"
+    )
 
 
 def watch(seconds: float = HUNG_SECONDS) -> None:

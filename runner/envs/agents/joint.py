@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 from runner.envs.agents.common import Common
 from runner.envs.base import close
 from runner.envs.observations import as_array, flatten_observations
-from runner.envs.spaces import ActionSpace, layout
+from runner.envs.spaces import LEGAL, MASK, ActionSpace, layout
 from runner.errors import UserError
 
 REWARD, TERMINATED, TRUNCATED, PRESENT = range(-4, 0)
@@ -110,9 +110,9 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = _joint_space(self.common.action_space, len(self.names))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin an episode."""
+        """Begin an episode; the info has what agents say of possible actions, in name only."""
         answer = self.env.reset(seed=seed) if options is None else self.env.reset(seed=seed, options=options)
-        observations = answer[0] if isinstance(answer, tuple | list) and len(answer) == 2 else answer
+        observations, infos = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (answer, {})
         if not isinstance(observations, Mapping):
             raise UserError(f"{self._made}: reset gives {type(answer).__name__}; allowed: (observations, infos)")
         self._cells[:] = 0
@@ -122,7 +122,9 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
             if key in live:
                 self._see(row, observations)
             self._cells[row, PRESENT] = key in live
-        return self._row(), {}
+        each = infos.values() if isinstance(infos, Mapping) else ()
+        said = {name for info in each if isinstance(info, Mapping) for name in info}
+        return self._row(), dict.fromkeys(said & {MASK, LEGAL})
 
     def step(self, action: np.ndarray) -> Any:
         """Step all agents that are there; the reward is their sum."""

@@ -96,6 +96,13 @@ def test_agents_without_an_end_are_told_what_limits_them() -> None:
     assert endless.level == "note" and "max_cycles" in (endless.fix or "") and "gymnasium" not in (endless.fix or "")
 
 
+@pytest.mark.parametrize("env", ["tests.parallel:Masked", "gymnasium:Taxi-v4"])
+def test_what_training_warns_of_is_a_finding_and_no_printing(env: str) -> None:
+    found = check.check(EnvConfig.model_validate({"id": env, "num_envs": 2}))
+    said = [finding.what for finding in found if finding.what.startswith("info says which actions are possible")]
+    assert len(said) == 1 and not [finding for finding in found if "it prints" in finding.what], found
+
+
 def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "tests.point:Point"]) == 0
     shown = capsys.readouterr().out

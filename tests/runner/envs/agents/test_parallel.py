@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
@@ -15,7 +17,7 @@ from runner.envs.named.measure import step_seconds
 from runner.envs.spaces import LEGAL, PRIVILEGED
 from runner.envs.wrap import wrap_env
 from runner.errors import FailedEnvironmentError, UserError
-from tests.parallel import TIMETABLE, Lone, Stated, Timetable, Unlike
+from tests.parallel import TIMETABLE, Lone, Masked, Stated, Timetable, Unlike
 
 SEEDS = [5, 6, 7, 8]
 
@@ -84,6 +86,15 @@ def test_only_wanted_rows_are_stepped() -> None:
         observations, rewards, *_, info = env.step_some(np.full(8, 3), np.array([4]))
         assert observations.tolist() == [[7, 0, 1, 0]] and rewards.tolist() == [3] and info[ABSENT].tolist() == [False]
         assert env.step(np.zeros(8, int))[0][:, 2].tolist() == [1, 1, 1, 1, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("make", [Masked, partial(gymnasium.make, "Taxi-v4")], ids=["agents", "one"])
+def test_masks_that_nobody_reads_are_said_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with wrap_env(make, 2).opened(SEEDS) as env:
+        env.reset()
+        env.reset()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("info says which actions are possible (action_mask), and nobody reads it there: put it into")
 
 
 def test_one_that_is_made_already() -> None:
