@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 
 from launcher.envs.catalogue import in_words
 from launcher.envs.misfit import misfit
@@ -146,7 +147,7 @@ def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
     if env.agents is not None:
         yield Finding("right", f"agents, which act at once and have these spaces: {', '.join(env.agents.names)}")
         env = env.of_each(1)
-    yield from _bounds(env)
+    yield from _spaces(env)
     first = env.seeded(SEEDS[:1], 1)
     actions = _actions(env, np.random.default_rng(0), SAME)
     seen = _trace(first, actions, seconds / 8)
@@ -155,8 +156,11 @@ def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
     first.close()
 
 
-def _bounds(env: VectorEnv) -> Iterator[Finding]:
-    space = env.actions
+def _spaces(env: VectorEnv) -> Iterator[Finding]:
+    seen, space = env.observation_space, env.actions
+    if isinstance(seen, Discrete):
+        what = f"an observation is the number of one of {seen.n} states, which a network takes for a size"
+        yield Finding("note", what, "input: one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS), in each network")
     if space.discrete:
         return
     if not space.bounded:
@@ -277,7 +281,7 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
             f"the reward was {next(iter(rewards)):g} at each of {steps:,} random steps",
             "see that it can be found",
         )
-    if largest > LARGE and not env.layout.has_image:
+    if largest > LARGE and not (env.layout.has_image or isinstance(env.observation_space, Discrete)):
         fix = "agent.state_preprocessor: RunningStandardScaler, or give numbers around 1"
         yield Finding("note", f"observations are as large as {largest:,.3g}", fix)
 

@@ -90,6 +90,13 @@ def test_agents_are_tried_together(name: str, told: tuple[str, str, str]) -> Non
     assert seeding.startswith("seeding: ") and re.match(f"episodes: {told[2]}", episodes) and "steps/s" in speed
 
 
+def test_states_with_numbers_are_no_sizes() -> None:
+    env = EnvConfig.model_validate({"id": "gymnasium:Taxi-v4", "num_envs": 2})
+    notes = {finding.what: finding.fix for finding in findings(lambda: task(env), 0.05) if finding.level == "note"}
+    (fix,) = (fix for what, fix in notes.items() if "the number of one of 500 states" in what)
+    assert "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)" in fix and not any("as large as" in one for one in notes)
+
+
 def test_agents_without_an_end_are_told_what_limits_them() -> None:
     env = EnvConfig.model_validate({"id": "tests.parallel:Lone", "num_envs": 2, "steps": 10**9})
     (endless,) = (finding for finding in findings(lambda: task(env), 0.05) if "no episode ended" in finding.what)
