@@ -81,7 +81,7 @@ class Loop:
         self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
-        self._warned = first > 0
+        self._warned = first > 0  # the process that has the first one says it
         self._places = table.observations.reshape(len(seeds), *layout.shape)
         self._maker = maker
         LOOPS.add(self)
