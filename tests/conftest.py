@@ -1,6 +1,9 @@
 """Shape annotations are checked while tests run.
 
 Programs that JAX compiles in tests are kept in a temporary directory, not in the user's.
+
+`pytest` alone runs in two processes: all of tests/launcher, where Ray starts, in one of them and in order, the other
+files wherever there is time. A part of the suite, and what has a mark, runs in the process that was asked for it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests import checking
 
@@ -39,6 +44,25 @@ def optimised() -> Iterator[None]:
     yield
     jax.config.update(OPTIMISATIONS, True)
     jax.clear_caches()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes that run the tests; 0: this one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not cluster" in config.option.markexpr
+    return 2 if whole else 0
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests run in one process, and those of tests/launcher, which share Rays and caches, all in the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        together = "tests/launcher/"
+        return together if nodeid.startswith(together) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How the tests are shared out."""
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
