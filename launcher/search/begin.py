@@ -168,6 +168,12 @@ def _refuse_boundaries(search: Search, configs: Sequence[Config], file: File) ->
             f"{file.source.where((SEARCH, 'pbt', 'interval'))}: found {interval:,}; allowed: timesteps below the "
             f"length, {length:,}, so that members are compared before the end"
         )
+    frequencies, least = search.pbt.frequencies, 4 * len(search.pbt.frequencies)
+    if search.pbt.population < least > 4:
+        raise UserError(
+            f"{file.source.where((SEARCH, 'pbt', 'frequencies'))}: found {frequencies}, of {search.pbt.population} "
+            f"members; allowed: 4 members or more for each, {least} in all"
+        )
 
 
 def _rungs(search: Search, configs: Sequence[Config], file: File, notes: list[str]) -> Search:

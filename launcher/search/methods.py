@@ -86,6 +86,7 @@ def _pbt(record: Record, settings: Mapping[str, Sequence[Trial]], values: Mappin
     options = record.search.pbt
     interval = None if options.interval == "auto" else options.interval
     spans = tuple(span for span in pbt.spans_of(record, values).values() if span is not None)
-    rules = Rules(spans, options.truncation, options.perturbation, options.resample, record.search.seed)
+    numbers = (options.truncation, options.perturbation, options.resample)
+    rules = Rules(spans, *numbers, record.search.seed, options.frequencies)
     population = [trial for seeds in settings.values() for trial in seeds]
     return Pbt(population, partial(score_at, record.metric), interval, rules)

@@ -46,6 +46,7 @@ class Rules:
     perturbation: float
     resample: float
     seed: int
+    frequencies: Sequence[int] = (1,)
 
 
 def exploit(
@@ -55,17 +56,38 @@ def exploit(
 
     The worst share copies members of the best; draws depend on the search's seed, the boundary's number and the member
     alone. What failed has the score −inf and is nobody's source. Of equal scores the first member's is the better.
+
+    Each of several subpopulations does so at its own frequency, and members above its worst share become the best of
+    the others if those are better, with their Hyper numbers if they are compared less often, else with those of its
+    own best (MF-PBT, https://arxiv.org/abs/2506.03225).
     """
-    size = len(scores)
-    order = sorted(range(size), key=lambda member: (-scores[member], member))
-    count = min(max(1, int(size * rules.truncation)), size // 2)
-    best = [member for member in order[:count] if math.isfinite(scores[member])]
-    sources, changed = list(range(size)), list(hypers)
-    for member in order[size - count :] if best else ():
-        rng = np.random.default_rng([rules.seed, number, member])
-        source = best[int(rng.integers(len(best)))]
-        sources[member], changed[member] = source, _explored(hypers[source], rules, rng)
+    order = sorted(range(len(scores)), key=lambda member: (-scores[member], member))
+    parts, frequencies = len(rules.frequencies), rules.frequencies
+    populations = [[member for member in order if member % parts == part] for part in range(parts)]
+    due = [part for part in range(parts) if (number + 1) % frequencies[part] == 0]
+    sources, changed = list(range(len(scores))), list(hypers)
+    for ranked in (populations[part] for part in due):
+        count = _share(ranked, rules)
+        best = [member for member in ranked[:count] if math.isfinite(scores[member])]
+        for member in ranked[len(ranked) - count :] if best else ():
+            rng = np.random.default_rng([rules.seed, number, member])
+            source = best[int(rng.integers(len(best)))]
+            sources[member], changed[member] = source, _explored(hypers[source], rules, rng)
+    for part in due:
+        ranked, count = populations[part], _share(populations[part], rules)
+        worst, needed = len(ranked) - count, {source for member, source in enumerate(sources) if source != member}
+        members = [member for member in ranked[max(1, worst - count) : worst] if member not in needed]
+        others = [member for member in order if member % parts != part and sources[member] == member]
+        for member, migrant in zip(members, others, strict=False):
+            if scores[migrant] > scores[member]:
+                slower = frequencies[migrant % parts] > frequencies[part]
+                sources[member], changed[member] = migrant, hypers[migrant if slower else ranked[0]]
     return sources, changed
+
+
+def _share(ranked: Sequence[int], rules: Rules) -> int:
+    """The number of the best of a population, and of the worst."""
+    return min(max(1, int(len(ranked) * rules.truncation)), len(ranked) // 2)
 
 
 def _explored(numbers: Numbers, rules: Rules, rng: np.random.Generator) -> Numbers:

@@ -52,6 +52,8 @@ class Pbt(Section):
     """A copied number is multiplied or divided by this; 1: left as it is."""
     resample: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """The probability that a copied number is drawn anew from its range instead."""
+    frequencies: list[Annotated[Int, Field(ge=1)]] = Field(default=[1], min_length=1)
+    """For each of as many subpopulations the intervals between its selections; [1]: all members are one population."""
 
 
 class Search(Section):

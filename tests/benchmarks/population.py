@@ -1,4 +1,4 @@
-"""A population beside what else as many env steps could train: a random search, and seeds of one setting.
+"""A population beside what else as many env steps could train: subpopulations, a random search, seeds of one setting.
 
 Each repetition trains 16 members. The one that is the best by its own evaluations is chosen, and played on other
 episodes.
@@ -36,12 +36,15 @@ ONE = {"agent.learning_rate": "log:2.999e-4..3.001e-4"}
 POPULATION = {"population": MEMBERS, "interval": 640}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "pbt": ({"method": "pbt", "pbt": POPULATION}, SPACE),
+    "frequencies": ({"method": "pbt", "pbt": {**POPULATION, "frequencies": [1, 2, 5, 10]}}, SPACE),
     "random": ({"method": "random", "trials": MEMBERS, "seeds": 1}, SPACE),
     "selection": ({"method": "pbt", "pbt": {**POPULATION, "perturbation": 1.0}}, ONE),
     "nothing": ({"method": "random", "trials": 1, "seeds": MEMBERS}, ONE),
 }
-"""Their search and space: a population; as many settings without copies; seeds of one setting that copy each other; and
-seeds that do not."""
+"""Their search and space: a population; four subpopulations with frequencies of their own; as many settings without
+copies; seeds of one setting that copy each other; and seeds that do not."""
+POPULATIONS = ("pbt", "frequencies")
+"""What is compared with all others."""
 
 
 def train(out: Path, repetitions: int, words: Sequence[str]) -> None:
@@ -84,17 +87,19 @@ def chosen(directory: Path) -> float:
 
 
 def table(out: Path) -> None:
-    """Print what each arm came to, and how probably a population beats it."""
-    found = {
+    """Print what each arm came to, and how probably populations beat it."""
+    everything = {
         arm: [chosen(path) for path in sorted(out.glob(f"{arm}-*")) if path.is_dir() and evaluations.read(path)]
         for arm in ARMS
     }
+    found = {arm: returns for arm, returns in everything.items() if returns}
     for arm, returns in found.items():
         low, high = stats.bootstrap_interval(returns, np.mean) or (np.nan, np.nan)
         each = ", ".join(f"{one:.0f}" for one in sorted(returns))
-        line = f"{arm:9} mean of {len(returns)}: {fmean(returns):.1f} [{low:.1f}, {high:.1f}], of {each}"
-        if arm != "pbt":
-            better = stats.probability_of_improvement(found["pbt"], returns)
-            low, high = stats.improvement_interval(found["pbt"], returns) or (np.nan, np.nan)
-            line += f"; a population is better with {better:.2f} [{low:.2f}, {high:.2f}]"
-        print(line)
+        print(f"{arm}: mean of {len(returns)}: {fmean(returns):.1f} [{low:.1f}, {high:.1f}], of {each}")
+    for arm in POPULATIONS:
+        for other in found:
+            if arm in found and arm != other:
+                better = stats.probability_of_improvement(found[arm], found[other])
+                low, high = stats.improvement_interval(found[arm], found[other]) or (np.nan, np.nan)
+                print(f"{arm} is better than {other} with {better:.2f} [{low:.2f}, {high:.2f}]")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cluster
 SETS = ["agent.learning_rate=log:1e-5..1e-2", "agent.ratio_clip=0.1..0.4"]
 SEARCHES: dict[str, tuple[int, str | None, dict[str, Any]]] = {
     "asha": (12_800, "1,2", {"trials": 6, "confirm": 0, "asha": {"reduction": 2, "rungs": 3}}),
-    "pbt": (5_120, None, {"confirm": 0, "pbt": {"population": 4, "interval": 1280}}),
+    "pbt": (5_120, None, {"confirm": 0, "pbt": {"population": 8, "interval": 1280, "frequencies": [1, 2]}}),
     "random": (6_400, "1,2", {"trials": 6, "confirm": 2}),
     "tpe": (3_200, "1,2", {"trials": 7, "confirm": 0, "tpe": {"startup": 4, "in_flight": 2}}),
 }
@@ -136,7 +136,8 @@ def check_population(ledger: Ledger, happened: list[Event]) -> None:
     trials = {trial.id: trial for trial in folder.trials_of(ledger)}
     rounds = {event.data["timestep"]: event.data for event in happened if event.kind == "exploit"}
     assert list(rounds) == [1280, 2560, 3840, 5120]
-    assert sum(len(event["copies"]) for event in rounds.values()) == 3
+    copied = [{trials[name].config.seed % 2 for name in event["copies"]} for event in rounds.values()]
+    assert copied == [{0}, {0, 1}, {0}, set()], "members of even seeds are compared twice as often"
 
     def path(trial: str, timestep: int) -> Path:
         return ledger.directory / agent_path(trial, timestep)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launcher.ledger.rows import Event
@@ -58,6 +60,32 @@ def test_what_failed_is_the_worst_and_nobodys_source(scores: list[float], copied
     sources, _ = exploit(scores, hypers(4), RULES, 0)
     assert [member for member in range(4) if sources[member] != member] == copied
     assert all(sources[member] == 1 for member in copied)
+
+
+def test_each_subpopulation_is_selected_at_its_own_frequency_and_takes_the_best_of_others() -> None:
+    # Members 0, 2, 4, 6 are compared at every boundary, 1, 3, 5, 7 at every second one.
+    rules = replace(RULES, frequencies=(1, 2))
+    scores = [4.0, 9.0, 3.0, 1.0, 2.0, 0.5, 1.0, 0.0]
+    sources, changed = exploit(scores, hypers(8), rules, 0)
+    assert sources == [0, 1, 2, 3, 1, 5, 0, 7], "the last copies its own best, the one above it the best of the others"
+    assert changed[4] == hypers(8)[1], "who is compared less often brings its numbers along"
+    assert changed[6]["ratio_clip"] in (pytest.approx(0.25), pytest.approx(0.16))
+    sources, changed = exploit(scores, hypers(8), rules, 1)
+    assert sources == [0, 1, 2, 3, 1, 0, 0, 1]
+    assert changed[5] == hypers(8)[1], "of who is compared more often it takes all but the numbers"
+    assert exploit(scores, hypers(8), replace(RULES, frequencies=(3, 2)), 0)[0] == list(range(8))
+
+
+def test_no_member_is_a_source_and_a_copy_at_once_and_no_worse_one_comes() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        scores = list(rng.choice([-math.inf, -1.0, 0.0, 1.0, 2.0, 3.0], 13))
+        rules = replace(RULES, truncation=0.5 * (1 - rng.random()), frequencies=tuple(rng.integers(1, 4, 3)))
+        sources, _ = exploit(scores, hypers(13), rules, number)
+        copies = {member for member in range(13) if sources[member] != member}
+        assert not copies & {sources[member] for member in copies}
+        assert all(scores[sources[member]] >= scores[member] for member in copies)
+        assert all(math.isfinite(scores[sources[member]]) for member in copies)
 
 
 def test_numbers_stay_in_their_range_and_may_be_drawn_anew() -> None:

@@ -44,6 +44,8 @@ def test_flags_beat_the_file_and_defaults_are_written_out() -> None:
         ("asha: 3", {}, r"cfg.yaml:2: search.asha: found 3; allowed: block of keys"),
         ("pbt: {truncation: 0.9}", {}, r"cfg.yaml:2: search.pbt.truncation: found 0.9; allowed: number above 0 to 0.5"),
         ("trials: 3", {("trials",): 0}, r"command line: --trials: found 0; allowed: whole number from 1 to"),
+        ("pbt: {frequencies: [1, 0]}", {}, r"cfg.yaml:2: search.pbt.frequencies: found 0; allowed: .*whole number"),
+        ("pbt: {frequencies: 2}", {}, r"cfg.yaml:2: search.pbt.frequencies: found 2; allowed: list"),
         ("seeds: many", {}, r"cfg.yaml:2: search.seeds: found 'many'; allowed: whole number from 1 "),
         ("metric: eval", {}, r"cfg.yaml:2: search.metric: found 'eval'; allowed: evaluation, return or auto \([^\n]*$"),
     ],

@@ -161,6 +161,11 @@ def test_env_steps_of_halving() -> None:
             {("method",): "pbt", ("pbt", "interval"): 3072},
             "pbt.interval: found 3,072; allowed: timesteps below",
         ),
+        (
+            (RATE,),
+            {("method",): "pbt", ("pbt", "population"): 7, ("pbt", "frequencies"): [1, 2]},
+            r"pbt.frequencies: found \[1, 2\], of 7 members; allowed: 4 members or more for each, 8 in all",
+        ),
         (("agent.ratio_clip=0.2..0.2000000001",), {("method",): "pbt"}, "of a space with one setting"),
         ((RATE, "agent.rollouts=16,32"), {("method",): "pbt"}, "one value of agent.rollouts and of trainer.timesteps"),
         (
