@@ -56,29 +56,6 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
 
 
-def test_both_know_the_activations_of_the_configuration() -> None:
-    assert set(models.ACTIVATIONS) == set(torch_models.ACTIVATIONS) == set(ACTIVATIONS)
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_and_its_slope_are_equal_to_where_exponentials_overflow(name: str) -> None:
-    x = normal(4, 7, 5) * np.float32([1, 10, 100, 1000])[:, None, None]
-    direction = normal(7, 5, seed=1)
-
-    @jax.jit
-    def both(rows: jax.Array, direction: jax.Array) -> Any:
-        value, back = jax.vjp(models.ACTIVATIONS[name], rows)
-        return value, back(direction)[0]
-
-    for rows in x:
-        mine, mine_slope = both(rows, direction)
-        leaf = torch.tensor(rows.T[None], requires_grad=True)  # features first
-        theirs = torch_models.ACTIVATIONS[name](leaf)
-        (slope,) = torch.autograd.grad(theirs, leaf, torch.tensor(direction.T[None]))
-        close(mine, theirs[0].T.detach(), name)
-        close(mine_slope, slope[0].T, f"slope of {name}")
-
-
 @pytest.mark.parametrize("name", ["gelu", "softmax"])
 def test_networks_and_their_gradients_are_equal(name: str) -> None:
     changes = {
