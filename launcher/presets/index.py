@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runner.config import load_config
 from runner.config.load import read_yaml
 from runner.errors import UserError, did_you_mean
 
@@ -18,11 +19,10 @@ FOLDER = (Path(__file__).parent / "configs").resolve()
 
 @dataclass(frozen=True)
 class Preset:
-    """One file: the task that it is for, and the class of its policy."""
+    """One file, and the task that it is for."""
 
     path: Path
     task: str
-    policy: str
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ def presets() -> tuple[Preset, ...]:
     for path in sorted(FOLDER.glob("*/*.yaml")):
         data, _ = read_yaml(path)
         if "id" in data.get("env", {}):
-            found.append(Preset(path, data["env"]["id"], data["models"]["policy"]["class"]))
+            found.append(Preset(path, data["env"]["id"]))
     return tuple(found)
 
 
@@ -67,13 +67,12 @@ def required(word: str) -> Preset:
     if family is None:
         near = did_you_mean(word, [name for preset in presets() for name in (preset.task, preset.name)])
         raise UserError(f"command line: '{word}' is no file and names no preset.{near} `launch presets` lists them")
-    entry = catalogue.described(catalogue.Entry(word, family))
-    if entry.needs:
-        raise UserError(f"command line: {word} has no preset, and none could train it here: {entry.needs}")
-    kin = _of_family(family, known, entry.policies)
+    if needs := catalogue.described(catalogue.Entry(word, family)).needs:
+        raise UserError(f"command line: {word} has no preset, and none could train it here: {needs}")
+    kin = [preset for preset in _of_family(family, known) if _fits(preset, word)]
     if not kin:
         raise UserError(
-            f"command line: {word} has no preset, and no other of {family} has one that acts as it does; "
+            f"command line: {word} has no preset, and none of {family} fits its observations and actions; "
             f"`launch presets` lists what there is, `launch CFG.yaml --env {word}` trains it with a file of yours"
         )
     best = max(kin, key=lambda preset: difflib.SequenceMatcher(None, word, preset.task).ratio())
@@ -83,7 +82,23 @@ def required(word: str) -> Preset:
     )
 
 
-def _of_family(family: str, known: Mapping[str, Any], policies: tuple[str, ...]) -> list[Preset]:
-    """The presets of a family whose policies can act in a task; of gymnasium's copy of a family, EnvPool's."""
+def _of_family(family: str, known: Mapping[str, Any]) -> list[Preset]:
+    """The presets of a family; of gymnasium's copy of a family, EnvPool's."""
     tasks = {task.removeprefix("gymnasium:") for task in known[family]}
-    return [preset for preset in presets() if preset.task in tasks and preset.policy in policies]
+    return [preset for preset in presets() if preset.task in tasks]
+
+
+def _fits(preset: Preset, word: str) -> bool:
+    """The preset could train this task, too."""
+    from runner.envs.agents.fitting import fitted
+    from runner.envs.task import task
+    from runner.networks.parameters import Network
+
+    try:
+        config, _ = load_config(preset.path, [(("env", "id"), word)])
+        env = fitted(task(config.env), config)
+        Network.of(config, env.layout, env.actions)
+    except UserError:
+        return False
+    env.close()
+    return True
