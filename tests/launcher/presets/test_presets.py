@@ -93,6 +93,7 @@ def test_a_task_without_preset_is_told_what_to_try(refused: Refused, capsys: pyt
 @pytest.mark.parametrize(
     ("word", "said"),
     {
+        "BipedalWalkerHardcore-v3": "`launch BipedalWalker-v3 --env BipedalWalkerHardcore-v3 --seeds 8` tries it",
         # All presets of the family have linear layers in front, or read other keys.
         "CarRacing-v3": "CarRacing-v3 has no preset, and none of box2d fits its observations and actions; `launch",
         "Game2048-v1": "Game2048-v1 has no preset, and none of jumanji fits its observations and actions; `launch",
