@@ -23,6 +23,31 @@ REQUIRED = "required"
 ACCEPTED = "Accepted as in skrl, without effect"
 """Beginning of the lines on keys that do nothing here."""
 SCHEDULE = "agent.learning_rate_scheduler_kwargs"
+_OTHERS = {
+    "agent.discount_factor": "gamma",
+    "agent.gae_lambda": "lam tau",
+    "agent.learning_rate": "lr",
+    "agent.rollouts": "n_steps num_steps num_steps_per_env horizon_length",
+    "agent.learning_epochs": "n_epochs num_epochs update_epochs mini_epochs num_learning_epochs",
+    "agent.mini_batches": "num_minibatches num_mini_batches batch_size minibatch_size",
+    "agent.ratio_clip": "clip_range clip_coef clip_param e_clip",
+    "agent.value_clip": "clip_range_vf clip_vloss clip_value use_clipped_value_loss",
+    "agent.entropy_loss_scale": "ent_coef entropy_coef",
+    "agent.value_loss_scale": "vf_coef critic_coef value_loss_coef",
+    "agent.grad_norm_clip": "max_grad_norm",
+    "agent.kl_threshold": "target_kl",
+    "agent.advantage_normalization": "norm_adv normalize_advantage",
+    "agent.observation_preprocessor": "norm_obs normalize_input",
+    "agent.value_preprocessor": "normalize_value",
+    "models.initialization": "ortho_init",
+    "models.policy.initial_log_std": "log_std_init",
+    "models.policy.network[].activations": "activation_fn",
+    "models.policy.network[].layers": "net_arch",
+    "env.id": "env_id",
+    "env.num_envs": "n_envs num_actors",
+    "trainer.timesteps": "total_timesteps n_timesteps",
+}
+"""Key → what CleanRL, rl_games, RSL-RL and Stable-Baselines3 call it."""
 _REFERENCE = "#/$defs/"
 _KINDS = {
     "integer": "whole number",
@@ -98,13 +123,23 @@ def every() -> tuple[Entry, ...]:
 
 
 def search(text: str, more: Iterable[Entry] = ()) -> list[Entry]:
-    """Keys, those of a configuration and `more`, that have this in their names or in what they are, in any case."""
-    known = [*every(), *more]
-    found = [entry for entry in known if text.casefold() in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
+    """Keys, those of a configuration and `more`, that have this in their names or in what they are, in any case.
+
+    The first is the one that others call so.
+    """
+    known, folded = [*every(), *more], text.casefold()
+    found = [entry for entry in known if entry.key == of_others().get(folded)]
+    found += [entry for entry in known if folded in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
     if not found:
         near = did_you_mean(text, {name for entry in known for name in (entry.name, entry.key)})
         raise UserError(f"no key of a configuration has {shown(text)} in its name or in what it is.{near}")
     return found
+
+
+@functools.cache
+def of_others() -> dict[str, str]:
+    """Name of a number in another library → the key that it has here."""
+    return {name: key for key, names in _OTHERS.items() for name in names.split()}
 
 
 @functools.cache

@@ -189,6 +189,10 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 OVERRIDES: dict[str, str] = {
     # unknown keys at every depth
     "timestep=5": "timestep: unknown key. Did you mean 'trainer.timesteps'? Allowed here: agent, backend, compile",
+    # as other libraries call it
+    "agent.gamma=.9": "agent.gamma: unknown key. Here that is 'agent.discount_factor' (Discount: the worth of a reward",
+    "agent.batch_size=64": "unknown key. Here that is 'agent.mini_batches' (Parts that a rollout is cut into in every",
+    "total_timesteps=10": "total_timesteps: unknown key. Here that is 'trainer.timesteps' (Length of the training in",
     "agnet.x=1": "command line: agnet: unknown key. Did you mean 'agent'?",
     "a.b.c=3": "command line: a: unknown key.",
     "agent.learning_rat=1": "command line: agent.learning_rat: unknown key. Did you mean 'learning_rate'",

@@ -88,6 +88,15 @@ def test_keys_are_found_by_their_names_and_by_what_they_are() -> None:
     assert [entry.key for entry in keys.search("AGENT.RATIO")] == ["agent.ratio_clip"]
     assert [entry.line for entry in keys.search("bfloat16")] == ["agent.mixed_precision: True or False; default false"]
     assert keys.search("steplr")[-1].line == f"{SCHEDULE}.gamma (MultiStepLR): number above 0; default 0.1"
+    assert keys.search("gamma")[0].key == "agent.discount_factor"  # what others call so, and what has it in its name
+    assert {entry.key for entry in keys.search("gamma")[1:]} >= {f"{SCHEDULE}.gamma"}
     assert len(keys.search("")) == len(keys.every())
     with pytest.raises(UserError, match=r"has 'mini_batchs' in its name .* Did you mean 'mini_batches'"):
         keys.search("mini_batchs")
+
+
+def test_names_of_other_libraries_are_of_keys() -> None:
+    assert keys.of_others().items() >= {"n_steps": "agent.rollouts", "clip_coef": "agent.ratio_clip"}.items()
+    assert set(keys.of_others().values()) <= keys.table(None).keys()
+    own = {entry.name for entry in keys.every()} - {"gamma"}  # of a schedule
+    assert not own & keys.of_others().keys()
