@@ -100,7 +100,7 @@ def _unknown(key: Key, source: Source, schedule: str | None) -> str:
         fields += [SWEEP, SEARCH]
     known = sorted({*fields, *_OLDER.get(keys.spelled(key[:-1]), ())})
     if (meant := keys.of_others().get(str(key[-1]))) is not None:
-        return f" Here that is '{meant}' ({keys.table(None)[meant].text.removesuffix('.')})."
+        return f" Here that is '{meant}' ({keys.table(None)[meant].text.removesuffix('.')}).{_elsewhere(key)}"
     hint = _elsewhere(key) or did_you_mean(key[-1], known) or _elsewhere(key, similar=True)
     return f"{hint} Allowed here: {', '.join(sorted(fields))}."
 
