@@ -1,6 +1,6 @@
 """What one number or option of a preset is worth: the preset with each of CHANGES, alone, over seeds.
 
-    python -m tests.benchmarks.ablations files FOLDER acrobot=200_000 pendulum=200_000   # and lengths
+    python -m tests.benchmarks.ablations files FOLDER acrobot=102_400 pendulum=100_000   # and lengths
     launch FOLDER/*.yaml --seeds 8 --name ablations
     python -m tests.benchmarks.ablations table runs/ablations >> docs/learning.md
 
@@ -69,6 +69,13 @@ def changed(config: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, A
     return new
 
 
+def applies(config: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    """A change has an effect on a configuration."""
+    if "initial_log_std" in change:
+        return "Gaussian" in config["models"]["policy"]["class"]
+    return "observation_statistics" not in change or bool(config["agent"].get("observation_preprocessor"))
+
+
 def write(folder: Path, lengths: Mapping[str, int]) -> None:
     """A file for each preset and change that there is of it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,9 +84,8 @@ def write(folder: Path, lengths: Mapping[str, int]) -> None:
         rollout, envs = config["agent"]["rollouts"], config["env"]["num_envs"]
         config["trainer"]["timesteps"] = -(-env_steps // (rollout * envs)) * rollout
         for place, change in enumerate(CHANGES.values()):
-            if "initial_log_std" in change and "Gaussian" not in config["models"]["policy"]["class"]:
-                continue
-            (folder / f"{name}{BETWEEN}{place}.yaml").write_text(dump(changed(config, change)))
+            if applies(config, change):
+                (folder / f"{name}{BETWEEN}{place}.yaml").write_text(dump(changed(config, change)))
 
 
 def table(directories: list[Path]) -> Iterator[str]:
@@ -89,6 +95,8 @@ def table(directories: list[Path]) -> Iterator[str]:
     for directory in directories:
         for found in by_configuration(standing.read(directory).rows):
             name, _, change = found[0].trial.config.rpartition(BETWEEN)
+            if not applies(read_yaml(required(name).path)[0], list(CHANGES.values())[int(change)]):
+                continue
             scores = [float(row.value or 0) for row in found if row.trial.state == "finished"]
             returns.setdefault(name, {})[int(change)] = scores
             lengths[name] = found[0].env_steps_total
