@@ -128,8 +128,9 @@ def search(text: str, more: Iterable[Entry] = ()) -> list[Entry]:
     The first is the one that others call so.
     """
     known, folded = [*every(), *more], text.casefold()
-    found = [entry for entry in known if entry.key == of_others().get(folded)]
-    found += [entry for entry in known if folded in f"{entry.key}\n{entry.of}\n{entry.text}".casefold()]
+    meant = [entry for entry in known if entry.key == of_others().get(folded)]
+    named = (entry for entry in known if folded in f"{entry.key}\n{entry.of}\n{entry.text}".casefold())
+    found = list(dict.fromkeys([*meant, *named]))
     if not found:
         near = did_you_mean(text, {name for entry in known for name in (entry.name, entry.key)})
         raise UserError(f"no key of a configuration has {shown(text)} in its name or in what it is.{near}")

@@ -90,6 +90,7 @@ def test_keys_are_found_by_their_names_and_by_what_they_are() -> None:
     assert keys.search("steplr")[-1].line == f"{SCHEDULE}.gamma (MultiStepLR): number above 0; default 0.1"
     assert keys.search("gamma")[0].key == "agent.discount_factor"  # what others call so, and what has it in its name
     assert {entry.key for entry in keys.search("gamma")[1:]} >= {f"{SCHEDULE}.gamma"}
+    assert [entry.key for entry in keys.search("lam")] == ["agent.gae_lambda"]  # once, though its name has it, too
     assert len(keys.search("")) == len(keys.every())
     with pytest.raises(UserError, match=r"has 'mini_batchs' in its name .* Did you mean 'mini_batches'"):
         keys.search("mini_batchs")
