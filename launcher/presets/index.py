@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from runner.config import load_config
 from runner.config.load import read_yaml
@@ -69,23 +69,23 @@ def required(word: str) -> Preset:
         raise UserError(f"command line: '{word}' is no file and names no preset.{near} `launch presets` lists them")
     if needs := catalogue.described(catalogue.Entry(word, family)).needs:
         raise UserError(f"command line: {word} has no preset, and none could train it here: {needs}")
-    kin = [preset for preset in _of_family(family, known) if _fits(preset, word)]
-    if not kin:
+    nearest = next((preset for preset in _of_family(word, known[family]) if _fits(preset, word)), None)
+    if nearest is None:
         raise UserError(
             f"command line: {word} has no preset, and none of {family} fits its observations and actions; "
             f"`launch presets` lists what there is, `launch CFG.yaml --env {word}` trains it with a file of yours"
         )
-    best = max(kin, key=lambda preset: difflib.SequenceMatcher(None, word, preset.task).ratio())
     raise UserError(
-        f"command line: {word} has no preset. The nearest of its family ({family}) is that of {best.task}: "
-        f"`launch {best.task} --env {word} --seeds 8` tries it"
+        f"command line: {word} has no preset. The nearest of its family ({family}) is that of {nearest.task}: "
+        f"`launch {nearest.task} --env {word} --seeds 8` tries it"
     )
 
 
-def _of_family(family: str, known: Mapping[str, Any]) -> list[Preset]:
-    """The presets of a family; of gymnasium's copy of a family, EnvPool's."""
-    tasks = {task.removeprefix("gymnasium:") for task in known[family]}
-    return [preset for preset in presets() if preset.task in tasks]
+def _of_family(word: str, family: Sequence[str]) -> list[Preset]:
+    """The presets of a family, the nearest to a task's name first; of gymnasium's copy of a family, EnvPool's."""
+    tasks = {task.removeprefix("gymnasium:") for task in family}
+    found = [preset for preset in presets() if preset.task in tasks]
+    return sorted(found, key=lambda preset: -difflib.SequenceMatcher(None, word, preset.task).ratio())
 
 
 def _fits(preset: Preset, word: str) -> bool:
@@ -96,9 +96,8 @@ def _fits(preset: Preset, word: str) -> bool:
 
     try:
         config, _ = load_config(preset.path, [(("env", "id"), word)])
-        env = fitted(task(config.env), config)
-        Network.of(config, env.layout, env.actions)
+        with contextlib.closing(fitted(task(config.env), config)) as env:
+            Network.of(config, env.layout, env.actions)
     except UserError:
         return False
-    env.close()
     return True
