@@ -75,8 +75,7 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     rollout = accelerate.zeros(shapes)
     if rules.processes > 1:
         rollout = whole(rollout)
-    # The program takes over a learner's memory; jnp.copy would be compiled for each shape.
-    learn(rules, jax.device_put(learner, may_alias=False), rollout, draws, np.ones(members, bool))
+    learn(rules, learner, rollout, draws, np.ones(members, bool))
     return collector
 
 
@@ -309,7 +308,8 @@ def _ended(
 policy = accelerate.over_members(_policy, [0])
 _samples = accelerate.over_members(act, [0, 0, 0, 0])
 _modes = accelerate.over_members(mode, [0, 0, 0])
-_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1], donate=[0])
+# A learner's memory is its own: an interrupt while the next one is computed leaves it as it is.
+_learned = accelerate.over_members(_learn, [0, 1, 1, 0, 0, 1])
 # Those of `_learned_together`.
 _start = accelerate.over_members(lambda static, *given: start(*given, *static), [0, 1, 0])
 _start_epoch = accelerate.over_members(lambda rules, *given: start_epoch(*given), [0, 0, 0], donate=[0])
