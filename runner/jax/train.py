@@ -108,17 +108,17 @@ def mode(rules: Rules, policy: Policy, carry: Any, observations: Num[Array, "N O
     return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
 
 
-@accelerate.own_settings()
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
     """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or likeliest."""
-    now = policy(rules, learner)
-    if noise is None:
-        carry, chosen = _modes(rules, now, carry, observations)
-    else:
-        carry, _, chosen = _samples(rules, now, carry, observations, noise)
-    return None if carry is None else np.array(carry), np.asarray(actions(chosen))
+    with accelerate.own_settings(rules.config.agent.tf32):
+        now = policy(rules, learner)
+        if noise is None:
+            carry, chosen = _modes(rules, now, carry, observations)
+        else:
+            carry, _, chosen = _samples(rules, now, carry, observations, noise)
+        return None if carry is None else np.array(carry), np.asarray(actions(chosen))
 
 
 def learn(

@@ -60,7 +60,7 @@ def multiplies_bfloat16() -> bool:
 
 @contextlib.contextmanager
 def settings(rules: Rules, rows: int) -> Iterator[None]:
-    """Run our programs under the settings that they are written for: no tape, and one thread for little arithmetic.
+    """Those of `own_settings`, and one thread for little arithmetic.
 
     Splitting it costs more than it gives then, and where another process wants the core, torch's waiting threads make
     a run more than 20 times slower.
@@ -72,10 +72,17 @@ def settings(rules: Rules, rows: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)
     try:
-        with torch.inference_mode(False), torch.no_grad(), _products(rules.config.agent.tf32):
+        with own_settings(rules.config.agent.tf32):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def own_settings(tf32: bool = False) -> Iterator[None]:
+    """Run our programs under the settings that they are written for: no tape; a GPU multiplies in TF32 if asked to."""
+    with torch.inference_mode(False), torch.no_grad(), _products(tf32):
+        yield
 
 
 @contextlib.contextmanager

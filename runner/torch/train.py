@@ -109,18 +109,18 @@ def mode(
     return carry, distributions.mode(rules.network.distribution, outputs, policy.log_std)
 
 
-@torch.no_grad()
 def choose(
     rules: Rules, learner: Learner, actions: EnvActions, carry: Any, observations: np.ndarray, noise: np.ndarray | None
 ) -> tuple[Any, np.ndarray]:
     """Actions for environments outside training, by raw observations `[P, N, O]`: drawn with `noise`, or likeliest."""
-    rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
-    carry = None if carry is None else torch.from_numpy(carry).to(rows.device)
-    if noise is None:
-        carry, chosen = mode(rules, now, carry, rows)
-    else:
-        carry, _, chosen = act(rules, now, carry, rows, torch.from_numpy(noise).to(rows.device))
-    return None if carry is None else carry.cpu().numpy(), actions(chosen)
+    with accelerate.own_settings(rules.config.agent.tf32):
+        rows, now = torch.from_numpy(observations).to(accelerate.device()), policy(rules, learner)
+        carry = None if carry is None else torch.from_numpy(carry).to(rows.device)
+        if noise is None:
+            carry, chosen = mode(rules, now, carry, rows)
+        else:
+            carry, _, chosen = act(rules, now, carry, rows, torch.from_numpy(noise).to(rows.device))
+        return None if carry is None else carry.cpu().numpy(), actions(chosen)
 
 
 def learn(

@@ -24,7 +24,7 @@ OWN = {
     # A program of JAX takes the number of its process as an argument.
     | {"own"},
     # Programs are compiled for all members and kept on disk.
-    "jax.accelerate": {"keep_programs", "not_kept", "over_members", "own_settings", "programs_folder", "put", "zeros"},
+    "jax.accelerate": {"keep_programs", "not_kept", "over_members", "programs_folder", "put", "zeros"},
     # Where processes add up their gradients, JAX's update is a program for each part.
     "jax.update": {"Progress", "Rows", "start", "start_epoch", "parted", "taken", "enter", "descend", "leave"}
     | {"end_epoch", "end"},

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from runner.torch import Runner, accelerate
+from runner.torch import Runner, accelerate, train
 from tests.runner.builders import make_config, make_env
 
 STEPS = {"agent.learning_epochs": 10, "agent.mini_batches": 4, "agent.rollouts": 8, "compile": "auto"}
@@ -79,3 +80,16 @@ def test_products_are_in_tf32_only_where_that_is_asked_for(monkeypatch: pytest.M
         with accelerate._products(asked):
             assert [kind.allow_tf32 for kind in kinds] == [asked] * 2
         assert [kind.allow_tf32 for kind in kinds] == before
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_agents_act_with_the_products_that_they_train_with(asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, policy = [], train.policy
+    runner = Runner(make_env("Pendulum-v1"), make_config({"agent.tf32": asked}), threads=1)
+    monkeypatch.setattr(
+        train, "policy", lambda *given: (found.append(torch.backends.cudnn.allow_tf32), policy(*given))[1]
+    )
+    monkeypatch.setattr(accelerate, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(accelerate, "sees_gpu", lambda: True)
+    runner.agent.act(np.zeros((2, 3), np.float32))
+    assert found == [asked]
