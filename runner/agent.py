@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,17 @@ import numpy as np
 
 from runner.checkpoints import checkpoint
 from runner.checkpoints import skrl as skrl_checkpoint
-from runner.config import Config
+from runner.config.numbers import whole
 from runner.envs.agents import acting
 from runner.envs.agents.roster import Agents
 from runner.envs.base import VectorEnv
 from runner.envs.observations import as_array, flatten_batch, like, tensor_in
-from runner.errors import UserError
+from runner.errors import UserError, shown
 from runner.files import expanded, write_whole
 from runner.training.members import Members
 from runner.training.state import MemberState
+
+log = logging.getLogger(__name__)
 
 
 class Agent:
@@ -116,10 +120,11 @@ class Agent:
 
         They are safetensors files; with the ending `.pt`, files that skrl 2.x loads.
         """
-        pack, paths = self._members.pack, list(map(expanded, [path] if isinstance(path, str | Path) else path))
-        if member is not None and not 0 <= member < pack.trials:
+        pack, paths = self._members.pack, list(map(expanded, _paths(path, "save")))
+        one = None if member is None else whole("agent.save: member", member, 0)
+        if one is not None and one >= pack.trials:
             raise UserError(f"agent.save: no member {member}; allowed: 0 to {pack.trials - 1}")
-        members = range(pack.trials) if member is None else [member]
+        members = range(pack.trials) if one is None else [one]
         if len(paths) != len(members) or len(set(paths)) != len(paths):
             raise UserError(
                 f"agent.save: found {', '.join(map(str, paths))} for {len(members)} of {pack.trials} members; allowed: "
@@ -153,33 +158,55 @@ class Agent:
         """Continue from, or act with, checkpoints, one per trial: this program's, or skrl's `.pt` and `.pickle`.
 
         skrl's say nothing of the timestep: training from them begins at 0, with their parameters, statistics, moments.
+        A learning rate that a schedule has left where it is goes on, but where the configuration has another than the
+        checkpoint's own had.
         """
-        paths = [path] if isinstance(path, str | Path) else list(path)
+        paths = _paths(path, "load")
         if len(paths) != self._members.pack.trials:
             raise UserError(
                 f"agent.load: {len(paths)} checkpoints for {self._members.pack.trials} members; give one per member"
             )
-        files = zip(paths, self._members.pack.configs, strict=True)
-        self.restore([state for path, config in files for state in self._read(path, config)])
+        self.restore([state for trial, file in enumerate(paths) for state in self._read(file, trial)])
 
-    def _read(self, path: str | Path, config: Config) -> list[MemberState]:
-        data, network, names = checkpoint.read_file(path), self._members.network, self._members.pack.names
+    def _read(self, path: str | Path, trial: int) -> list[MemberState]:
+        data, network, pack = checkpoint.read_file(path), self._members.network, self._members.pack
         if checkpoint.pickled(data):
-            return skrl_checkpoint.read_trial(data, names, network, config, str(path))
-        return checkpoint.trial_from(data, names, network, str(path))
+            return skrl_checkpoint.read_trial(data, pack.names, network, pack.configs[trial], str(path))
+        states = checkpoint.trial_from(data, pack.names, network, str(path))
+        if checkpoint.learning_rate(data, str(path)) == pack.configs[trial].agent.learning_rate:
+            return states
+        rates = [pack.members_hyper[member].learning_rate for member in pack.members(trial)]
+        return [
+            replace(state, counters=replace(state.counters, learning_rate=rate))
+            for state, rate in zip(states, rates, strict=True)
+        ]
 
     def restore(self, states: Sequence[MemberState]) -> None:
-        """Continue from states that are already in memory."""
-        if len({state.counters.update for state in states}) != 1:
+        """Continue from states that are already in memory, whatever number of updates they took to their timestep."""
+        timesteps, rollouts = (
+            {int(state.counters.timestep) for state in states},
+            self._members.pack.static.agent.rollouts,
+        )
+        if len(timesteps) != 1:
             raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
-        self.adopt(states)
+        (timestep,) = timesteps
+        update, beyond = divmod(timestep, rollouts)
+        if beyond:
+            log.warning(
+                "agent.load: timestep %d of the checkpoint is no multiple of agent.rollouts %d; training would go on "
+                "from %d",
+                *(timestep, rollouts, timestep - beyond),
+            )
+        self.adopt([replace(state, counters=replace(state.counters, update=update)) for state in states])
 
     def adopt(self, states: Sequence[MemberState]) -> None:
         """Act as these states do, whatever their timesteps; training goes on from them only if these are equal."""
         agent, network = self._members.pack.static.agent, self._members.network
+        of_states = agent.state_preprocessor is not None and agent.observation_preprocessor is None
+        observed = "state_preprocessor" if of_states else "observation_preprocessor"
         for state in states:
             for name, moments, wanted in (
-                ("observation_preprocessor", state.observation_statistics, bool(network.scalings)),
+                (observed, state.observation_statistics, bool(network.scalings)),
                 ("value_preprocessor", state.value_statistics, agent.value_preprocessor is not None),
             ):
                 if (moments is not None) != wanted:
@@ -188,6 +215,15 @@ class Agent:
                         f"agent.load: agent.{name} is {getattr(agent, name)!r}, but the checkpoint {has} for it"
                     )
         self._members.restore(states)
+
+
+def _paths(path: Any, verb: str) -> list[str | Path]:
+    """The paths that `agent.save` or `agent.load` was given."""
+    paths = [path] if isinstance(path, str | Path) or not isinstance(path, Sequence) else list(path)
+    for one in paths:
+        if not isinstance(one, str | Path):
+            raise UserError(f"agent.{verb}: found {shown(one, 80)}; allowed: a path, or a list of them, one per member")
+    return paths
 
 
 def _check_names(what: str, given: Any, names: Sequence[str]) -> None:

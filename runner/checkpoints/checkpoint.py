@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -136,6 +137,14 @@ def timestep(data: bytes, name: str) -> int:
     return int((counters[0] if isinstance(counters, list) else counters)["timestep"])
 
 
+def learning_rate(data: bytes, name: str) -> Any:
+    """The learning rate in the configuration of whoever wrote a checkpoint of ours: a number, or a list of two."""
+    try:
+        return json.loads(read_metadata(data, name)["config"])["agent"]["learning_rate"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: corrupted: it has no configuration") from None
+
+
 def environment(metadata: dict[str, str], config: Config, name: str) -> VectorEnv:
     """One of the spaces that a checkpoint carries, which cannot be stepped."""
     if "spaces" not in metadata:
@@ -206,15 +215,20 @@ def _member(
         network.join({e.name: tensors[f"optimizer.{prefix}.{e.name}"] for e in network.entries})
         for prefix in ("first_moment", "second_moment")
     )
-    observation, value = (_moments(tensors, prefix) for prefix in PREPROCESSORS)
+    observation, value = (
+        _moments(tensors, prefix, size, name)
+        for prefix, size in zip(PREPROCESSORS, (network.observation_size, 1), strict=True)
+    )
     return MemberState(network.join(tensors), first, second, observation, value, counters, hyper)
 
 
-def _moments(tensors: dict[str, np.ndarray], prefix: str) -> Moments | None:
+def _moments(tensors: dict[str, np.ndarray], prefix: str, size: int, name: str) -> Moments | None:
     names = [f"{prefix}.{part}" for part in ("running_mean", "running_variance", "current_count")]
     if names[0] not in tensors:
         return None
     mean, variance, count = (tensors[name] for name in names)
+    if mean.shape != (size,) or variance.shape != (size,):
+        raise UserError(f"{name}: of another environment: its {prefix} is of {mean.size:,} numbers; needed: {size:,}")
     return Moments(mean, variance, float(count[0]))
 
 

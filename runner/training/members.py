@@ -135,9 +135,19 @@ class Members:
         return members(self.backend.get(self.learner, self.counters, self.hyper))
 
     def restore(self, states: Sequence[MemberState]) -> None:
-        """Go on as these, one per member; those without Hyper numbers get their configurations'."""
-        own = self.pack.members_hyper
-        self._take(stacked([s if s.hyper else replace(s, hyper=h) for s, h in zip(states, own, strict=True)]))
+        """Go on as these, one per member; those without Hyper numbers get what their configurations have by then."""
+        own = zip(states, self.pack.members_hyper, self._changes(), strict=True)
+        self._take(stacked([s if s.hyper else replace(s, hyper=self._then(s, h, new)) for s, h, new in own]))
+
+    def _changes(self) -> list[list[tuple[int, dict[str, float]]]]:
+        """The changes of every member's Hyper numbers, with their timesteps."""
+        return [changes_of(config, agent) for config in self.pack.configs for agent in self.pack.firsts]
+
+    def _then(self, state: MemberState, hyper: Hyper, changes: Sequence[tuple[int, dict[str, float]]]) -> Hyper:
+        """Hyper numbers at the timestep of a state, whose last rollout has seen what came before its end."""
+        began = state.counters.timestep - self.pack.static.agent.rollouts
+        past = [numbers for timestep, numbers in changes if timestep <= began]
+        return Hyper(**past[-1]) if past else hyper
 
     def _take(self, state: MemberState) -> None:
         assert state.hyper is not None
@@ -149,11 +159,10 @@ class Members:
         """Take up the Hyper numbers that configurations have from here on, and learning rates in proportion."""
         began = self.timestep - self.pack.static.agent.rollouts
         copies: dict[int, tuple[MemberState | int, Hyper, float]] = {}
-        for trial, config in enumerate(self.pack.configs):
-            for member, agent in zip(self.pack.members(trial), self.pack.firsts, strict=True):
-                for _, numbers in (new for new in changes_of(config, agent) if began < new[0] <= self.timestep):
-                    rate = numbers["learning_rate"] / float(self.hyper.learning_rate[member])
-                    copies[member] = member, Hyper(**numbers), rate
+        for member, changes in enumerate(self._changes()):
+            for _, numbers in (new for new in changes if began < new[0] <= self.timestep):
+                rate = numbers["learning_rate"] / float(self.hyper.learning_rate[member])
+                copies[member] = member, Hyper(**numbers), rate
         if copies:
             self.exploit(copies)
 

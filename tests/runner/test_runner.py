@@ -358,6 +358,78 @@ def test_members_are_saved_and_loaded_one_by_one(elsewhere: Path) -> None:
         swapped.agent.load("0.safetensors")
 
 
+@pytest.mark.parametrize(("rollouts", "goes_on_from"), [(4, 16), (12, 12)])
+def test_a_checkpoint_of_other_rollouts_goes_on_from_its_own_timestep(
+    rollouts: int, goes_on_from: int, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = make_runner(changes={"trainer.timesteps": 16})
+    list(runner.reports())
+    runner.agent.save("a.safetensors")
+    other = make_runner(changes={"agent.rollouts": rollouts, "trainer.timesteps": 24})
+    other.agent.load("a.safetensors")
+    assert other.timestep == goes_on_from
+    said = "timestep 16 of the checkpoint is no multiple of agent.rollouts 12; training would go on from 12"
+    assert (said in caplog.text) == (goes_on_from < 16)
+    list(other.reports())
+    assert other.timestep == 24
+
+
+def test_a_learning_rate_goes_on_unless_the_configuration_has_another_now(elsewhere: Path) -> None:
+    runner = make_runner()
+    state = runner.states()[0]
+    adapted = dataclasses.replace(state, counters=dataclasses.replace(state.counters, learning_rate=5e-4))
+    Path("a.safetensors").write_bytes(runner.checkpoint(0, adapted))
+    for changes, rate in (({}, 5e-4), ({"agent.learning_rate": 1e-5}, 1e-5)):
+        other = make_runner(changes=changes)
+        other.agent.load("a.safetensors")
+        assert other.states()[0].counters.learning_rate == pytest.approx(rate)
+
+
+def test_numbers_that_have_changed_by_a_checkpoints_timestep_are_those_of_what_goes_on_from_it() -> None:
+    changes = [{"at": 8, "entropy_loss_scale": 0.5}, {"at": 16, "entropy_loss_scale": 0.25}]
+    runner = make_runner(changes={"agent.changes": changes, "trainer.timesteps": 32})
+    state = dataclasses.replace(runner.states()[0], hyper=None)
+    for timestep, scale in ((0, 0.0), (8, 0.0), (16, 0.5), (24, 0.25)):
+        counters = dataclasses.replace(state.counters, timestep=timestep)
+        runner.agent.restore([dataclasses.replace(state, counters=counters)])
+        hyper = runner.states()[0].hyper
+        assert hyper is not None and hyper.entropy_loss_scale == scale, timestep
+
+
+def test_an_interrupt_in_an_update_leaves_the_policy_as_it_was(
+    backend: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_runner(changes={"trainer.timesteps": 32}, backend=backend)
+    list(runner.reports(until=8))
+    before, learn = fingerprint(runner.states()[0]), runner.numerics.learn
+
+    def interrupted(*given: Any) -> None:
+        learn(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        reports = runner.reports()
+        next(reports)
+        patched.setattr(runner.numerics, "learn", interrupted)
+        list(reports)
+    assert fingerprint(runner.states()[0]) == before
+    runner.agent.save("a.safetensors")
+    list(runner.reports())
+    assert runner.finished
+
+
+def test_what_is_no_path_or_member_is_refused(elsewhere: Path) -> None:
+    runner = make_runner()
+    for wrong in (None, 1000, [3], b"abc"):
+        with pytest.raises(UserError, match=r"agent\.load: found .*; allowed: a path, or a list of them"):
+            runner.agent.load(wrong)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"agent\.save: found .*; allowed: a path, or a list of them"):
+            runner.agent.save(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"agent\.save: member: found 'a'; allowed: a whole number of 0 or more"):
+        runner.agent.save("a.safetensors", "a")  # type: ignore[arg-type]
+    assert not tree(elsewhere)
+
+
 def test_checkpoints_that_do_not_fit_together_or_here_are_refused(elsewhere: Path) -> None:
     runner = make_runner()
     state = runner.states()[0]

@@ -17,7 +17,8 @@ import safetensors.numpy
 
 from runner.checkpoints import checkpoint
 from runner.errors import UserError
-from runner.training.state import Counters, MemberState, Moments
+from runner.training.pack import Hyper, hyper_of
+from runner.training.state import Counters, MemberState, Moments, initial
 from tests.runner.builders import fingerprint, make_config, make_network
 
 CONFIG = make_config()
@@ -199,6 +200,16 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_difference(name
     with pytest.raises(UserError) as caught:
         checkpoint.trial_from(DATA, [""], other)[0]
     assert message in str(caught.value)
+
+
+def test_statistics_of_another_number_of_observations_are_refused() -> None:
+    config = make_config({"models.policy.network.0.input": "OBSERVATIONS[:, 0:2]"})
+    few, many = (make_network(config, size, 2) for size in (3, 4))
+    data = checkpoint.of_trial([initial(few, config.agent, 0, Hyper(**hyper_of(config)))], [""], few, config)
+    assert checkpoint.trial_from(data, [""], few)
+    message = "of another environment: its observation_preprocessor is of 3 numbers; needed: 4"
+    with pytest.raises(UserError, match=message):
+        checkpoint.trial_from(data, [""], many)
 
 
 def test_a_file_below_home_or_a_variable_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
