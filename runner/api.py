@@ -60,7 +60,7 @@ class Runner:
         seeds: Sequence[int] | None = None,
         *,
         threads: int | None = None,
-        configs: Sequence[Config] | None = None,
+        configs: Sequence[Config | Mapping[str, Any]] | None = None,
         group: Group | None = None,
     ) -> None:
         """Build everything that needs no environment step.
@@ -80,7 +80,7 @@ class Runner:
         self.env = fitted(wrap_env(env), config)
         config = self._with_environment(config)
         if configs is not None:
-            members = [self._with_environment(c) for c in configs]
+            members = [self._with_environment(c if isinstance(c, Config) else resolve(c)[0]) for c in configs]
         else:
             own = config.seed if config.seed is not None else fresh_seed()
             members = [config.model_copy(update={"seed": seed}) for seed in ([own] if seeds is None else _whole(seeds))]
@@ -136,7 +136,7 @@ class Runner:
             episodes = self.evaluate()
             self._print(episodes)
             return episodes
-        raise ValueError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
+        raise UserError(f"run: unknown mode {mode!r}; allowed: 'train' or 'eval'")
 
     @property
     def compiles(self) -> bool:

@@ -16,6 +16,21 @@ WINDOW = 100
 """Episodes over which a member's score is averaged."""
 
 
+class _Rewards:
+    """Number, sum, greatest and least of each member's rewards, `[P]`, whatever the number of rollouts."""
+
+    def __init__(self, members: int) -> None:
+        self.count, self.sum = np.zeros(members, np.int64), np.zeros(members)
+        self.greatest, self.least = np.full(members, -np.inf), np.full(members, np.inf)
+
+    def add(self, rewards: np.ndarray, valid: np.ndarray) -> None:
+        """Count the valid ones of a rollout `[T, P, N]`."""
+        self.count += valid.sum((0, 2))
+        self.sum += np.where(valid, rewards, 0).sum((0, 2), dtype=np.float64)
+        self.greatest = np.maximum(self.greatest, np.where(valid, rewards, -np.inf).max((0, 2)))
+        self.least = np.minimum(self.least, np.where(valid, rewards, np.inf).min((0, 2)))
+
+
 class Episodes:
     """Follows every environment of a pack, environments of a member side by side.
 
@@ -30,8 +45,7 @@ class Episodes:
         self._lengths = np.zeros(members * envs, np.int64)
         self._recent: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(members)]
         self._finished: list[list[tuple[float, int]]] = [[] for _ in range(members)]
-        self._rewards: list[np.ndarray] = []
-        self._valid: list[np.ndarray] = []
+        self._rewards = _Rewards(members)
 
     @np.errstate(over="ignore", invalid="ignore")
     def add(
@@ -41,8 +55,8 @@ class Episodes:
 
         The score's own rewards and ends in `infos`, one per step, win over the learner's.
         """
-        self._rewards.append(rewards)
-        self._valid.append(valid)
+        shape = len(rewards), self.members, self.envs
+        self._rewards.add(rewards.reshape(shape), valid.reshape(shape))
         for step in zip(rewards, ended, valid, infos, strict=True):
             self._add(*step)
 
@@ -66,16 +80,14 @@ class Episodes:
     @np.errstate(over="ignore", invalid="ignore")
     def drain(self) -> list[dict[str, float]]:
         """Per member, skrl's reward and episode metrics since the last call."""
-        rewards = np.concatenate(self._rewards).reshape(-1, self.members, self.envs)
-        valid = np.concatenate(self._valid).reshape(rewards.shape)
-        self._rewards.clear()
-        self._valid.clear()
+        rewards, self._rewards = self._rewards, _Rewards(self.members)
         out: list[dict[str, float]] = []
         for member in range(self.members):
-            rows = rewards[:, member][valid[:, member]]
             values: dict[str, float] = {}
-            if rows.size:
-                _spread(values, rows, tracking.REWARD_MAX, tracking.REWARD_MIN, tracking.REWARD_MEAN)
+            if count := rewards.count[member]:
+                values[tracking.REWARD_MAX] = float(rewards.greatest[member])
+                values[tracking.REWARD_MIN] = float(rewards.least[member])
+                values[tracking.REWARD_MEAN] = float(rewards.sum[member] / count)
             if self._finished[member]:
                 returns, lengths = np.array(self._finished[member]).T
                 _spread(values, returns, tracking.RETURN_MAX, tracking.RETURN_MIN, tracking.RETURN_MEAN)

@@ -14,6 +14,7 @@ from runner.config.schedules import KLAdaptiveLR
 from runner.config.schema import Agent
 from runner.draws import seed_of_group
 from runner.envs.agents.roster import Agents
+from runner.errors import UserError
 from runner.networks.parameters import Network
 
 
@@ -128,10 +129,13 @@ class Pack:
         """Stack configurations.
 
         Raises:
-            ValueError: they differ in more than Hyper numbers and seeds.
+            UserError: there are none, or they differ in more than Hyper numbers and seeds.
         """
         if len({static_key(config) for config in configs}) != 1:
-            raise ValueError("configurations of one pack must have one Static signature")
+            raise UserError(
+                f"configurations of one pack: found {len(configs)}, not of one Static signature; allowed: one or "
+                "more that differ in Hyper numbers, such as rates and clips, and seeds alone"
+            )
         rows = [hyper_of(config, agent) for config in configs for agent in (agents.firsts if agents else [""])]
         stacked = Hyper(**{name: np.array([r[name] for r in rows], float) for name in rows[0]})
         return cls(tuple(configs), stacked, agents)

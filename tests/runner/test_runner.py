@@ -201,6 +201,14 @@ def test_members_of_one_seed_write_apart(elsewhere: Path) -> None:
     assert rates == pytest.approx([1e-3, 1e-2])
 
 
+def test_configurations_of_a_pack_may_be_plain_data() -> None:
+    configs = [plain_config({"seed": seed}) for seed in (1, 2)]
+    assert [config.seed for config in make_runner(configs=configs).configs] == [1, 2]
+    for others in ([], [plain_config(), plain_config({"agent.rollouts": 4})]):
+        with pytest.raises(UserError, match=rf"found {len(others)}, not of one Static signature; allowed: one or more"):
+            make_runner(configs=others)
+
+
 def test_no_checkpoints_where_none_are_wanted(elsewhere: Path) -> None:
     make_runner(changes={**FILES, "agent.experiment.checkpoint_interval": 0}).run("train")
     assert [f for f in tree(elsewhere) if f.endswith("safetensors")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 
 from runner import draws
 from runner.envs.spaces import layout
+from runner.errors import UserError
 from runner.networks.parameters import LOG_STD
 from runner.training.episodes import Episodes
 from runner.training.pack import Hyper, Pack, identity, static_key
@@ -71,7 +73,7 @@ def test_members_may_differ_in_hyper_numbers_and_seeds_only() -> None:
         assert static_key(make_config({name: value})) == static_key(base), name
     keys = {static_key(make_config({name: value})) for name, value in STATIC.items()}
     assert len(keys) == len(STATIC) and static_key(base) not in keys
-    with pytest.raises(ValueError, match="one Static signature"):
+    with pytest.raises(UserError, match="one Static signature"):
         Pack.of([base, make_config({"agent.rollouts": 4})])
 
 
@@ -199,3 +201,14 @@ def test_episodes_are_counted_without_reset_rows_and_with_the_scores_own_rewards
     first, second = episodes.drain()
     assert RETURN_MEAN not in first and second[RETURN_MEAN] == 12 + 100
     assert episodes.scores() == [pytest.approx(5), pytest.approx((8 + 112) / 2)]
+
+
+def test_rewards_take_no_more_memory_the_longer_nothing_is_reported() -> None:
+    episodes = Episodes(members=1, envs=1000)
+    rewards, ended, valid = np.ones((8, 1000), np.float32), np.zeros((8, 1000), bool), np.ones((8, 1000), bool)
+    sizes = []
+    for _ in range(3):
+        episodes.add(rewards, ended, valid, [{}] * 8)
+        sizes.append(len(pickle.dumps(episodes)))
+    assert len(set(sizes)) == 1
+    assert episodes.drain()[0][REWARD_MEAN] == 1
