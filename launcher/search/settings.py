@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
@@ -120,10 +120,17 @@ def read_search(data: Mapping[str, Any] | None, flags: Mapping[Key, Any], source
             inner[str(part)] = inner = {**below} if isinstance(below, Mapping) else {}
         inner[str(key[-1])] = value
     try:
-        return Search.model_validate(merged)
+        search = Search.model_validate(merged)
     except ValidationError as error:
         lines = (_sentence(detail, flags, source) for detail in error.errors())
         raise UserError("\n".join(dict.fromkeys(lines))) from None
+    for key, methods in _OF_METHODS.items():
+        if key in flags and search.method not in methods:
+            raise UserError(
+                f"command line: {FLAGS[key]} {flags[key]}: the search's method is {search.method}, which has no such "
+                f"number; allowed with --search {', '.join(methods)}"
+            )
+    return search
 
 
 FLAGS: Mapping[Key, str] = {
@@ -134,6 +141,8 @@ FLAGS: Mapping[Key, str] = {
     ("seed",): "--search-seed",
 }
 """Keys of the section that have a flag."""
+_OF_METHODS: Mapping[Key, Sequence[Method]] = {("trials",): ("random", "tpe", "asha"), ("pbt", "population"): ("pbt",)}
+"""Keys that only some methods read."""
 
 
 @cache

@@ -45,6 +45,13 @@ def test_flags_beat_the_file_and_defaults_are_written_out() -> None:
         ("pbt: {truncation: 0.9}", {}, r"cfg.yaml:2: search.pbt.truncation: found 0.9; allowed: number above 0 to 0.5"),
         ("trials: 3", {("trials",): 0}, r"command line: --trials: found 0; allowed: whole number from 1 to"),
         ("pbt: {frequencies: [1, 0]}", {}, r"cfg.yaml:2: search.pbt.frequencies: found 0; allowed: .*whole number"),
+        (
+            "method: pbt",
+            {("trials",): 4},
+            r"command line: --trials 4: .* is pbt, which has no such number; allowed with --search random, tpe, asha",
+        ),
+        ("method: grid", {("trials",): 4}, r"command line: --trials 4: the search's method is grid"),
+        ("method: tpe", {("pbt", "population"): 4}, r"command line: --population 4: .* allowed with --search pbt"),
         ("pbt: {frequencies: 2}", {}, r"cfg.yaml:2: search.pbt.frequencies: found 2; allowed: list"),
         ("seeds: many", {}, r"cfg.yaml:2: search.seeds: found 'many'; allowed: whole number from 1 "),
         ("metric: eval", {}, r"cfg.yaml:2: search.metric: found 'eval'; allowed: evaluation, return or auto \([^\n]*$"),
