@@ -50,6 +50,7 @@ def resolve(
         data, source = plain(data), Source("configuration")
     overrides, swept = list(overrides), list(swept)
     raw = {str(k): v for k, v in data.items()}
+    era = era_of(raw)
     for section in (SWEEP, SEARCH):
         if section not in raw:
             continue
@@ -67,13 +68,12 @@ def resolve(
         if key[0] == "models":
             _overrides.apply(raw, key, plain_copy(value), where)
     _check_algorithm(raw, source, settings)
-    era = era_of(raw)
     others = [(*canonical_override(key, value, era, where), where) for key, value, where in settings]
     names = [canonical_key(key, era) for key, _ in overrides]
     places = {canonical_key(key, era): place for key, _, place in swept}
     source = replace(source, overridden=frozenset([*names, *(key for key, _ in overrides)]), written=dict(places))
     # What is chosen has no default either; but in errors it is the file's.
-    translated, notes = canonical(raw, replace(source, overridden=source.overridden | places.keys()))
+    translated, notes = canonical(raw, era, replace(source, overridden=source.overridden | places.keys()))
     source = replace(source, written={**places, **source.written, **places})
     for key, value, where in others:
         if key[0] != "models":

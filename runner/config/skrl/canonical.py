@@ -15,7 +15,7 @@ from runner.config.network.layers import activation_list, layer
 from runner.config.schedules import without_effect
 from runner.config.schema import Agent, is_a2c, is_class
 from runner.config.skrl.algorithms import trained_as_ppo
-from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era, era_of
+from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era
 from runner.errors import UserError, nearest
 
 AGENT_RENAMES = {
@@ -25,6 +25,8 @@ AGENT_RENAMES = {
 }
 SHAPES = {"STATES": "OBSERVATIONS", "OBSERVATIONS": "OBSERVATIONS", "ACTIONS": "ACTIONS", "ONE": "ONE"}
 SCHEDULER_RENAMES = {MISSPELT_SCHEDULER: "KLAdaptiveLR"}
+PPOS = ("ratio_clip", "value_clip", "value_loss_scale", "kl_threshold")
+"""Numbers of PPO's loss, which A2C of skrl 1.x does not know."""
 EVALUATED = ("learning_rate_scheduler", "observation_preprocessor", "state_preprocessor", "value_preprocessor")
 """skrl evaluates these as Python, so that the word None in them is null."""
 UNSET: Mapping[Key, Mapping[str, Any]] = {
@@ -68,13 +70,12 @@ class _Notes:
         return ["; ".join([f"read as {era.value}", *said])]
 
 
-def canonical(data: Mapping[str, Any], source: Source) -> tuple[dict[str, Any], list[str]]:
-    """A configuration of any spelling in the canonical one, and a note on what was translated, if anything was.
+def canonical(data: Mapping[str, Any], era: Era, source: Source) -> tuple[dict[str, Any], list[str]]:
+    """A configuration of an era in the canonical spelling, and a note on what was translated, if anything was.
 
     Unknown keys pass through, for the schema to refuse.
     """
-    out, era = plain_copy(data), era_of(data)
-    notes = _Notes(source.overridden)
+    out, notes = plain_copy(data), _Notes(source.overridden)
     models, agent, trainer = (out.get(name) for name in ("models", "agent", "trainer"))
     for path, meanings in UNSET.items():
         block: Any = out
@@ -114,6 +115,9 @@ def canonical_key(key: Key, era: Era) -> Key:
 
 def canonical_override(key: Key, value: Any, era: Era, where: str = "command line") -> tuple[Key, Any]:
     """The same with its value; `where` it is written, for errors."""
+    if key == ("agent",) and isinstance(value, Mapping):
+        renamed = [canonical_override(("agent", name), inner, era, where) for name, inner in value.items()]
+        return key, {name: inner for (_, name), inner in renamed}
     if len(key) >= 2 and key[0] == "agent":
         if key[1] == "clip_predicted_values":
             if value is False:
@@ -196,13 +200,12 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
     if not isinstance(clip, bool):
         where = source.where(("agent", "clip_predicted_values"))
         raise UserError(f"{where}: found {clip!r}; allowed: True or False")
+    if is_a2c(agent):
+        if era.before_2:
+            _leave_out_ppos(agent, given, notes)
+        return
     if given:
         notes.say(TRANSLATED, "clip_predicted_values → value_clip")
-    if is_a2c(agent):
-        if era.before_2 and agent.get("learning_epochs", 1) != 1 and "agent.learning_epochs" not in notes.overridden:
-            del agent["learning_epochs"]
-            notes.say(IGNORED, "agent.learning_epochs (A2C of skrl 1.x learns once from each rollout)")
-        return
     if era.before_2 and "value_loss_scale" not in agent:
         agent["value_loss_scale"] = 1.0
         notes.default("agent.value_loss_scale", "value_loss_scale 1.0")
@@ -210,6 +213,18 @@ def _value_loss(agent: dict[str, Any], era: Era, source: Source, notes: _Notes) 
         agent["value_clip"] = 0.0
         if not given:
             notes.default("agent.value_clip", "no value clipping (clip_predicted_values is missing)")
+
+
+def _leave_out_ppos(agent: dict[str, Any], clips_values: bool, notes: _Notes) -> None:
+    """Leave out numbers that A2C of skrl 1.x does not read, as of a file of PPO whose class was changed."""
+    if agent.get("learning_epochs", 1) != 1 and "agent.learning_epochs" not in notes.overridden:
+        del agent["learning_epochs"]
+        notes.say(IGNORED, "agent.learning_epochs (A2C of skrl 1.x learns once from each rollout)")
+    own = [name for name in PPOS if name in agent and f"agent.{name}" not in notes.overridden]
+    for name in own:
+        del agent[name]
+    if found := [*(["clip_predicted_values"] if clips_values else []), *own]:
+        notes.say(IGNORED, f"agent.{', '.join(found)} (PPO's; A2C of skrl 1.x has none)")
 
 
 def _of_agents(agent: dict[str, Any], source: Source, notes: _Notes) -> None:

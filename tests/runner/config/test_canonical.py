@@ -312,7 +312,15 @@ def test_the_last_override_wins() -> None:
 
 def test_an_override_does_not_change_the_era_of_the_file() -> None:
     data = plain_config()
-    assert resolve(data, None, [(("agent", "lambda"), 0.5)])[0].agent.value_loss_scale == 2.5
+    output = ("models", "policy", "output"), "tanh(Shape.ACTIONS)"
+    for override in ((("agent", "lambda"), 0.5), output):
+        assert resolve(data, None, [override])[0].agent.value_loss_scale == 2.5
+        assert resolve(data, None, [], [(*override, ("sweep", "x"))])[0].agent.value_loss_scale == 2.5
+    del data["agent"]["observation_preprocessor"]
+    data["agent"]["lambda"] = 0.5
+    for name, value in (("clip_mean_actions", False), ("class", "GaussianMixin")):
+        config, notes = resolve(data, None, [(("models", "policy", name), value)])
+        assert config.agent.value_loss_scale == 1.0 and notes[0].startswith("read as skrl 1.x")
 
 
 @pytest.mark.parametrize(

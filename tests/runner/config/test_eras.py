@@ -243,3 +243,14 @@ def test_a2c_of_1x_does_not_read_learning_epochs() -> None:
     assert config.agent.learning_epochs == 1 and "agent.learning_epochs (A2C of skrl 1.x learns once" in note
     with pytest.raises(UserError, match="A2C learns once from each rollout"):
         resolve({**network(), "agent": {**agent, "gae_lambda": 0.9}})
+
+
+def test_what_only_ppo_reads_is_ignored_for_a2c_of_skrl_1() -> None:
+    ppos = {"clip_predicted_values": False, "value_clip": 0.2, "value_loss_scale": 2.0, "kl_threshold": 0.01}
+    data = yaml.safe_load((FIXTURES / "b_docs_1_3.yaml").read_text())
+    data["agent"] |= {"class": "A2C", "mini_batches": 1, **ppos}
+    config, (note,) = resolve(data)
+    agent = config.agent
+    assert (agent.value_clip, agent.value_loss_scale, agent.kl_threshold) == (0.0, 1.0, 0.0)
+    assert "kl_threshold (PPO's; A2C of skrl 1.x has none)" in note and "clip_predicted_values →" not in note
+    assert resolve(data, None, [(("agent", "kl_threshold"), 0.02)])[0].agent.kl_threshold == 0.02
