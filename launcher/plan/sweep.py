@@ -229,7 +229,7 @@ def refuse_ranges(axes: Iterable[Axis], source: Source) -> None:
             (choice,) = axis[0]
             raise UserError(
                 f"{choice.where(source)}: {drawn} is a range that a search draws from; add --search random (or tpe, "
-                f"asha, pbt), or give a count, such as {drawn.low:g}..{drawn.high:g}/5, for a grid"
+                f"asha, pbt), or write a grid, such as {drawn.grid()}"
             )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from runner.config import keys
 from runner.config.load import Key
 from runner.config.models import PolicyModel
+from runner.config.schedules import SCHEDULES
 from runner.config.schema import Config
 from runner.config.skrl.eras import Era
 
@@ -60,10 +61,13 @@ def _of_agent(config: Config) -> Iterator[tuple[Key, str]]:
         yield ("agent", "observation_statistics"), "there is no agent.observation_preprocessor"
     if agent.rollouts == 1:
         yield ("agent", "gae_lambda"), "agent.rollouts is 1, and λ weighs later timesteps"
-    if agent.value_clip <= 0:
+    # Numbers change while it trains, and each of several agents may have its own.
+    own = {name for numbers in agent.of_agents.values() for name in numbers}
+    sections = [agent, *(later for _, later in agent.phases()), *map(agent.of, own)]
+    if all(section.value_clip <= 0 for section in sections):
         yield ("agent", "value_loss"), "agent.value_clip is off"
         yield ("agent", "value_clip"), "0 and less switch it off"
-    if agent.grad_norm_clip <= 0:
+    if all(section.grad_norm_clip <= 0 for section in sections):
         yield ("agent", "grad_norm_clip"), "0 and less switch it off"
     if agent.learning_starts <= agent.random_timesteps:
         yield ("agent", "learning_starts"), f"agent.random_timesteps {agent.random_timesteps} already last as long"
@@ -104,9 +108,15 @@ def shared_role(data: Mapping[str, Any], era: Era) -> str:
 def effective(config: Config) -> str:
     """Canonical text of all that has an effect, seed included: equal for two configurations that are one run.
 
-    Networks are compared as they are built, not as they are written.
+    Networks, schedules and lists of one number are compared as they are built, not as they are written.
     """
     data = config.dump()
+    agent, policy = data["agent"], data["models"]["policy"]
+    if agent["learning_rate_scheduler"] is not None:
+        agent["learning_rate_scheduler"] = SCHEDULES[agent["learning_rate_scheduler"]].__name__
+    for block, name in ((agent, "learning_rate"), (policy, "initial_log_std")):
+        if isinstance(block[name], list) and len(set(block[name])) == 1:
+            block[name] = block[name][0]
     for role, model in (("policy", config.models.policy), ("value", config.models.value)):
         data["models"][role] |= {"network": repr(model.plan), "output": None}
     for key in without_effect(config):

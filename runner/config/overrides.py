@@ -167,6 +167,16 @@ class Range:
             return int(min(max(round(value), self.low), self.high))
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
+    def grid(self, count: int = 5) -> str:
+        """A few numbers of the range as `--set` takes them, of the spacing by which it is drawn from."""
+        if self.distribution == "int-log":
+            ratios = (self.low * (self.high / self.low) ** (i / (count - 1)) for i in range(count))
+            return ",".join(str(value) for value in dict.fromkeys(map(self.rounded, ratios)))
+        if self.whole:  # what divides the range, since steps are whole
+            count = next(n for n in range(count, 1, -1) if (self.high - self.low) % (n - 1) == 0)
+        ends = (Decimal(repr(end)).normalize() for end in (self.low, self.high))
+        return "..".join(format(end, "e" if self.logarithmic else "f") for end in ends) + f"/{count}"
+
     def __str__(self) -> str:
         return f"{self.distribution}:{self.low:g}..{self.high:g}"
 

@@ -331,6 +331,21 @@ def test_a_seed_that_is_none(tmp_path: Path) -> None:
     assert "is asked for twice" in refusal(CARTPOLE, "seed=010,10")
 
 
+@pytest.mark.parametrize(
+    ("setting", "grid"),
+    [
+        ("agent.learning_rate=log:1e-4..1e-2", "1e-4..1e-2/5"),
+        ("agent.learning_rate=uniform:1e-4..2.5e-3", "0.0001..0.0025/5"),
+        ("agent.rollouts=int-log:16..512", "16,38,91,215,512"),
+        ("agent.rollouts=16..23", "16..23/2"),
+        ("trainer.timesteps=1000..2000000", "1000..2000000/5"),
+    ],
+)
+def test_a_grid_in_place_of_a_range_has_its_spacing(setting: str, grid: str) -> None:
+    assert refusal(CARTPOLE, setting).endswith(f"or write a grid, such as {grid}")
+    assert len(trials(f"{setting.partition('=')[0]}={grid}")) == (2 if grid.endswith("/2") else 5)
+
+
 # What changes nothing
 
 IDLE = {
@@ -374,6 +389,25 @@ def test_a_setting_in_step_that_changes_nothing() -> None:
     assert len(trials(zips=[["agent.learning_rate=1e-3,1e-4", "trainer.timesteps=4096,8192"]])) == 2
 
 
+def test_schedules_and_deviations_of_several_names() -> None:
+    base = ["agent.learning_rate_scheduler_kwargs={gamma: 0.9}"]
+    said = refusal(CARTPOLE, *base, "agent.learning_rate_scheduler=exponential,ExponentialLR")
+    assert "is asked for twice; give each configuration once" in said
+    pendulum = CARTPOLE.with_name("pendulum.yaml")
+    assert "is asked for twice" in refusal(pendulum, "models.policy.initial_log_std=0,[0]")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        ["agent.value_clip=0", "agent.changes=[{at: 160, value_clip: 0.2}]"],
+        ["agent.class=IPPO", "agent.value_clip=0", "agent.of_agents={value_clip: {a: '0.2'}}"],
+    ],
+)
+def test_a_setting_that_a_later_number_or_one_agent_reads(base: list[str]) -> None:
+    assert len(trials(*base, "agent.value_loss=skrl,max")) == 2
+
+
 @pytest.mark.parametrize("first", ["policy", "value"])
 def test_layers_that_nobody_reads(tmp_path: Path, first: str) -> None:
     data = yaml.safe_load(CARTPOLE.read_text())
@@ -392,7 +426,8 @@ def test_layers_that_nobody_reads(tmp_path: Path, first: str) -> None:
     "setting",
     ["agent.entropy_loss_scale=1,1.0", "agent.learning_rate=1e-3,.001", "agent.rollouts=010,10",
      "models.policy.output=ACTIONS,1 * ACTIONS", "models.policy.network.0.activations=relu,ReLU",
-     "models.policy.network.0.layers=[8],[{linear: 8}]"],
+     "models.policy.network.0.layers=[8],[{linear: 8}]", "agent.learning_rate=1e-3,[1e-3,1e-3]",
+     "agent.learning_rate_scheduler=cosine,Cosine", "models.policy.network.0.layers=[100],[1e2],['100']"],
 )  # fmt: skip
 def test_two_spellings_of_one_value_are_one_trial(setting: str) -> None:
     if "1 * " in setting:
