@@ -56,8 +56,10 @@ def check(
     settings = []
     for text in set_ or ():
         key, values = parse_override(text)
-        if key[0] != "env" or len(values) != 1:
-            raise UserError(f"command line: --set {text}: allowed: one value of a key below env")
+        if key[0] != "env" or len(key) < 2 or key[1] == "id" or len(values) != 1:
+            raise UserError(
+                f"command line: --set {text}: allowed: one value of a key below env, but its id, which is {name}"
+            )
         settings.append((key, values[0]))
     config, _ = resolve({"env": {"id": name, "num_envs": 64}, "models": {"policy": {}, "value": {}}}, None, settings)
     found = checking.check(config.env)

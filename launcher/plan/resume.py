@@ -146,6 +146,8 @@ def _length(settings: Sequence[str]) -> object:
             )
         if len(values) > 1:
             raise UserError(f"command line: --set {text}: all trials train to one length; give one number")
+        if values[0] is None:
+            raise UserError(f"command line: --set {text}: found no number; allowed: timesteps, such as 20_000")
         if length not in (None, values[0]):
             raise UserError(f"command line: --set {text}: given twice, {length} before; give one of them")
         length = values[0]
@@ -156,11 +158,10 @@ def _extended(trial: Trial, row: TrialRow, begin: int, length: object) -> Trial 
     """The trial with a greater length; None where it is that long already, or diverged."""
     config = trial.config
     data = config.dump()
-    data["trainer"]["timesteps"] = length
     # `auto` is a part of the length; curves and checkpoints go on as they began.
     for name in ("write_interval", "checkpoint_interval"):
         data["agent"]["experiment"][name] = config.interval(name)
-    longer = resolve(data)[0]
+    longer = resolve(data, None, [(LENGTH, length)])[0]
     if row.state == "diverged" or longer.length == row.timesteps:
         return None
     if longer.length < row.timesteps:

@@ -116,6 +116,8 @@ def test_the_verb_shows_all_and_its_status_says_whether_something_is_wrong(capsy
     assert "✓ spaces: Box 3 → Box 1" in shown and "steps/s on one core" in shown
     assert main(["check", "tests.point:Point", "--set", "env.length=0.5", "--set", "agent.rollouts=8"]) == 2
     assert "--set agent.rollouts=8: allowed: one value of a key below env" in capsys.readouterr().err
+    assert main(["check", "tests.point:Point", "--set", "env.id=Pendulum-v1"]) == 2
+    assert "but its id, which is tests.point:Point" in capsys.readouterr().err
     assert main(["check", "tests.point:Point", "--set", "env.num_envs=0"]) == 2
     assert "command line: env.num_envs: found 0; allowed: whole number from 1" in capsys.readouterr().err
     assert main(["check", "tests.point:Point", "--set", "env.lenth=5", "--json"]) == 1

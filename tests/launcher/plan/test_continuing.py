@@ -153,7 +153,9 @@ def test_one_that_has_not_begun_may_get_any_length(tmp_path: Path) -> None:
         ("agent.learning_rate=1e-3", "a launch keeps the settings that it was begun with"),
         ("trainer.timesteps=1280,2560", "give one number"),
         ("trainer.timesteps=320", "640 or more"),
-        ("trainer.timesteps=many", "trainer.timesteps"),
+        ("trainer.timesteps=many", "^command line: trainer.timesteps: found 'many'"),
+        ("trainer.timesteps=[640]", "^command line: trainer.timesteps: found"),
+        ("trainer.timesteps=", "found no number; allowed: timesteps"),
         ("trainer.timesteps", "write key=value"),
     ],
 )
