@@ -102,7 +102,7 @@ def _unknown(key: Key, source: Source, schedule: str | None) -> str:
     if (meant := keys.of_others().get(str(key[-1]))) is not None:
         return f" Here that is '{meant}' ({keys.table(None)[meant].text.removesuffix('.')}).{_elsewhere(key)}"
     hint = _elsewhere(key) or did_you_mean(key[-1], known) or _elsewhere(key, similar=True)
-    return f"{hint} Allowed here: {', '.join(sorted(fields))}."
+    return f"{hint} Allowed here: {', '.join(sorted(fields)) or 'none'}."
 
 
 def _elsewhere(key: Key, similar: bool = False) -> str:

@@ -55,6 +55,12 @@ def _integer(value: Any) -> Any:
     return value
 
 
+def as_whole(value: Any) -> int | None:
+    """The whole number that a value of a file is: 64, 1e2 and '64' are; None where it is none."""
+    found = None if isinstance(value, bool) else _integer(value)
+    return found if isinstance(found, int) else None
+
+
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Int = Annotated[int, BeforeValidator(_integer)]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.network import expressions
+from runner.config.network import expressions, rearranging
 from runner.config.network.expressions import Binary, Expression, Name
 from runner.config.network.layers import Container, Conv2d, Flatten, Layer, Linear, Plan, Recurrent
 from runner.envs.spaces import Layout
@@ -200,7 +200,11 @@ class Builder:
         """The layer's output for one row, its parameters noted."""
         layer = step.layer
         if isinstance(layer, Flatten):
-            return x.reshape(1, *_flattened(x.shape[1:], layer, where))
+            try:
+                return x.reshape(1, *rearranging.reshaped("flatten", (layer.start, layer.end), x.shape[1:]))
+            except ValueError:
+                axes = f"axes {layer.start} to {layer.end}"
+                raise UserError(f"{where}: cannot flatten {axes} of {_text(x)}") from None
         if isinstance(layer, Linear | Recurrent):
             if x.ndim != 2:
                 kind = layer.cell if isinstance(layer, Recurrent) else "linear"
@@ -273,12 +277,3 @@ def _text(x: np.ndarray) -> str:
 
 def _convolved(size: int, layer: Conv2d, axis: int) -> int:
     return (size + sum(layer.edges[axis]) - layer.kernel[axis]) // layer.stride[axis] + 1
-
-
-def _flattened(shape: tuple[int, ...], layer: Flatten, where: str) -> tuple[int, ...]:
-    axes = len(shape)
-    start = layer.start - 1 if layer.start > 0 else axes + layer.start
-    end = layer.end - 1 if layer.end > 0 else axes + layer.end
-    if not 0 <= start <= end < axes:
-        raise UserError(f"{where}: cannot flatten axes {layer.start} to {layer.end} of {' x '.join(map(str, shape))}")
-    return (*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])

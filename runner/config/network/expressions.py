@@ -232,7 +232,7 @@ class _Reader:
             if tree.func.id in FUNCTIONS or tree.func.id not in (*rearranging.NAMES, *CONCATENATIONS):
                 return tree.func.id, tree.args
         elif isinstance(tree.func, ast.Attribute):
-            if ast.unparse(tree.func.value) in LIBRARIES:
+            if ast.get_source_segment(self._text, tree.func.value) in LIBRARIES:
                 return tree.func.attr, tree.args
             if tree.func.attr in rearranging.NAMES:
                 return tree.func.attr, [tree.func.value, *tree.args]

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from runner.config.network.expressions import PARTED, TOKENS, Expression, Name, activation_name, names, parse
+from runner.config.numbers import as_whole
 from runner.errors import UserError, did_you_mean
 
 LARGEST_LAYER, MOST_LAYERS = 1_000_000, 16
@@ -141,7 +142,7 @@ def _check_names(expression: Expression, allowed: Sequence[str], where: str) -> 
 
 def layer(entry: Any, where: str) -> Layer:
     """Read one layer: `64`, `{linear: 64}`, `{conv2d: [32, 8, 4]}`, `flatten`, … in all of skrl's spellings."""
-    if isinstance(entry, int) and not isinstance(entry, bool):
+    if as_whole(entry) is not None:
         return Linear(_units(entry, where))
     if entry == "flatten":
         return Flatten()
@@ -196,9 +197,7 @@ def _conv2d(value: Any, where: str) -> Conv2d:
     for name in ("out_channels", "kernel_size"):
         if name not in given:
             raise UserError(f"{where}.{name}: required, but not given")
-    channels = given["out_channels"]
-    if isinstance(channels, bool) or not isinstance(channels, int) or not 0 < channels <= LARGEST_LAYER:
-        raise UserError(f"{where}.out_channels: found {channels!r}; allowed: a positive whole number")
+    channels = _whole(given["out_channels"], LARGEST_LAYER, f"{where}.out_channels")
     stride = _pair(given.get("stride", 1), 1, f"{where}.stride")
     padding = given.get("padding", 0)
     if isinstance(padding, str) and padding.casefold() in ("same", "valid"):
@@ -214,21 +213,19 @@ def _conv2d(value: Any, where: str) -> Conv2d:
 
 def _flatten(value: Any, where: str) -> Flatten:
     given = _arguments({} if value is None else value, ("start_dim", "end_dim"), {}, where)
-    for name, number in given.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number == 0:
-            raise UserError(f"{where}.{name}: found {number!r}; allowed: an axis after the batch, such as 1 or -1")
-    return Flatten(given.get("start_dim", 1), given.get("end_dim", -1))
+    axes = {name: as_whole(number) for name, number in given.items()}
+    for name, axis in axes.items():
+        if not axis:
+            raise UserError(f"{where}.{name}: found {given[name]!r}; allowed: an axis after the batch, such as 1 or -1")
+    return Flatten(axes.get("start_dim") or 1, axes.get("end_dim") or -1)
 
 
 def _recurrent(cell: str, value: Any, where: str) -> Recurrent:
     given = {"num_layers": 1, **_arguments(value, ("hidden_size", "num_layers"), {"features": "hidden_size"}, where)}
     if "hidden_size" not in given:
         raise UserError(f"{where}.hidden_size: required, but not given")
-    for name, most in (("hidden_size", LARGEST_LAYER), ("num_layers", MOST_LAYERS)):
-        number = given[name]
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number <= most:
-            raise UserError(f"{where}.{name}: found {number!r}; allowed: a whole number from 1 to {most:,}")
-    return Recurrent(cell, given["hidden_size"], given["num_layers"])
+    units = _whole(given["hidden_size"], LARGEST_LAYER, f"{where}.hidden_size")
+    return Recurrent(cell, units, _whole(given["num_layers"], MOST_LAYERS, f"{where}.num_layers"))
 
 
 _READERS: dict[str, Callable[[Any, str], Layer]] = {
@@ -250,9 +247,15 @@ def _units(value: Any, where: str) -> int | str:
     token = _feature(value) if isinstance(value, str) else None
     if token is not None:
         return token
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_LAYER:
-        raise UserError(f"{where}: a layer is a positive number of units, found {value!r}")
-    return value
+    return _whole(value, LARGEST_LAYER, where)
+
+
+def _whole(value: Any, most: int, where: str) -> int:
+    """A whole number from 1."""
+    number = as_whole(value)
+    if number is None or not 0 < number <= most:
+        raise UserError(f"{where}: found {value!r}; allowed: a whole number from 1 to {most:,}")
+    return number
 
 
 def _bias(given: Mapping[str, Any], where: str) -> bool:
@@ -264,9 +267,9 @@ def _bias(given: Mapping[str, Any], where: str) -> bool:
 
 def _pair(value: Any, least: int, where: str) -> tuple[int, int]:
     """A whole number for both axes, or one for each."""
-    numbers = list(value) if isinstance(value, list | tuple) else [value, value]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and least <= n <= 10_000 for n in numbers)
-    if len(numbers) != 2 or not whole:
+    given = list(value) if isinstance(value, list | tuple) else [value, value]
+    numbers = [number for number in map(as_whole, given) if number is not None and least <= number <= 10_000]
+    if not len(given) == len(numbers) == 2:
         raise UserError(f"{where}: found {value!r}; allowed: a whole number of {least} or more, or two of them")
     return numbers[0], numbers[1]
 
