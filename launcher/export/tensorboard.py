@@ -24,10 +24,10 @@ import numpy as np
 from launcher.export.hparams import HParams
 from launcher.export.wandb import WandbExport
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import Progress, State, StoredRecord, TrialRow
+from launcher.ledger.rows import LOST_STATES, OVER_STATES, Progress, StoredRecord, TrialRow
 from launcher.ledger.storage import REFUSED
 from launcher.stats import interquartile_mean
-from launcher.watch.layout import LOST_STATES, by_configuration
+from launcher.watch.layout import by_configuration
 from runner.training.tracking import TensorBoard
 
 CHUNK = 200
@@ -38,8 +38,6 @@ LONGEST_POLL = 0.5
 """Seconds that a poll writes at most: the launcher, which polls, has leases to watch."""
 SHORT_POLL = 0.1
 """One that takes longer, as with ten thousand trials, is followed by a pause of ten times as long."""
-OVER: tuple[State, ...] = ("finished", "diverged", "failed")
-"""States of trials that are not trained any more."""
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda numbers: float(np.mean(numbers)),
     "iqm": interquartile_mean,
@@ -151,7 +149,7 @@ class _Tail:
         if (self._revision, self._averaged) != before:
             self._save()
         for progress in trials:
-            if progress.trial.state in OVER:
+            if progress.trial.state in OVER_STATES:
                 self._end(progress)
 
     def close(self) -> None:

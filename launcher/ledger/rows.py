@@ -13,6 +13,12 @@ from runner.training.tracking import Record
 
 State = Literal["pending", "running", "paused", "finished", "diverged", "failed", "interrupted"]
 """`paused`: a search has stopped it at a timestep, and may let it go on."""
+LOST_STATES: Final[tuple[State, ...]] = ("failed", "diverged")
+OVER_STATES: Final[tuple[State, ...]] = ("finished", *LOST_STATES)
+"""States of trials that are not trained any more, unless somebody asks for that."""
+SEARCH: Final = "search"
+OVER: Final = "over"
+"""Kinds of the first and the last event of a search, after which what is paused is not trained any more either."""
 Kind = Literal["agent", "best"]
 Order = Literal["go", "stop", "lost"]
 """The order of a trial to its worker: go on; save, publish and leave; drop it, since another attempt has it."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import State, TrialRow
+from launcher.ledger.rows import OVER, OVER_STATES, SEARCH, State, TrialRow
 from launcher.ledger.storage import LEDGER
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, parse_seeds, trial_of
@@ -18,8 +18,6 @@ from runner.config import Config, resolve
 from runner.config.overrides import parse_override
 from runner.errors import UserError
 
-SEARCH, OVER = "search", "over"
-"""Kinds of the first and the last event of a search, after which also what is paused is not trained any more."""
 LENGTH = ("trainer", "timesteps")
 
 
@@ -86,7 +84,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
             if extended is not None:
                 longer[name] = extended
     added = _added([longer.get(name, trials[name]) for name in rows], seeds)
-    ended = {"finished", "diverged", "failed"} | ({"paused"} if OVER in kinds else set())
+    ended = {*OVER_STATES} | ({"paused"} if OVER in kinds else set())
     todo = [
         (longer.get(name, trials[name]), begin.get(name, 0))
         for name, row in rows.items()

@@ -25,12 +25,12 @@ from launcher.ledger.configurations import settings_of
 from launcher.ledger.evaluations import Evaluation
 from launcher.ledger.ledger import reading
 from launcher.ledger.records import Grid, Records, Span, grid_of, read_records
-from launcher.ledger.rows import Progress, TrialRow
+from launcher.ledger.rows import LOST_STATES, Progress, TrialRow
 from launcher.ledger.storage import LEDGER
 from launcher.report import runners
 from launcher.report.figures import PLAIN, Style, styles
 from launcher.watch import standing
-from launcher.watch.layout import LOST_STATES, by_configuration
+from launcher.watch.layout import by_configuration
 from launcher.watch.standing import Standing
 from runner.config.load import dump
 from runner.errors import UserError

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from launcher.cluster.preflight import placed
 from launcher.ledger.ledger import Ledger, reading
+from launcher.ledger.rows import OVER, OVER_STATES, SEARCH
 from launcher.ledger.storage import is_launch
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
@@ -242,7 +243,7 @@ def _status(console: Console, directory: Path, result: Result) -> int:
     """Say what is to be done next; returns the exit status."""
     with reading(directory) as ledger:
         kinds = {event.kind for event in ledger.events()}
-        search, over = continuing.SEARCH in kinds, continuing.OVER in kinds
+        search, over = SEARCH in kinds, OVER in kinds
         # Settings that a search has stopped for good are done with.
         states = set(ledger.states().values()) - ({"paused"} if over else set())
         lost = _unsaved(ledger) if result.stopped_by else 0
@@ -280,7 +281,7 @@ def _say_lost_output(directory: Path) -> None:
 
 def say_how_to_continue(console: Console, directory: Path, states: Collection[str] = ()) -> None:
     """Print the command that continues a launch with trials in these `states`."""
-    only_failed = "failed" in states and set(states) <= {"finished", "diverged", "failed"}
+    only_failed = "failed" in states and set(states) <= {*OVER_STATES}
     flag = " --retry-failed" if only_failed else ""
     say(console, f"Continue:    launch resume {shlex.quote(str(directory))}{flag}")
 

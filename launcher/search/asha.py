@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from launcher.ledger.ledger import reading
 from launcher.ledger.reader import Reader
-from launcher.ledger.rows import Event
+from launcher.ledger.rows import LOST_STATES, OVER_STATES, Event
 from launcher.parts import evenly, grouped
 from launcher.plan.experiment import LARGEST_PACK, Trial
 from launcher.search.scheduler import Desk, Leg
-from launcher.watch.layout import LOST_STATES
 from runner.config import Config
 from runner.training.pack import static_key
 
@@ -178,8 +177,7 @@ class Asha:
         return [
             trial
             for trial in self._settings[name]
-            if states[trial.id] not in ("finished", "diverged", "failed")
-            and (states[trial.id] != "paused" or agents[trial.id] < until)
+            if states[trial.id] not in OVER_STATES and (states[trial.id] != "paused" or agents[trial.id] < until)
         ]
 
     def _interrupted(self, bracket: Bracket, states: Mapping[str, str], agents: Mapping[str, int]) -> list[Leg]:

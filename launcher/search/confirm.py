@@ -9,6 +9,7 @@ import numpy as np
 from launcher.ledger.configurations import config_of
 from launcher.ledger.ledger import reading
 from launcher.ledger.reader import Reader
+from launcher.ledger.rows import OVER_STATES
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, form_packs, trial_of
 from launcher.search import pbt, results
@@ -42,7 +43,7 @@ def best_config(ledger: Reader, winner: results.Result) -> Config:
 
 def _trains(one: results.Result) -> bool:
     """A setting is being trained, or waits for it; one that is paused was stopped for good."""
-    return any(trial.state not in (*results.OVER, "paused") for trial in one.trials)
+    return any(trial.state not in (*OVER_STATES, "paused") for trial in one.trials)
 
 
 def _compared(found: Results, best: Config) -> tuple[list[Entry], list[Trial]]:
@@ -83,5 +84,5 @@ class Confirmation:
                 event.key for event in ledger.events() if event.kind == "setting" and event.data["role"] != "search"
             }
             states, agents, trials = ledger.states(), ledger.last_agents(), folder.trials_of(ledger)
-        left = [(t, agents.get(t.id, 0)) for t in trials if t.name in names and states[t.id] not in results.OVER]
+        left = [(t, agents.get(t.id, 0)) for t in trials if t.name in names and states[t.id] not in OVER_STATES]
         return form_packs(left, desk.workers, self._largest)

@@ -9,10 +9,10 @@ from typing import Any
 
 from launcher.ledger.aggregator import writer
 from launcher.ledger.ledger import reading
+from launcher.ledger.rows import OVER, OVER_STATES, SEARCH
 from launcher.ledger.storage import writing
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial
-from launcher.plan.resume import OVER
 from launcher.search import pbt
 from launcher.search.asha import Asha
 from launcher.search.confirm import Confirmation
@@ -21,7 +21,6 @@ from launcher.search.record import Record
 from launcher.search.scheduler import Desk, Fixed, Leg, Scheduler
 from launcher.search.score import score_at
 from launcher.search.tpe import Tpe
-from launcher.watch.layout import LOST_STATES
 
 
 class InTurn:
@@ -45,7 +44,7 @@ def scheduler_of(directory: Path, packs: Sequence[Sequence[Trial]], largest: int
     """The scheduler of what is left of a launch, which a plain one trains in these packs; `largest` is of others."""
     with reading(directory) as ledger:
         events = ledger.events()
-        about = next((event.data for event in events if event.kind == "search"), None)
+        about = next((event.data for event in events if event.kind == SEARCH), None)
         if about is None:
             return Fixed(packs)
         trials = folder.trials_of(ledger)
@@ -74,8 +73,8 @@ def advance(directory: Path) -> None:
     """
     with reading(directory) as ledger:
         kinds = {event.kind for event in ledger.events()}
-        idle = set(ledger.states().values()) <= {"finished", *LOST_STATES}
-    if "search" in kinds and OVER not in kinds and idle:
+        idle = set(ledger.states().values()) <= {*OVER_STATES}
+    if SEARCH in kinds and OVER not in kinds and idle:
         with writing(directory), writer(directory) as ledger:
             desk = Desk(directory, lambda call, *values: getattr(ledger, call)(*values), 1, False)
             scheduler_of(directory, []).next(desk)

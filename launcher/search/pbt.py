@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import Event
+from launcher.ledger.rows import LOST_STATES, Event
 from launcher.parts import evenly, grouped
 from launcher.plan.experiment import LARGEST_PACK, Trial
 from launcher.search.asha import Score
@@ -169,7 +169,7 @@ class Pbt:
                 if number == len(self._boundaries):
                     return None
                 until = self._boundaries[number]
-                live = [trial for trial in self._trials if states[trial.id] not in ("diverged", "failed")]
+                live = [trial for trial in self._trials if states[trial.id] not in LOST_STATES]
                 left = [trial for trial in live if agents.get(trial.id, 0) < until]
                 scores = {} if left else {t.id: self._score(ledger, [t.id], until) for t in self._trials}
             if not left:

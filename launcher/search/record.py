@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from launcher.ledger.rows import SEARCH
 from launcher.search.score import Metric
 from launcher.search.settings import Search
 from launcher.search.space import Dimension
@@ -73,7 +74,7 @@ class Record:
             "dimensions": [dimension.as_json() for dimension in self.dimensions],
             "own": self.own,
         }
-        return "search", "", data
+        return SEARCH, "", data
 
     @classmethod
     def of_event(cls, data: Mapping[str, Any]) -> Record:

@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from launcher import stats
 from launcher.ledger.reader import Reader
-from launcher.ledger.rows import TrialRow
+from launcher.ledger.rows import LOST_STATES, OVER_STATES, SEARCH, TrialRow
 from launcher.parts import grouped
 from launcher.search.record import Record, Role, Setting
 from launcher.search.score import WORST, score, value_at
-from launcher.watch.layout import LOST_STATES
-
-OVER = ("finished", *LOST_STATES)
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Result:
     @property
     def over(self) -> bool:
         """Nothing of it is left to train."""
-        return bool(self.trials) and all(trial.state in OVER for trial in self.trials)
+        return bool(self.trials) and all(trial.state in OVER_STATES for trial in self.trials)
 
     @property
     def lost(self) -> int:
@@ -76,7 +73,7 @@ class Results:
 def read(ledger: Reader) -> Results | None:
     """The results of a launch's search; None of a launch without one."""
     events = ledger.events()
-    record = next((Record.of_event(event.data) for event in events if event.kind == "search"), None)
+    record = next((Record.of_event(event.data) for event in events if event.kind == SEARCH), None)
     if record is None:
         return None
     rows, agents = grouped(ledger.trials(), lambda row: row.config), ledger.last_agents()
@@ -85,7 +82,7 @@ def read(ledger: Reader) -> Results | None:
         data, trials = event.data, rows.get(event.key, [])
         setting = Setting(data["number"], event.key, data["values"], data["role"])
         values = tuple(value_at(ledger, trial, record.metric) for trial in trials)
-        parts = [1.0 if t.state in OVER else agents.get(t.id, 0) / t.timesteps for t in trials]
+        parts = [1.0 if t.state in OVER_STATES else agents.get(t.id, 0) / t.timesteps for t in trials]
         reached = min(parts, default=0.0)
         found.append(Result(setting, tuple(trials), values, reached))
     return Results(record, tuple(found))

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from launcher.ledger.reader import Reader
-from launcher.ledger.rows import TrialRow
+from launcher.ledger.rows import LOST_STATES, TrialRow
 from launcher.stats import interquartile_mean
-from launcher.watch.layout import LOST_STATES
 from runner.training.tracking import EVALUATION_MEAN, SCORE
 
 Metric = Literal["evaluation", "return"]

@@ -12,9 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import State
+from launcher.ledger.rows import LOST_STATES, State
 from launcher.ledger.storage import LEDGER, is_launch
-from launcher.watch.layout import LOST_STATES
 from launcher.watch.standing import read
 from launcher.watch.tables import Column, table
 from runner.errors import UserError

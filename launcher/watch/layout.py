@@ -13,12 +13,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from launcher.ledger.rows import Progress, State
+from launcher.ledger.rows import LOST_STATES, Progress
 from launcher.parts import grouped
 from launcher.watch.names import abbreviated, briefest, unshared
 from launcher.watch.tables import LEAST_TEXT, Column, count, cut, duration, table
 
-LOST_STATES: tuple[State, ...] = ("failed", "diverged")
 STYLES = {
     "finished": "green",
     "running": "cyan",

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import AttemptRow, Progress, State
+from launcher.ledger.rows import LOST_STATES, AttemptRow, Progress, State
 from launcher.ledger.storage import at_work
 from launcher.parts import grouped
-from launcher.watch.layout import LOST_STATES
 from launcher.watch.tail import tail
 from runner.errors import UserError, did_you_mean
 from runner.training.tracking import SCORE

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from launcher import stats
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import Progress, State, StoredRecord
+from launcher.ledger.rows import LOST_STATES, Progress, State, StoredRecord
 from launcher.plan.revision import short_commit
-from launcher.watch.layout import LOST_STATES, by_configuration, layout, scores, totals
+from launcher.watch.layout import by_configuration, layout, scores, totals
 from launcher.watch.standing import Standing, read
 from launcher.watch.tables import count, say
 

@@ -20,8 +20,8 @@ import yaml
 from launcher import stats
 from launcher.ledger import evaluations
 from launcher.ledger.ledger import reading
+from launcher.ledger.rows import OVER_STATES
 from launcher.search.score import value_at
-from launcher.watch.layout import LOST_STATES
 
 FILE = Path(__file__).with_suffix(".yaml")
 MEMBERS = 16
@@ -75,7 +75,7 @@ def _launch(words: Sequence[str]) -> None:
 
 def _over(directory: Path) -> bool:
     with reading(directory) as ledger:
-        return set(ledger.states().values()) <= {"finished", *LOST_STATES}
+        return set(ledger.states().values()) <= {*OVER_STATES}
 
 
 def chosen(directory: Path) -> float:

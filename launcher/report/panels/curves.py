@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from launcher import stats
+from launcher.ledger.rows import LOST_STATES
 from launcher.report.data import Configuration, Report
 from launcher.report.figures import Axis, Figure, Series, written
 from launcher.report.parts import Panel, Plot, Words, distinct, interval, slug
-from launcher.watch.layout import LOST_STATES
 from launcher.watch.tables import count
 from runner.training.tracking import SCORE
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from launcher import stats
+from launcher.ledger.rows import LOST_STATES
 from launcher.report.data import Configuration, Launch, Report
 from launcher.report.figures import written
 from launcher.report.parts import Cell, Panel, Part, Table, Words, interval, named, num, span
-from launcher.watch.layout import LOST_STATES
 from launcher.watch.tables import count
 
 BETTER = "P(best > this):"
