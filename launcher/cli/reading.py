@@ -43,8 +43,9 @@ def status(
         print(json.dumps(view.describe(standing), allow_nan=False))
         return 0
     view.show(console(), standing)
-    if standing.unfinished and not standing.running:
-        session.say_how_to_continue(console(), standing.directory, {row.trial.state for row in standing.rows})
+    if not standing.running:
+        states = {row.trial.state for row in standing.rows}
+        session.say_how_to_continue(console(), standing.directory, states, standing.search)
     return 0
 
 

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger import layout2
-from launcher.ledger.rows import AttemptRow, Checkpoint, Event, Member, Progress, State, StoredRecord, TrialRow
+from launcher.ledger.rows import (
+    OVER,
+    SEARCH,
+    AttemptRow,
+    Checkpoint,
+    Event,
+    Member,
+    Progress,
+    Stage,
+    State,
+    StoredRecord,
+    TrialRow,
+)
 from runner.training.tracking import RETURN_MEAN, STEPS_PER_SECOND, Record
 
 
@@ -51,6 +63,11 @@ class Reader:
             return []  # it was made before there were searches
         rows = self._db.execute("SELECT number, kind, key, text FROM events ORDER BY number")
         return [Event(number, kind, key, json.loads(text)) for number, kind, key, text in rows]
+
+    def search(self) -> Stage | None:
+        """The stage of the launch's search; None of a launch that is no search."""
+        kinds = {event.kind for event in self.events()}
+        return None if SEARCH not in kinds else "over" if OVER in kinds else "on"
 
     def attempts(self) -> list[AttemptRow]:
         """All attempts, in order."""

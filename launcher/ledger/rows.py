@@ -5,7 +5,7 @@ All of it travels between processes, so it is plain and compares equal after pic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,7 +18,9 @@ OVER_STATES: Final[tuple[State, ...]] = ("finished", *LOST_STATES)
 """States of trials that are not trained any more, unless somebody asks for that."""
 SEARCH: Final = "search"
 OVER: Final = "over"
-"""Kinds of the first and the last event of a search, after which what is paused is not trained any more either."""
+"""Kinds of the first and the last event of a search."""
+Stage = Literal["on", "over"]
+"""Of a search: it has something left to train or decide; or not, and what is paused stays so."""
 Kind = Literal["agent", "best"]
 Order = Literal["go", "stop", "lost"]
 """The order of a trial to its worker: go on; save, publish and leave; drop it, since another attempt has it."""
@@ -162,6 +164,16 @@ class Published:
     records: int
     state: Literal["running", "paused", "finished", "diverged", "interrupted"]
     score: float | None = None
+
+
+def ended(search: Stage | None) -> set[State]:
+    """States of trials that a resume leaves as they are; `search` is None of a launch that is no search."""
+    return {*OVER_STATES, "paused"} if search == "over" else {*OVER_STATES}
+
+
+def goes_on(states: Iterable[State], search: Stage | None) -> bool:
+    """Something is left for a resume of a launch with trials in these states."""
+    return search == "on" or not ended(search).issuperset(states)
 
 
 def agent_path(trial: str, timestep: int) -> str:

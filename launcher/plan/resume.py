@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import OVER, OVER_STATES, SEARCH, State, TrialRow
+from launcher.ledger.rows import State, TrialRow, ended
 from launcher.ledger.storage import LEDGER
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, parse_seeds, trial_of
@@ -70,11 +70,11 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     """
     with reading(directory) as ledger:
         trials = {trial.id: trial for trial in folder.trials_of(ledger)}
-        kinds = {event.kind for event in ledger.events()}
         rows, begin = {row.id: row for row in ledger.trials()}, ledger.last_agents()
+        search = ledger.search()
     if not rows:
         raise UserError(f"{directory / LEDGER}: damaged: it has no trials")
-    if SEARCH in kinds:
+    if search is not None:
         _refuse_for_search(directory, seeds, settings, retry_failed)
     length = _length(settings)
     longer = {}
@@ -84,20 +84,19 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
             if extended is not None:
                 longer[name] = extended
     added = _added([longer.get(name, trials[name]) for name in rows], seeds)
-    ended = {*OVER_STATES} | ({"paused"} if OVER in kinds else set())
     todo = [
         (longer.get(name, trials[name]), begin.get(name, 0))
         for name, row in rows.items()
-        if row.state not in ended
+        if row.state not in ended(search)
         or (row.state == "finished" and name in longer)
         or (row.state == "failed" and retry_failed)
     ]
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
-    how = "" if SEARCH in kinds else " (--retry-failed tries them again)"
+    how = "" if search is not None else " (--retry-failed tries them again)"
     notes = _notes(directory, states, todo, None if retry_failed else how)
     all_finished = states["finished"] + states["paused"] == len(rows)
-    return Continuation(todo, added, list(longer.values()), notes, all_finished, SEARCH in kinds)
+    return Continuation(todo, added, list(longer.values()), notes, all_finished, search is not None)
 
 
 def _refuse_for_search(directory: Path, seeds: str | None, settings: Sequence[str], retry_failed: bool) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from launcher.cluster.preflight import placed
 from launcher.ledger.ledger import Ledger, reading
-from launcher.ledger.rows import OVER, OVER_STATES, SEARCH
+from launcher.ledger.rows import LOST_STATES, Stage, State, goes_on
 from launcher.ledger.storage import is_launch
 from launcher.plan import directory as folder
 from launcher.plan import resume as continuing
@@ -134,7 +134,7 @@ class Session:
                 try:
                     result = self._train(packs, placement)
                 except BaseException:
-                    say_how_to_continue(self.console, self.directory)
+                    say_how_to_continue(self.console, self.directory, {"interrupted"})
                     raise
                 finally:
                     folder.fold(self.directory)
@@ -242,23 +242,18 @@ def _show_winner(console: Console, directory: Path) -> None:
 def _status(console: Console, directory: Path, result: Result) -> int:
     """Say what is to be done next; returns the exit status."""
     with reading(directory) as ledger:
-        kinds = {event.kind for event in ledger.events()}
-        search, over = SEARCH in kinds, OVER in kinds
-        # Settings that a search has stopped for good are done with.
-        states = set(ledger.states().values()) - ({"paused"} if over else set())
+        states, search = set(ledger.states().values()), ledger.search()
         lost = _unsaved(ledger) if result.stopped_by else 0
     if result.error:
         say(console, f"{result.error}; make room, then continue", "red")
-    left = states - ({"failed"} if search else set())
-    if left - {"finished", "diverged"}:
-        say_how_to_continue(console, directory, left)
+    say_how_to_continue(console, directory, states, search)
     if result.stopped_by:
         saved = f"{lost:,} env steps since the last checkpoints are lost" if lost else "what was trained is saved"
         say(console, f"Interrupted by {signal.Signals(result.stopped_by).name}; {saved}.")
     _say_lost_output(directory)
     if result.stopped_by:
         return 128 + result.stopped_by
-    return 0 if states <= {"finished"} else 1
+    return 1 if result.error or goes_on(states, search) or states & {*LOST_STATES} else 0
 
 
 def _unsaved(ledger: Ledger) -> int:
@@ -279,11 +274,14 @@ def _say_lost_output(directory: Path) -> None:
         )
 
 
-def say_how_to_continue(console: Console, directory: Path, states: Collection[str] = ()) -> None:
-    """Print the command that continues a launch with trials in these `states`."""
-    only_failed = "failed" in states and set(states) <= {*OVER_STATES}
-    flag = " --retry-failed" if only_failed else ""
-    say(console, f"Continue:    launch resume {shlex.quote(str(directory))}{flag}")
+def say_how_to_continue(
+    console: Console, directory: Path, states: Collection[State], search: Stage | None = None
+) -> None:
+    """Print the command that continues a launch with trials in these `states`, if there is one."""
+    more = goes_on(states, search)
+    # What failed in a search has been decided by.
+    if more or (search is None and "failed" in states):
+        say(console, f"Continue:    launch resume {shlex.quote(str(directory))}{'' if more else ' --retry-failed'}")
 
 
 def refuse(trials: Iterable[Trial], wanted: Resources) -> None:

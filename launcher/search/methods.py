@@ -72,9 +72,8 @@ def advance(directory: Path) -> None:
     Nobody is at work at the launch.
     """
     with reading(directory) as ledger:
-        kinds = {event.kind for event in ledger.events()}
-        idle = set(ledger.states().values()) <= {*OVER_STATES}
-    if SEARCH in kinds and OVER not in kinds and idle:
+        idle = ledger.search() == "on" and {*OVER_STATES}.issuperset(ledger.states().values())
+    if idle:
         with writing(directory), writer(directory) as ledger:
             desk = Desk(directory, lambda call, *values: getattr(ledger, call)(*values), 1, False)
             scheduler_of(directory, []).next(desk)

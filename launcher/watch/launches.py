@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import LOST_STATES, State
+from launcher.ledger.rows import LOST_STATES, Stage, State, goes_on
 from launcher.ledger.storage import LEDGER, is_launch
 from launcher.watch.standing import read
 from launcher.watch.tables import Column, table
@@ -70,7 +70,7 @@ def describe(folder: Path) -> Iterator[dict[str, Any]]:
             continue
         counts = Counter(row.trial.state for row in standing.rows)
         yield about | {
-            "state": "running" if standing.running else _ended(counts),
+            "state": "running" if standing.running else _ended(counts, standing.search),
             "trials": counts.total(),
             "finished": counts["finished"],
             "env_steps": sum(row.env_steps for row in standing.rows),
@@ -78,9 +78,9 @@ def describe(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _ended(counts: Mapping[State, int]) -> str:
+def _ended(counts: Mapping[State, int], search: Stage | None) -> str:
     """The state of a launch that nobody is at work at."""
-    if counts["pending"] or counts["interrupted"] or counts["running"]:
+    if goes_on(counts, search):
         return "interrupted"
     return next((state for state in LOST_STATES if counts[state]), "finished")
 
@@ -93,7 +93,8 @@ def show(console: Console, launches: Sequence[dict[str, Any]]) -> None:
         numbers = ["-"] * 3
         if one["error"] is None:
             steps, total = one["env_steps"], one["env_steps_total"]
-            trials = f"{one['trials']:,}" if one["state"] == "finished" else f"{one['finished']:,} of {one['trials']:,}"
+            whole = one["finished"] == one["trials"]
+            trials = f"{one['trials']:,}" if whole else f"{one['finished']:,} of {one['trials']:,}"
             numbers = [trials, f"{steps:,}", f"{100 * steps // total if total else 0}%"]
         rows.append([one["directory"], one["state"], when, *numbers])
     shown = "launch", Column("state", least=len("interrupted")), Column("started", least=len(when))

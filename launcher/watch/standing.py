@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import LOST_STATES, AttemptRow, Progress, State
+from launcher.ledger.rows import LOST_STATES, AttemptRow, Progress, Stage, State
 from launcher.ledger.storage import at_work
 from launcher.parts import grouped
 from launcher.watch.tail import tail
@@ -47,6 +47,7 @@ class Standing:
         attempts: by number.
         members: trial → numbers of the attempts that had it.
         agents: trial → timestep of its last agent.
+        search: the stage of its search; None of a launch that is no search.
     """
 
     directory: Path
@@ -56,11 +57,7 @@ class Standing:
     attempts: dict[int, AttemptRow]
     members: dict[str, list[int]]
     agents: dict[str, int]
-
-    @property
-    def unfinished(self) -> bool:
-        """There is something to do for a resume."""
-        return any(row.trial.state not in ("finished", "diverged") for row in self.rows)
+    search: Stage | None = None
 
     @property
     def revision(self) -> dict[str, Any]:
@@ -135,7 +132,8 @@ def read(directory: Path, over: bool = False) -> Standing:
         by_trial = grouped(ledger.members(), lambda member: member.trial)
         members = {trial: [member.attempt for member in its] for trial, its in by_trial.items()}
         attempts = {row.number: row for row in ledger.attempts()}
-        return Standing(directory, running, ledger.revisions(), rows, attempts, members, ledger.last_agents())
+        agents, search = ledger.last_agents(), ledger.search()
+        return Standing(directory, running, ledger.revisions(), rows, attempts, members, agents, search)
 
 
 def at_present(rows: Iterable[Progress], running: bool | None, stopping: bool) -> list[Progress]:

@@ -19,8 +19,12 @@ import pytest
 from rich.console import Console
 
 from launcher.cli.main import main
-from launcher.run import dispatch, output, signals
+from launcher.ledger.ledger import Ledger
+from launcher.run import dispatch, output, session, signals
+from launcher.run.dispatch import Result
 from launcher.run.session import say_how_to_continue
+from tests.launcher.boards import checkpoint, opened
+from tests.launcher.builders import give_up
 from tests.launcher.refusals import small_launch
 
 
@@ -175,6 +179,35 @@ def test_the_command_that_continues_has_the_brackets_of_its_directory(tmp_path: 
     say_how_to_continue(console, tmp_path / "a [bold] b", {"finished", "failed"})
     shown = console.export_text().strip()
     assert shown == f"Continue:    launch resume '{tmp_path}/a [bold] b' --retry-failed"
+
+
+@pytest.mark.parametrize(
+    ("states", "events", "result", "expected"),
+    [
+        ("finished finished", "", Result(), 0),
+        ("finished failed", "", Result(), 1),
+        ("finished diverged", "search over", Result(), 1),
+        ("finished paused", "search over", Result(), 0),
+        ("finished paused", "search", Result(), 1),
+        ("finished finished", "search", Result(error="DIR: the disk is full"), 1),
+        ("finished finished", "search over", Result(error="DIR: the disk is full"), 1),
+    ],
+)
+def test_the_status_is_zero_only_where_all_is_well_and_nothing_is_left(
+    tmp_path: Path, states: str, events: str, result: Result, expected: int
+) -> None:
+    path = small_launch(tmp_path)
+    with Ledger(path) as ledger:
+        ledger.add_events([(kind, "", {}) for kind in events.split()])
+        for row, state in zip(ledger.trials(), states.split(), strict=True):
+            attempt = opened(ledger, row.id)
+            if state == "failed":
+                give_up(ledger, attempt, [row.id], "broken")
+            else:
+                checkpoint(ledger, attempt, row.id, 0, state)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    assert session._status(console, path, result) == expected
+    assert ("Continue:    launch resume" in console.export_text()) == (events == "search" or "failed" in states)
 
 
 def test_handlers_that_an_environment_sets_for_itself_are_put_back() -> None:

@@ -142,6 +142,37 @@ def test_list_while_a_launch_is_at_work(three: list[Path], capsys: pytest.Captur
     assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["interrupted", "interrupted", "running"]
 
 
+@pytest.mark.parametrize(
+    ("states", "events", "flag", "listed"),
+    [
+        (("finished", "failed"), (), " --retry-failed", ["failed", "1", "of", "2"]),
+        (("finished", "failed"), ("search", "over"), None, ["failed", "1", "of", "2"]),
+        (("finished", "paused"), ("search", "over"), None, ["finished", "1", "of", "2"]),
+        (("finished", "paused"), ("search",), "", ["interrupted", "1", "of", "2"]),
+        (("finished", "finished"), ("search",), "", ["interrupted", "2"]),
+        (("finished", "finished"), ("search", "over"), None, ["finished", "2"]),
+    ],
+)
+def test_a_search_is_told_to_go_on_where_it_can(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    states: tuple[str, ...],
+    events: tuple[str, ...],
+    flag: str | None,
+    listed: list[str],
+) -> None:
+    path = began(small_launch(tmp_path / "runs"), 1e9)
+    over(path, *states)
+    with Ledger(path) as ledger:
+        ledger.add_events([(kind, "", {}) for kind in events])
+    assert main(["status", str(path)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Continue")]
+    assert said == ([] if flag is None else [f"Continue:    launch resume {path}{flag}"])
+    assert main(["list"]) == 0
+    words = capsys.readouterr().out.splitlines()[1].split()
+    assert [words[1], *words[4:-2]] == listed
+
+
 def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert capsys.readouterr().out == f"There is no launch in {tmp_path / 'runs'}\n"
