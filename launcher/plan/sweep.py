@@ -172,7 +172,12 @@ def inside(block: Any, path: Key) -> Any:
 def labels(axes: Iterable[Axis]) -> dict[Key, str]:
     """The names that trials give to keys that vary: the last words, as many as tell them apart."""
     varied = (axis for axis in axes if (len(axis) > 1 and not _of_seeds(axis)) or range_of(axis) is not None)
-    keys = dict.fromkeys(choice.key for axis in varied for choice in axis[0])
+    return endings(choice.key for axis in varied for choice in axis[0])
+
+
+def endings(keys: Iterable[Key]) -> dict[Key, str]:
+    """The last words of keys, as many as tell each from the others."""
+    keys = dict.fromkeys(keys)
 
     def label(key: Key) -> str:
         for length in range(2 if isinstance(key[-1], int) else 1, len(key)):

@@ -17,7 +17,6 @@ from launcher.ledger.rows import Event
 from launcher.ledger.storage import writing
 from launcher.plan import sweep
 from launcher.plan.experiment import Trial, form_packs, name_of, trial_of
-from launcher.plan.sweep import Choice
 from launcher.search.record import Record, Setting, chosen_of
 from launcher.search.results import Results, read
 from launcher.search.scheduler import Desk, Leg
@@ -172,7 +171,7 @@ def _read(desk: Desk) -> tuple[Results, list[Event]]:
 def _setting(record: Record, events: Sequence[Event], number: int) -> Setting:
     """The proposal for setting `number`, under a name that no other has."""
     chosen, config = _possible(record, events, number)
-    labels = sweep.labels([[tuple(Choice(key, None) for key in one.keys)] * 2 for one in record.dimensions])
+    labels = sweep.endings(key for one in record.dimensions for key in one.keys)
     taken: dict[str, set[str]] = {event.key: set() for event in events if event.kind == "setting"}
     name = name_of(record.stem, [(labels[key], value) for key, value in chosen], config, taken)
     return Setting(number, name, {dotted(key): value for key, value in chosen})

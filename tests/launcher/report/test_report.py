@@ -294,6 +294,45 @@ def test_settings_that_go_together_are_one_axis(tmp_path: Path) -> None:
     assert line.y == pytest.approx([by_rate[x].iqm for x in line.x])
 
 
+def networks(role: str, *layers: int) -> str:
+    return f"models.{role}.network.0.layers=" + ",".join(f"[{size}]" for size in layers)
+
+
+def test_settings_of_one_last_word_and_long_values_are_told_apart(tmp_path: Path) -> None:
+    sets = [networks("policy", 32, 64), networks("value", 16, 128), "models.separate=true"]
+    report_launches.build(tmp_path / "a", sets, seeds=1, points=4)
+    tab = sweep.panel(read(tmp_path / "a"))
+    assert tab is not None
+    assert [plot.name for plot in tab.plots] == ["by_policy_network", "by_value_network"]
+    assert [plot.title for plot in tab.plots] == ["Final return by policy.network", "Final return by value.network"]
+    lines = [one for plot in tab.plots for one in plot.figure.series if one.kind == "line"]
+    assert [{place.split(": ")[1].split(",")[0] for place in line.x} for line in lines] == [
+        {"(32)", "(64)"},
+        {"(16)", "(128)"},
+    ]
+
+
+def test_values_are_cut_where_their_difference_shows() -> None:
+    assert sweep.apart(["relu", "tanh"]) == ["relu", "tanh"]
+    assert sweep.apart([f"/a/long/way/to/the/file/{name}" for name in "ab"]) == ["…a", "…b"]
+    assert sweep.apart(["a" * 40, "b" * 40]) == ["a" * 23 + "…", "b" * 23 + "…"]
+    assert sweep.apart(["a" * 40, "a" * 40]) == ["…", "… (2)"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "places"),
+    [("1,1.0,5", "linear", [1, 5]), (".inf,2.0", "category", ["inf", "2"]), (".nan,2.0", "category", ["nan", "2"])],
+)
+def test_numbers_that_are_equal_or_not_finite_have_their_places(
+    tmp_path: Path, values: str, kind: str, places: list[object]
+) -> None:
+    report_launches.build(tmp_path / "a", [f"env.arguments.gravity={values}"], seeds=1, points=4)
+    (figure,) = sweep.by_setting(read(tmp_path / "a").configurations).values()
+    (line,) = [one for one in figure.series if one.kind == "line"]
+    assert figure.x.kind == kind and sorted(line.x, key=str) == sorted(places, key=str)
+    assert "Final return by gravity" in text_of(tmp_path / "a")
+
+
 def test_time_of_attempts(told: Report) -> None:
     ((launch, seeds, _),) = told.by_launch()
     assert len(launch.standing.attempts) == 6  # of which one is not closed
