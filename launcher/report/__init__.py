@@ -1,7 +1,8 @@
 """`launch report`: launch directories → one page that works offline, with CSV files and figures for papers beside it.
 
     PAGE.html    a tab for each of `panels`
-    PAGE/        curves.csv aggregated.csv scores.csv evaluations.csv winner.yaml · every figure as .svg, .png and .csv
+    PAGE/        curves.csv aggregated.csv scores.csv evaluations.csv · every figure as .svg, .png and .csv
+                 winner.yaml of a search, winner_NAME.yaml where there are several launches
 
 Nothing is written into a ledger, and a launch may be at work meanwhile.
 """
@@ -39,12 +40,11 @@ def write(directories: Sequence[Path], out: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as read_in:
         launches = data.find(directories, Path(read_in))
         try:
+            launches = search.write_winners(launches, folder)
             with export.curves(folder) as add:
                 report = data.read(launches, add)
             shown = panels(report)
             export.write(report, [plot for panel in shown for plot in panel.plots], folder)
-            for launch in launches:
-                search.write_winner(launch.standing.directory, folder)
             write_whole(path, page.render(report, shown, path).encode())
         except OSError as error:
             raise UserError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from None

@@ -139,12 +139,13 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch; `directory` is the one that was given."""
+    """One launch; `directory` is the one that was given, `winner` the file of what has won its search."""
 
     name: str
     directory: Path
     standing: Standing
     evaluations: Sequence[Evaluation]
+    winner: Path | None = None
 
 
 @dataclass(frozen=True)

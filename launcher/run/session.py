@@ -234,8 +234,8 @@ def _show_winner(console: Console, directory: Path) -> None:
     if found is not None:
         from launcher.report.panels import search
 
-        search.write_winner(directory, directory / "report")
-        for line in search.claims(found, directory):
+        file = search.write_winner(directory, directory / "report" / search.WINNER)
+        for line in search.claims(found, file):
             say(console, line)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from launcher.ledger.configurations import text_of
 from launcher.ledger.ledger import reading
-from launcher.report.data import Report
+from launcher.report.data import Launch, Report
 from launcher.report.figures import written
-from launcher.report.parts import Cell, Panel, Part, Table, Words, num, short, span
+from launcher.report.parts import Cell, Panel, Part, Table, Words, distinct, num, short, slug, span
 from launcher.search import results
 from launcher.search.confirm import best_config
 from launcher.search.results import Result, Results
@@ -33,28 +34,45 @@ def panel(report: Report) -> Panel | None:
         with reading(launch.standing.directory) as ledger:
             found = results.read(ledger)
         if found is not None:
-            parts += _search(found, launch.standing.directory, suffix)
+            parts += _search(found, launch.winner, suffix)
     return Panel("search", "Search", parts) if parts else None
 
 
-def write_winner(directory: Path, folder: Path) -> None:
-    """Write the configuration of the winner of a launch's search, if there is one, with a seed that is new to it."""
+def write_winners(launches: Sequence[Launch], folder: Path) -> list[Launch]:
+    """The launches, with the files of their winners, which are written into a folder."""
+    if len(launches) == 1:
+        files = [WINNER]
+    else:
+        files = [f"winner_{name}.yaml" for name in distinct((slug(launch.name) for launch in launches), "{}_{}")]
+    return [
+        replace(launch, winner=write_winner(launch.standing.directory, folder / file))
+        for launch, file in zip(launches, files, strict=True)
+    ]
+
+
+def write_winner(directory: Path, file: Path) -> Path | None:
+    """Write the configuration of the winner of a launch's search, with a seed that is new to it.
+
+    Returns:
+        The file; None without a winner.
+    """
     with reading(directory) as ledger:
         found = results.read(ledger)
         if found is None or found.winner is None:
-            return
+            return None
         best, seed = best_config(ledger, found.winner), 1 + max(row.seed for row in ledger.trials())
-    write_whole(folder / WINNER, dump({"seed": seed, **json.loads(text_of(best))}).encode())
+    write_whole(file, dump({"seed": seed, **json.loads(text_of(best))}).encode())
+    return file
 
 
-def _search(found: Results, directory: Path, suffix: str) -> list[Part]:
+def _search(found: Results, file: Path | None, suffix: str) -> list[Part]:
     tried, keys = found.of("search"), [dotted(key) for one in found.record.dimensions for key in one.keys]
     search = found.record.search
     about = (
         f"{search.method} over {len(tried)} settings, each scored by the IQM of its {count(search.seeds, 'seed')} "
         f"({found.record.metric}); a seed that failed or diverged counts as worst."
     )
-    parts: list[Part] = [Words("note", line) for line in [about, *claims(found, directory)]]
+    parts: list[Part] = [Words("note", line) for line in [about, *claims(found, file)]]
     rows = []
     for place, one in enumerate(tried, 1):
         values = [Cell(short(one.setting.values.get(key))) for key in keys]
@@ -77,13 +95,13 @@ def _search(found: Results, directory: Path, suffix: str) -> list[Part]:
     return parts
 
 
-def claims(found: Results, directory: Path) -> list[str]:
-    """Sentences on the winner: what it is, how to train it, and whether fresh seeds confirm it."""
+def claims(found: Results, file: Path | None) -> list[str]:
+    """Sentences on the winner: what it is, how to train it from its file, and whether fresh seeds confirm it."""
     if (winner := found.winner) is None:
         return ["There is no winner: no setting has been trained to its end without being lost."]
     settings = ", ".join(f"{key}={short(value)}" for key, value in winner.setting.values.items())
-    name = shlex.quote(str(directory / "report" / WINNER))
-    lines = [f"Winner: setting {winner.setting.number}: {settings}. To train it: launch {name} --seeds 10"]
+    how = f". To train it: launch {shlex.quote(str(file))} --seeds 10" if file is not None else ""
+    lines = [f"Winner: setting {winner.setting.number}: {settings}{how}"]
     if found.record.search.method == "pbt":
         lines.append("These numbers are those that its place began with; the file has the schedule that won.")
     fresh, own = ([one for one in found.of(role) if one.over] for role in ("winner", "own"))

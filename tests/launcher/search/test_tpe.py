@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher import report
 from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import Batch, Published
@@ -92,7 +93,7 @@ def test_report_says_what_is_confirmed_and_what_is_not(tmp_path: Path) -> None:
     finish(launch, [4.0, 4.0, 4.0, 2.0])
     assert "probability of improvement" in words(launch)[-1] and "its winner" not in words(launch)[-1]
     assert "the winner 4.00 (3 seeds, 95% interval 4.00 to 4.00, 0 lost), the file's own" in words(launch)[-1]
-    write_winner(launch, tmp_path)
+    write_winner(launch, tmp_path / "winner.yaml")
     winner = read(launch).winner
     assert winner is not None
     assert load_config(tmp_path / "winner.yaml")[0].agent.learning_rate == winner.setting.values["agent.learning_rate"]
@@ -101,6 +102,18 @@ def test_report_says_what_is_confirmed_and_what_is_not(tmp_path: Path) -> None:
     tried, important = (part for part in shown.parts if isinstance(part, Table))
     assert [row[1].text for row in tried.rows] == ["1", "3", "0", "2"]  # the lost one is the last
     assert all(0 <= (row[2].value or 0) <= 1 for row in important.rows)
+
+
+def test_a_report_names_the_winners_that_it_writes(tmp_path: Path) -> None:
+    launches = [begun(tmp_path / name, "random", 2, 0) for name in ("a", "b")]
+    for launch, values in zip(launches, ([1.0, 5.0], [5.0, 1.0]), strict=True):
+        finish(launch, values)
+    for given, names in ((launches[:1], ["winner"]), (launches, ["winner_a_launch", "winner_b_launch"])):
+        page = report.write(given, tmp_path / "cmp.html")
+        for name, launch in zip(names, given, strict=True):
+            file, winner = tmp_path / "cmp" / f"{name}.yaml", read(launch).winner
+            assert f"launch {file} --seeds 10" in page.read_text() and winner is not None
+            assert load_config(file)[0].agent.learning_rate == winner.setting.values["agent.learning_rate"]
 
 
 def test_importance_tells_what_orders_from_what_does_not(tmp_path: Path) -> None:
