@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ from launcher.cluster.jobs import dashboard_of
 from launcher.cluster.preflight import placed
 from launcher.evaluate import batches
 from launcher.evaluate.batches import Candidate, Terms, Which
+from launcher.evaluate.remarks import remark
 from launcher.ledger import evaluations
 from launcher.ledger.evaluations import Evaluation, agents_of
+from launcher.ledger.ledger import reading
 from launcher.parts import grouped
 from launcher.plan.cores import spread
 from launcher.plan.resources import Resources
@@ -49,6 +51,8 @@ def conduct(
     say(console, f"{count(len(candidates), 'checkpoint')} x {count(terms.episodes, 'episode')}{kept}")
     failures = _play(console, candidates, terms, wanted, scores)
     console.print(_table(candidates, scores, which == "every", console.width))
+    for line in _remarks(candidates, scores, {path.absolute() for path in paths}, which == "every"):
+        say(console, line, "yellow")
     if video:
         with console.status("") as shown:
             films, missed = filming.film(candidates, scores, terms, video, which == "every", shown.update)
@@ -110,6 +114,27 @@ def _table(candidates: Sequence[Candidate], scores: dict[str, Evaluation], by_ti
         each = {agent: [one.each[agent] for one in played] for agent in agents_of(played)}
         rows += [[f"  {agent}", *("" for _ in when), "", *_scores(seeds), ""] for agent, seeds in each.items()]
     return table(columns, rows, width)
+
+
+def _remarks(
+    candidates: Sequence[Candidate], scores: Mapping[str, Evaluation], whole: Collection[Path], by_timestep: bool
+) -> Iterator[str]:
+    """Remarks on the rows of the table; of launches that were evaluated `whole` also on seeds that it lacks."""
+    several = len({one.directory for one in candidates}) > 1
+    for (directory, name), group in grouped(candidates, lambda one: (one.directory, one.name)).items():
+        if directory is None:
+            continue
+        with reading(directory) as ledger:
+            trials, named = {row.id: row for row in ledger.trials()}, {one.trial for one in group}
+        configs = {trials[trial].config for trial in named}
+        states = {
+            row.id: row.state
+            for row in trials.values()
+            if row.id in named or (directory in whole and row.config in configs)
+        }
+        timesteps = {one.trial: 0 if by_timestep else one.timestep for one in group if one.sha256 in scores}
+        if words := remark(states, timesteps):
+            yield f"{directory.name + ': ' if several else ''}{name}: {words}"
 
 
 def _scores(seeds: Sequence[Sequence[float]]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher import stats
+from launcher.evaluate.remarks import remark
 from launcher.ledger.evaluations import Evaluation, agents_of
 from launcher.parts import grouped
 from launcher.report.data import Configuration, Report
@@ -51,6 +52,12 @@ class Evaluated:
         return list({seed: one for seed, _, one in self.checkpoints}.values())
 
     @property
+    def remark(self) -> str:
+        """Words on seeds that are not finished or not evaluated, and on checkpoints of different timesteps."""
+        states = {seed.trial.id: seed.trial.state for seed in self.configuration.seeds}
+        return remark(states, {one.trial: one.timestep for one in self.last})
+
+    @property
     def returns(self) -> NDArray[np.float64]:
         """Returns of all episodes of these."""
         return np.concatenate([np.asarray(one.returns) for one in self.last])
@@ -72,6 +79,7 @@ def panel(report: Report) -> Panel | None:
         return None
     groups = grouped(found, lambda one: (one.configuration.task, one.settings))
     parts: list[Part] = [_scores(found)] if found else []
+    parts += [Words("note", f"{one.configuration.label}: {one.remark}.") for one in found if one.remark]
     names = distinct((slug(task) for task, _ in groups), "{}_{}")
     for name, ((task, settings), group) in zip(names, groups.items(), strict=True):
         only = name if len(groups) > 1 else ""

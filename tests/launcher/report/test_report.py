@@ -369,6 +369,14 @@ def test_evaluations(page: Path, told: Report) -> None:
     assert [one.y[0] for one in figure.series] == [1, 1] and [one.y[-1] for one in figure.series] == [0, 0]
 
 
+def test_seeds_that_did_not_finish_are_named_beside_their_evaluations(tmp_path: Path) -> None:
+    trials = report_launches.build(tmp_path / "a", fates={(0, 1): "diverged", (0, 2): "failed"}, points=4)
+    report_launches.evaluate(tmp_path / "a", trials[:2], timestep=400)
+    report_launches.evaluate(tmp_path / "a", trials[2:3], timestep=200)
+    words = "counted too: 1 diverged, 1 failed of 4 seeds; not counted: 1 of 4 seeds without an evaluated checkpoint"
+    assert f"cartpole: {words}; checkpoints of timesteps 200 to 400." in text_of(tmp_path / "a")
+
+
 def test_evaluations_of_every_checkpoint_are_a_curve(tmp_path: Path) -> None:
     trials = report_launches.build(tmp_path / "a", ["agent.learning_rate=0.001,0.002"], 5, 4)
     for timestep in (100, 200, 300):
