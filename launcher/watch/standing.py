@@ -95,7 +95,12 @@ class Standing:
         path = self.directory / attempt.log
         if path.is_file():
             return path
-        host = f" ({attempt.host})" if attempt.host and attempt.host != socket.gethostname() else ""
+        if attempt.host == socket.gethostname():
+            raise UserError(
+                f"{path} is missing: attempt {attempt.number} ran on this machine; it was moved or deleted, or its "
+                "worker never began"
+            )
+        host = f" ({attempt.host})" if attempt.host else ""
         raise UserError(
             f"{path} is not on this machine: attempt {attempt.number} ran on another one of the cluster{host}, which "
             "keeps it under the same path, or its worker never began"

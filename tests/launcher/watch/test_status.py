@@ -334,7 +334,10 @@ def test_log_of_an_earlier_attempt(launched: tuple[Path, list[str]], capsys: pyt
         ),
         (["zzz"], "it has no trial 'zzz'. `launch logs DIR` lists all."),
         (["cartpole"], "'cartpole' begins the names of 12 trials: cartpole_learning_rate=0.001_s0_"),
-        ([PASSED], "attempt-2.log is not on this machine: attempt 2 ran on another one of the cluster, which keeps it"),
+        (
+            [PASSED],
+            "attempt-2.log is missing: attempt 2 ran on this machine; it was moved or deleted, or",
+        ),
         ([ODD], "attempt 6 ran on another one of the cluster (elsewhere), which keeps it under the same path"),
         ([LATE], "attempt 5 has no log: it ended before it had a worker"),
         ([WAITING], ": no attempt at it has begun, so it has no log yet"),
