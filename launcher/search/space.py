@@ -35,12 +35,6 @@ class Dimension:
         """The keys, dotted."""
         return " ".join(map(dotted, self.keys))
 
-    def at(self, share: float) -> list[tuple[Key, Any]]:
-        """The values at a share, from 0 up to 1, of the dimension."""
-        if self.range is not None:
-            return [(self.keys[0], self.range.at(share))]
-        return self.step(min(int(share * len(self.steps)), len(self.steps) - 1))
-
     def step(self, place: int) -> list[tuple[Key, Any]]:
         """The values of a step."""
         return list(zip(self.keys, self.steps[place], strict=True))
