@@ -83,25 +83,37 @@ def _study(record: Record, **options: Any) -> Any:
 def export(directory: Path, out: Path | None = None) -> Path:
     """Write the search of a launch, by any method, as a study for optuna-dashboard: an SQLite file."""
     check("launch export --to optuna")
-    from optuna.trial import TrialState, create_trial
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy import URL
+    from sqlalchemy.exc import SQLAlchemyError
 
     with reading(directory) as ledger:
         found = read(ledger)
     if found is None:
         raise UserError(f"{directory}: is no search; allowed with --to optuna: a directory of launch --search")
     path = expanded(out or directory / "report" / "optuna.db").absolute()
-    if path.exists():
-        raise UserError(f"{path}: exists already and is not overwritten; choose another --out")
     with writing(path):
+        if path.exists():
+            raise UserError(f"{path}: exists already and is not overwritten; choose another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-    study, space = _study(found.record, storage=f"sqlite:///{path}"), distributions(found.record.dimensions)
+    try:
+        _store(found, URL.create("sqlite", database=str(path)).render_as_string())
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'orig', error)}") from None
+    return path
+
+
+def _store(found: Results, storage: str) -> None:
+    """Make a study of a search in a storage of Optuna."""
+    from optuna.trial import TrialState, create_trial
+
+    study, space = _study(found.record, storage=storage), distributions(found.record.dimensions)
     for one in sorted(found.of("search"), key=lambda one: one.setting.number):
         paused = any(trial.state == "paused" for trial in one.trials)
         state = TrialState.COMPLETE if one.over else TrialState.PRUNED if paused else TrialState.RUNNING
         params = {dimension.name: _inner(dimension, one.setting.values) for dimension in found.record.dimensions}
         value, about = one.score if one.over else None, {"name": one.setting.name, "lost": one.lost}
         study.add_trial(create_trial(state=state, params=params, distributions=space, value=value, user_attrs=about))
-    return path
 
 
 def propose(record: Record, events: Sequence[Event], number: int, again: int = 0) -> list[tuple[Key, Any]]:

@@ -22,6 +22,7 @@ from launcher.search.methods import advance, scheduler_of
 from launcher.search.results import Results
 from launcher.search.scheduler import Desk
 from runner.config import load_config
+from runner.errors import UserError
 from runner.training.tracking import SCORE, Record
 from tests.launcher.refusals import CARTPOLE
 
@@ -172,6 +173,23 @@ def test_a_search_is_opened_in_optuna(tmp_path: Path, capsys: pytest.CaptureFixt
     assert study.trials[1].user_attrs["lost"] == 2
     assert main(["export", str(launch), "--to", "optuna"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["what?.db", "50%#1.db"])
+def test_a_study_is_in_the_file_that_was_named(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("optuna")
+    launch = begun(tmp_path, "random", 2)
+    assert tpe.export(launch, tmp_path / "out" / name).read_bytes().startswith(b"SQLite format 3")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_a_study_that_cannot_be_written_is_refused(tmp_path: Path, length: int) -> None:
+    """A name has 255 characters at most, SQLite's journal beside it included."""
+    pytest.importorskip("optuna")
+    path = tmp_path / ("n" * length)
+    with pytest.raises(UserError, match=f"^{path}: cannot be written: "):
+        tpe.export(begun(tmp_path, "random", 2), path)
 
 
 def test_proposals_whose_trials_were_not_added_yet_get_them(tmp_path: Path) -> None:
