@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.ledger.ledger import reading
-from launcher.ledger.rows import State, TrialRow, ended
+from launcher.ledger.rows import Stage, State, TrialRow, ended
 from launcher.ledger.storage import LEDGER
 from launcher.plan import directory as folder
 from launcher.plan.experiment import Trial, parse_seeds, trial_of
@@ -93,8 +93,7 @@ def read(directory: Path, seeds: str | None, settings: Sequence[str], retry_fail
     ]
     todo += [(trial, 0) for trial in added]
     states = Counter(row.state for row in rows.values())
-    how = "" if search is not None else " (--retry-failed tries them again)"
-    notes = _notes(directory, states, todo, None if retry_failed else how)
+    notes = _notes(directory, states, todo, search, retry_failed)
     all_finished = states["finished"] + states["paused"] == len(rows)
     return Continuation(todo, added, list(longer.values()), notes, all_finished, search is not None)
 
@@ -119,12 +118,17 @@ def _refuse_for_search(directory: Path, seeds: str | None, settings: Sequence[st
         )
 
 
-def _notes(directory: Path, states: Counter[State], todo: Sequence[object], how: str | None) -> list[str]:
+def _notes(
+    directory: Path, states: Counter[State], todo: Sequence[object], search: Stage | None, retry_failed: bool
+) -> list[str]:
     left = [f"{states['diverged']} diverged"] if states["diverged"] else []
-    if states["failed"] and how is not None:
+    if states["failed"] and not retry_failed:
+        how = "" if search is not None else " (--retry-failed tries them again)"
         left.append(f"{states['failed']} failed{how}")
     notes = [f"Left as they are: {', '.join(left)}"] if left else []
-    if not todo and states["paused"]:
+    if not todo and search == "on":
+        notes.append(f"{directory}: the search goes on; it decides what is next when it does")
+    elif not todo and search == "over":
         notes.append(f"{directory}: the search is over; nothing to do")
     elif not todo:
         notes.append(f"{directory}: {states['finished']} of {states.total()} trials are finished; nothing to do")

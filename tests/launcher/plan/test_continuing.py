@@ -196,6 +196,25 @@ def test_nothing_to_do_is_said(tmp_path: Path) -> None:
     assert more.notes == [f"{tmp_path / 'run'}: 1 of 1 trials are finished; nothing to do"]
 
 
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        (["search"], "the search goes on; it decides what is next when it does"),
+        (["search", "over"], "the search is over; nothing to do"),
+    ],
+)
+def test_a_search_without_trials_to_train_says_whether_it_is_over(
+    tmp_path: Path, events: list[str], words: str
+) -> None:
+    trials = read_experiment([write_config(tmp_path, STEPS)], [], {}, None).trials
+    path = directory.create(tmp_path / "run", trials)
+    with Ledger(path) as ledger:
+        attempt = ledger.open([trials[0].id], "token").number
+        ledger.publish(attempt, {trials[0].id: Published(STEPS, b"x", "agent", 0, "finished")})
+        ledger.add_events([(kind, "", {}) for kind in events])
+    assert continuing.read(path, None, [], False).notes == [f"{path}: {words}"]
+
+
 def test_what_has_changed_since_is_said(launched: Path) -> None:
     now = {"git_commit": "b" * 40, "versions": {"torch": "2.13.0"}, "hardware": {"host": "here"}}
     (line,) = directory.add_revision(launched, now)
