@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cluster.connect import START_SECONDS, not_started
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import BUSY, LOST, STORED, Batch, Order
+from launcher.ledger.rows import BUSY, LOST, STORED, TRAINING, Batch, Order
 from launcher.ledger.storage import REFUSED, disk_refuses
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class PushReply:
 class Pulse:
     """The answer to the launcher's question how the attempts are.
 
-    `silent` is, by attempt that is not closed and has pushed before, the seconds since it last did; `refusing` the
-    seconds for which the disk has taken nothing, 0 when it takes everything.
+    `silent` is, by attempt that is not closed and has pushed before, the seconds since it last did; `starting` are
+    those that do not train yet; `refusing` is for how many seconds the disk has taken nothing, 0 when it takes
+    everything.
     """
 
     silent: dict[int, float]
     refusing: float
+    starting: frozenset[int] = frozenset()
 
 
 class Aggregator:
@@ -70,6 +72,7 @@ class Aggregator:
         open_ones = [row.number for row in self._ledger.attempts() if row.closed_at is None]
         self._beats = dict.fromkeys(open_ones, self._heard)
         self._open = set(open_ones)
+        self._starting: set[int] = set()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """The answer of one of `CALLS`; or BUSY, with nothing done, where the disk takes nothing."""
@@ -90,6 +93,7 @@ class Aggregator:
             self._open.add(result.number)
         elif name == "close":  # the lease ends
             self._open.discard(arguments[0])
+            self._starting.discard(arguments[0])
             self._beats.pop(arguments[0], None)
         return result
 
@@ -98,6 +102,7 @@ class Aggregator:
         now = self._now()
         if attempt in self._open:
             self._beats[attempt] = now
+            (self._starting.discard if note in (None, TRAINING) else self._starting.add)(attempt)
         answer = self._ledger.push(attempt, batches, note)
         wanted: Order = "stop" if self._stop else "go"
         if answer == BUSY:
@@ -112,7 +117,9 @@ class Aggregator:
         """The silence of each attempt, and the time for which the disk has taken nothing."""
         now = self._now()
         refusing = 0.0 if self._refusing_since is None else now - self._refusing_since
-        return Pulse({attempt: now - beat for attempt, beat in self._beats.items()}, refusing)
+        return Pulse(
+            {attempt: now - beat for attempt, beat in self._beats.items()}, refusing, frozenset(self._starting)
+        )
 
     def _now(self) -> float:
         """The time; while this process did not run (stopped, swapped out), no lease ran either."""

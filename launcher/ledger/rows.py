@@ -25,6 +25,8 @@ Kind = Literal["agent", "best"]
 Order = Literal["go", "stop", "lost"]
 """The order of a trial to its worker: go on; save, publish and leave; drop it, since another attempt has it."""
 
+TRAINING: Final = "training"
+"""The note of an attempt whose environments and programs are made."""
 LOST: Final = -1
 """The trial belongs to another attempt by now: stop working on it."""
 BUSY: Final = "busy"

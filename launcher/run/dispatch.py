@@ -272,8 +272,10 @@ class _Dispatch:
         silent = self.pulse.silent.get(item.attempt, self.heard - item.since)
         if not item.imported and now - item.since > START_SECONDS:
             return not_started("the worker process")
-        if item.imported and silent > LEASE_SECONDS:
-            return f"the worker process hung: it did not answer for {LEASE_SECONDS:.0f} s"
+        # While a library makes many environments in one call, as EnvPool does of football, no other thread runs there.
+        patience = START_SECONDS if item.attempt in self.pulse.starting else LEASE_SECONDS
+        if item.imported and silent > patience:
+            return f"the worker process hung: it did not answer for {patience:.0f} s"
         return None
 
     def _find(self, item: Running) -> str | None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.ledger.rows import BUSY, GAP, LOST, Batch, Order, Published
+from launcher.ledger.rows import BUSY, GAP, LOST, TRAINING, Batch, Order, Published
 from launcher.run.account import Account, failure
 from launcher.run.policy import leaves, obeyed
 from launcher.run.process import (
@@ -217,7 +217,7 @@ class Worker:
 
         link.note = "compiling" if runner.compiles else "starting"
         for report in account.follow(runner.reports(leave, job.until)):
-            link.note = "training"
+            link.note = TRAINING
             link.record({trials[m]: record for m, record in enumerate(report.records) if record is not None})
             if report.diverged:
                 publish(report.diverged, "diverged")
@@ -261,7 +261,7 @@ class Link:
     """The way to the aggregator: an ordered queue and the thread that empties it.
 
     Attributes:
-        note: what the attempt is doing, for people.
+        note: what the attempt is doing, in a word; TRAINING once all is made.
         orders: what to do with each trial.
     """
 

@@ -16,7 +16,7 @@ import pytest
 from launcher.ledger import aggregator as aggregator_module
 from launcher.ledger.aggregator import Aggregator, Pulse, PushReply, start_aggregator
 from launcher.ledger.ledger import Ledger
-from launcher.ledger.rows import BUSY, STORED, Batch, Published, TrialRow
+from launcher.ledger.rows import BUSY, STORED, TRAINING, Batch, Published, TrialRow
 from runner.errors import UserError
 from runner.training.tracking import Record
 from tests.launcher.local_ray import local_ray
@@ -110,6 +110,18 @@ def test_a_lease_begins_with_the_first_push_and_ends_with_the_attempt(
     aggregator.push(first, {})
     aggregator.push(99, {})  # of no attempt that it knows
     assert aggregator.pulse().silent == {second: 3.0}
+
+
+def test_who_does_not_train_yet_is_told(aggregator: Aggregator) -> None:
+    first, second = (aggregator.call("open", [trial.id], trial.id).number for trial in TRIALS)
+    for attempt in (first, second):
+        aggregator.push(attempt, {}, "compiling")
+    assert aggregator.pulse().starting == {first, second}
+    aggregator.push(first, {}, TRAINING)
+    aggregator.push(99, {}, "starting")  # of no attempt that it knows
+    assert aggregator.pulse().starting == {second}
+    aggregator.call("close", second, "killed")
+    assert not aggregator.pulse().starting
 
 
 def test_every_open_attempt_gets_a_full_lease_after_a_restart(aggregator: Aggregator, clock: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -212,6 +213,30 @@ def test_a_hung_worker_loses_its_lease(
     with Ledger(directory, writer=False) as ledger:
         assert "did not answer for 8 s" in str(ledger.attempts()[0].error)
     assert not Path(f"/proc/{hung[0]}").exists()
+
+
+def test_a_worker_that_makes_its_environments_in_one_long_call_keeps_its_lease(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+
+    class Slow(Worker):
+        def _runner(self, job: Any) -> Any:
+            time.sleep(3)  # a beat says that it is starting
+            begun.touch()
+            ctypes.PyDLL(None).sleep(12)  # which keeps Python's lock, as EnvPool's constructor does
+            return super()._runner(job)
+
+    def wait() -> None:
+        wait_until(begun.exists, "the call")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dispatch, "LEASE_SECONDS", 2.0)
+            time.sleep(9)
+
+    monkeypatch.setattr(processes, "Worker", Slow)
+    with meanwhile(wait):
+        assert launch(640, "--seeds", "2", "--workers", "1") == 0
+    assert attempts(tmp_path / "run") == [("finished", [0, 1])]
 
 
 def test_a_ghost_that_wakes_is_fenced(
