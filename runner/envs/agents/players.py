@@ -53,7 +53,8 @@ class Players(AgentsEnv):
         shape = (len(over), len(self.agents.names))
         flat = self._env.flatten(observations, shape[0] * shape[1]).reshape(*shape, -1)
         terminated, truncated = (np.repeat(flags[:, None], shape[1], 1) for flags in ends or (over, over))
-        given = np.broadcast_to(np.reshape(rewards, (-1, shape[1]) if np.ndim(rewards) else ()), shape)
+        rewards = np.asarray(rewards, np.float32)
+        given = np.broadcast_to(rewards.reshape((-1, shape[1]) if rewards.ndim else ()), shape)
         return Table(flat, given, terminated, truncated, np.repeat(~over[:, None], shape[1], 1), None)
 
 
