@@ -170,8 +170,11 @@ class TensorEnv(VectorEnv):
         """Observations → `[N, O]`, a copy: such environments often write the next ones over the last."""
         if self._states is not None and not isinstance(observations, Mapping):
             observations = {POLICY: observations, CRITIC: self._states()}
+        return self._observed(self.layout, observations)
+
+    def _observed(self, parts: Layout, observations: Any) -> Any:
         space = f"its observation space {self.observation_space}"
-        return self._columns(self.layout, observations, "observations", space, self.layout.dtype.name)
+        return self._columns(parts, observations, "observations", space, self.layout.dtype.name)
 
     def _columns(
         self, parts: Layout, values: Any, what: str, space: str = "their space", dtype: str = "float32"
@@ -205,11 +208,17 @@ class TensorEnv(VectorEnv):
         if final is None:
             return None
         self._knows_final = True
-        if not isinstance(final, list) and not getattr(getattr(final, "dtype", None), "hasobject", False):
-            return self._flat(final)
+        many = isinstance(final, list) or getattr(getattr(final, "dtype", None), "hasobject", False)
+        one = next((some for some in final if some is not None), None) if many else final
+        # States that are not among them are those of the next episodes by now.
+        lack = self._states is not None and not isinstance(one, Mapping)
+        parts = self.layout.observed if lack else self.layout
+        if not many:
+            flat = self._observed(parts, final)
+            return library_of(flat).concat((self._before[:, : parts.start], flat), 1) if lack else flat
         rows, which = np.zeros((self.num_envs, self.observation_size), self.layout.dtype), np.flatnonzero(ended)
-        some = np.empty((len(which), self.observation_size), self.layout.dtype)
-        flatten_some(self.layout, final, which, some)
+        some = as_array(self._before)[which]
+        flatten_some(parts, final, which, some)
         rows[which] = some
         return rows
 

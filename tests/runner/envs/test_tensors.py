@@ -177,6 +177,31 @@ def test_final_observations_that_are_known_are_taken(caplog: pytest.LogCaptureFi
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_states_beside_final_observations_are_those_before_the_reset(kind: Any) -> None:
+    class Stated(Bare):
+        state_space = Box(-9, 9, (1,))
+
+        def state(self) -> Any:
+            return np.full((3, 1), 5.0 + self.steps)
+
+        def step(self, actions: Any) -> Any:
+            observations, rewards, ends, cut, _ = super().step(actions)
+            final = observations.copy()
+            if ends.any():
+                self.steps = 0
+            each = [row if end else None for row, end in zip(final, ends, strict=True)] if kind is list else final
+            return self._seen(), rewards, ends, cut, {"final_obs": each} if ends.any() else {}
+
+    env = wrap_env(Stated(np))
+    env.reset()
+    env.step(np.zeros((3, 2)))
+    observations, *_, info = env.step(np.zeros((3, 2)))
+    which, final = info["final_observations"]
+    assert observations.tolist() == [[5, 0, 0], [5, 0, 1], [5, 0, 2]]
+    assert which.tolist() == [1] and final.tolist() == [[6, 2, 1]]
+
+
 def test_what_resets_in_the_next_step_has_reset_rows() -> None:
     class Late(Bare):
         metadata: ClassVar = {"autoreset_mode": AutoresetMode.NEXT_STEP}
