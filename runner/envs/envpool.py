@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import envpool
@@ -28,6 +29,12 @@ OURS = {
     "max_num_players": "it follows from env.id",
     "gym_reset_return_info": "it has one value",
     "version": "it follows from env.id",
+    "xml_file": "it follows from env.id",
+    "hand_task": "it follows from env.id",
+    "adroit_task": "it follows from env.id",
+    "touch_get_obs": "it follows from env.id",
+    "scenario": "it follows from env.id",
+    "env_name": "it follows from env.id",
     "wrappers": "they are for environments of Python, such as gymnasium:CartPole-v1",
 }
 OF_A_POOL = {
@@ -35,12 +42,17 @@ OF_A_POOL = {
     "gym_reset_return_info",
 }  # fmt: skip
 """Numbers of a specification that say nothing of the task."""
-AT_LEAST_ONE = {
+LEAST = dict.fromkeys((
     "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps",
-    "num_levels", "time_limit",
+    "num_levels", "time_limit", "width", "observation_vehicles_count", "simulation_frequency", "policy_frequency",
+    "obs_history_len", "action_history_len", "history_len", "gait_count", "action_repeat",
+), 1) | {"height": 2}  # fmt: skip
+"""Values below these abort or crash the process, or end every episode at its first step."""
+SIZES = {
+    "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "width", "height",
+    "vehicles_count", "observation_vehicles_count", "lanes_count", "simulation_frequency", "obs_history_len",
+    "action_history_len", "history_len", "gait_count", "action_repeat", "rubiks_cube_num_scrambles",
 }  # fmt: skip
-"""Values below 1 abort or crash the process, or end every episode at its first step."""
-SIZES = {"stack_num", "frame_stack", "frame_skip", "img_height", "img_width"}
 """Arguments that memory or the time of a step grows with."""
 _BOARD = "observation"
 LARGEST_SIZE, LARGEST_NUMBER = 1_000, 100_000_000
@@ -98,10 +110,12 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
         if not _same_kind(value, default):
             raise UserError(f"{where}: found {value!r}; allowed: a value like {task}'s default {default!r}")
         if isinstance(value, int | float) and not isinstance(value, bool):
-            least = 1 if name in AT_LEAST_ONE else -LARGEST_NUMBER
+            least = LEAST.get(name, -LARGEST_NUMBER)
             most = LARGEST_SIZE if name in SIZES else LARGEST_NUMBER
             if not least <= value <= most:
                 raise UserError(f"{where}: found {value!r}; allowed: {least:,} to {most:,}")
+    if arguments.get("size", 4) not in (4, 8):
+        raise UserError(f"env.size: found {arguments['size']!r}; allowed: 4 or 8, of which there are maps")
     for name in ("repeat_action_probability", "reset_noise_scale"):
         value = arguments.get(name, 0.0)
         if not 0 <= value <= 1:
@@ -113,10 +127,12 @@ def check_arguments(task: str, arguments: Mapping[str, Any]) -> None:
 
 def _ours(defaults: Mapping[str, Any]) -> dict[str, str]:
     """Arguments that cannot be set, and why."""
-    if "mission_bytes" not in defaults:
-        return OURS
     # MiniGrid and BabyAI: a size, view or start that does not fit the task's map ends the process.
-    return dict.fromkeys(defaults.keys() - {"max_episode_steps"}, "it follows from env.id") | OURS
+    of_map = defaults.keys() - {"max_episode_steps"} if "mission_bytes" in defaults else set()
+    given = {name for name in defaults if name.endswith("_dim")} | of_map
+    ends = "a mistake in it would end the process, or go unnoticed"
+    free = {name: ends for name, value in defaults.items() if value == "" or name.endswith("_path")}
+    return free | dict.fromkeys(given, "it follows from env.id") | OURS
 
 
 def _same_kind(value: Any, default: Any) -> bool:
@@ -171,9 +187,18 @@ def _threads(threads: int | None, num_envs: int) -> int:
 def _made_spec(task: str, arguments: Mapping[str, Any]) -> Any:
     """EnvPool's specification of a task with these arguments."""
     check_arguments(task, arguments)
-    try:
+    with _making(task, arguments):
         return envpool.make_spec(task, **arguments)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def _making(task: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Say of EnvPool's errors which task and arguments they are about."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AssertionError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"env: EnvPool cannot make {task} with {dict(arguments)}: {error}") from None
 
 
@@ -216,7 +241,7 @@ class EnvPoolTask(VectorEnv):
         self.task, self.arguments = task, dict(arguments or {})
         self._spec = spec = _made_spec(task, self.arguments)
         self.players: int = spec.config.max_num_players
-        with warnings.catch_warnings():
+        with _making(task, self.arguments), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precision lowered.*")
             space = _seen_space(spec, spec.gymnasium_observation_space)
             super().__init__(num_envs, space, spec.gymnasium_action_space)
@@ -234,7 +259,7 @@ class EnvPoolTask(VectorEnv):
 
     def seeded(self, seeds: Sequence[int], threads: int | None = None) -> EnvPool:
         """A pool of `len(seeds)` environments."""
-        try:
+        with _making(self.task, self.arguments):
             pool = envpool.make(
                 self.task,
                 env_type="gymnasium",
@@ -243,8 +268,6 @@ class EnvPoolTask(VectorEnv):
                 num_threads=_threads(threads, len(seeds)),
                 **self.arguments,
             )
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"env: EnvPool cannot make {self.task} with {self.arguments}: {error}") from None
         return EnvPool(pool, self.task)
 
 
@@ -321,7 +344,7 @@ class EnvPool(VectorEnv):
         spec = type(self.pool.spec)
         try:
             pool = type(self.pool)(spec(spec.gen_config(**config)))
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"EnvPool cannot rebuild {type(self.pool).__name__}: {error}") from None
         return EnvPool(pool)
 
