@@ -154,7 +154,10 @@ class Worker:
         env = task(config.env)
         at_once, threads = _at_once(job, env), min(job.threads, usable_cores())
         if threads > 1:
-            threads = stepping_threads(threads, len(job.files) * at_once, step_seconds(env), 0.0)
+            step = 0.0  # where it cannot be measured, of which episodes will tell
+            with contextlib.suppress(Exception):
+                step = step_seconds(env)
+            threads = stepping_threads(threads, len(job.files) * at_once, step, 0.0)
         runner = self._backend.Runner.of_checkpoints(env, config, job.files, threads, job.seed)
         episodes = runner.evaluate(job.deterministic, job.episodes, job.seed, at_once)
         found: list[list[Episode]] = [[] for _ in job.files]

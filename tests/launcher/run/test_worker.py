@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,13 @@ from launcher.run import worker as worker_module
 from launcher.run.process import EvaluationJob, redirected
 from launcher.run.worker import Link, Worker
 from runner.envs.envpool import EnvPoolTask
+from runner.envs.named import imports
 from runner.envs.named.measure import resident_bytes
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.training.tracking import Record
 from tests.launcher.builders import A, B, agent, records, state, stored
+from tests.point import FailsForOne
 from tests.runner.builders import plain_config
 
 
@@ -508,3 +511,15 @@ def test_environments_of_an_evaluation_have_limited_memory(
         found.append(worker.evaluate(job))
     assert found[0] == found[1]
     assert played[-1] == (1 if deterministic else 9)  # of fewer, other actions would be drawn
+
+
+def test_an_environment_that_cannot_be_measured_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**plain_config(), "env": {"id": "tests.point:FailsForOne", "chosen": 0, "num_envs": 4}}
+    worker = Worker("torch", 1, 1, 0)
+    monkeypatch.setattr(worker, "_backend", runner.torch, raising=False)
+    monkeypatch.setattr(worker_module, "usable_cores", lambda: 2)
+    trained = runner.torch.Runner(wrap_env(partial(FailsForOne, 0), 4), plain_config(), threads=1)
+    with imports.scope():
+        imports.allow({"tests": os.getcwd()})
+        found = worker.evaluate(EvaluationJob(config, (trained.checkpoint(0, *trained.states()),), 2, 2, 5, True, 2))
+    assert len(found[0]) == 2
