@@ -31,6 +31,7 @@ from runner.config.schema import EnvConfig
 from runner.cores import stepping_threads, usable_cores
 from runner.envs.base import ABSENT, Step, VectorEnv
 from runner.envs.loop import unread
+from runner.envs.named.legal import legal
 from runner.envs.named.measure import step_seconds
 from runner.envs.python import InProcess, PythonTask
 from runner.envs.task import task
@@ -149,9 +150,9 @@ def examine(env: VectorEnv, seconds: float) -> Iterator[Finding]:
         env = env.of_each(1)
     yield from _spaces(env)
     first = env.seeded(SEEDS[:1], 1)
-    actions = _actions(env, np.random.default_rng(0), SAME)
-    seen = _trace(first, actions, seconds / 8)
-    yield from _repeats(env, first, seen, actions)
+    numbers = _numbers(env, np.random.default_rng(0), SAME)
+    seen = _trace(first, numbers, seconds / 8)
+    yield from _repeats(env, first, seen, numbers)
     yield from _ends(first, env, seconds / 2)
     first.close()
 
@@ -173,30 +174,28 @@ def _spaces(env: VectorEnv) -> Iterator[Finding]:
         yield Finding("note", what, f"env.wrappers: [{rescaled}]")
 
 
-def _actions(env: VectorEnv, rng: np.random.Generator, steps: int) -> np.ndarray:
-    """Random ones for one environment, `[steps, 1, …]`."""
-    space, shape = env.actions, (steps, 1, *env.actions.shape)
-    if space.discrete:
-        sizes = space.sizes if env.agents is None else env.common.least  # type: ignore[attr-defined]
-        return (space.low + rng.integers(0, sizes, (steps, len(sizes)))).reshape(shape)
-    low, high = np.clip(space.low, -1, None), np.clip(space.high, None, 1)
-    return rng.uniform(np.minimum(low, high), np.maximum(low, high), (steps, len(low))).reshape(shape)
+def _numbers(env: VectorEnv, rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Random ones that choose actions, `[steps, A]`."""
+    return rng.random((steps, len(env.actions.low)))
 
 
-def _trace(env: VectorEnv, actions: np.ndarray, seconds: float) -> list[tuple[np.ndarray, ...]]:
-    """All that the first environment gives, for as many steps as there is time for; all take the same actions."""
+def _trace(env: VectorEnv, numbers: np.ndarray, seconds: float) -> list[tuple[np.ndarray, ...]]:
+    """All that the first environment gives, for as many steps as there is time for; the same numbers choose for all."""
     rows = 1 if env.agents is None else env.agents.rows
-    found: list[tuple[np.ndarray, ...]] = [(env.reset()[0][:rows],)]
+    seen = env.reset()[0]
+    found: list[tuple[np.ndarray, ...]] = [(seen[:rows],)]
     end = time.perf_counter() + seconds
-    for action in actions:
-        found.append(tuple(column[:rows] for column in env.step(np.repeat(action, env.num_envs, 0))[:4]))
+    for some in numbers:
+        answer = env.step(legal(env, seen, some))[:4]
+        seen = answer[0]
+        found.append(tuple(column[:rows] for column in answer))
         if time.perf_counter() > end:
             break
     return found
 
 
 def _repeats(
-    env: VectorEnv, first: VectorEnv, seen: Sequence[tuple[np.ndarray, ...]], actions: np.ndarray
+    env: VectorEnv, first: VectorEnv, seen: Sequence[tuple[np.ndarray, ...]], numbers: np.ndarray
 ) -> Iterator[Finding]:
     """Findings on seeds, which should decide everything: again, in a new one, and beside another one."""
     own = (
@@ -214,7 +213,7 @@ def _repeats(
         other = make()
         if how == ANEW:  # the first may have been there, to know its spaces
             yield from _made(time.perf_counter() - began, threading.active_count() - threads)
-        again = _trace(other, actions[: len(seen) - 1], float("inf"))
+        again = _trace(other, numbers[: len(seen) - 1], float("inf"))
         if other is not first:
             other.close()
         step = next((n for n, (a, b) in enumerate(zip(seen, again, strict=True)) if not _same(a, b)), None)
@@ -248,10 +247,11 @@ def _ends(one: VectorEnv, env: VectorEnv, seconds: float) -> Iterator[Finding]:
     lengths: dict[str, list[int]] = {"terminated": [], "truncated": []}
     steps = length = 0
     rewards: Counter[float] = Counter()
-    largest = float(np.abs(one.reset()[0]).max(initial=0))
+    observations = one.reset()[0]
+    largest = float(np.abs(observations).max(initial=0))
     while time.perf_counter() < end:
-        for action in _actions(env, rng, 100):
-            answer = one.step(np.repeat(action, one.num_envs, 0))
+        for numbers in _numbers(env, rng, 100):
+            answer = one.step(legal(one, observations, numbers))
             observations, (reward, terminated, truncated) = answer[0], _of_first(one, answer)
             steps, length = steps + 1, length + 1
             rewards[reward] += 1

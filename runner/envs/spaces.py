@@ -27,6 +27,8 @@ MASK, PRIVILEGED, LEGAL = "action_mask", "privileged_state", "legal_action_mask"
 may see (MuJoCo Playground); possible actions that come beside the observation (PGX)."""
 LARGEST_CHOICE = 100_000
 """Values of one discrete action: beyond it a whole number is no category."""
+LARGEST_JOINT = 100_000
+"""Combinations of discrete actions that one mask may speak of."""
 LARGEST_ACTION = 2**31 - 1
 """Largest discrete action, up or down: compiled programs count in 32 bits."""
 ASIDE = (PRIVILEGED, LEGAL)
@@ -290,6 +292,18 @@ class ActionSpace:
             unusable = np.flatnonzero(~np.isfinite(array.reshape(num_envs, -1)).all(1))
             raise UserError(f"actions of environments {unusable[:8].tolist()} are not finite numbers")
         return array.astype(self.dtype, copy=False)
+
+
+def mask_columns(actions: ActionSpace, mask: Layout) -> tuple[tuple[int, ...], bool]:
+    """A mask's column for every category, and whether it is of combinations; no columns where it fits neither."""
+    count, largest = len(actions.sizes), max(actions.sizes)
+    columns = np.arange(mask.start, mask.stop).reshape(mask.shape)
+    if columns.shape in ((count, largest), (largest,)) and columns.size == count * largest:
+        rows = columns.reshape(count, largest)
+        return tuple(int(c) for row, n in zip(rows, actions.sizes, strict=True) for c in row[:n]), False
+    if columns.shape == actions.sizes and columns.size <= LARGEST_JOINT:
+        return tuple(columns.ravel().tolist()), True
+    return (), False
 
 
 def _within(bounds: np.ndarray, inside: float) -> np.ndarray:

@@ -6,14 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from runner.config.models import PolicyModel
-from runner.envs.spaces import ActionSpace, Layout
+from runner.envs.spaces import ActionSpace, Layout, mask_columns
 from runner.errors import UserError
 
-LARGEST_JOINT = 100_000
-"""Combinations of discrete actions that one mask may speak of."""
 IMPOSSIBLE = -1e9
 """Logit of an action that is not possible: its probability is 0, and its product with 0 is finite."""
 
@@ -141,13 +137,9 @@ def _mask(policy: PolicyModel, actions: ActionSpace, observations: Layout) -> tu
         return (), False
     if part is None:
         raise UserError("models.policy.action_mask: True, but the environment's observation has no action_mask")
-    count, largest = len(actions.sizes), max(actions.sizes)
-    columns = np.arange(part.start, part.stop).reshape(part.shape)
-    if columns.shape in ((count, largest), (largest,)) and columns.size == count * largest:
-        rows = columns.reshape(count, largest)
-        return tuple(int(c) for row, n in zip(rows, actions.sizes, strict=True) for c in row[:n]), False
-    if columns.shape == actions.sizes and columns.size <= LARGEST_JOINT:
-        return tuple(columns.ravel().tolist()), True
+    found = mask_columns(actions, part)
+    if found[0]:
+        return found
     if policy.action_mask == "auto":
         return (), False
     raise UserError(f"{_unfit(actions, part)}; set it to False")

@@ -36,7 +36,6 @@ class Common:
         widths: columns of the agents' own observations, `[K]`, which are a common one's first, without a mask that was
             put aside.
         starts: the agents' own first categories; None for real numbers.
-        least: categories of each discrete action that every agent has.
     """
 
     observation_space: gymnasium.Space[Any]
@@ -45,7 +44,6 @@ class Common:
     gathers: tuple[np.ndarray | None, ...]
     widths: tuple[int, ...]
     starts: tuple[np.ndarray, ...] | None
-    least: tuple[int, ...]
 
     @classmethod
     def of(
@@ -60,19 +58,16 @@ class Common:
         layouts = tuple(layout(space, where=f"observation space of {name}") for name, space in observations.items())
         taken, sizes = _action_space(actions), [ActionSpace.of(actions[name]) for name in names]
         starts = tuple(own.low for own in sizes) if taken.sizes else None
-        least = tuple(min(column) for column in zip(*(own.sizes for own in sizes), strict=True))
         first = observations[names[0]]
         if all(space == first for space in observations.values()) and all(own.sizes == taken.sizes for own in sizes):
-            return cls(
-                first, taken.space, layouts, (None,) * len(names), tuple(own.stop for own in layouts), starts, least
-            )
+            return cls(first, taken.space, layouts, (None,) * len(names), tuple(own.stop for own in layouts), starts)
         for name, own in zip(names, layouts, strict=True):
             if own.has_image:
                 raise UserError(
                     f"agents have different observation spaces, and that of {name} has an image, which cannot be "
                     "padded; allowed: the same image for all"
                 )
-        return cls(*_padded(layouts, sizes, taken), starts, least)
+        return cls(*_padded(layouts, sizes, taken), starts)
 
     @property
     def differs(self) -> bool:

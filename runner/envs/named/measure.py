@@ -17,6 +17,7 @@ import numpy as np
 
 from runner.config.schema import EnvConfig
 from runner.envs.base import VectorEnv
+from runner.envs.named.legal import legal
 from runner.envs.task import task
 
 FEW = 4
@@ -29,14 +30,15 @@ def step_seconds(env: VectorEnv, seconds: float = 0.15) -> float:
     The least of many steps counts, which other work on the machine hardly touches.
     """
     count = min(env.environments, env.measured)
-    neutral = env.actions.low if env.actions.discrete else np.clip(0, env.actions.low, env.actions.high)
+    # The first that are possible, or the middle of what is.
+    numbers = np.full(len(env.actions.low), 0.0 if env.actions.discrete else 0.5)
     with env.of_each(count).opened(range(count), 1) as pool:
-        actions = np.tile(neutral, (pool.num_envs, 1)).reshape(pool.num_envs, *env.actions.shape)
-        pool.reset()
+        observations = pool.reset()[0]
         least, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end or least == float("inf"):
+            actions = legal(pool, observations, numbers)
             began = time.perf_counter()
-            pool.step(actions)
+            observations = pool.step(actions)[0]
             least = min(least, time.perf_counter() - began)
     return least / count
 

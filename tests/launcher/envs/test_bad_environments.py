@@ -8,13 +8,14 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text
 
 from launcher.envs import examine
 from launcher.envs.examine import findings
@@ -331,6 +332,51 @@ def test_a_check_says_what_is_wrong(name: str, own_time: None, recwarn: pytest.W
     assert bool(wrong) == TABLE[name][1].startswith("wrong"), wrong
     if wrong:
         assert len(wrong) == 1 and ("allowed" in wrong[0] or len(wrong[0].split()) > 6)
+
+
+class Picky(Point):
+    """Raises at actions that its mask, another one at every step, says are impossible."""
+
+    def __init__(self, action_space: Any, shape: tuple[int, ...], combined: bool = False) -> None:
+        super().__init__()
+        self.action_space, self.combined = action_space, combined
+        self.observation_space = Dict(action_mask=Box(0, 1, shape, np.int8), place=Box(-np.inf, np.inf, (3,)))
+
+    def seen(self) -> Any:
+        self.mask = self.np_random.integers(0, 2, self.observation_space["action_mask"].shape, np.int8)
+        self.mask[:, 1] = True
+        return {"action_mask": self.mask, "place": super().seen()}
+
+    def step(self, action: Any) -> Any:
+        taken = [self.mask[tuple(action)]] if self.combined else self.mask[range(len(self.mask)), action]
+        assert all(taken), f"{action} is not among {self.mask}"
+        return super().step(np.zeros(1))
+
+
+class Far(Point):
+    """Raises at actions beyond its bounds, which are far from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Box(2, 4, (1,), np.float32)
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Far,
+        partial(Picky, MultiDiscrete([3, 2]), (2, 3)),
+        partial(Picky, MultiDiscrete([3, 2]), (3, 2), True),
+        partial(Picky, MultiDiscrete([3]), (1, 3)),
+    ],
+)
+def test_a_check_takes_actions_that_are_possible(make: Callable[[], Any], own_time: None) -> None:
+    lines = [" ".join(finding) for finding in findings(lambda: PythonTask(Recipe.of(make), 2), 0.05)]
+    assert lines[-1].startswith("right speed: ") and not any(line.startswith("wrong") for line in lines), lines
 
 
 def test_the_time_to_make_one_is_told_though_the_first_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
