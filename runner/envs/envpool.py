@@ -35,6 +35,7 @@ OURS = {
     "touch_get_obs": "it follows from env.id",
     "scenario": "it follows from env.id",
     "env_name": "it follows from env.id",
+    "map_id": "it follows from env.id",
     "wrappers": "they are for environments of Python, such as gymnasium:CartPole-v1",
 }
 OF_A_POOL = {
@@ -45,13 +46,14 @@ OF_A_POOL = {
 LEAST = dict.fromkeys((
     "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "max_episode_steps",
     "num_levels", "time_limit", "width", "observation_vehicles_count", "simulation_frequency", "policy_frequency",
-    "obs_history_len", "action_history_len", "history_len", "gait_count", "action_repeat",
+    "obs_history_len", "action_history_len", "history_len", "gait_count", "action_repeat", "physics_steps_per_frame",
 ), 1) | {"height": 2}  # fmt: skip
 """Values below these abort or crash the process, or end every episode at its first step."""
 SIZES = {
     "stack_num", "frame_stack", "frame_skip", "noop_max", "img_height", "img_width", "width", "height",
     "vehicles_count", "observation_vehicles_count", "lanes_count", "simulation_frequency", "obs_history_len",
     "action_history_len", "history_len", "gait_count", "action_repeat", "rubiks_cube_num_scrambles",
+    "physics_steps_per_frame",
 }  # fmt: skip
 """Arguments that memory or the time of a step grows with."""
 _BOARD = "observation"

@@ -194,6 +194,7 @@ ARGUMENTS: list[tuple[str, dict[str, Any], str]] = [
     ("Roundabout-v0", {"policy_frequency": 0}, "env.policy_frequency: found 0; allowed: 1 to "),
     ("Highway-v0", {"simulation_frequency": 10**8}, "env.simulation_frequency: found 100000000; allowed: 1 to 1,000"),
     ("PandaRobotiqPushCube-v1", {"obs_history_len": 0}, "env.obs_history_len: found 0; allowed: 1 to 1,000"),
+    ("D1Basic-v1", {"map_id": "nope"}, "env.map_id: cannot be set: it follows from env.id"),
     ("Pong-v5", {"noop_max": 10**8}, "env.noop_max: found 100000000; allowed: 1 to 1,000"),
     ("MiniGrid-Empty-5x5-v0", {"agent_view_size": 0}, "env.agent_view_size: cannot be set"),
     ("MiniGrid-Empty-5x5-v0", {"agent_start_pos": [100, 100]}, "env.agent_start_pos: cannot be set"),
