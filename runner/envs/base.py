@@ -242,8 +242,13 @@ def of_spec(spec: Any) -> dict[str, Any]:
             arguments[name] = getattr(spec, name)
         elif name in arguments:
             del arguments[name]
-    arguments = {name: value for name, value in arguments.items() if registered.kwargs.get(name) != value}
+    arguments = {name: value for name, value in arguments.items() if not _same(registered.kwargs.get(name), value)}
     return {"id": f"gymnasium:{spec.id}", **arguments} if plain(arguments) else {}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Two arguments are equal; of objects only the same one is, since arrays do not compare to one answer."""
+    return one is other or (plain({"one": one, "other": other}) and one == other)
 
 
 def plain(arguments: Mapping[str, Any]) -> bool:

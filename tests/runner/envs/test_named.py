@@ -17,6 +17,7 @@ from runner.envs.wrap import wrap_env
 from runner.errors import UserError
 from runner.export import export
 from tests.isaac_lab import ManagerBasedRLEnv
+from tests.point import Point
 from tests.runner.builders import plain_config, runner_class
 
 SPACES = (
@@ -46,6 +47,23 @@ def test_pools_and_what_gymnasium_made_have_names() -> None:
     ]
     for env, expected in made:
         assert wrap_env(env).named == expected
+
+
+class Tabled(Point):
+    """One with a table among its arguments."""
+
+    def __init__(self, table: Any = None) -> None:
+        super().__init__()
+
+
+def test_an_array_among_the_arguments_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    for name, known in (("Given-v0", {}), ("Known-v0", {"table": np.zeros(3)})):
+        gymnasium.register(name, Tabled, kwargs=known)
+        runner = runner_class("torch")(gymnasium.make(name, table=np.arange(3.0)), plain_config())
+        assert runner.config.env.id is None
+    assert wrap_env(gymnasium.make("Known-v0", table=None)).named == {"id": "gymnasium:Known-v0", "table": None}
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
