@@ -63,20 +63,21 @@ def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.
         out[:, parts.start : parts.stop] = as_array(observations)[indices].reshape(len(out), -1)
 
 
-def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any) -> np.ndarray:
+def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any, name: str = "") -> np.ndarray:
     """A batch of any number of observations → `[N, O]`.
 
     Args:
         space: of one observation.
         parts: its layout.
         observations: structured as the space, or flat rows already; of any array library.
+        name: of whose they are, for messages.
 
     Raises:
         ValueError: they are something else, or not finite, naming the part that is.
     """
     if parts.children and not isinstance(observations, Mapping | tuple | list):
         space, parts = Box(-np.inf, np.inf, (parts.stop,)), Layout(0, parts.stop, (parts.stop,), byte=parts.byte)
-    leaves = list(_leaves(space, parts, observations, ""))
+    leaves = list(_leaves(space, parts, observations, name))
     counts = {where: len(columns) for where, _, columns in leaves}
     if len(set(counts.values())) > 1:
         raise ValueError(f"its parts have different numbers of rows: {counts}")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 
 from runner.api import Runner
 from runner.config import load_config, resolve
@@ -279,7 +279,27 @@ def test_act_takes_and_gives_mappings() -> None:
         ({"up": seen["left"]}, "up"),
         ({**seen, "left": np.zeros((3, 2))}, "numbers of environments differ"),
         ({"left": np.zeros((3, 5))}, r"left: found shape \[3, 5\]; allowed: \[N, 2\]"),
-        ({"left": np.full((3, 2), np.nan)}, "not finite"),
+        ({"left": np.full((3, 2), np.nan)}, "left: found nan in row 0; allowed: finite numbers"),
+    ):
+        with pytest.raises(UserError, match=why):
+            runner.agent.act(wrong)
+
+
+class Parted(Two):
+    """`left` sees a Dict, `right` bytes."""
+
+    def observation_space(self, agent: str) -> Any:
+        return Dict(x=Box(-9, 9, (2, 3))) if agent == "left" else Box(0, 255, (3,), np.uint8)
+
+
+def test_act_takes_of_each_agent_what_its_own_space_says() -> None:
+    runner = runner_class("torch")(wrap_env(Parted, 2), config("IPPO"))
+    seen = {"left": {"x": np.ones((4, 2, 3))}, "right": np.full((4, 3), 255.0)}
+    assert all(x.shape == (4, 1) for x in runner.agent.act(seen).values())
+    for wrong, why in (
+        ({"left": {"x": np.ones((4, 3, 2))}}, r"left\['x'\]: found shape \[4, 3, 2\]; allowed: \[N, 2, 3\]"),
+        ({"left": {}}, "left: found no 'x'; allowed: a mapping of x"),
+        ({"right": np.array([[0.7, 300, -1]])}, "right: found numbers of type float64; allowed: uint8, 0 to 255"),
     ):
         with pytest.raises(UserError, match=why):
             runner.agent.act(wrong)

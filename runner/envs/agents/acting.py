@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.envs.observations import as_array, flatten_observations
+from runner.envs.observations import flatten_batch
 from runner.envs.spaces import ActionSpace, Layout
 
 
@@ -23,15 +23,18 @@ def rows_of(env: Any, observations: Mapping[str, Any]) -> np.ndarray:
         ValueError: they do not fit an agent's space, or are of different numbers of environments.
     """
     agents, common = env.agents, env.common
-    flat = {name: _flat(common.layouts[agents.names.index(name)], own, name) for name, own in observations.items()}
+    numbers = {name: agents.names.index(name) for name in observations}
+    flat = {
+        name: flatten_batch(common.spaces[number], common.layouts[number], observations[name], name)
+        for name, number in numbers.items()
+    }
     counts = {name: len(rows) for name, rows in flat.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"numbers of environments differ: {counts}")
     count = next(iter(counts.values()))
     cells = np.zeros((count, len(agents.names), env.observation_size), env.layout.dtype)
     for name, rows in flat.items():
-        agent = agents.names.index(name)
-        cells[:, agent, : common.columns] = common.padded(agent, rows)
+        cells[:, numbers[name], : common.columns] = common.padded(numbers[name], rows)
     found: np.ndarray = agents.rows_of(cells, count)
     return found
 
@@ -58,20 +61,3 @@ def own(env: Any, agent: str) -> tuple[Layout, ActionSpace, np.ndarray]:
     if common.starts is not None:
         actions = replace(actions, low=common.starts[number])
     return parts, actions, columns
-
-
-def _flat(parts: Layout, observations: Any, name: str) -> np.ndarray:
-    leaf = observations
-    while isinstance(leaf, Mapping | tuple):
-        leaf = next(iter(leaf.values() if isinstance(leaf, Mapping) else leaf))
-    array = as_array(leaf)
-    if not array.ndim or (not parts.children and array.size != len(array) * parts.stop):
-        raise ValueError(f"{name}: found shape {list(array.shape)}; allowed: [N, {', '.join(map(str, parts.shape))}]")
-    rows = np.zeros((len(array), parts.stop), parts.dtype)
-    if leaf is observations and array.shape == rows.shape:
-        rows[:] = array
-    else:
-        flatten_observations(parts, observations, rows)
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{name}: found numbers that are not finite; allowed: finite numbers in float32")
-    return rows

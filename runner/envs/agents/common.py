@@ -30,7 +30,8 @@ class Common:
     Attributes:
         observation_space: of every agent, without the shared state.
         action_space: of every agent.
-        layouts: of the agents' own observations, `[K]`.
+        spaces: of the agents' own observations, `[K]`.
+        layouts: of these.
         gathers: for each agent the columns of its own flat observation, followed by a 0 and a 1, that make a common
             one; None where its own is the common one.
         widths: columns of the agents' own observations, `[K]`, which are a common one's first, without a mask that was
@@ -40,6 +41,7 @@ class Common:
 
     observation_space: gymnasium.Space[Any]
     action_space: gymnasium.Space[Any]
+    spaces: tuple[gymnasium.Space[Any], ...]
     layouts: tuple[Layout, ...]
     gathers: tuple[np.ndarray | None, ...]
     widths: tuple[int, ...]
@@ -54,20 +56,22 @@ class Common:
         Raises:
             UserError: there are none.
         """
-        names = list(observations)
+        names, spaces = list(observations), tuple(observations.values())
         layouts = tuple(layout(space, where=f"observation space of {name}") for name, space in observations.items())
         taken, sizes = _action_space(actions), [ActionSpace.of(actions[name]) for name in names]
         starts = tuple(own.low for own in sizes) if taken.sizes else None
         first = observations[names[0]]
         if all(space == first for space in observations.values()) and all(own.sizes == taken.sizes for own in sizes):
-            return cls(first, taken.space, layouts, (None,) * len(names), tuple(own.stop for own in layouts), starts)
+            widths = tuple(own.stop for own in layouts)
+            return cls(first, taken.space, spaces, layouts, (None,) * len(names), widths, starts)
         for name, own in zip(names, layouts, strict=True):
             if own.has_image:
                 raise UserError(
                     f"agents have different observation spaces, and that of {name} has an image, which cannot be "
                     "padded; allowed: the same image for all"
                 )
-        return cls(*_padded(layouts, sizes, taken), starts)
+        space, gathers, widths = _padded(layouts, sizes, taken)
+        return cls(space, taken.space, spaces, layouts, gathers, widths, starts)
 
     @property
     def differs(self) -> bool:
@@ -130,7 +134,7 @@ def _action_space(spaces: Mapping[str, gymnasium.Space[Any]]) -> _Actions:
 
 def _padded(
     layouts: tuple[Layout, ...], sizes: list[ActionSpace], taken: _Actions
-) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any], tuple[Layout, ...], tuple[np.ndarray, ...], tuple[int, ...]]:
+) -> tuple[gymnasium.Space[Any], tuple[np.ndarray, ...], tuple[int, ...]]:
     """The observation space of padded observations with a mask, and where each agent's columns come from."""
     masked = any(own.mask is not None for own in layouts) or any(own.sizes != taken.sizes for own in sizes)
     parts: list[tuple[list[int], list[int]]] = []
@@ -155,4 +159,4 @@ def _padded(
     if masked:
         count, largest = len(taken.sizes), max(taken.sizes)
         space = Dict({OBSERVATION: space, LEGAL: MultiBinary((count, largest))})
-    return space, taken.space, layouts, gathers, tuple(len(columns) for columns, _ in parts)
+    return space, gathers, tuple(len(columns) for columns, _ in parts)
