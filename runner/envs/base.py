@@ -216,11 +216,12 @@ class VectorEnv:
     def flatten(self, observations: Any, rows: int | None = None) -> np.ndarray:
         """Observations as the environment gives them → `[N, O]`, uint8 where they are nothing else, else float32."""
         rows = self.num_envs if rows is None else rows
-        if isinstance(observations, np.ndarray) and observations.shape == (rows, self.observation_size):
+        flat = isinstance(observations, np.ndarray) and observations.shape == (rows, self.observation_size)
+        if flat and (not self.layout.byte or observations.dtype == np.uint8):
             return observations.astype(self.layout.dtype, copy=False)
-        flat = np.empty((rows, self.observation_size), self.layout.dtype)
-        flatten_observations(self.layout, observations, flat)
-        return flat
+        found = np.empty((rows, self.observation_size), self.layout.dtype)
+        flatten_observations(self.layout, observations, found)
+        return found
 
 
 def close(env: Any) -> None:

@@ -27,15 +27,34 @@ def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> N
     """Write a batch of observations, structured as the space of `parts`, into `out` `[N, O]`.
 
     One observation without a batch axis fits an `out` of one row.
+
+    Raises:
+        ValueError: an array of another shape, or numbers that its type does not hold, naming the part.
     """
     if not parts.children:
-        array = np.reshape(as_array(observations), (len(out), parts.stop - parts.start))
+        array = _rows(parts, as_array(observations), len(out))
         if out.dtype == np.uint8 and array.dtype != np.uint8 and not np.array_equal(array.astype(np.uint8), array):
             raise ValueError(f"found numbers of type {array.dtype} that uint8 does not hold; allowed: 0 to 255")
         out[:, parts.start : parts.stop] = array
         return
     for key, part in parts.children:
-        flatten_observations(part, child(observations, key), out)
+        try:
+            flatten_observations(part, child(observations, key), out)
+        except ValueError as error:
+            raise ValueError(f"[{key!r}]: {error}") from None
+
+
+def _rows(parts: Layout, array: np.ndarray, rows: int) -> np.ndarray:
+    """An array of one part as `[N, columns]`: it may be flat, and lack an axis of length 1."""
+    width = parts.stop - parts.start
+    if array.shape != (rows, *parts.shape):
+        shapes = [(rows, width), *([(rows,)] if width == 1 else [])]
+        if rows == 1:
+            shapes += [parts.shape, (width,), *([()] if width == 1 else [])]
+        if array.shape not in shapes:
+            one = parts.shape if rows == 1 else (rows, *parts.shape)
+            raise ValueError(f"found shape {list(array.shape)}; allowed: {list(one)}")
+    return array.reshape(rows, width)
 
 
 def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.ndarray) -> None:
@@ -60,7 +79,7 @@ def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.
         for key, part in parts.children:
             flatten_some(part, child(observations, key), indices, out)
     else:
-        out[:, parts.start : parts.stop] = as_array(observations)[indices].reshape(len(out), -1)
+        out[:, parts.start : parts.stop] = _rows(parts, as_array(observations)[indices], len(out))
 
 
 def flatten_batch(space: gymnasium.Space[Any], parts: Layout, observations: Any, name: str = "") -> np.ndarray:

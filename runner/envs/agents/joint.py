@@ -184,8 +184,6 @@ class Joint(gymnasium.Env[np.ndarray, np.ndarray]):
             return
         own = np.zeros((1, parts.stop), np.float32)
         try:
-            if not parts.children and parts.stop > 1 and as_array(value).shape != parts.shape:
-                raise ValueError(f"its shape is {as_array(value).shape}")
             flatten_observations(parts, value, own)
         except (IndexError, KeyError, TypeError, ValueError) as error:
             space = self.env.observation_space(key)

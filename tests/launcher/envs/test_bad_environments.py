@@ -67,10 +67,23 @@ NAN = r"the environment with seed \d+ gave an observation of nan \(number 0 of 3
 seeing(f"wrong {NAN}", NAN, "NotANumber", lambda self: np.array([math.nan if self.steps else 0, 0, 0], np.float32))
 LARGE = "gave an observation of -?inf"
 seeing(f"wrong .*{LARGE}", LARGE, "TooLargeForFloat32", lambda self: np.array([0.0, self.place * 1e300, 0.0]))
-SHAPE = r"an observation is float32 of shape \(4,\); allowed: Box\("
+SHAPE = r"an observation, float32 of shape \(4,\), does not fit its observation_space Box\("
 seeing(f"wrong .*{SHAPE}", SHAPE, "ShapeThatChanges", lambda self: np.zeros(3 + (self.steps > 1), np.float32))
-TURNED = r"an observation is float32 of shape \(3, 1\)"
+TURNED = r"an observation, float32 of shape \(3, 1\), .*: found shape \[3, 1\]; allowed: \[3\]"
 seeing(f"wrong .*{TURNED}", TURNED, "ShapeOfAColumn", lambda self: np.zeros((3, 1), np.float32))
+
+
+class PartThatIsTurned(Point):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Dict(x=Box(-9, 9, (2, 3)))
+
+    def seen(self) -> Any:
+        return {"x": np.ones((3, 2))}
+
+
+PART = r"does not fit its observation_space Dict.*: \['x'\]: found shape \[3, 2\]; allowed: \[2, 3\]"
+TABLE["PartThatIsTurned"] = PartThatIsTurned, f"wrong (?s:.*){PART}", PART
 seeing("note all observations were the same", "", "Blind", lambda self: np.ones(3, np.float32))
 scaled = lambda self: np.array([1e6 * self.place, 0, 0], np.float32)  # noqa: E731
 seeing(r"note observations are as large as .*e\+0", "", "Unscaled", scaled)

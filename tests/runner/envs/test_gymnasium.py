@@ -234,6 +234,21 @@ def test_steps_that_do_not_fit_are_refused_by_name() -> None:
         env.reset()
 
 
+def test_bytes_that_are_none_are_refused() -> None:
+    def seeing(number: float) -> Any:
+        env = make_vector(TwoSteps, 2)
+        env.single_observation_space, env.observation_space = (Box(0, 255, shape, np.uint8) for shape in ((3,), (2, 3)))
+        env.reset = lambda **_: (np.full((2, 3), number), {})
+        return wrap_env(env)
+
+    assert seeing(255.0).reset()[0].tolist() == [[255] * 3] * 2
+    for number in (0.7, 300.0):
+        with pytest.raises(
+            UserError, match="found numbers of type float64 that uint8 does not hold; allowed: 0 to 255"
+        ):
+            seeing(number).reset()
+
+
 class Loose(gymnasium.Env[Any, Any]):
     """What it gives is legal, but not of the types that its spaces name."""
 
