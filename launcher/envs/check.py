@@ -55,13 +55,16 @@ def check(env: EnvConfig, longest: float = LONGEST_SECONDS) -> list[Finding]:
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(trial.pid, signal.SIGKILL)
-        found = [Finding(*json.loads(line)) for line in file.read_text().splitlines()]
-        return [*found, *_ending(trial.returncode, ending, log.read_text(errors="replace"))]
+        found = [json.loads(line) for line in file.read_text().splitlines()]
+        code = None if found[-1:] == [None] and not trial.returncode else trial.returncode
+        told = [Finding(*line) for line in found if line is not None]
+        return [*told, *_ending(code, ending, log.read_text(errors="replace"))]
 
 
-def _ending(code: int, ending: str | None, printed: str) -> Iterator[Finding]:
+def _ending(code: int | None, ending: str | None, printed: str) -> Iterator[Finding]:
+    """Findings on how the process ended, with this status if that was before its last finding, and what it printed."""
     lines = [line for line in printed.splitlines() if line.strip()]
-    if ending is None and code:
+    if ending is None and code is not None:
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         ending = f"it ended its process: {how}"
     if ending is not None:

@@ -334,11 +334,12 @@ def findings(make: Callable[[], VectorEnv], seconds: float) -> Iterator[Finding]
 
 
 def main(env: str, seconds: str, file: str) -> None:
-    """Write findings, each as soon as it is there."""
+    """Write findings, each as soon as it is there, and null after the last."""
     with Path(file).open("w") as out:
         for finding in findings(lambda: task(EnvConfig.model_validate_json(env)), float(seconds)):
             out.write(json.dumps(finding) + "\n")
             out.flush()
+        out.write("null\n")
 
 
 if __name__ == "__main__":

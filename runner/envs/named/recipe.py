@@ -80,7 +80,7 @@ class Recipe:
             for wrap, arguments in self.wrappers:
                 last = f"{wrap.__qualname__} around {self.name}"
                 made = wrap(made, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"env: {last} cannot be made: {last_words(error)}") from error
         return joined(made, self.states)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -310,6 +311,12 @@ class WithoutSpaces(Point):
     def __init__(self) -> None:
         super().__init__()
         del self.observation_space
+
+
+@entry("wrong env: .*Leaving cannot be made: SystemExit: 0 ", "Leaving cannot be made: SystemExit: 0 ")
+class Leaving(Point):
+    def __init__(self) -> None:
+        sys.exit(0)
 
 
 @entry("wrong .*cannot use a .*NoEnvironment", "cannot use a .*NoEnvironment")

@@ -47,6 +47,7 @@ class OutOfTime(subprocess.Popen[bytes]):
     [
         ("printing", 60.0, "note it prints .* lines, the first: here I am"),
         ("hanging", SHORT, r"wrong it has not come to an end within 6 s \(File "),
+        ("vanishing", 60.0, "wrong it ended its process: exit status 0 "),
         ("dying", 60.0, r"wrong it ended its process: SIGABRT \(File .*point.py"),
     ],
 )

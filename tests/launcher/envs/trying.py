@@ -41,3 +41,7 @@ def leaving() -> DoingAtStep:
 
 def dying() -> DoingAtStep:
     return doing(os.abort)
+
+
+def vanishing() -> DoingAtStep:
+    return doing(partial(os._exit, 0))
