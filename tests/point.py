@@ -6,6 +6,7 @@ Processes of environments import this module, so it imports nothing heavy.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,6 +60,19 @@ class DoingAtStep(Point):
         if self.mine and self.steps == 2 and self.at == "step":
             self.do()
         return super().step(action)
+
+
+class Helped(DoingAtStep):
+    """Has a process of its own until it is closed, whose number is a file in a folder, and hangs at the third step."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(hang, seed=11)
+        self.helper = subprocess.Popen(["sleep", "300"])
+        Path(folder, str(self.helper.pid)).touch()
+
+    def close(self) -> None:
+        self.helper.kill()
+        self.helper.wait()
 
 
 class FailsForOne(Point):

@@ -3,7 +3,7 @@
 At a step every process gets one byte and answers with one; actions and what comes of them are in memory that all share,
 which has no name and is gone with the last of them. A process is a fresh interpreter (nothing is forked from threads of
 torch or XLA, and no `__main__` runs twice), out of reach of the terminal's signals. It ends with whoever started it,
-however that ends, and whatever the environment does at that moment.
+however that ends, and whatever the environment does at that moment; so do the processes that its environments start.
 """
 
 from __future__ import annotations
@@ -215,12 +215,14 @@ class Child:
             raise self._died()
 
     def end(self, deadline: float) -> None:
-        """Have it close its environments and end; end it at the deadline."""
+        """Have it close its environments and end; end it at the deadline, and what its environments have started."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # the latter of dead ones, elsewhere than on Linux
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         for file in (self._commands, self._answers, self._life):
             os.close(file)
         self._notes.close()
@@ -337,11 +339,12 @@ def _answer(act: Callable[[], None]) -> bytes:
 
 
 def _end_with(life: int) -> None:
-    """Have the system end this process, whatever it does, once the other end of the pipe is closed.
+    """Have the system end this process's group, whatever it does, once the other end of the pipe is closed.
 
-    Elsewhere than on Linux it ends when it next asks for a command.
+    It leads the group, which has the processes that environments start. Elsewhere than on Linux it ends when it next
+    asks for a command.
     """
     if sys.platform == "linux":
-        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)

@@ -24,7 +24,7 @@ from runner.envs.processes import Processes
 from runner.envs.python import InProcess, PythonTask
 from runner.errors import FailedEnvironmentError, UserError
 from runner.torch import Runner
-from tests.point import DoingAtStep, Parts, Point, fail, hang, leave
+from tests.point import DoingAtStep, Helped, Parts, Point, fail, hang, leave
 from tests.runner.builders import fingerprint, make_config
 
 SEEDS = [11, 22, 33, 44, 55]
@@ -190,6 +190,29 @@ def test_processes_end_with_one_that_is_killed_even_while_they_hang() -> None:
         assert len(numbers) == 2
         program.kill()
     assert gone(numbers)
+
+
+def test_what_environments_have_started_ends_with_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = in_two(Helped, folder=tmp_path)
+    env.reset()
+    for name, seconds in (("HUNG", 0.3), ("LOOK", 0.1), ("END", 0.5)):
+        monkeypatch.setattr(processes, f"{name}_SECONDS", seconds)
+    with pytest.raises(FailedEnvironmentError, match="has not answered"):
+        for _ in range(3):
+            env.step(np.zeros((len(SEEDS), 1), np.float32))
+    helpers = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(helpers) == len(SEEDS) + 1 and gone(helpers, 20.0)
+
+
+def test_what_environments_have_started_ends_with_one_that_is_killed(tmp_path: Path) -> None:
+    helped = PROGRAM.replace("DoingAtStep", "Helped").replace('{"do": hang, "seed": 11}', f'{{"folder": "{tmp_path}"}}')
+    with subprocess.Popen([sys.executable, "-c", helped], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None and program.stdout.readline()
+        program.kill()
+    helpers = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(helpers) == len(SEEDS) + 1 and gone(helpers, 20.0)
 
 
 def test_what_environments_print_and_ask_for_keeps_nobody(capfd: pytest.CaptureFixture[str]) -> None:
