@@ -76,7 +76,7 @@ def matching(pattern: str, known: Mapping[str, Sequence[str]]) -> list[Entry]:
         Entry(name, family)
         for family, names in known.items()
         for name in names
-        if matches(name.casefold()) or matches(family)
+        if matches(name.casefold()) or matches(family.casefold())
     ]
     if not found:
         near = did_you_mean(pattern, [*known, *(name for names in known.values() for name in names)])

@@ -13,7 +13,11 @@ from launcher.cli.main import main
 from launcher.envs.catalogue import Entry, described, families, in_words, matching
 from runner.errors import UserError
 
-KNOWN = {"mujoco.gym": ["Hopper-v4", "Hopper-v5", "Ant-v5"], "gymnasium.box2d": ["gymnasium:CarRacing-v3"]}
+KNOWN = {
+    "mujoco.gym": ["Hopper-v4", "Hopper-v5", "Ant-v5"],
+    "gymnasium.box2d": ["gymnasium:CarRacing-v3"],
+    "MyPkg": ["gymnasium:Point-v0"],
+}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +26,8 @@ KNOWN = {"mujoco.gym": ["Hopper-v4", "Hopper-v5", "Ant-v5"], "gymnasium.box2d": 
         ("hopper", "Hopper-v4 Hopper-v5"),
         ("*-v5", "Hopper-v5 Ant-v5"),
         ("BOX2D", "gymnasium:CarRacing-v3"),
-        ("", "Hopper-v4 Hopper-v5 Ant-v5 gymnasium:CarRacing-v3"),
+        ("MyPkg", "gymnasium:Point-v0"),
+        ("", "Hopper-v4 Hopper-v5 Ant-v5 gymnasium:CarRacing-v3 gymnasium:Point-v0"),
     ],
 )
 def test_a_pattern_is_looked_for_in_ids_and_families(pattern: str, ids: str) -> None:
