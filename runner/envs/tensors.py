@@ -70,7 +70,8 @@ class TensorEnv(VectorEnv):
         # Isaac Lab's and skrl's environments take a column of categories, gymnasium's a row.
         column = isinstance(actions, Discrete) and not isinstance(env, gymnasium.vector.VectorEnv)
         self._action_shape = (self.num_envs, 1) if column else (self.num_envs, *self.actions.shape)
-        self._states = attribute(env, "state", None) if self.layout.grouped else None
+        self._beside = self.layout.grouped and not isinstance(observed, Dict)
+        self._states = attribute(env, "state", None) if self._beside else None
         self._seed: int | None = None
         self._before: Any = None
         self._ended: Any = None
@@ -168,7 +169,11 @@ class TensorEnv(VectorEnv):
 
     def _flat(self, observations: Any) -> Any:
         """Observations → `[N, O]`, a copy: such environments often write the next ones over the last."""
-        if self._states is not None and not isinstance(observations, Mapping):
+        if self._beside and not isinstance(observations, Mapping):
+            if not callable(self._states):
+                found = "no state" if self._states is None else f"as state {type(self._states).__name__}"
+                allowed = f"a method state() that gives arrays [N, …], or observations with {POLICY} and {CRITIC}"
+                raise UserError(f"{self._name}: has a state_space, and {found}; allowed: {allowed}")
             observations = {POLICY: observations, CRITIC: self._states()}
         return self._observed(self.layout, observations)
 
@@ -211,7 +216,7 @@ class TensorEnv(VectorEnv):
         many = isinstance(final, list) or getattr(getattr(final, "dtype", None), "hasobject", False)
         one = next((some for some in final if some is not None), None) if many else final
         # States that are not among them are those of the next episodes by now.
-        lack = self._states is not None and not isinstance(one, Mapping)
+        lack = self._beside and not isinstance(one, Mapping)
         parts = self.layout.observed if lack else self.layout
         if not many:
             flat = self._observed(parts, final)

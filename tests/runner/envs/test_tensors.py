@@ -177,6 +177,13 @@ def test_final_observations_that_are_known_are_taken(caplog: pytest.LogCaptureFi
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(("state", "words"), [({}, "no state"), ({"state": np.zeros((3, 1))}, "as state ndarray")])
+def test_a_space_of_states_without_a_method_is_refused(state: dict[str, Any], words: str) -> None:
+    env = wrap_env(type("Stated", (Bare,), {"state_space": Box(-9, 9, (1,)), **state})(np))
+    with pytest.raises(UserError, match=rf"^Stated: has a state_space, and {words}; allowed: a method state\(\) that"):
+        env.reset()
+
+
 @pytest.mark.parametrize("kind", [list, np.asarray])
 def test_states_beside_final_observations_are_those_before_the_reset(kind: Any) -> None:
     class Stated(Bare):
