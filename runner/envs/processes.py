@@ -218,9 +218,8 @@ class Child:
         """Have it close its environments and end; end it at the deadline, and what its environments have started."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
-        with contextlib.suppress(
-            ProcessLookupError, PermissionError
-        ):  # the latter of dead ones, elsewhere than on Linux
+        # Of a group of dead processes macOS says that it is not permitted.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for file in (self._commands, self._answers, self._life):

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,6 +91,19 @@ def make_network(config: Config, observations: Layout | int, actions: int) -> Ne
 def make_env(task: str, num_envs: int = 3, arguments: dict[str, Any] | None = None, seed: int = 0) -> VectorEnv:
     """An EnvPool environment behind our interface."""
     return EnvPoolTask(task, num_envs, arguments).seeded(environment_seeds(seed, num_envs), 1)
+
+
+def make_runner(
+    task: str = "Pendulum-v1", changes: dict[str, Any] | None = None, backend: str = "torch", **more: Any
+) -> Runner:
+    """A runner of one of TASKS, by `changes` of `plain_config`."""
+    policy, arguments = TASKS[task]
+    return runner_class(backend)(make_env(task, 3, arguments), plain_config(changes, policy), threads=1, **more)
+
+
+def tree(folder: Path) -> list[str]:
+    """The files below a folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
 def numbers(state: MemberState) -> dict[str, np.ndarray]:
