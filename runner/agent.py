@@ -183,13 +183,9 @@ class Agent:
 
     def restore(self, states: Sequence[MemberState]) -> None:
         """Continue from states that are already in memory, whatever number of updates they took to their timestep."""
-        timesteps, rollouts = (
-            {int(state.counters.timestep) for state in states},
-            self._members.pack.static.agent.rollouts,
-        )
-        if len(timesteps) != 1:
+        rollouts, timestep = self._members.pack.static.agent.rollouts, int(states[0].counters.timestep)
+        if any(state.counters.timestep != timestep for state in states):
             raise UserError("agent.load: the members' checkpoints are of different timesteps; a pack advances together")
-        (timestep,) = timesteps
         update, beyond = divmod(timestep, rollouts)
         if beyond:
             log.warning(
