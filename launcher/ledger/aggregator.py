@@ -102,7 +102,10 @@ class Aggregator:
         now = self._now()
         if attempt in self._open:
             self._beats[attempt] = now
-            (self._starting.discard if note in (None, TRAINING) else self._starting.add)(attempt)
+            if note in (None, TRAINING):
+                self._starting.discard(attempt)
+            else:
+                self._starting.add(attempt)
         answer = self._ledger.push(attempt, batches, note)
         wanted: Order = "stop" if self._stop else "go"
         if answer == BUSY:
