@@ -62,10 +62,12 @@ def torchs(network: Network, parameters: Tensor, rows: Tensor) -> tuple[Tensor, 
     return torch.stack(found), torch.stack(slope)
 
 
+@pytest.mark.parametrize("onednn", [False, True], ids=["products of torch", "products of oneDNN"])
 @pytest.mark.parametrize("most", [1, 3, 2**20])
 def test_parts_of_any_size_give_what_torchs_modules_give(
-    network: Network, most: int, monkeypatch: pytest.MonkeyPatch
+    network: Network, most: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(models, "_slow_products", lambda: onednn)
     monkeypatch.setattr(models, "LEAST_IMAGE", 0)
     monkeypatch.setattr(models, "LARGEST_PART", most * 4 * 9 * 8)
     parameters = torch.from_numpy(np.stack([network.initial(seed) for seed in range(P)]))
