@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from torch.utils import _pytree as pytree
 
 from runner.config import Config
-from runner.cores import worth_splitting
+from runner.cores import usable_cores, worth_splitting
 from runner.exchange import Exchange, meet
 from runner.group import PATIENCE_SECONDS, Group
 from runner.training.pack import Rules
@@ -69,20 +69,34 @@ def settings(rules: Rules, rows: int) -> Iterator[None]:
         rules: give the network and the number of minibatches.
         rows: rows of a rollout of all members.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if worth_splitting(rules.config, rules.network.size, rows) else 1)
-    try:
-        with own_settings(rules.config.agent.tf32):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    little = not worth_splitting(rules.config, rules.network.size, rows)
+    with own_settings(rules.config.agent.tf32), _threads(1) if little else contextlib.nullcontext():
+        yield
 
 
 @contextlib.contextmanager
 def own_settings(tf32: bool = False) -> Iterator[None]:
-    """Run our programs under the settings that they are written for: no tape; a GPU multiplies in TF32 if asked to."""
-    with torch.inference_mode(False), torch.no_grad(), _products(tf32):
+    """Run our programs under the settings that they are written for.
+
+    There is no tape, a GPU multiplies in TF32 if asked to, and there are no more threads than cores: of a container's
+    quota torch knows nothing, nor of what this process was pinned to after its import.
+    """
+    with torch.inference_mode(False), torch.no_grad(), _products(tf32), _threads(_cores()):
         yield
+
+
+_cores = functools.cache(usable_cores)
+
+
+@contextlib.contextmanager
+def _threads(most: int) -> Iterator[None]:
+    """So many threads of arithmetic at most."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, most))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

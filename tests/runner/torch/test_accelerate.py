@@ -72,6 +72,20 @@ def test_training_leaves_torchs_threads_as_they_were() -> None:
         torch.set_num_threads(before)
 
 
+def test_there_are_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, seen = torch.get_num_threads(), []
+    for cores in (1, 2, 8):
+        monkeypatch.setattr(accelerate, "_cores", lambda cores=cores: cores)
+        torch.set_num_threads(3)
+        try:
+            with accelerate.own_settings():
+                seen.append(torch.get_num_threads())
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+    assert seen == [1, 2, 3]
+
+
 def test_products_are_in_tf32_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate, "sees_gpu", lambda: True)
     kinds = torch.backends.cuda.matmul, torch.backends.cudnn
