@@ -8,11 +8,11 @@ prints one JSON line. The libraries are no dependencies of Sunflower: run this i
     /tmp/rivals/bin/pip install "envpool>=1.2.5,<1.3" gymnasium skrl==2.1.1 stable-baselines3 rl_games
 
 The work is the PPO of skrl's own Runner page: 16 steps of every environment, then 8 epochs of one minibatch
-of all rows through a shared [32, 32] ELU trunk, a tanh mean, TensorBoard scalars after every rollout and a
-checkpoint every 80 timesteps. Where a library has no such option the cheaper choice is taken for it and a
-comment says so. All of it runs on the CPU, like the pool. EnvPool's next-step reset is passed on as it is,
-which is cheapest: the dummy row after an episode end is trained on and counted as a step. A time limit is not
-bootstrapped (skrl's default).
+of all rows through a shared [32, 32] ELU trunk (or, with --work wide, other sizes, see WORKS), a tanh mean,
+TensorBoard scalars after every rollout and a checkpoint every five of them. Where a library has no such option the
+cheaper choice is taken for it and a comment says so. All of it runs on the CPU, like the pool. EnvPool's next-step
+reset is passed on as it is, which is cheapest: the dummy row after an episode end is trained on and counted as a step.
+A time limit is not bootstrapped (skrl's default).
 """
 
 from __future__ import annotations
@@ -32,11 +32,28 @@ from typing import Any
 
 import numpy as np
 
-ROLLOUTS = 16
-EPOCHS = 8
-UNITS = [32, 32]
-CHECKPOINT_INTERVAL = 80
 POOL_THREADS = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sizes of PPO, the same for every program: layers, steps of a rollout, epochs, minibatches, seeds of a launch."""
+
+    units: tuple[int, ...]
+    rollouts: int
+    epochs: int
+    mini_batches: int
+    seeds: int
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Timesteps from checkpoint to checkpoint."""
+        return 5 * self.rollouts
+
+
+WORKS = {"page": Work((32, 32), 16, 8, 1, 8), "wide": Work((256, 256), 64, 5, 2, 4)}
+"""Name → work: that of skrl's Runner page, and a network of 256 x 256, whose arithmetic is most of it."""
+WORK = WORKS["page"]
 
 # torch's threads. On 2 quiet cores the libraries' default (0 here: all cores) was level for SB3 and everywhere on
 # HalfCheetah, and 10-20% faster for skrl and rl_games on Pendulum; as soon as anything else ran on the machine
@@ -83,7 +100,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool, separate: bool = False) -> dict[str, Any]:
     """Spell the Runner page's YAML as skrl 2.x wants it (the page's own spelling is rejected since 2.0)."""
-    trunk = [{"name": "net", "input": "OBSERVATIONS", "layers": UNITS, "activations": "elu"}]
+    trunk = [{"name": "net", "input": "OBSERVATIONS", "layers": list(WORK.units), "activations": "elu"}]
     gaussian = {
         "class": "GaussianMixin",
         "clip_actions": True,
@@ -110,9 +127,9 @@ def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool, separ
         "memory": {"class": "RandomMemory", "memory_size": -1},
         "agent": {
             "class": "PPO",
-            "rollouts": ROLLOUTS,
-            "learning_epochs": EPOCHS,
-            "mini_batches": 1,
+            "rollouts": WORK.rollouts,
+            "learning_epochs": WORK.epochs,
+            "mini_batches": WORK.mini_batches,
             "discount_factor": 0.99,
             "gae_lambda": 0.95,
             "learning_rate": 3.0e-4,
@@ -132,8 +149,8 @@ def skrl_config(directory: str, timesteps: int, seed: int, discrete: bool, separ
             "experiment": {
                 "directory": directory,
                 "experiment_name": "",
-                "write_interval": ROLLOUTS,
-                "checkpoint_interval": CHECKPOINT_INTERVAL,
+                "write_interval": WORK.rollouts,
+                "checkpoint_interval": WORK.checkpoint_interval,
             },
         },
         "trainer": {
@@ -276,8 +293,8 @@ def sb3_policy() -> tuple[Any, dict[str, Any]]:
         """`net_arch` cannot share layers since SB3 1.8; a features extractor is what both heads do share."""
 
         def __init__(self, observation_space: Any) -> None:
-            super().__init__(observation_space, UNITS[-1])
-            sizes = [math.prod(observation_space.shape), *UNITS]
+            super().__init__(observation_space, WORK.units[-1])
+            sizes = [math.prod(observation_space.shape), *WORK.units]
             layers = [nn.Linear(i, o) for i, o in itertools.pairwise(sizes)]
             self.net = nn.Sequential(*[part for layer in layers for part in (layer, nn.ELU())])
 
@@ -310,9 +327,9 @@ def stable_baselines3(task: str, num_envs: int, timesteps: int, seed: int) -> Ti
             policy,
             env,
             learning_rate=3e-4,
-            n_steps=ROLLOUTS,
-            batch_size=ROLLOUTS * num_envs,
-            n_epochs=EPOCHS,
+            n_steps=WORK.rollouts,
+            batch_size=WORK.rollouts * num_envs // WORK.mini_batches,
+            n_epochs=WORK.epochs,
             gamma=0.99,
             gae_lambda=0.95,
             clip_range=0.2,
@@ -324,7 +341,7 @@ def stable_baselines3(task: str, num_envs: int, timesteps: int, seed: int) -> Ti
             seed=seed,
             device="cpu",
         )
-        checkpoints = CheckpointCallback(CHECKPOINT_INTERVAL, directory)  # counts steps of the whole VecEnv
+        checkpoints = CheckpointCallback(WORK.checkpoint_interval, directory)  # counts steps of the whole VecEnv
         ready = time.perf_counter()
         model.learn(timesteps * num_envs, callback=checkpoints, log_interval=1)
         end = time.perf_counter()
@@ -390,7 +407,7 @@ def rl_games_params(
             "name": "actor_critic",
             "separate": False,
             "space": {"discrete": None} if discrete else {"continuous": gaussian},
-            "mlp": {"units": UNITS, "activation": "elu", "initializer": {"name": "default"}},
+            "mlp": {"units": list(WORK.units), "activation": "elu", "initializer": {"name": "default"}},
         },
         "config": {
             "name": "rival",
@@ -400,9 +417,9 @@ def rl_games_params(
             "device": "cpu",
             "train_dir": directory,
             "num_actors": num_envs,
-            "horizon_length": ROLLOUTS,
-            "minibatch_size": ROLLOUTS * num_envs,
-            "mini_epochs": EPOCHS,
+            "horizon_length": WORK.rollouts,
+            "minibatch_size": WORK.rollouts * num_envs // WORK.mini_batches,
+            "mini_epochs": WORK.epochs,
             "max_epochs": max_epochs,
             "gamma": 0.99,
             "tau": 0.95,
@@ -423,7 +440,7 @@ def rl_games_params(
             "entropy_coef": 0.0,
             "bound_loss_type": "none",
             "bounds_loss_coef": 0.0,
-            "save_frequency": CHECKPOINT_INTERVAL // ROLLOUTS,  # only once an episode has ended
+            "save_frequency": WORK.checkpoint_interval // WORK.rollouts,  # only once an episode has ended
             "save_best_after": max_epochs + 1,  # no second kind of checkpoint
             "print_stats": False,
         },
@@ -445,7 +462,7 @@ def rl_games(task: str, num_envs: int, timesteps: int, seed: int) -> Timing:
         pool = make_pool(task, num_envs, seed)
         discrete = isinstance(pool.action_space, gymnasium.spaces.Discrete)
         env = rl_games_vec_env(pool)
-        epochs = math.ceil(timesteps / ROLLOUTS)
+        epochs = math.ceil(timesteps / WORK.rollouts)
         runner = Runner()
         runner.load_config(rl_games_params(env, directory, num_envs, epochs, seed, discrete))
         # What Runner.run_train does, taken apart so that setting up and training can be timed on their own.
@@ -584,7 +601,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=POOL_THREADS, help="of the pool, environment alone")
     parser.add_argument("--torch-threads", type=int, help="instead of TORCH_THREADS; 0: the library's default")
+    parser.add_argument("--work", choices=WORKS, default="page")
     args = parser.parse_args()
+    global WORK
+    WORK = WORKS[args.work]
     if args.torch_threads is not None:
         TORCH_THREADS[args.library] = args.torch_threads
     with contextlib.redirect_stdout(sys.stderr):  # rl_games prints as it goes

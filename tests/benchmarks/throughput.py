@@ -3,9 +3,10 @@
     python -m tests.benchmarks.throughput Pendulum-v1
     python -m tests.benchmarks.throughput HalfCheetah-v4 --timesteps 800 --rivals /tmp/rivals/bin/python
 
-The work is PPO as in configs/skrl/ppo.yaml with 64 environments a trial. Each line is a process of its own, so that
-nothing is warm but the compiler's cache (round 0 fills it and is not counted); the order within a round is fixed, and
-what is compared are medians over rounds.
+The work is PPO as in configs/skrl/ppo.yaml with 64 environments a trial, or with --work wide that of a network of
+256 x 256 with rollouts of 64 steps, 5 epochs and 2 minibatches, in launches of 4 seeds. Each line is a process of its
+own, so that nothing is warm but the compiler's cache (round 0 fills it and is not counted); the order within a round is
+fixed, and what is compared are medians over rounds.
 
     python -m tests.benchmarks.throughput --pong /tmp/before     # a checkout of an older version
 
@@ -31,14 +32,16 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.benchmarks.rivals import Work
 
 CONFIG = Path(__file__).parents[2] / "configs" / "skrl" / "ppo.yaml"
 PONG = Path(__file__).parents[2] / "configs" / "atari" / "pong.yaml"
 NUM_ENVS = 64
 RIVALS = {"skrl": "skrl", "skrl_jax": "flax", "stable_baselines3": "stable_baselines3", "rl_games": "rl_games"}
 """Name in rivals.py → a package that must be there."""
-SEEDS = 8
 BACKENDS = {
     "torch eager": ("torch", {"compile": False}),
     "torch compiled": ("torch", {"compile": True}),
@@ -47,19 +50,31 @@ BACKENDS = {
 """Label → backend and settings."""
 
 
-def train(task: str, members: int, timesteps: int, label: str) -> dict[str, float]:
+def sizes(work: Work) -> dict[tuple[str, ...], Any]:
+    """Settings of configs/skrl/ppo.yaml that make it this work."""
+    return {
+        **{("models", role, "hiddens"): list(work.units) for role in ("policy", "value")},
+        ("agent", "rollouts"): work.rollouts,
+        ("agent", "learning_epochs"): work.epochs,
+        ("agent", "mini_batches"): work.mini_batches,
+        ("agent", "experiment", "write_interval"): work.rollouts,
+        ("agent", "experiment", "checkpoint_interval"): work.checkpoint_interval,
+    }
+
+
+def train(task: str, members: int, timesteps: int, label: str, work: Work) -> dict[str, float]:
     """One pack in this process: seconds until it trains, imports excluded, and steps per second while training."""
     from runner.config import load_config
     from runner.envs.envpool import EnvPoolTask
 
     backend, settings = BACKENDS[label]
     runner_class = import_module(f"runner.{backend}").Runner
-    overrides: list[Any] = [
-        (("trainer", "timesteps"), timesteps),
-        (("agent", "experiment", "checkpoint_interval"), 0),
-        *(((name,), value) for name, value in settings.items()),
-    ]
-    config, _ = load_config(CONFIG, overrides)
+    overrides = sizes(work) | {
+        ("trainer", "timesteps"): timesteps,
+        ("agent", "experiment", "checkpoint_interval"): 0,
+        **{(name,): value for name, value in settings.items()},
+    }
+    config, _ = load_config(CONFIG, list(overrides.items()))
     start = began = time.perf_counter()
     runner = runner_class(EnvPoolTask(task, NUM_ENVS), config, seeds=range(members))
     for report in runner.reports():
@@ -114,13 +129,14 @@ def pongs(before: str, rounds: int, updates: int) -> None:
         print(f"{name:24}{statistics.median(rates):8,.0f} steps/s of processor time; this version: {ratio:.2f} times")
 
 
-def launch(task: str, timesteps: int, label: str) -> dict[str, float]:
-    """`launch --seeds 8` as a person types it: its whole time, and the sum of its trials' steps/s while training."""
+def launch(task: str, timesteps: int, label: str, work: Work) -> dict[str, float]:
+    """`launch --seeds N` as a person types it: its whole time, and the sum of its trials' steps/s while training."""
     from launcher.ledger.ledger import Ledger
 
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "launcher.cli.main", str(CONFIG), "--env", task, "--num-envs", str(NUM_ENVS)]
-        command += ["--seeds", str(SEEDS), "--out", out, "--name", "run", "--set", f"trainer.timesteps={timesteps}"]
+        command += ["--seeds", str(work.seeds), "--out", out, "--name", "run", f"--set=trainer.timesteps={timesteps}"]
+        command += [f"--set={'.'.join(path)}={value}" for path, value in sizes(work).items()]
         backend, settings = BACKENDS[label]
         command += ["--backend", backend, *(f"--set={name}={value}" for name, value in settings.items())]
         began = time.perf_counter()
@@ -147,15 +163,18 @@ def installed(python: str) -> list[str]:
     return subprocess.run([python, "-c", probe], check=True, capture_output=True, text=True).stdout.split()
 
 
-def programs(task: str, timesteps: int, rivals_python: str) -> dict[str, Callable[[], dict[str, float]]]:
-    """Name → one measurement."""
+def programs(task: str, timesteps: int, rivals_python: str, name: str) -> dict[str, Callable[[], dict[str, float]]]:
+    """Name → one measurement of the work of this name."""
+    from tests.benchmarks.rivals import WORKS
+
+    work = WORKS[name]
+    common = (task, "--work", name, "--timesteps", str(timesteps))
 
     def ours(members: int, label: str) -> Callable[[], dict[str, float]]:
-        one = f"{members},{label}"
-        return lambda: in_process("tests.benchmarks.throughput", task, "--timesteps", str(timesteps), "--one", one)
+        return lambda: in_process("tests.benchmarks.throughput", *common, "--one", f"{members},{label}")
 
-    def rival(name: str) -> Callable[[], dict[str, float]]:
-        arguments = ("tests.benchmarks.rivals", name, task, "--num-envs", str(NUM_ENVS), "--timesteps", str(timesteps))
+    def rival(library: str) -> Callable[[], dict[str, float]]:
+        arguments = ("tests.benchmarks.rivals", library, *common, "--num-envs", str(NUM_ENVS))
         return lambda: in_process(*arguments, python=rivals_python)
 
     table: dict[str, Callable[[], dict[str, float]]] = {
@@ -163,10 +182,11 @@ def programs(task: str, timesteps: int, rivals_python: str) -> dict[str, Callabl
             "tests.benchmarks.rivals", "environment", task, "--num-envs", str(NUM_ENVS), "--timesteps", "4000"
         )
     }
-    table |= {name: rival(name) for name in installed(rivals_python)}
-    for members in (1, SEEDS):
+    table |= {library: rival(library) for library in installed(rivals_python)}
+    for members in (1, work.seeds):
         table |= {f"runner P={members} {label}": ours(members, label) for label in BACKENDS}
-    table |= {f"launch --seeds {SEEDS} {label}": partial(launch, task, timesteps, label) for label in BACKENDS}
+    launches = {label: partial(launch, task, timesteps, label, work) for label in BACKENDS}
+    table |= {f"launch --seeds {work.seeds} {label}": run for label, run in launches.items()}
     return table
 
 
@@ -174,6 +194,7 @@ def main() -> None:
     """Measure and print a table of medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="?", default="Pendulum-v1")
+    parser.add_argument("--work", choices=("page", "wide"), default="page")
     parser.add_argument("--timesteps", type=int, default=1600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rivals", default=sys.executable, help="a Python that has rival libraries installed")
@@ -189,11 +210,13 @@ def main() -> None:
     if arguments.pong:
         pongs(arguments.pong, arguments.rounds, arguments.updates)
         return
+    from tests.benchmarks.rivals import WORKS  # not above, where another version's may lie on the path
+
     if arguments.one:
         members, label = arguments.one.split(",")
-        print(json.dumps(train(arguments.task, int(members), arguments.timesteps, label)))
+        print(json.dumps(train(arguments.task, int(members), arguments.timesteps, label, WORKS[arguments.work])))
         return
-    table = programs(arguments.task, arguments.timesteps, arguments.rivals)
+    table = programs(arguments.task, arguments.timesteps, arguments.rivals, arguments.work)
     table = {name: run for name, run in table.items() if arguments.only in name}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in table}
     for round_ in range(arguments.rounds + 1):
@@ -202,10 +225,10 @@ def main() -> None:
             print(f"round {round_}: {name}: {result['steps_per_second']:,.0f} steps/s", file=sys.stderr, flush=True)
             if round_:
                 found[name].append(result)
-    show(arguments.task, arguments.timesteps, arguments.rounds, found)
+    show(arguments.task, arguments.timesteps, arguments.rounds, WORKS[arguments.work].seeds, found)
 
 
-def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str, float]]]) -> None:
+def show(task: str, timesteps: int, rounds: int, seeds: int, found: dict[str, list[dict[str, float]]]) -> None:
     """Print medians, their spread, and ratios to the environment alone and to skrl."""
 
     def median(name: str, field: str) -> float | None:
@@ -224,7 +247,7 @@ def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str,
         ("/ skrl jax", 11),
         ("ready", 9),
         ("whole process", 15),
-        ("/ 8 x skrl", 12),
+        (f"/ {seeds} x skrl", 12),
     )
     print(" " * 28 + "".join(f"{head:>{width}}" for head, width in heads))
     alone, skrl = median("environment alone", "steps_per_second"), median("skrl", "steps_per_second")
@@ -240,7 +263,7 @@ def show(task: str, timesteps: int, rounds: int, found: dict[str, list[dict[str,
         ready = median(name, "ready_seconds")
         line += f"{ready:7.1f} s" if ready is not None else f"{'-':>9}"
         line += f"{wall:13.1f} s" if wall else f"{'-':>15}"
-        line += f"{wall / (SEEDS * skrl_wall):12.2f}" if wall and skrl_wall and name.startswith("launch") else ""
+        line += f"{wall / (seeds * skrl_wall):12.2f}" if wall and skrl_wall and name.startswith("launch") else ""
         print(line)
 
 
