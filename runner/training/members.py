@@ -178,8 +178,9 @@ class Members:
         self._take(state)
 
     def scored(self, scores: Sequence[float]) -> None:
-        """Take note of the trials' scores."""
-        self.counters.score[:] = np.repeat(scores, self.pack.groups)
+        """Take note of the trials' scores; where no episode has ended since it went on (NaN), a trial's stays."""
+        now = np.repeat(scores, self.pack.groups)
+        self.counters.score[:] = np.where(np.isnan(now), self.counters.score, now)
 
     def improved(self, evaluated: Sequence[Mapping[str, float]] | None) -> list[int]:
         """Trials whose score, that of an evaluation if there was one, is better than ever; remembers it."""

@@ -15,6 +15,7 @@ from runner.config import Config
 from runner.draws import environment_seeds
 from runner.training.evaluate import EVALUATION_RESET
 from runner.training.state import MemberState
+from runner.training.tracking import SCORE
 from tests.runner.builders import (
     TASKS,
     assert_same,
@@ -178,6 +179,19 @@ def test_the_best_score_survives_and_only_a_better_one_replaces_it() -> None:
     resumed = make_runner("torch", "Pendulum-v1", [make_config(changes)])
     resumed.restore([runner.checkpoint(0, beatable)])
     assert any(report.best for report in resumed.reports())
+
+
+def test_the_score_survives_until_another_episode_ends(backend: str) -> None:
+    config = make_config({"trainer.timesteps": 24, "agent.experiment.write_interval": 8})
+    arguments = {"max_episode_steps": 12}
+    runner = make_runner(backend, "Pendulum-v1", [config], arguments)
+    list(until(runner, 16))
+    state = runner.states()[0]
+    resumed = make_runner(backend, "Pendulum-v1", [config], arguments)
+    resumed.restore([runner.checkpoint(0, state)])
+    (record,) = [record for report in resumed.reports() for record in report.records if record]
+    assert "Episode / Total timesteps (max)" not in record.values, "an episode of 12 steps ends in 8"
+    assert record.values[SCORE] == state.counters.score == resumed.states()[0].counters.score
 
 
 def test_a_diverged_member_stays_frozen_after_a_resume(backend: str) -> None:
