@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from launcher.cli.flags import Debug, Written
+from launcher.ledger.storage import FOLDER
 from launcher.run import output
-from launcher.watch.launches import FOLDER
 
 if TYPE_CHECKING:
     from launcher.cluster.jobs import Jobs

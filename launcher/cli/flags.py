@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
+from launcher.ledger.storage import FOLDER
 from launcher.search.settings import FLAGS
-from launcher.watch.launches import FOLDER
 from runner.config.load import Key
 from runner.config.overrides import parse_override
 from runner.envs.named import imports

@@ -22,11 +22,12 @@ def presets(
     from launcher.presets.scores import Row, number, rows
     from launcher.watch.tables import Column, table
 
-    if name is not None:
-        print(index.required(name).path.read_text(), end="")
-        return 0
+    one = None if name is None else index.required(name)
     if as_json:
-        print(json.dumps([row.data() for row in rows()]))
+        print(json.dumps([row.data() for row in rows() if one in (None, row.preset)]))
+        return 0
+    if one is not None:
+        print(one.path.read_text(), end="")
         return 0
 
     def cells(row: Row) -> list[str]:

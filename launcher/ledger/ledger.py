@@ -36,6 +36,7 @@ from launcher.ledger.storage import (
     fold,
     is_whole,
     keep_log,
+    lacking,
     lock,
     open_tables,
     plan_known,
@@ -68,8 +69,7 @@ class Ledger(Reader):
         self.directory, self._clock = directory.resolve(), clock or time.time
         path = self.directory / LEDGER
         if not writer and not path.is_file():
-            missing = f"it has no {LEDGER}" if directory.is_dir() else "there is no such folder"
-            raise UserError(f"{directory}: not a launch directory: {missing}")
+            raise UserError(f"{directory}: not a launch directory: {lacking(directory)}")
         self._warned = False
         with contextlib.ExitStack() as held:
             if writer:

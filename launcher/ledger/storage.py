@@ -20,6 +20,8 @@ from runner.errors import UserError
 LAYOUT = 3
 """Version of the tables, kept in the file: one of another version is not misread."""
 LEDGER = "ledger.sqlite"
+FOLDER = Path("runs")
+"""The folder of launches, unless somebody says otherwise."""
 REFUSED = (OSError, sqlite3.OperationalError)
 """Types of errors with which a disk refuses something, now or for ever."""
 _PLANNED = """
@@ -159,6 +161,14 @@ def copy_tables(path: Path, copy: Path) -> None:
 def is_launch(directory: Path) -> bool:
     """A folder is the directory of a launch: one with a ledger."""
     return os.path.isfile(directory / LEDGER)  # False in a folder that others keep to themselves
+
+
+def lacking(directory: Path) -> str:
+    """Why a path is not the directory of a launch, and which may be meant."""
+    if directory.is_dir():
+        return f"it has no {LEDGER}"
+    near = FOLDER / directory.name
+    return "there is no such folder" + (f". Did you mean {near}?" if is_launch(near) else "")
 
 
 def plan_known(db: sqlite3.Connection, directory: Path, writer: bool) -> bool:

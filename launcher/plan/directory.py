@@ -22,7 +22,7 @@ from launcher.ledger.aggregator import writer
 from launcher.ledger.configurations import config_of, text_of
 from launcher.ledger.ledger import Ledger, reading
 from launcher.ledger.rows import TrialRow
-from launcher.ledger.storage import at_work, in_use, is_launch, lock, writing
+from launcher.ledger.storage import FOLDER, at_work, in_use, is_launch, lock, writing
 from launcher.plan.experiment import Trial, slug
 from launcher.plan.revision import changes
 from runner.config import Config
@@ -64,7 +64,7 @@ def choose_directory(trials: Sequence[Trial], out: Path | None, name: str | None
 
 def choose_folder(trials: Sequence[Trial], out: Path | None) -> Path:
     """The folder of a launch as it is written, since a cluster's may be meant."""
-    return out or Path(trials[0].config.agent.experiment.directory or "runs")
+    return out or Path(trials[0].config.agent.experiment.directory or FOLDER)
 
 
 def choose_name(trials: Sequence[Trial], name: str | None, stem: str) -> tuple[str, bool]:

@@ -13,13 +13,10 @@ from rich.console import Console
 
 from launcher.ledger.ledger import reading
 from launcher.ledger.rows import LOST_STATES, Stage, State, goes_on
-from launcher.ledger.storage import LEDGER, is_launch
+from launcher.ledger.storage import FOLDER, LEDGER, is_launch
 from launcher.watch.standing import read
 from launcher.watch.tables import Column, table
 from runner.errors import UserError
-
-FOLDER = Path("runs")
-"""The folder of launches, unless somebody says otherwise."""
 
 
 def find(folder: Path) -> list[Path]:
@@ -97,5 +94,5 @@ def show(console: Console, launches: Sequence[dict[str, Any]]) -> None:
             trials = f"{one['trials']:,}" if whole else f"{one['finished']:,} of {one['trials']:,}"
             numbers = [trials, f"{steps:,}", f"{100 * steps // total if total else 0}%"]
         rows.append([one["directory"], one["state"], when, *numbers])
-    shown = "launch", Column("state", least=len("interrupted")), Column("started", least=len(when))
-    console.print(table([*shown, "trials:", "env steps:", "done:"], rows, console.width))
+    shown = "launch", Column("state", least=len("interrupted")), Column("started", 1, least=len(when))
+    console.print(table([*shown, "trials:", Column("env steps:", 2), "done:"], rows, console.width))

@@ -20,6 +20,10 @@ SWEEP = "sweep"
 """Section of a file with the alternatives of its settings; a launch chooses among them before anything is read."""
 SEARCH = "search"
 """Section of a file on how they are chosen."""
+_FLAGS = {
+    (SWEEP,): "its parts are --set and --zip",
+    (SEARCH,): "its parts are --search, --trials, --population, --confirm and --search-seed; others are only in a file",
+}
 MAX_REPORTED = 8
 _UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 _MARKERS = ("bool", "int", "float", "str", "list", "dict")
@@ -94,8 +98,8 @@ def refused(detail: ErrorDetails, key: Key, entry: keys.Entry | None) -> str:
 def _unknown(key: Key, source: Source, schedule: str | None) -> str:
     """The nearest names of a key that is unknown, here or elsewhere, and those that are allowed here."""
     fields = keys.below(key[:-1], schedule)
-    if key in ((SWEEP,), (SEARCH,)):
-        return f" {key[0]} is a section of files; on the command line its parts have flags: --set, --zip, --search"
+    if key in _FLAGS:
+        return f" {key[0]} is a section of files; on the command line {_FLAGS[key]}"
     if len(key) == 1 and key not in source.overridden:
         fields += [SWEEP, SEARCH]
     known = sorted({*fields, *_OLDER.get(keys.spelled(key[:-1]), ())})

@@ -131,7 +131,10 @@ def test_the_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert all(preset.name in shown for preset in presets())
     assert main(["presets", "--json"]) == 0
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == [preset.name for preset in presets()]
+    every = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in every] == [preset.name for preset in presets()]
+    assert main(["presets", "CartPole-v1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [one for one in every if one["name"] == "cartpole"]
 
 
 def test_numbers_of_one_protocol_are_compared() -> None:

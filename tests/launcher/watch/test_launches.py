@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from launcher.cli.main import main
 from launcher.ledger import evaluations
@@ -81,6 +83,11 @@ def test_where_there_is_no_launch(refused: Refused, tmp_path: Path, verb: str) -
     assert said == f"command line: there is no launch in {tmp_path / 'runs'}; give the directory of one"
 
 
+@pytest.mark.parametrize("verb", ["status", "resume", "report", "eval"])
+def test_a_name_is_told_the_directory(three: list[Path], refused: Refused, verb: str) -> None:
+    assert "a: not a launch directory: there is no such folder. Did you mean runs/a?" in refused(verb, "a")
+
+
 def test_eval_of_the_latest(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval"]) == 2
     first, second = capsys.readouterr().err.splitlines()
@@ -134,6 +141,16 @@ def test_list(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert [one["state"] for one in found] == ["failed", "finished", "interrupted", "damaged"]
     assert found[1]["trials"] == found[1]["finished"] == 2 and found[1]["started"] == 2e9
     assert "ledger.sqlite" in found[3]["error"] and found[0]["error"] is None
+
+
+def test_a_narrow_list_leaves_out_columns_and_breaks_no_state(three: list[Path]) -> None:
+    found = list(launches.describe(launches.FOLDER))
+    for width, headings in (60, "launch state started trials done"), (40, "launch state trials done"):
+        shown = Console(width=width, file=StringIO(), record=True)
+        launches.show(shown, found)
+        lines = shown.export_text().splitlines()
+        assert lines[0].split() == headings.split()
+        assert len(lines) == 1 + len(found) and all("interrupted" in line for line in lines[1:])
 
 
 def test_list_while_a_launch_is_at_work(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -284,7 +284,8 @@ OVERRIDES: dict[str, str] = {
     "models.policy.hiddens=[0,8]": "found 0; allowed: a whole number from 1 to 1,000,000",
     "models.policy.hiddens=[true,8]": "models.policy.hiddens.0: found True; allowed: a number of units",
     "agent.share_parameters=[[0]]": "\ncommand line: agent.share_parameters.0.0: found 0; allowed: list (each text)",
-    "search.trials=3": "command line: search: unknown key. search is a section of files; on the command line its parts",
+    "search.trials=3": "its parts are --search, --trials, --population, --confirm and --search-seed",
+    "sweep.seed=3": "command line: sweep: unknown key. sweep is a section of files; on the command line its parts are",
     # command line syntax
     "novalue": "command line: --set 'novalue': write key=value, such as agent.learning_rate=3e-4",
     "=3": "command line: --set '=3': write key=value",
