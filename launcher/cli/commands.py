@@ -19,7 +19,7 @@ from launcher.cli.flags import QUIET, Debug, Directory, Imports, Launches, Searc
 from launcher.ledger.storage import is_launch
 from launcher.plan.directory import launch_of
 from launcher.plan.experiment import Experiment
-from launcher.plan.resources import Resources, refuse_less
+from launcher.plan.resources import Resources, Whole, refuse_less
 from launcher.plan.sweep import FLAGS, group_by_flag
 from launcher.presets import index
 from launcher.search import begin
@@ -70,7 +70,7 @@ def train(
     *cfgs: Annotated[Written, Parameter(help="Configuration files, or tasks that have a preset.")],
     seeds: Annotated[str | None, Parameter(help="8 (base seed + 0…7), 0-7, or 3,5,7.")] = None,
     env: Annotated[str | None, Parameter(help="EnvPool's id, gymnasium:ID or module:Name.")] = None,
-    num_envs: Annotated[int | None, Parameter(help="Environments of one trial.")] = None,
+    num_envs: Annotated[Whole | None, Parameter(help="Environments of one trial.")] = None,
     import_: Imports = None,
     backend: Annotated[str | None, Parameter(help="torch or jax; default whichever is faster here.")] = None,
     set_: Annotated[
@@ -204,16 +204,16 @@ def evaluate(
     *paths: Annotated[
         Written, Parameter(name="DIR|CHECKPOINT", help="Launch directories, or checkpoints; default the latest launch.")
     ],
-    episodes: Annotated[int, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
+    episodes: Annotated[Whole, Parameter(help="Episodes of each checkpoint; default 100.")] = 100,
     stochastic: Annotated[bool, Parameter(help="Sample actions; default the most probable ones.")] = False,
     env: Annotated[str | None, Parameter(help="Environment id; default the trial's own.")] = None,
     import_: Imports = None,
-    num_envs: Annotated[int | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
-    seed: Annotated[int, Parameter(help="Seed of the episodes, the same for all checkpoints; default 0.")] = 0,
+    num_envs: Annotated[Whole | None, Parameter(help="Environments of a checkpoint that are stepped together.")] = None,
+    seed: Annotated[Whole, Parameter(help="Seed of the episodes, the same for all checkpoints; default 0.")] = 0,
     every: Annotated[bool, Parameter(help="Every checkpoint of a trial.")] = False,
     last: Annotated[bool, Parameter(help="The last one; the default.")] = False,
     best: Annotated[bool, Parameter(help="The best one, by the score while it trained.")] = False,
-    video: Annotated[int, Parameter(help="Film so many episodes of the best, median and worst seed.")] = 0,
+    video: Annotated[Whole, Parameter(help="Film so many episodes of the best, median and worst seed.")] = 0,
     resources: Given = NOTHING_GIVEN,
     debug: Debug = False,
 ) -> int:

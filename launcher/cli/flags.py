@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from launcher.ledger.storage import FOLDER
+from launcher.plan.resources import Whole
 from launcher.search.settings import FLAGS
 from runner.config.load import Key
 from runner.config.overrides import parse_override
@@ -52,10 +53,10 @@ class Searching:
         Literal["grid", "random", "tpe", "asha", "pbt"] | None,
         Parameter(help="asha, tpe, pbt, random, grid: see docs/search.md.", show_choices=False),
     ] = None
-    trials: Annotated[int | None, QUIET] = None
-    population: Annotated[int | None, QUIET] = None
-    confirm: Annotated[int | None, QUIET] = None
-    search_seed: Annotated[int | None, QUIET] = None
+    trials: Annotated[Whole | None, QUIET] = None
+    population: Annotated[Whole | None, QUIET] = None
+    confirm: Annotated[Whole | None, QUIET] = None
+    search_seed: Annotated[Whole | None, QUIET] = None
 
     def given(self) -> dict[Key, Any]:
         """Keys of the section that were typed, with their values."""

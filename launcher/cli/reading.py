@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from launcher.cli.flags import Debug, Directory, Launches, Written, console
+from launcher.plan.resources import Whole
 from launcher.watch import launches
 
 
@@ -55,8 +56,8 @@ def logs(
     /,
     *,
     out: Launches = None,
-    attempt: Annotated[int | None, Parameter(help="Number of an attempt; default the last one.")] = None,
-    tail: Annotated[int, Parameter(help="Lines from the end.")] = 100,
+    attempt: Annotated[Whole | None, Parameter(help="Number of an attempt; default the last one.")] = None,
+    tail: Annotated[Whole, Parameter(help="Lines from the end.")] = 100,
     debug: Debug = False,
 ) -> int:
     """Print the end of a trial's last log; without TRIAL, list all."""

@@ -6,31 +6,47 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from launcher.plan.experiment import Placement
 from launcher.plan.gpus import MASK, mask_note, visible_gpus
 from runner.config import Config
+from runner.config.numbers import as_whole
 from runner.cores import usable_cores
 from runner.errors import UserError
 
+if TYPE_CHECKING:
+    from cyclopts import Token
+
 KEPT = ("workers", "trials_per_pack")
 """Flags that a resume keeps: any machine can do as they say."""
+
+
+def _whole(_type: Any, tokens: Sequence[Token]) -> int:
+    """A typed whole number, for cyclopts, as a file's are read; its own makes 2 of 1.5."""
+    flag, text = tokens[0].keyword, tokens[0].value
+    if (found := as_whole(text)) is None:
+        raise ValueError(f'Invalid value for {flag}: unable to convert "{text}" into int; allowed: a whole number.')
+    return found
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+"""A whole number of the command line."""
 
 
 @dataclass(frozen=True)
 class Resources:
     """Flags that say what to run on; None where the person leaves it to us."""
 
-    workers: Annotated[int | None, Parameter(help="Worker processes; default one per core or GPU.")] = None
-    cores_per_worker: Annotated[int | None, Parameter(help="CPU cores of a worker; default what is faster.")] = None
-    gpus: Annotated[int | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
-    workers_per_gpu: Annotated[int | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
-    gpus_per_trial: Annotated[int | None, Parameter(show=False)] = None
+    workers: Annotated[Whole | None, Parameter(help="Worker processes; default one per core or GPU.")] = None
+    cores_per_worker: Annotated[Whole | None, Parameter(help="CPU cores of a worker; default what is faster.")] = None
+    gpus: Annotated[Whole | None, Parameter(help="GPUs to use; default all that Ray finds.")] = None
+    workers_per_gpu: Annotated[Whole | None, Parameter(help="Worker processes that share a GPU; default 1.")] = None
+    gpus_per_trial: Annotated[Whole | None, Parameter(show=False)] = None
     trials_per_pack: Annotated[
-        int | None,
+        Whole | None,
         Parameter(help="Members of one batched program at most; default 32."),
     ] = None
     logical_gpus: Annotated[bool, Parameter(name="--logical-gpus", show=False)] = False

@@ -98,7 +98,11 @@ def _search(found: Results, file: Path | None, suffix: str) -> list[Part]:
 def claims(found: Results, file: Path | None) -> list[str]:
     """Sentences on the winner: what it is, how to train it from its file, and whether fresh seeds confirm it."""
     if (winner := found.winner) is None:
-        return ["There is no winner: no setting has been trained to its end without being lost."]
+        if any(one.over and not one.lost for one in found.of("search")):
+            why = "no setting has a score, since no episode has ended; evaluation.interval scores whole episodes"
+        else:
+            why = "no setting has been trained to its end without being lost"
+        return [f"There is no winner: {why}."]
     settings = ", ".join(f"{key}={short(value)}" for key, value in winner.setting.values.items())
     how = f". To train it: launch {shlex.quote(str(file))} --seeds 10" if file is not None else ""
     lines = [f"Winner: setting {winner.setting.number}: {settings}{how}"]

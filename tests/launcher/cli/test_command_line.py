@@ -77,6 +77,11 @@ TYPED = {
     "seeds beyond": ([CARTPOLE, "--set", f"seed={2**63 - 1}", "--seeds", "2"], "the last of them, counted from seed"),
     "num-envs 0": ([CARTPOLE, "--num-envs", "0"], "command line: env.num_envs: found 0; allowed: "),
     "num-envs -4": ([CARTPOLE, "--num-envs", "-4"], "command line: env.num_envs: found -4; allowed: "),
+    "num-envs 1.5": ([CARTPOLE, "--num-envs", "1.5"], 'for --num-envs: unable to convert "1.5" into int; allowed: a'),
+    "workers 2.5": ([CARTPOLE, "--workers", "2.5"], 'Invalid value for --workers: unable to convert "2.5" into int'),
+    "trials 2.5": ([CARTPOLE, "--trials", "2.5"], 'Invalid value for --trials: unable to convert "2.5" into int'),
+    "episodes 0b1": (["eval", "--episodes", "0b1"], 'Invalid value for --episodes: unable to convert "0b1" into int'),
+    "attempt 1.6": (["logs", "--attempt", "1.6"], 'Invalid value for --attempt: unable to convert "1.6" into int'),
     "num-envs abc": ([CARTPOLE, "--num-envs", "abc"], 'Invalid value for --num-envs: unable to convert "abc" into int'),
     "env unknown": ([CARTPOLE, "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'. Did you mean 'CartPole-v1'"),
     "env without a module": (

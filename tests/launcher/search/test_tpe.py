@@ -105,6 +105,15 @@ def test_report_says_what_is_confirmed_and_what_is_not(tmp_path: Path) -> None:
     assert all(0 <= (row[2].value or 0) <= 1 for row in important.rows)
 
 
+@pytest.mark.parametrize(
+    ("value", "why"), [(math.nan, "since no episode has ended"), (None, "to its end without being lost")]
+)
+def test_why_there_is_no_winner(tmp_path: Path, value: float | None, why: str) -> None:
+    launch = begun(tmp_path, "random", 2, 0)
+    finish(launch, [value])
+    assert why in words(launch)[-1]
+
+
 def test_a_report_names_the_winners_that_it_writes(tmp_path: Path) -> None:
     launches = [begun(tmp_path / name, "random", 2, 0) for name in ("a", "b")]
     for launch, values in zip(launches, ([1.0, 5.0], [5.0, 1.0]), strict=True):
