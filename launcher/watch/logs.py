@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 
 from launcher.ledger.rows import AttemptRow
@@ -19,7 +20,9 @@ def list_logs(standing: Standing) -> None:
         try:
             where[number] = str(standing.log_path(attempt))
         except UserError:
-            where[number] = f"{attempt.log} (not on this machine)" if attempt.log else "no log"
+            here = "missing" if attempt.outcome else "not written yet"
+            why = here if attempt.host == socket.gethostname() else "not on this machine"
+            where[number] = f"{attempt.log} ({why})" if attempt.log else "no log"
     for trial in (row.trial for row in standing.rows):
         log = f"attempt {trial.attempt:<4}  {where.get(trial.attempt, 'no log')}" if trial.attempt else "not begun"
         print(f"{trial.id:{width}}  {trial.state:11}  {log}")

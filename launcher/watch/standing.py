@@ -98,7 +98,7 @@ class Standing:
         if attempt.host == socket.gethostname():
             raise UserError(
                 f"{path} is missing: attempt {attempt.number} ran on this machine; it was moved or deleted, or its "
-                "worker never began"
+                "worker has not begun"
             )
         host = f" ({attempt.host})" if attempt.host else ""
         raise UserError(

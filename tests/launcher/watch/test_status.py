@@ -297,13 +297,16 @@ def test_list_of_logs(launched: tuple[Path, list[str]], capsys: pytest.CaptureFi
     lines = [line.split(maxsplit=2) for line in shown(capsys, "logs", path).splitlines()]
     assert len(lines) == 12
     assert lines[:6] == [
-        [names[PASSED], "finished", "attempt 2     logs/attempt-2.log (not on this machine)"],
+        [names[PASSED], "finished", "attempt 2     logs/attempt-2.log (missing)"],
         [names[LOST], "failed", f"attempt 3     {path}/logs/attempt-3.log"],
         [names[BUSY], "interrupted", f"attempt 4     {path}/logs/attempt-4.log"],
         [names[LATE], "interrupted", "attempt 5     no log"],
         [names[ODD], "diverged", "attempt 6     logs/attempt-6.log (not on this machine)"],
         [names[WAITING], "pending", "not begun"],
     ]
+    moved = (path / "logs" / "attempt-4.log").rename(path / "logs" / "moved")
+    assert "attempt 4     logs/attempt-4.log (not written yet)" in shown(capsys, "logs", path)
+    moved.rename(path / "logs" / "attempt-4.log")
 
 
 def test_log_of_a_trial(launched: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
