@@ -131,9 +131,11 @@ class Agent:
                 "a path for each, all different, as agent.load takes them, or one path with member=0, 1, …"
             )
         for file in paths:
-            if file.suffix == ".pickle":
+            if file.suffix in (".pickle", ".onnx", ".pt2"):
+                what = "pickles" if file.suffix == ".pickle" else "exported policies"
                 raise UserError(
-                    f"{file}: pickles are not written; allowed: a name ending in .safetensors, or .pt for skrl"
+                    f"{file}: {what} are not written; allowed: a name ending in .safetensors, of which `launch export` "
+                    "makes a policy, or .pt for skrl"
                 )
             if file.suffix == ".pt" and self._env.agents is not None and self._env.padded:
                 raise UserError(

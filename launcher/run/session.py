@@ -101,7 +101,8 @@ class Session:
         with contextlib.nullcontext() if self.wanted.address is None else connected(self.wanted.address):
             placement, offer, packs = self._place()
             placement = self._settle(placement, offer, packs, programs)
-        expected = estimate(packs, self._begins, placement, self.directory.parent)
+        # What a search will stop and add is not known.
+        expected = None if self.search else estimate(packs, self._begins, placement, self.directory.parent)
         if expected is not None:
             time_left = f"About {duration(expected.seconds)} of training, and some seconds for Ray to start"
             say(self.console, f"{time_left} ({expected.source})", "dim")
@@ -162,7 +163,7 @@ class Session:
         configs = [trial.config for trial, _ in self.todo]
         placement, offer = placed(self.console, self.wanted, configs, self._devices)
         packs = form_packs(self.todo, placement.workers, self.wanted.trials_per_pack, whole=self.search)
-        progress.show_plan(self.console, self.directory, packs, placement, self._begins)
+        progress.show_plan(self.console, self.directory, packs, placement, self._begins, self.search)
         if not placement.on_gpus and any(trial.config.agent.mixed_precision for trial, _ in self.todo):
             say(self.console, "agent.mixed_precision: no effect on CPU workers, where float32 is faster", "dim")
         return placement, offer, packs

@@ -36,16 +36,21 @@ def show_plan(
     packs: Sequence[Sequence[Trial]],
     placement: Placement,
     begin: Mapping[str, int],
+    search: bool = False,
 ) -> None:
-    """Print trials, packs, workers, and the env steps that are left from the timesteps at which trials `begin`."""
+    """Print trials, packs, workers, and the env steps that are left from the timesteps at which trials `begin`.
+
+    A `search` may leave some of them, and add others.
+    """
 
     def left(pack: Iterable[Trial]) -> int:
         return sum(trial.config.env_steps - begin.get(trial.id, 0) * (trial.config.env.num_envs or 0) for trial in pack)
 
     trials = [trial for pack in packs for trial in pack]
     sizes = f"[bold]{count(len(trials), 'trial')}[/] in {count(len(packs), 'pack')}"
+    whole = "if all are trained to their ends" if search else "in all"
     place = _place(min(placement.workers, len(packs)), placement, len(packs))
-    console.print(f"{sizes} on {place}; {left(trials):,} env steps in all", highlight=False)
+    console.print(f"{sizes} on {place}; {left(trials):,} env steps {whole}", highlight=False)
     if placement.logical:
         console.print(
             "[bold red]LOGICAL GPUs:[/] they are only counted; everything runs on the CPU and says nothing about GPUs"

@@ -147,5 +147,9 @@ def test_checkpoints_that_do_not_fit_together_or_here_are_refused(elsewhere: Pat
     assert fingerprint(pack.states()[0]) == before, "a refused checkpoint changed the agent"
     with pytest.raises(UserError, match=r"a\.pickle: pickles are not written; allowed: a name ending in \.safetensors"):
         runner.agent.save("a.pickle")
+    for name in ("a.onnx", "a.pt2"):
+        with pytest.raises(UserError, match=f"{name}: exported policies are not written; .* `launch export` makes"):
+            runner.agent.save(name)
+        assert not Path(name).exists()
     with pytest.raises(UserError, match="nowhere: cannot be read: No such file"):
         runner.agent.load("nowhere")

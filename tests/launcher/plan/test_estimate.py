@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launcher.cli.main import main
 from launcher.ledger.ledger import Ledger
 from launcher.ledger.rows import Batch, Published
 from launcher.plan import directory as folder
@@ -18,6 +19,7 @@ from launcher.plan import estimate as estimates
 from launcher.plan.estimate import Estimate, estimate
 from launcher.plan.experiment import Placement, Trial
 from launcher.plan.revision import revision as revision_of
+from launcher.run import session
 from runner.training.tracking import STEPS_PER_SECOND, Record
 from tests.launcher.builders import read_experiment
 from tests.launcher.refusals import CARTPOLE
@@ -293,3 +295,16 @@ def test_reads_little(launches: Launches, monkeypatch: pytest.MonkeyPatch) -> No
     read.clear()
     assert seconds(launches, [trials(1)]) is not None
     assert read == ["launch4", "launch3"]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_of_a_search_no_time_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stops some of the trials that it plans, and adds others."""
+    monkeypatch.setattr(session, "estimate", lambda *_: Estimate(60.0, "runs/x"))
+    assert main([str(CARTPOLE), "--dry-run"]) == 0
+    plain = capsys.readouterr().out
+    assert "98,304 env steps in all" in plain and "About 1:00 of training" in plain
+    search = ["--search", "asha", "--trials", "9", "--set", "agent.learning_rate=log:1e-4..1e-2"]
+    assert main([str(CARTPOLE), *search, "--dry-run"]) == 0
+    searched = capsys.readouterr().out
+    assert "2,654,208 env steps if all are trained to their ends" in searched and "of training" not in searched
