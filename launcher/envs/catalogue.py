@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from runner.config.schema import EnvConfig
@@ -135,7 +135,9 @@ def show_families(console: Console, known: Mapping[str, Sequence[str]]) -> None:
 
 def show(console: Console, entries: Sequence[Entry]) -> None:
     """Print spaces and policies of each, or what it needs; of a single one its arguments too."""
-    table = Table("id", "observations", "actions", "policy", box=None, header_style="bold", pad_edge=False)
+    rest = [Column(name, overflow="fold") for name in ("observations", "actions", "policy")]
+    # The id is what is typed next.
+    table = Table(Column("id", no_wrap=True), *rest, box=None, header_style="bold", pad_edge=False)
     for entry in entries:
         if entry.needs:
             table.add_row(entry.id, Text(entry.needs, style="dim"), "", "")

@@ -8,9 +8,10 @@ import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Dict, Text
+from rich.console import Console
 
 from launcher.cli.main import main
-from launcher.envs.catalogue import Entry, described, families, in_words, matching
+from launcher.envs.catalogue import Entry, described, families, in_words, matching, show
 from runner.errors import UserError
 
 KNOWN = {
@@ -84,3 +85,14 @@ def test_the_verb_prints_families_tables_and_json(capsys: pytest.CaptureFixture[
     assert {row["id"] for row in rows} >= {"Acrobot-v1", "gymnasium:Acrobot-v1"}
     assert main(["envs", "Breakout-v5"]) == 0
     assert "img_height: 84" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_ids_are_whole_and_nothing_is_cut_in_every_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    hopper = Entry(
+        "Hopper-v4", "mujoco.gym", "Box 11 float64", "Box 3 float64", ("GaussianMixin", "MultivariateGaussianMixin")
+    )
+    gone = Entry("gymnasium:BipedalWalkerHardcore-v3", "gymnasium.box2d", needs='run `pip install "gymnasium[box2d]"`')
+    show(Console(width=width), [hopper, gone])
+    shown = capsys.readouterr().out
+    assert gone.id in shown and "…" not in shown
