@@ -61,6 +61,20 @@ _PLAIN = (_STRING, _INT, _FLOAT, *(f"tag:yaml.org,2002:{kind}" for kind in ("nul
 """Tags that a value may have; None is every other one, which is refused."""
 
 
+_ADVICE = {
+    "could not determine a constructor": "tags that build objects are never executed, write plain values",
+    "mapping values are not allowed here": "a key has a line of its own, indented as those beside it",
+    "could not find expected ':'": "a colon and a space follow a key",
+    "cannot start any token": "indent with spaces, and quote texts that begin with such a character",
+    "expected <block end>": "keys of one block are indented alike, and quotes are closed",
+    "found unexpected end of stream": "a quote is not closed",
+    "but found another document": "a file is one document",
+}
+"""What PyYAML says is wrong → what is right."""
+_BEGUN = ("while scanning a simple key", "while scanning a quoted scalar")
+"""What PyYAML was at where it says too late that something is missing."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader of plain values: numbers are YAML 1.2's, dates are text, `yes` and `off` are PyYAML's, as for skrl."""
 
@@ -137,11 +151,11 @@ def parse(text: str, name: str) -> tuple[Any, Source]:
         _check(node, (), source, {}, set())
         return loader.construct_document(node), source
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        begun = getattr(error, "context", None) in _BEGUN
+        mark = getattr(error, "context_mark" if begun else "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        if "could not determine a constructor" in problem:
-            problem += "; tags that build objects are never executed, write plain values"
+        problem += "".join(f"; {advice}" for said, advice in _ADVICE.items() if said in problem)
         raise UserError(f"{where}: not valid YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply to be a configuration") from None
