@@ -12,6 +12,7 @@ from runner.config.load import Key, Source, dotted, plain_copy
 from runner.config.marks import Mark, marked
 from runner.config.network.expressions import LARGEST_NUMBER, activation_name
 from runner.config.network.layers import activation_list, layer
+from runner.config.numbers import number
 from runner.config.schedules import without_effect
 from runner.config.schema import Agent, is_a2c, is_class
 from runner.config.skrl.algorithms import trained_as_ppo
@@ -333,9 +334,10 @@ def _network(model: dict[str, Any], era: Era, key: Key, source: Source, notes: _
         given = given[:1]  # skrl takes a list of one name at any length
     activations = activation_list(given, [False] * len(hiddens), where["hidden_activation"])
     activation = activation_name(model.pop("output_activation"), where["output_activation"])
-    scale = model.pop("output_scale", 1.0)
+    factor = model.pop("output_scale", 1.0)
+    scale = number(factor.strip()) if isinstance(factor, str) else factor
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < LARGEST_NUMBER:
-        raise UserError(f"{where['output_scale']}: found {scale!r}; allowed: a number below {LARGEST_NUMBER:g}")
+        raise UserError(f"{where['output_scale']}: found {factor!r}; allowed: a number below {LARGEST_NUMBER:g}")
     model["network"] = [{"name": "net", "input": inputs, "layers": hiddens, "activations": activations}]
     output = token if activation == "identity" else f"{activation}({token})"
     model["output"] = output if scale == 1.0 else f"{float(scale)} * {output}"

@@ -154,6 +154,13 @@ def test_nulls_and_arguments_without_meaning_are_left_out() -> None:
     assert ".verbose (" in note and ".last_epoch (" in note
 
 
+@pytest.mark.parametrize("scale", ["2", "2.0", " 2e0"])
+def test_a_scale_in_quotes_is_the_number_in_them(scale: str) -> None:
+    models = {"policy": {"hiddens": [8], "output_scale": scale}, "value": {"hiddens": [8]}}
+    config = resolve({"models": models, "agent": {}, "trainer": {"timesteps": 100}})[0]
+    assert config.models.policy.output == "2.0 * tanh(ACTIONS)"
+
+
 def test_orbit_shares_the_layers_of_the_policy_whichever_is_first() -> None:
     models = {"separate": False, "value": {"hiddens": [4]}, "policy": {"hiddens": [8]}}
     config = resolve({"models": models, "agent": {}, "trainer": {"timesteps": 100}})[0]
@@ -182,6 +189,7 @@ def test_the_command_line_speaks_the_language_of_the_file(name: str, override: s
         ("output_shape: Shape.STATES", "output_shape: found 'Shape.STATES'; allowed: Shape.ACTIONS, Shape.ONE"),
         ("input_shape: Shape.STATES_ACTIONS", "input_shape: found 'Shape.STATES_ACTIONS'; allowed: Shape.STATES, Shap"),
         ("output_scale: null", "output_scale: found None; allowed: a number"),
+        ("output_scale: '1.0x'", "output_scale: found '1.0x'; allowed: a number"),
         ("hiddens: 32", "hiddens: found 32; allowed: a list of layer sizes such as [64, 64]"),
         ("hidens: [32]", "hidens: unknown key. Did you mean 'hiddens'?"),
     ],
