@@ -17,6 +17,7 @@ from runner.config.schedules import without_effect
 from runner.config.schema import Agent, is_a2c, is_class
 from runner.config.skrl.algorithms import trained_as_ppo
 from runner.config.skrl.eras import LEGACY_MODEL, MISSPELT_SCHEDULER, Era
+from runner.config.skrl.shared import unread
 from runner.errors import UserError, nearest
 
 AGENT_RENAMES = {
@@ -272,6 +273,8 @@ def _true(block: Any, key: Key, notes: _Notes) -> None:
 def _models(models: dict[str, Any], centralised: bool, era: Era, source: Source, notes: _Notes) -> None:
     if era is Era.ORBIT and "value" in models:
         models["value"] = models.pop("value")  # its scripts shared the policy's layers, whichever is listed first
+    for text in unread(models):
+        notes.say(IGNORED, text)
     policy = models.get("policy")
     chosen = "models.policy.clip_actions" in notes.overridden
     if era.before_2 and isinstance(policy, dict) and policy.get("clip_actions") is True and not chosen:

@@ -170,6 +170,28 @@ def test_true_with_a_comma_is_true_in_1x_as_to_python_and_false_is_refused() -> 
         resolve(of_1x(agent__experiment__wandb="False,"))
 
 
+# ---------------------------------------------------------------------------------------------- shared layers
+
+
+@pytest.mark.parametrize("version", ["1.2.0", "1.4.3", "2.1.1"])
+@pytest.mark.parametrize("first", ["policy", "value"])
+def test_layers_of_the_other_role_are_told_where_they_are_shared(version: str, first: str) -> None:
+    data = whole(version, "ppo", "GaussianMixin")
+    name, orbit = ("hiddens", True) if version == "1.2.0" else ("network", False)
+    built, second = ("policy", "value") if first == "policy" or orbit else ("value", "policy")
+    models = {first: data["models"].pop(first), **data["models"], "separate": False}
+    for role in ("policy", "value"):
+        sizes = [8] if role == built else [9]
+        models[role] |= {name: sizes} if orbit else {name: [{**models[role][name][0], "layers": sizes}]}
+    said = f"ignored: models.{second}.{name} (separate: False: both read that of {built})"
+    config, (note,) = resolve({**data, "models": models})
+    assert said in note and resolve(config.dump()) == (config, [])
+    assert config.models.policy.network[0].layers == config.models.value.network[0].layers == [8]
+    models[second] = {**models[second], name: models[built][name]}
+    assert said not in "".join(resolve({**data, "models": models})[1])
+    assert said not in "".join(resolve({**data, "models": {**models, "separate": True}})[1])
+
+
 # ---------------------------------------------------------------------------------------------- time limits
 
 
