@@ -310,8 +310,10 @@ def test_what_does_not_go_with_the_environment_is_refused(env: Any, cfg: dict[st
 
 def test_what_contradicts_itself_is_refused() -> None:
     stateless = {**config("IPPO"), "agent": config("MAPPO")["agent"]}
+    shared = {**config("MAPPO"), "models": {**config("MAPPO")["models"], "separate": False}}
     for cfg, why in (
-        (stateless, "MAPPO learns values of the shared state, which no container reads"),
+        (stateless, "MAPPO learns values of the shared state, which no container reads; allowed: a container with"),
+        (shared, r"allowed: a container of its own \(separate: True\) with input: STATES, or agent\.class IPPO"),
         (config("PPO", share_parameters=True), "agent.class PPO is of one agent; allowed: False"),
     ):
         with pytest.raises(UserError, match=why):

@@ -70,9 +70,10 @@ class Config(Section):
                 f"allowed: {fits}"
             )
         if agent.cls == "MAPPO" and not self.models.value.reads("STATES"):
+            own = "" if self.models.separate else " of its own (separate: True)"
             raise ValueError(
                 "models.value.network: agent.class MAPPO learns values of the shared state, which no container reads; "
-                "allowed: a container with input: STATES, or agent.class IPPO"
+                f"allowed: a container{own} with input: STATES, or agent.class IPPO"
             )
         if self.env.num_envs is not None:
             self.check_mini_batches(self.env.num_envs)
