@@ -163,7 +163,7 @@ class Runner:
             Group.of_variables(self._static.trainer.devices)  # says what is missing
         if evaluation.interval:
             if not self.env.rebuilds:
-                raise UserError(f"evaluation.interval: a second {type(self.env).__name__} cannot be made; allowed: 0")
+                raise UserError(f"evaluation.interval: a second {_name(self.env)} cannot be made; allowed: 0")
             evaluate = partial(self.evaluate, None, evaluation.episodes, None, evaluation.episodes)
         seeds, members = self._seeds(self._members.timestep), self._members.pack.size
         choice, gpu = self._static.env.half_pools, self.numerics.sees_gpu()
@@ -329,13 +329,17 @@ def _whole(seeds: Sequence[int]) -> list[int]:
     return whole
 
 
+def _name(env: VectorEnv) -> str:
+    """The name of an environment's class, as whoever gave it knows it."""
+    return type(getattr(env, "env", env)).__name__
+
+
 def _refuse_fixed(env: VectorEnv, members: int) -> None:
     """A pack needs an environment that can be rebuilt larger."""
     if not env.rebuilds:
-        name = type(getattr(env, "env", env)).__name__
         raise UserError(
-            f"seeds: {name} is made already, and a pack of {members} members has environments of its own for each; "
-            f"allowed: one seed, or {ANEW}"
+            f"seeds: {_name(env)} is made already, and a pack of {members} members has environments of its own for "
+            f"each; allowed: one seed, or {ANEW}"
         )
 
 

@@ -262,7 +262,7 @@ def plain(arguments: Mapping[str, Any]) -> bool:
 
 
 def check_finite(
-    observations: np.ndarray, rewards: np.ndarray, seeds: Sequence[int], numbers: Sequence[int], whole: int
+    observations: np.ndarray, rewards: np.ndarray, seeds: Sequence[int | None], numbers: Sequence[int], whole: int
 ) -> None:
     """Refuse numbers of environments that are not finite.
 

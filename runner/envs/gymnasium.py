@@ -1,4 +1,4 @@
-"""gymnasium environments: vector environments of every auto-reset mode, and single ones."""
+"""gymnasium's vector environments, of every auto-reset mode."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ REFUSALS = (AssertionError, AttributeError, TypeError, ValueError, gymnasium.err
 
 
 class GymnasiumVector(VectorEnv):
-    """A `gymnasium.vector.VectorEnv`, or one `gymnasium.Env` as a vector of one.
+    """A `gymnasium.vector.VectorEnv`.
 
     Arrays of torch and other libraries are read; whoever gives tensors gets actions as tensors.
     """
 
     rebuilds = False
 
-    def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any] | gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, env: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
         """Wrap `env`.
 
         Raises:
@@ -170,9 +170,7 @@ def is_single(env: Any) -> bool:
 
 
 def _vector(env: Any) -> Any:
-    """`env`, or the vector environment that it wraps; one environment becomes a vector of one."""
-    if isinstance(env, gymnasium.Env):
-        return SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.NEXT_STEP)
+    """`env`, or the vector environment that it converts to another array library."""
     # Conversions to another array library would only be undone, and some do not know final observations.
     while _converts(env):
         env = env.env

@@ -61,23 +61,27 @@ LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
 
 
 class Loop:
-    """Environments that are stepped one after the other; one whose episode has ended is reset at its next step."""
+    """Environments that are stepped one after the other; one whose episode has ended is reset at its next step.
+
+    Attributes:
+        seeds: one per environment, with which `reset` begins.
+    """
 
     def __init__(
-        self, maker: Maker, seeds: Sequence[int], layout: Layout, table: Table, first: int = 0, whole: int = 0
+        self, maker: Maker, seeds: Sequence[int | None], layout: Layout, table: Table, first: int = 0, whole: int = 0
     ) -> None:
         """Make the first environment; the first reset makes the others.
 
         Args:
             maker: makes an environment at every call.
-            seeds: one per environment.
+            seeds: one per environment; None where it is not said.
             layout: of their observations.
             table: a row per environment, written by `reset` and `step`.
             first: number of the first of them, where there are others.
             whole: how many there are with those; default these.
         """
         self.envs: list[gymnasium.Env[Any, Any]] = []
-        self._seeds, self._layout, self._table = list(seeds), layout, table
+        self.seeds, self._layout, self._table = list(seeds), layout, table
         self._numbers = range(first, first + len(seeds))
         self._whole = whole or len(seeds)
         self._ended = [False] * len(seeds)
@@ -92,8 +96,8 @@ class Loop:
         # With each instance that is made CPython has room for one attribute less outside of dicts, for all of a class.
         # What the first one's reset adds must be there before the others are, else the steps of all are a tenth slower.
         self._begin(range(1))
-        self._make(len(self._seeds))
-        self._begin(range(1, len(self._seeds)))
+        self._make(len(self.seeds))
+        self._begin(range(1, len(self.seeds)))
         self._check_finite()
 
     def step(self, actions: np.ndarray, rows: Sequence[int]) -> None:
@@ -155,7 +159,7 @@ class Loop:
         with self._blamed("reset"):
             for row in rows:
                 self._table.doing[0] = row
-                self._reset(row, self._seeds[row])
+                self._reset(row, self.seeds[row])
 
     def _reset(self, row: int, seed: int | None) -> None:
         answer = self.envs[row].reset(seed=seed)
@@ -189,7 +193,7 @@ class Loop:
             ) from None
 
     def _check_finite(self) -> None:
-        check_finite(self._table.observations, self._table.rewards, self._seeds, self._numbers, self._whole)
+        check_finite(self._table.observations, self._table.rewards, self.seeds, self._numbers, self._whole)
 
     @contextmanager
     def _blamed(self, doing: str) -> Iterator[None]:
@@ -210,7 +214,7 @@ class Loop:
         return UserError(f"{self._name(int(self._table.doing[0]))}: {what}")
 
     def _name(self, row: int) -> str:
-        return f"the environment with seed {self._seeds[row]}"
+        return f"the environment with seed {self.seeds[row]}"
 
 
 def unread(info: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from runner.envs.agents.joint import Joint
-from runner.envs.base import Step, VectorEnv, close
+from runner.envs.base import Step, VectorEnv, close, of_spec
 from runner.envs.gymnasium import is_single
 from runner.envs.loop import Loop, Maker, Table
 from runner.envs.named.recipe import Recipe
@@ -27,6 +27,13 @@ from runner.errors import UserError, shown
 def refuse(made: Any) -> VectorEnv:
     """Take nothing that is many environments in one."""
     raise UserError(f"{type(made).__name__} is not one gymnasium.Env")
+
+
+def check_spaces(name: str, env: Any) -> None:
+    """Refuse an environment without spaces of gymnasium."""
+    for which in ("observation_space", "action_space"):
+        if not isinstance(space := getattr(env, which, None), gymnasium.Space):
+            raise UserError(f"env: {name} has as {which} {shown(space, 60)}; allowed: a space of gymnasium")
 
 
 class PythonTask(VectorEnv):
@@ -56,9 +63,7 @@ class PythonTask(VectorEnv):
         if getattr(one, "agents", None) is not None and self.joint is None:
             why = "makes many environments of several agents in one, of which only one that is made can be used"
             raise UserError(f"env: {recipe.name} {why}; allowed: wrap_env({recipe.name}(…))")
-        for name in ("observation_space", "action_space"):
-            if not isinstance(space := getattr(one, name, None), gymnasium.Space):
-                raise UserError(f"env: {recipe.name} has as {name} {shown(space, 60)}; allowed: a space of gymnasium")
+        check_spaces(recipe.name, one)
         count = (num_envs or 1) if self.single else one.num_envs
         if num_envs not in (None, count):
             raise UserError(f"env.num_envs: found {num_envs}; allowed: {count}, of which {recipe.name} makes a vector")
@@ -123,7 +128,7 @@ class PythonTask(VectorEnv):
 class InProcess(VectorEnv):
     """Environments of one kind, stepped in this process."""
 
-    def __init__(self, like: VectorEnv, maker: Maker, seeds: Sequence[int]) -> None:
+    def __init__(self, like: Any, maker: Maker, seeds: Sequence[int | None]) -> None:
         super().__init__(len(seeds), like.observation_space, like.action_space)
         self._table = Table.empty(self.layout, len(seeds))
         self._loop = Loop(maker, seeds, self.layout, self._table)
@@ -153,6 +158,33 @@ class InProcess(VectorEnv):
     def close(self) -> None:
         """Close the environments."""
         self._loop.close()
+
+
+class Single(InProcess):
+    """One environment that is made already, as a vector of one."""
+
+    rebuilds = False
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Wrap `env`.
+
+        Raises:
+            UserError: a space that is not supported.
+        """
+        check_spaces(type(env).__name__, env)
+        self.env = env
+        super().__init__(env, lambda: env, [None])
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """See the base class."""
+        return of_spec(self.env.spec)
+
+    def seeded(self, seeds: Sequence[int], threads: int | None = None) -> VectorEnv:
+        """Reset with this seed from now on; the number of environments cannot change."""
+        self.refuse_another_number(type(self.env).__name__, len(seeds))
+        self._loop.seeds = list(seeds)
+        return self
 
 
 class Joined(VectorEnv):

@@ -50,10 +50,14 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
     refuse_turns(env)
     if is_many(env):
         return TensorEnv(env)
-    if isinstance(env, gymnasium.vector.VectorEnv | gymnasium.Env):
+    if isinstance(env, gymnasium.vector.VectorEnv):
         from runner.envs.gymnasium import GymnasiumVector
 
         return GymnasiumVector(env)
+    if isinstance(env, gymnasium.Env):
+        from runner.envs.python import Single
+
+        return Single(env)
     raise UserError(
         f"wrap_env: cannot use a {type(env).__module__}.{type(env).__qualname__}; allowed: an EnvPool pool made with "
         'env_type="gymnasium", a gymnasium.vector.VectorEnv, a gymnasium.Env, what has num_envs, reset, step, '

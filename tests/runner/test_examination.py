@@ -72,5 +72,5 @@ def test_what_is_examined_is_saved_and_the_best_of_it_is_the_best_agent() -> Non
 def test_an_environment_that_cannot_be_made_again_is_refused() -> None:
     config = make_config({**LENGTH, **EXAM}, "CategoricalMixin")
     runner = runner_class("torch")(wrap_env(make_vector(Truncation, 3)), config)
-    with pytest.raises(UserError, match=r"evaluation\.interval: a second GymnasiumVector cannot be made"):
+    with pytest.raises(UserError, match=r"evaluation\.interval: a second SyncVectorEnv cannot be made"):
         next(iter(runner.reports()))

@@ -218,10 +218,10 @@ class Parallel(AgentsEnv):
 
 def of_instance(env: Any) -> Parallel:
     """One parallel environment that is made already, as a vector of one."""
-    from runner.envs.gymnasium import GymnasiumVector
+    from runner.envs.python import Single
 
     joint = Joint(env)
-    return Parallel(lambda states: GymnasiumVector(Joint(env, states)), joint, GymnasiumVector(joint))
+    return Parallel(lambda states: Single(Joint(env, states)), joint, Single(joint))
 
 
 def of_recipe(recipe: Any, num_envs: int | None, adapter: Callable[[Any], VectorEnv]) -> VectorEnv:

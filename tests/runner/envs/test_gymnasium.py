@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import OrderEnforcing
 
 from runner.envs.wrap import wrap_env
-from runner.errors import UserError
+from runner.errors import FailedEnvironmentError, UserError
 from runner.torch import Runner
 from tests.probe_envs import PoisonReset, Truncation, TwoSteps, make_vector
 from tests.runner.builders import fingerprint, make_config
@@ -93,6 +93,46 @@ def test_a_single_environment_is_a_vector_of_one() -> None:
     env = wrap_env(Truncation(length=2))
     assert env.num_envs == 1 and env.reset()[0].shape == (1, 1)
     assert [env.step([0])[3].tolist() for _ in range(3)] == [[False], [True], [False]]
+
+
+class Answering(Truncation):
+    """Its steps have something else in one place."""
+
+    def __init__(self, place: int, value: Any) -> None:
+        super().__init__(length=2)
+        self.place, self.value = place, value
+
+    def step(self, action: Any) -> Any:
+        answer: list[Any] = list(super().step(action))
+        answer[self.place] = self.value
+        if isinstance(self.value, Exception):
+            raise self.value
+        return tuple(answer)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (0, np.zeros(3), r"an observation, float64 of shape \(3,\), does not fit its observation_space"),
+        (1, None, "step gives as reward NoneType None; allowed: one number"),
+        (1, "1.0", "step gives as reward str '1.0'; allowed: one number"),
+        (2, "False", "step gives as terminated str 'False'; allowed: one number"),
+        (1, ZeroDivisionError("oh"), "raised in its step: ZeroDivisionError: oh"),
+    ],
+)
+def test_a_single_environment_is_told_what_is_wrong_as_a_class_is(place: int, value: Any, words: str) -> None:
+    for env in (wrap_env(Answering(place, value)), wrap_env(lambda: Answering(place, value))):
+        env = env.seeded([7])
+        env.reset()
+        with pytest.raises((UserError, FailedEnvironmentError), match=f"the environment with seed 7:? {words}"):
+            env.step([0])
+
+
+def test_a_single_environment_may_give_what_a_class_may() -> None:
+    for place, value in ((1, np.array([2.5])), (1, torch.tensor(2.5, requires_grad=True)), (4, None), (4, [3])):
+        env = wrap_env(Answering(place, value))
+        env.reset()
+        assert env.step([0])[1].tolist() == [2.5 if place == 1 else 1.0]
 
 
 def test_seeds_are_those_given_and_their_number_cannot_change() -> None:

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import OrderEnforcing
 
 from runner.envs.gymnasium import GymnasiumVector
+from runner.envs.python import Single
 from runner.envs.tensors import TensorEnv
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError
@@ -259,8 +260,8 @@ def test_it_is_told_what_does_not_fit() -> None:
 def test_what_is_one_or_numpys_is_none() -> None:
     one = TwoSteps()
     one.num_envs = 1  # type: ignore[attr-defined]
-    for env in (TwoSteps(), one, make_vector(TwoSteps, 2)):
-        assert isinstance(wrap_env(env), GymnasiumVector)
+    for env, kind in ((TwoSteps(), Single), (one, Single), (make_vector(TwoSteps, 2), GymnasiumVector)):
+        assert isinstance(wrap_env(env), kind)
     for bad in (object(), type("No", (), {"num_envs": 3})(), gymnasium):
         with pytest.raises(UserError, match="wrap_env: cannot use a"):
             wrap_env(bad)
