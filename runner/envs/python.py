@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runner.draws import environment_seeds, fresh_seed
 from runner.envs.agents.joint import Joint
 from runner.envs.base import Step, VectorEnv, close, of_spec
 from runner.envs.gymnasium import is_single
@@ -56,6 +57,7 @@ class PythonTask(VectorEnv):
             adapter: makes a `VectorEnv` of many in one.
         """
         self.recipe, self._adapter, self._filmed = recipe, adapter, False
+        self._own: VectorEnv | None = None
         self._spare = [recipe(num_envs or 1)]
         self.single = self.splits = is_single(self._spare[0])
         self.joint = self._spare[0] if isinstance(self._spare[0], Joint) else None
@@ -77,7 +79,7 @@ class PythonTask(VectorEnv):
                 return InProcess(self, partial(self._make, self.num_envs), seeds)
             from runner.envs.processes import Processes
 
-            self.close()
+            self._drop()
             return Processes(self, partial(self.recipe, self.num_envs), seeds, threads or 1)
         parts = []
         for first in range(0, len(seeds), self.num_envs):
@@ -86,6 +88,22 @@ class PythonTask(VectorEnv):
             # Where their number is fixed, some of the last are stepped for nothing.
             parts.append(part.seeded(some + some[:1] * (part.num_envs - len(some)), threads))
         return parts[0] if len(parts) == 1 and parts[0].num_envs == len(seeds) else Joined(parts, len(seeds))
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes in environments of this task itself, with fresh seeds; a Runner makes its own."""
+        if self._own is None:
+            self._own = self.seeded(environment_seeds(fresh_seed(), self.num_envs))
+        return self._own.reset()
+
+    def step(self, actions: Any) -> Step:
+        """Step those that `reset` has made; see the base class."""
+        return self.step_some(actions, np.arange(self.num_envs))
+
+    def step_some(self, actions: Any, indices: np.ndarray) -> Step:
+        """Step some of those that `reset` has made; see the base class."""
+        if self._own is None:
+            raise UserError(f"{self.recipe.name}: step before reset; allowed: reset(), then step(actions)")
+        return self._own.step_some(actions, indices)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -109,7 +127,7 @@ class PythonTask(VectorEnv):
         if not draws or not self.single:
             why = "takes no render_mode" if self.single else "makes many environments in one"
             raise UserError(f"{self.recipe.name} cannot be filmed: it {why}")
-        self.close()
+        self._drop()
         arguments = {**self.recipe.arguments, "render_mode": "rgb_array"}
         drawn = PythonTask(replace(self.recipe, arguments=arguments), self.num_envs, self._adapter)
         drawn._filmed = True
@@ -119,10 +137,17 @@ class PythonTask(VectorEnv):
         same = count == self.num_envs or not self.recipe.counts
         return self._spare.pop() if self._spare and same else self.recipe(count)
 
-    def close(self) -> None:
+    def _drop(self) -> None:
         """Close the one that was made to know its spaces, if nobody took it."""
         while self._spare:
             close(self._spare.pop())
+
+    def close(self) -> None:
+        """Close what this task has made and no Runner has."""
+        self._drop()
+        if self._own is not None:
+            close(self._own)
+            self._own = None
 
 
 class InProcess(VectorEnv):

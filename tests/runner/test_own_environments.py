@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 
 from runner.envs.base import VectorEnv
 from runner.envs.wrap import wrap_env
+from runner.errors import UserError
 from runner.training.state import MemberState
 from tests.point import Noted
 from tests.runner.builders import assert_same, both, fingerprint, make_config, runner_class
@@ -86,6 +88,21 @@ def test_what_a_runner_makes_it_closes(backend: str, threads: int, tmp_path: Pat
     own = wrap_env(gymnasium.vector.SyncVectorEnv([lambda: Noted(folder)] * 2))
     runner_class(backend)(own, make_config({"trainer.timesteps": 8})).evaluate()
     assert len(list(folder.iterdir())) == 2
+
+
+def test_what_wrap_env_gives_of_a_class_resets_and_steps(tmp_path: Path) -> None:
+    """By itself, beside those that runners make; as the README acts on environments."""
+    env = wrap_env(lambda: Noted(tmp_path), 3)
+    with pytest.raises(UserError, match=r"step before reset; allowed: reset\(\), then step\(actions\)"):
+        env.step(np.zeros((3, 1), np.float32))
+    first, _ = env.reset()
+    runner = runner_class("torch")(env, make_config({"trainer.timesteps": 8}), threads=1)
+    list(runner.reports())
+    assert len(list(tmp_path.iterdir())) == 3 == len(first) == len({*first[:, 0].tolist()})
+    second = env.step(runner.agent.act(first))[0]
+    assert second.shape == first.shape and not (second == first).all()
+    env.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_members_play_the_episodes_of_a_seed(world: Any) -> None:
