@@ -35,8 +35,20 @@ class Agent:
         self.experiment_dir = experiment_dir
         """Folder that `run("train")` makes and writes, each member of a pack into one of its own."""
 
-    def act(self, observations: Any, state: Any = None, deterministic: bool = False) -> Any:
+    def act(
+        self,
+        observations: Any,
+        state: Any = None,
+        deterministic: bool = False,
+        *,
+        timestep: int | None = None,
+        timesteps: int | None = None,
+    ) -> Any:
         """Actions for a batch of observations; of a recurrent policy `act(observations, state)` → actions, state.
+
+        skrl's call `act(observations, timestep=0, timesteps=0)` gives what it gives there: sampled actions, None, and
+        a mapping with the most probable ones as `mean_actions`, of several agents one such mapping for each. Actions
+        that are one number are a column `[N, 1]` then.
 
         Args:
             observations: `[N, …]` as the environment gives them (a Dict of such, a Tuple of such), or flat rows
@@ -45,11 +57,14 @@ class Agent:
                 episode begins; None where all do. Of several agents, a mapping of such by name, without those whose
                 episodes begin. The second argument may also be `deterministic`.
             deterministic: the most probable action instead of a sample.
+            timestep, timesteps: of skrl's call; their values, and the shared states before them, are not read.
 
         Returns:
             `[N, …]` actions in the shape and dtype of the action space; tensors for tensors. Of a recurrent policy
             these and the state after.
         """
+        if timestep is not None or timesteps is not None:
+            return self._act_as_skrl(observations)
         if isinstance(state, bool):
             state, deterministic = None, state
         if self._members.pack.trials != 1:
@@ -74,6 +89,19 @@ class Agent:
         carry, actions = self._members.choose(carry, flat, deterministic, self._draws)
         found = _in_library(observations, actions.astype(self._env.actions.dtype))
         return found if carry is None else (found, _in_library(observations, carry))
+
+    def _act_as_skrl(self, observations: Any) -> tuple[Any, None, dict[str, Any]]:
+        """The answer of `act` of skrl's agents, without log-probabilities."""
+        if self._members.network.policy_memory:
+            raise UserError(
+                "agent.act: a recurrent policy needs its state back; allowed: actions, state = agent.act(observations, "
+                "state) without timestep and timesteps"
+            )
+        sampled, modes = self.act(observations), self.act(observations, deterministic=True)
+        if self._env.agents is None:
+            return _columns(sampled), None, {"mean_actions": _columns(modes)}
+        sampled = {name: _columns(own) for name, own in sampled.items()}
+        return sampled, None, {name: {"mean_actions": _columns(own)} for name, own in modes.items()}
 
     def _act_together(self, agents: Agents, observations: Any, state: Any, deterministic: bool) -> Any:
         """`act` of several agents: mappings by name, of all agents or those that are there."""
@@ -112,6 +140,14 @@ class Agent:
         if not np.isfinite(state).all():
             raise UserError("agent.act: state: found numbers that are not finite; allowed: finite numbers")
         return state.astype(np.float32)
+
+    def set_running_mode(self, mode: str) -> None:
+        """Do nothing but check the mode, which skrl's agents must be told: here `act` never learns."""
+        if mode not in ("train", "eval"):
+            raise UserError(f"agent.set_running_mode: found {shown(mode)}; allowed: 'train' or 'eval'")
+
+    def enable_training_mode(self, enabled: bool = True, *, apply_to_models: bool = False) -> None:
+        """Do nothing: what skrl 2.x calls `set_running_mode`."""
 
     def save(self, path: str | Path | Sequence[str | Path], member: int | None = None) -> None:
         """Write checkpoints, each whole or not at all: one file per trial, or that of one `member` of a pack alone.
@@ -229,6 +265,11 @@ def _check_names(what: str, given: Any, names: Sequence[str]) -> None:
     if not isinstance(given, Mapping) or not set(given) <= set(names):
         found = ", ".join(map(str, given)) if isinstance(given, Mapping) else "no mapping"
         raise UserError(f"agent.act: {what}: found {found}; allowed: by agent, {', '.join(names)}")
+
+
+def _columns(actions: Any) -> Any:
+    """Actions `[N, …]` as skrl has them: of one number a column."""
+    return actions[:, None] if actions.ndim == 1 else actions
 
 
 def _in_library(observations: Any, values: np.ndarray) -> Any:

@@ -235,6 +235,16 @@ def test_act_takes_and_gives_mappings() -> None:
             runner.agent.act(wrong)
 
 
+def test_act_gives_what_skrl_gives_where_it_is_called_so() -> None:
+    runner = runner_class("torch")(wrap_env(Frail, 2), config("IPPO", policy="CategoricalMixin"))
+    seen = {name: np.zeros((4, 2), np.float32) for name in Frail.possible_agents}
+    outputs = runner.agent.act(seen, timestep=0, timesteps=0)
+    actions = {a: outputs[-1][a].get("mean_actions", outputs[0][a]) for a in Frail.possible_agents}
+    for name, chosen in runner.agent.act(seen, deterministic=True).items():
+        np.testing.assert_array_equal(actions[name], chosen[:, None])
+    assert list(outputs[0]) == list(seen) and all(x.shape == (4, 1) for x in outputs[0].values())
+
+
 class Parted(Two):
     """`left` sees a Dict, `right` bytes."""
 

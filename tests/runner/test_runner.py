@@ -241,6 +241,17 @@ def test_actions_have_the_environments_shape_for_any_number_of_observations(
         runner.env.step(actions)
 
 
+def test_what_skrls_agents_are_told_is_checked() -> None:
+    for mode in ("train", "eval"):
+        make_runner().agent.set_running_mode(mode)
+    with pytest.raises(UserError, match=r"agent\.set_running_mode: found 'test'; allowed: 'train' or 'eval'"):
+        make_runner().agent.set_running_mode("test")
+    remembers = [{"name": "net", "input": "OBSERVATIONS", "layers": [{"gru": 2}], "activations": "tanh"}]
+    runner = make_runner(changes={"models.policy.network": remembers, "models.value.network": remembers})
+    with pytest.raises(UserError, match="a recurrent policy needs its state back; allowed: actions, state = "):
+        runner.agent.act(np.zeros((2, 3), np.float32), timestep=0, timesteps=0)
+
+
 def test_samples_differ_between_calls_and_repeat_between_runners(backend: str) -> None:
     observations = np.zeros((5, 3), np.float32)
     first, second = make_runner(backend=backend), make_runner(backend=backend)

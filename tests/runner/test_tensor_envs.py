@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
 from runner.config import load
@@ -77,6 +77,34 @@ def test_only_the_value_sees_the_states_from_rollout_to_checkpoint(
     episodes = again.evaluate()
     assert [(e.ret, e.length) for e in episodes] == [(e.ret, e.length) for e in runner.evaluate()]
     assert len(again.evaluate(episodes=6)) == 6
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("states", [(), (None,)], ids=["skrl 1.x", "skrl 2.x"])
+def test_isaac_labs_script_plays(backend: str, states: tuple[None, ...], trained: dict[str, Any]) -> None:
+    """What its play.py does with a runner, word for word."""
+    runner, env = trained[backend][0], lab()
+    runner.agent.set_running_mode("eval")
+    runner.agent.enable_training_mode(False, apply_to_models=True)
+    obs, _ = env.reset()
+    with torch.inference_mode():
+        for _ in range(6):
+            wanted = runner.agent.act(obs, deterministic=True)
+            outputs = runner.agent.act(obs, *states, timestep=0, timesteps=0)
+            actions = outputs[-1].get("mean_actions", outputs[0])
+            assert torch.equal(actions, wanted) and not torch.equal(outputs[0], wanted) and len(outputs) == 3
+            obs, _, _, _, _ = env.step(actions)
+
+
+def test_isaac_labs_script_plays_discrete_actions_as_columns() -> None:
+    env = ManagerBasedRLEnv(OBSERVED, action=Discrete(3))
+    runner = runner_class("torch")(env, plain_config({}, "CategoricalMixin"))
+    obs, _ = env.reset()
+    outputs = runner.agent.act(obs, timestep=0, timesteps=0)
+    assert outputs[0].shape == outputs[-1]["mean_actions"].shape == (4, 1)
+    env.step(outputs[-1].get("mean_actions", outputs[0]))
+    runner.env.reset()
+    runner.env.step(outputs[0])
 
 
 def test_torch_takes_no_way_through_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
