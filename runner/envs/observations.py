@@ -45,16 +45,26 @@ def flatten_observations(parts: Layout, observations: Any, out: np.ndarray) -> N
 
 
 def _rows(parts: Layout, array: np.ndarray, rows: int) -> np.ndarray:
-    """An array of one part as `[N, columns]`: it may be flat, and lack an axis of length 1."""
+    """An array of one part as `[N, columns]`."""
+    check_shape(parts, array.shape, rows)
+    return array.reshape(rows, parts.stop - parts.start)
+
+
+def check_shape(parts: Layout, shape: tuple[int, ...], rows: int) -> None:
+    """Refuse the shape of an array of one part; it may be flat, and lack an axis of length 1.
+
+    Raises:
+        ValueError: naming the shape and what is allowed.
+    """
+    if shape == (rows, *parts.shape):
+        return
     width = parts.stop - parts.start
-    if array.shape != (rows, *parts.shape):
-        shapes = [(rows, width), *([(rows,)] if width == 1 else [])]
-        if rows == 1:
-            shapes += [parts.shape, (width,), *([()] if width == 1 else [])]
-        if array.shape not in shapes:
-            one = parts.shape if rows == 1 else (rows, *parts.shape)
-            raise ValueError(f"found shape {list(array.shape)}; allowed: {list(one)}")
-    return array.reshape(rows, width)
+    shapes = [(rows, width), *([(rows,)] if width == 1 else [])]
+    if rows == 1:
+        shapes += [parts.shape, (width,), *([()] if width == 1 else [])]
+    if shape not in shapes:
+        one = parts.shape if rows == 1 else (rows, *parts.shape)
+        raise ValueError(f"found shape {list(shape)}; allowed: {list(one)}")
 
 
 def flatten_some(parts: Layout, observations: Any, indices: np.ndarray, out: np.ndarray) -> None:

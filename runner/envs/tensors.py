@@ -24,7 +24,7 @@ from gymnasium.spaces import Dict, Discrete
 from gymnasium.vector import AutoresetMode
 
 from runner.envs.base import ABSENT, Step, VectorEnv, of_spec
-from runner.envs.observations import as_array, child, flatten_some, library_of
+from runner.envs.observations import as_array, check_shape, child, flatten_some, library_of
 from runner.envs.spaces import CRITIC, POLICY, Layout
 from runner.errors import UserError
 
@@ -191,6 +191,10 @@ class TensorEnv(VectorEnv):
             found = list(leaves(parts, values))
             library = library_of(found[0][1])
             kind, copy = getattr(library, dtype), True if len(found) == 1 else None
+            for part, leaf in found:
+                check_shape(part, tuple(np.shape(leaf)), self.environments)
+                if dtype == "uint8" and "float" in str(getattr(leaf, "dtype", "")):
+                    raise ValueError(f"found numbers of type {leaf.dtype}; allowed: uint8")
             columns = [
                 library.asarray(leaf, dtype=kind, copy=copy).reshape(self.environments, part.stop - part.start)
                 for part, leaf in found
@@ -201,7 +205,11 @@ class TensorEnv(VectorEnv):
 
     def _column(self, name: str, values: Any, dtype: Any) -> Any:
         """One number for each environment, `[N]`, a copy."""
-        column = library_of(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
+        try:
+            column = library_of(self._before).asarray(_without_tape(values), dtype=dtype, copy=True)
+        except (RuntimeError, TypeError, ValueError) as error:
+            found = f"as {name} {type(values).__name__}, which is no array: {error}"
+            raise UserError(f"{self._name}: step gives {found}; allowed: an array {(self.environments,)}") from None
         if tuple(column.shape) not in (allowed := ((self.environments,), (self.environments, 1))):
             found = f"{name} of shape {tuple(column.shape)}"
             raise UserError(f"{self._name}: step gives {found}; allowed: {allowed[0]} or {allowed[1]}")

@@ -257,6 +257,26 @@ def test_it_is_told_what_does_not_fit() -> None:
         odd.seeded(range(6))
 
 
+@pytest.mark.parametrize("library", [np, jnp, torch])
+def test_arrays_of_another_shape_or_kind_are_refused(library: Any) -> None:
+    """They would be taken for other numbers: rows for columns, fractions for bytes."""
+    env = wrap_env(type("Turned", (Bare,), {"_seen": lambda self: self.library.ones((2, 3))})(library))
+    with pytest.raises(
+        UserError, match=r"Turned: observations do not fit 3 .*: found shape \[2, 3\]; allowed: \[3, 2\]"
+    ):
+        env.reset()
+    image = Box(0, 255, (2, 1, 1), np.uint8)
+    seen = {"observation_space": image, "_seen": lambda self: self.library.ones((3, 2, 1, 1)) / 2}
+    with pytest.raises(UserError, match=r"Grey: observations .*: found numbers of type .*float(32|64); allowed: uint8"):
+        wrap_env(type("Grey", (Bare,), seen)(library)).reset()
+    nothing = wrap_env(type("Silent", (Bare,), {"step": lambda self, actions: (self._seen(), None, 0, 0, {})})(library))
+    nothing.reset()
+    with pytest.raises(
+        UserError, match=r"Silent: step gives (as rewards NoneType, which is no array|rewards of shape)"
+    ):
+        nothing.step(np.zeros((3, 2)))
+
+
 def test_what_is_one_or_numpys_is_none() -> None:
     one = TwoSteps()
     one.num_envs = 1  # type: ignore[attr-defined]
