@@ -15,7 +15,7 @@ from runner.envs.tensors import TensorEnv, is_many
 from runner.errors import UserError
 
 
-def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
+def wrap_env(env: Any, num_envs: int | str | None = None, *, wrapper: str = "auto", verbose: bool = True) -> VectorEnv:
     """Make any supported environment a `VectorEnv`.
 
     Args:
@@ -23,11 +23,14 @@ def wrap_env(env: Any, num_envs: int | None = None) -> VectorEnv:
             gymnasium environment, many environments in one (`runner.envs.tensors`), an environment of several agents
             with PettingZoo's parallel API, or a `VectorEnv`; or a class or function that makes one at every call, of
             which packs can be trained.
-        num_envs: that are made of a class or function.
+        num_envs: that are made of a class or function; of skrl's call the wrapper.
+        wrapper, verbose: of skrl's call, not read: an environment is known by what it has.
 
     Raises:
         UserError: anything else.
     """
+    if isinstance(num_envs, str) and not num_envs.isdigit():
+        num_envs = None
     made = isinstance(env, VectorEnv | gymnasium.Env | gymnasium.vector.VectorEnv) or is_many(env) or is_parallel(env)
     if isinstance(env, type) or (callable(env) and not made):
         from runner.envs.named.recipe import Recipe

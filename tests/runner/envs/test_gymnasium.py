@@ -338,6 +338,12 @@ def test_bad_actions_are_refused_here_too() -> None:
             env.step(actions)
 
 
+def test_wrap_env_may_be_called_as_skrl_calls_it() -> None:
+    for env in (wrap_env(TwoSteps(), "gymnasium"), wrap_env(TwoSteps(), wrapper="auto", verbose=False)):
+        assert env.num_envs == 1
+    assert wrap_env(TwoSteps, 3, wrapper="gymnasium").num_envs == 3
+
+
 def test_an_environment_of_ours_passes_through() -> None:
     env = wrap_env(make_vector(TwoSteps, 2))
     assert wrap_env(env) is env
