@@ -105,7 +105,7 @@ class Agent:
 
     def _act_together(self, agents: Agents, observations: Any, state: Any, deterministic: bool) -> Any:
         """`act` of several agents: mappings by name, of all agents or those that are there."""
-        _check_names("observations", observations, agents.names)
+        _check_names("observations, as the environment itself gives them", observations, agents.names)
         try:
             if not observations:
                 raise ValueError("there are none")

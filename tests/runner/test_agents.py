@@ -225,7 +225,7 @@ def test_act_takes_and_gives_mappings() -> None:
     assert max(actions["right"]) < 2
     assert list(runner.agent.act({"right": seen["right"]})) == ["right"]
     for wrong, why in (
-        (seen["left"], "no mapping"),
+        (seen["left"], "observations, as the environment itself gives them: found no mapping; allowed: by agent, left"),
         ({"up": seen["left"]}, "up"),
         ({**seen, "left": np.zeros((3, 2))}, "numbers of environments differ"),
         ({"left": np.zeros((3, 5))}, r"left: found shape \[3, 5\]; allowed: \[N, 2\]"),
