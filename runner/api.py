@@ -90,6 +90,7 @@ class Runner:
         if pack.trials > 1:
             _refuse_fixed(self.env, pack.trials)
         self._threads = None if threads is None else whole("threads", threads)
+        self._stepped: VectorEnv | None = None
         self._members = Members(self.numerics, pack, self.env.layout, self.env.actions, self._joined(group, config))
         self.agent = Agent(self._members, self.env, _experiment_directory(config))
 
@@ -168,7 +169,11 @@ class Runner:
         seeds, members = self._seeds(self._members.timestep), self._members.pack.size
         choice, gpu = self._static.env.half_pools, self.numerics.sees_gpu()
         with halves.opened(self.env, seeds, self._threads, members, choice, gpu) as env:
-            yield from train(self._members, env, stop, evaluate, until)
+            self._stepped = env
+            try:
+                yield from train(self._members, env, stop, evaluate, until)
+            finally:
+                self._stepped = None
 
     def evaluate(
         self,
@@ -187,6 +192,11 @@ class Runner:
             at_once: environments of a trial that are stepped together; default its environments.
             around: puts the environments into something that watches them, such as a camera.
         """
+        if self._stepped is self.env:
+            raise UserError(
+                f"evaluate: {_name(self.env)} is in the middle of training, and a second one cannot be made; allowed: "
+                "when training is over or given up"
+            )
         if deterministic is None:
             deterministic = not self._static.trainer.stochastic_evaluation
         envs, pack = self._static.env.num_envs or 0, self._members.pack

@@ -74,3 +74,15 @@ def test_an_environment_that_cannot_be_made_again_is_refused() -> None:
     runner = runner_class("torch")(wrap_env(make_vector(Truncation, 3)), config)
     with pytest.raises(UserError, match=r"evaluation\.interval: a second SyncVectorEnv cannot be made"):
         next(iter(runner.reports()))
+
+
+@pytest.mark.parametrize("env", [Truncation, lambda: make_vector(Truncation, 2)])
+def test_an_environment_that_is_trained_in_is_not_evaluated_in(env: Any) -> None:
+    """Training would go on from observations that are no longer its own."""
+    runner = runner_class("torch")(wrap_env(env()), make_config(LENGTH, "CategoricalMixin"))
+    reports = runner.reports()
+    next(reports)
+    with pytest.raises(UserError, match="is in the middle of training, and a second one cannot be made; allowed: when"):
+        runner.evaluate()
+    reports.close()
+    assert len(runner.evaluate()) == runner.env.num_envs
