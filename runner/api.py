@@ -34,7 +34,7 @@ from runner.training.evaluate import Episode, play
 from runner.training.loop import train
 from runner.training.members import Backend, Members
 from runner.training.pack import Hyper, Pack
-from runner.training.progress import Progress
+from runner.training.progress import Progress, say
 from runner.training.state import Counters, MemberState
 from runner.training.tracking import Report
 from runner.training.writing import write
@@ -227,7 +227,7 @@ class Runner:
             episodes_of = f"{number} episodes" if number > 1 else f"{number} episode"
             means = (f"{name} {np.mean([e.each[name] for e in own]):.2f}" for name in own[0].each)
             each = f"; {', '.join(means)}" if own[0].each else ""
-            print(f"seed {seed}: {episodes_of}, return {returns.mean():.2f}{more}{each}")
+            say(f"seed {seed}: {episodes_of}, return {returns.mean():.2f}{more}{each}")
 
     def states(self) -> list[MemberState]:
         """Every member's state, in order."""

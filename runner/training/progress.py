@@ -15,6 +15,21 @@ LINE_SECONDS, LINE_SHARE = 10.0, 0.1
 """Least time, and least share of the whole, between two lines."""
 
 
+UNWRITABLE = AttributeError, OSError, ValueError
+"""What output raises that cannot be written: no stream at all, a pipe that was closed, a full disk, a closed file."""
+
+
+def say(line: str) -> None:
+    """Print a line, in ASCII where the output knows nothing else; what cannot be written takes no result with it."""
+    try:
+        try:
+            print(line)
+        except UnicodeEncodeError:
+            print(line.replace("±", "+/-").encode("ascii", "replace").decode())
+    except UNWRITABLE:
+        pass
+
+
 class Progress:
     """Progress of one training on stderr; an output that cannot be written is given up, never the training."""
 
@@ -61,7 +76,7 @@ class Progress:
         if self._shown:
             try:
                 write()
-            except (OSError, ValueError):  # a pipe that was closed, a full disk, a closed file
+            except UNWRITABLE:
                 self._shown = False
 
     def _open(self) -> None:

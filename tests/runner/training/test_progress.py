@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from runner.training import progress
-from runner.training.progress import Progress
+from runner.training.progress import Progress, say
 from runner.training.tracking import SCORE, STEPS_PER_SECOND, Record
 
 RECORD = Record(0, 50, 100, 1.0, {STEPS_PER_SECOND: 1234.4, SCORE: 20.0})
@@ -85,11 +86,32 @@ class Gone:
         return False
 
 
+class Sink:
+    """A stream of somebody's own that has only what it must."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 @pytest.mark.parametrize("terminal", ["0", "1"])
-@pytest.mark.parametrize("stderr", [Gone(), None], ids=["broken", "none"])
+@pytest.mark.parametrize("stderr", [Gone(), None, Sink()], ids=["broken", "none", "sink"])
 def test_an_output_that_cannot_be_written_does_not_end_training(
     terminal: str, stderr: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", terminal)
     monkeypatch.setattr(sys, "stderr", stderr)
     assert list(train())[-1] == 100
+
+
+def test_a_line_is_said_in_what_the_output_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, words in (("utf-8", "wölfe 5 ± 1"), ("ascii", "w?lfe 5 +/- 1")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+        say("wölfe 5 ± 1")
+        sys.stdout.flush()
+        assert raw.getvalue().decode() == f"{words}\n"
+    for stdout in (Gone(), None, io.StringIO()):
+        if isinstance(stdout, io.StringIO):
+            stdout.close()
+        monkeypatch.setattr(sys, "stdout", stdout)
+        say("5 ± 1")
