@@ -239,7 +239,9 @@ class TensorEnv(VectorEnv):
         """Actions as the environment takes them, a copy: some write into it."""
         library = library_of(self._before)
         if not isinstance(actions, np.ndarray) and library_of(actions) is not library:
-            actions = library.from_dlpack(actions)
+            # Libraries hand each other what is on a device that both know: a GPU's actions go to numpy by the host.
+            beside = actions.__dlpack_device__() == self._before.__dlpack_device__()
+            actions = library.from_dlpack(actions) if beside else as_array(actions)
         torch = library is sys.modules.get("torch")
         # JAX counts in 32 bits.
         dtype = self.actions.dtype if torch or library is np else np.dtype(f"{self.actions.dtype.kind}4")
