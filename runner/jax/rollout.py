@@ -124,7 +124,8 @@ class Collector:
         self._walks = isinstance(env, TensorEnv) or accelerate.sees_gpu()
         stepped = self._device_step if isinstance(env, TensorEnv) else self._host.step
         self._program: Any = partial(self._walk, stepped) if self._walks else jax.jit(self._collect, donate_argnums=0)
-        self._acts, self._happens, self._joins = jax.jit(self._acted), jax.jit(self._happened), jax.jit(self._joined)
+        self._acts, self._ends = jax.jit(self._acted), jax.jit(self._whole)
+        self._writes = jax.jit(self._written, static_argnums=0, donate_argnums=1)
 
     def compile(
         self, policy: Any, noise: Float[np.ndarray, "T P N W"], random: Bool[np.ndarray, " T"] | None = None
@@ -196,16 +197,16 @@ class Collector:
         random: Bool[np.ndarray, " T"] | None,
     ) -> tuple[_Standing, Rollout, dict[str, Any]]:
         """`_collect` on a GPU, or with an environment whose arrays are on a device: each step is called from here."""
-        rows, scores = [], list[dict[str, Any]]()
+        memory, scores = None, list[dict[str, Any]]()
         for t in range(len(noise)):
             at_random = None if random is None else random[t]
             carry, outputs, actions, chosen = self._acts(standing, policy, noise[t], at_random)
             happened = step(chosen)
-            standing, row = self._happens(standing, carry, outputs, actions, happened._replace(score={}))
-            rows.append(row)
             scores.append(happened.score)
+            seen = happened._replace(score={})
+            standing, memory = self._writes(len(noise), memory, np.int32(t), standing, carry, outputs, actions, seen)
         score = {name: np.stack([one[name] for one in scores]) for name in scores[0]}
-        return standing, self._joins(rows, standing.observations), score
+        return standing, self._ends(memory, standing.observations), score
 
     def _device_step(self, actions: Array) -> Step:
         assert isinstance(self.env, TensorEnv)
@@ -255,9 +256,17 @@ class Collector:
         )
         return after, row
 
-    def _joined(self, rows: list[Rollout], observations: Array) -> Rollout:
-        """The steps of a rollout as one, and the observations after them."""
-        return self._whole(jax.tree.map(lambda *steps: jnp.stack(steps), *rows), observations)
+    def _written(
+        self, steps: int, memory: Rollout | None, t: Array, standing: _Standing, *happened: Any
+    ) -> tuple[_Standing, Rollout]:
+        """`_happened`, its experience as step `t` of the memory of so many steps, which the first one makes.
+
+        A program that puts them together in the end would take a minute to compile for 2,048 steps.
+        """
+        after, row = self._happened(standing, *happened)
+        if memory is None:
+            memory = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), row)
+        return after, jax.tree.map(lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, t, 0), memory, row)
 
     def _whole(self, rollout: Rollout, observations: Array) -> Rollout:
         """With the observations after the last step, and the carry of each sequence in place of each step."""

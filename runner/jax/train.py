@@ -71,8 +71,8 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     count = rules.config.agent.team_return, rules.processes
     collector = Collector(env, members, actions, partial(act, rules), carry, rules.config.sequence, *count)
     with accelerate.not_kept():
-        shapes = collector.compile(policy(rules, learner), draws.noise, draws.random)
-    rollout = accelerate.zeros(shapes)
+        rollout = collector.compile(policy(rules, learner), draws.noise, draws.random)
+    rollout = accelerate.zeros(rollout)
     if rules.processes > 1:
         rollout = whole(rollout)
     learn(rules, learner, rollout, draws, np.ones(members, bool))
