@@ -172,7 +172,13 @@ def place(wanted: Resources, offer: Offer, devices: int = 1) -> Placement:
         raise UserError(
             f"command line: --workers-per-gpu {wanted.workers_per_gpu}: a trial has {devices} GPUs; allowed: 1"
         )
-    workers = wanted.workers or gpus // devices * (wanted.workers_per_gpu or 1)
+    most = gpus // devices
+    if devices > 1 and (wanted.workers or 0) > most:
+        raise UserError(
+            f"command line: --workers {wanted.workers}: a trial has {devices} GPUs of its own, and there are {gpus} "
+            f"{where}; allowed: 1 to {most}"
+        )
+    workers = wanted.workers or most * (wanted.workers_per_gpu or 1)
     share = 0 if wanted.logical_gpus else max(1, sum(offer.cores) // (workers * devices))
     if offer.joined and share:
         # What the poorest machine with GPUs can give to each worker on them.

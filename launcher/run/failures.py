@@ -24,7 +24,7 @@ LAST_WORDS = 200
 """Lines from the end of a log among which the one that says why the process died is looked for."""
 TELLING = (("Check failed", "what():", "ssert", "Error:"), ("terminate called", "Fatal", "SIG"))
 """Parts of lines that native code prints before it aborts, those that say why first; stack frames follow."""
-MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "bad_alloc")
+MEMORY = ("MemoryError", "OutOfMemory", "RESOURCE_EXHAUSTED", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
 
 def failure_of(error: Exception, location: Location | None, log: Path) -> Failure:

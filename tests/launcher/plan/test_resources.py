@@ -125,6 +125,11 @@ def test_a_trial_on_several_devices_has_them_on_one_machine_of_cores() -> None:
             here(8, 4),
             "--workers-per-gpu 2: a trial has 4 GPUs; allowed: 1",
         ),
+        (
+            Resources(workers=2),  # two processes of a trial on one GPU are what NCCL refuses
+            here(8, 4),
+            "--workers 2: a trial has 4 GPUs of its own, and there are 4 on this machine; allowed: 1 to 1",
+        ),
     ],
 )
 def test_more_devices_than_there_are_are_refused(wanted: Resources, offer: Offer, words: str) -> None:

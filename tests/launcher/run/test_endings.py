@@ -81,6 +81,7 @@ def test_an_exception_of_a_final_class_is_an_error_too(log: Path) -> None:
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1073741824 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("std::bad_alloc"),
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),
     ],
