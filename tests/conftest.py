@@ -66,9 +66,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 class ByFile(LoadFileScheduling):
-    """A file's tests run in one process, and those of tests/launcher, which share Rays and caches, all in the same."""
+    """A file's tests run in one process, and those of tests/launcher, which share Rays and caches, all in the same.
+
+    Those of a GPU wait for processes of their own, and run wherever there is time.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/runner/test_gpu.py"):
+            return nodeid
         together = "tests/launcher/"
         return together if nodeid.startswith(together) else super()._split_scope(nodeid)
 

@@ -21,8 +21,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ PRESETS = {
     "CartPole-v1": "classic/cartpole.yaml", "HalfCheetah-v4": "skrl/ppo.yaml", "Pong-v5": "atari/pong.yaml",
 }  # fmt: skip
 ENVS = {"CartPole-v1": 32, "HalfCheetah-v4": 64, "Pong-v5": 64}
+BACKENDS = "torch", "jax"
 PACKAGES = "torch", "jax", "jaxlib", "envpool", "numpy"
 EAGER = {"compile": False}
 
@@ -83,7 +85,7 @@ def measured(item: Item, seconds: float) -> dict[str, Any]:
     if item.mode == "eager":
         import_module("runner.torch.accelerate").captured = lambda function: function
     if item.mode == "xla":
-        import_module("runner.jax.stepping").accelerate.sees_gpu = lambda: False
+        _step_by_xla()
     overrides = {
         "trainer.timesteps": 10**9,
         "agent.experiment.write_interval": 1,
@@ -116,6 +118,14 @@ def measured(item: Item, seconds: float) -> dict[str, Any]:
     }
 
 
+def _step_by_xla() -> None:
+    """Let rollouts of JAX be as on a CPU, and all else as on a GPU."""
+    from runner.jax import accelerate, rollout, stepping
+
+    as_on_a_cpu = SimpleNamespace(**{**vars(accelerate), "sees_gpu": lambda: False})
+    rollout.accelerate = stepping.accelerate = as_on_a_cpu  # type: ignore[assignment]
+
+
 def alone(task: str, seconds: float) -> float:
     """Steps/s of EnvPool with every core and no policy."""
     import numpy as np
@@ -140,12 +150,11 @@ def one(item: Item, seconds: float, left: float) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=left)
     except subprocess.TimeoutExpired:
         return {"not run": "out of time"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        return {
-            "not run": f"exit status {done.returncode}: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}"
-        }
-    return dict(json.loads(lines[-1]))
+    try:
+        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
+        said = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        return {"not run": f"exit status {done.returncode}: {said}"}
 
 
 def there() -> dict[str, Any]:
@@ -154,27 +163,34 @@ def there() -> dict[str, Any]:
         gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip().splitlines()
     except OSError:
         gpus = []
-    code = "import runner.{0} as framework; print(framework.device_name())"
-    seen = {}
-    for backend in ("torch", "jax"):
-        done = subprocess.run([sys.executable, "-c", code.format(backend)], capture_output=True, text=True, cwd=ROOT)
-        seen[backend] = (done.stdout.split("\n")[-2:-1] or [done.stderr.strip()[-200:]])[0]
-    return {
-        "gpus": gpus,
-        "devices": seen,
-        "cores": os.cpu_count(),
-        **{name: metadata.version(name) for name in PACKAGES},
+    seen = {
+        backend: _said(f"import runner.{backend} as framework; print(framework.device_name())") for backend in BACKENDS
     }
+    versions = {name: _said(f"from importlib import metadata; print(metadata.version({name!r}))") for name in PACKAGES}
+    return {"gpus": gpus, "devices": seen, "cores": os.cpu_count(), **versions}
+
+
+def _said(program: str) -> str:
+    """The last line that a program prints, or the end of its error."""
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "no answer in a minute"
+    return (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
 
 
 def tested(left: float) -> str:
-    """The last line of `pytest -m gpu`."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/runner/test_gpu.py"]
+    """What `pytest -m gpu` says of each test, in several processes, which share the GPU; as far as there was time."""
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-n", "6", "--tb", "short"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=left)
-    except subprocess.TimeoutExpired:
-        return "not run: out of time"
-    return done.stdout.strip().splitlines()[-1]
+        done = subprocess.run([*command, "tests/runner/test_gpu.py"], capture_output=True, cwd=ROOT, timeout=left)
+    except subprocess.TimeoutExpired as error:
+        return f"{_end(error.stdout)}\nnot run: the rest, out of time"
+    return _end(done.stdout or done.stderr)
+
+
+def _end(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace").strip()[-8000:]
 
 
 def bars(rates: Mapping[tuple[str, str, int], float]) -> dict[str, str]:
@@ -212,19 +228,22 @@ def main() -> None:
     if has:
         found["tests"] = tested(150)
         print("pytest -m gpu:", found["tests"], flush=True)
-    rates = {}
+    rates: dict[tuple[str, str, int], float] = {}
     for item in items()[: 4 if given.rehearse else None]:
-        result = one(item, 0.5 if given.rehearse else given.seconds, max(1.0, end - time.monotonic()))
+        left = end - time.monotonic()
+        seconds = 0.5 if given.rehearse else given.seconds
+        result = one(item, seconds, left) if left > seconds else {"not run": "out of time"}
         found["measured"].append({**item._asdict(), **result})
         if rate := result.get("steps_per_second"):
             rates[item.name, item.task, item.members] = rate
         told = f"{rate:14,.0f} {result.get('shares', '')}" if rate else f"  not run: {result['not run']}"
         print(f"{item.task:16}{item.backend:12}{item.name:20}{item.members:4}{told}", flush=True)
-    found["bars"] = bars(rates)
+        found["bars"] = bars(rates)
+        # Each time anew, since whoever lends the GPU may end this.
+        given.out.write_text(json.dumps(found, indent=1))
     print(*(f"{name}: {ratio}" for name, ratio in found["bars"].items()), sep="\n")
     if not has:
         print("a rehearsal on a CPU: these numbers say nothing")
-    given.out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WITHOUT = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""JAX would take three quarters of the GPU's memory, whatever else runs on it."""
 TOLERANCE = 1e-3
 """Of the largest parameter, after 3 updates of 8 minibatches: float32 sums in another order, through Adam."""
 TASKS = ("Pendulum-v1", "CartPole-v1")
@@ -22,14 +24,16 @@ TASKS = ("Pendulum-v1", "CartPole-v1")
 def sees_gpu(backend: str) -> bool:
     """A process of this backend would train on a GPU."""
     code = f"import runner.{backend} as framework; print(framework.sees_gpu())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=os.environ | SHARED
+    )
     return done.stdout.split()[-1:] == ["True"]
 
 
 def trained(backend: str, task: str, device: str, folder: Path, *flags: str) -> np.ndarray:
     """The parameters after a training on this device."""
     command = [sys.executable, "-m", "tests.runner.devices", backend, task, str(folder), "--device", device, *flags]
-    environment = os.environ | (WITHOUT if device == "cpu" else {})
+    environment = os.environ | (WITHOUT if device == "cpu" else SHARED)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return np.load(folder / "parameters.npy")
