@@ -101,24 +101,53 @@ def _threads(most: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _products(tf32: bool) -> Iterator[None]:
-    """Matrix products and convolutions on a GPU in TF32 or not: torch's own choice is one for each of them."""
+    """Matrix products and convolutions on a GPU in TF32 or not, by algorithms that repeat themselves to the bit.
+
+    torch spells TF32 in two ways, and raises where one is read after the other was written: an environment may have
+    written either. The newer is read, both are written.
+    """
     if not sees_gpu():
         yield
         return
-    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    with warnings.catch_warnings():
-        # Newer versions advise another spelling, which older ones do not know.
-        warnings.filterwarnings("ignore", message=".*TF32.*")
-        before = [kind.allow_tf32 for kind in kinds]
-        for kind in kinds:
-            kind.allow_tf32 = tf32
+    backends, cudnn = torch.backends, torch.backends.cudnn
+    places = (backends.cuda, "matmul"), (backends.mkldnn, "matmul"), (cudnn, "conv"), (cudnn, "rnn")
+    kinds: list[Any] = [getattr(place, name, None) for place, name in places]
+    newer = [kind for kind in kinds if hasattr(kind, "fp32_precision")]  # none before torch 2.9
+    with _quiet():
+        older, precisions = _older(), [kind.fp32_precision for kind in newer]
+    repeats = cudnn.deterministic, cudnn.benchmark
+
+    def choose(product: str, convolution: bool, precisions: Sequence[str], deterministic: bool, times: bool) -> None:
+        with _quiet():
+            torch.set_float32_matmul_precision(product)
+            cudnn.allow_tf32 = convolution
+            for kind, precision in zip(newer, precisions, strict=True):
+                kind.fp32_precision = precision
+        cudnn.deterministic, cudnn.benchmark = deterministic, times
+
+    choose("high" if tf32 else "highest", tf32, ["tf32" if tf32 else "ieee"] * len(newer), True, False)
     try:
         yield
     finally:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TF32.*")
-            for kind, allowed in zip(kinds, before, strict=True):
-                kind.allow_tf32 = allowed
+        choose(*older, precisions, *repeats)
+
+
+def _older() -> tuple[str, bool]:
+    """TF32 of products and of convolutions in torch's older words, as at first where newer ones have been used."""
+    product, convolution = "highest", True
+    with contextlib.suppress(RuntimeError):
+        product = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolution = torch.backends.cudnn.allow_tf32
+    return product, convolution
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's advice to spell TF32 in the newer way alone, which older versions do not know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*TF32.*")
+        yield
 
 
 def compiles(config: Config) -> bool:
@@ -182,7 +211,10 @@ class CudaGraph:
                 function()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # An environment's library may use the GPU in threads of its own meanwhile; and where recording fails, torch
+        # leaves its own stream behind as the current one.
+        recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
             self.outputs = function()
 
     def replay(self) -> None:
@@ -221,10 +253,8 @@ class Captured:
 
 
 def _alike(tensor: Tensor) -> Tensor:
-    """A copy whose numbers lie as the tensor's do, gaps included, since sums follow the order in memory."""
-    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    shared = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    return tensor.detach().clone() if shared else copy.copy_(tensor)
+    """A copy whose numbers lie in the tensor's order, since sums follow the order in memory; without its gaps."""
+    return tensor.detach().clone()
 
 
 class _Plan:
@@ -262,14 +292,24 @@ def captured(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def constant(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
     """These numbers on the device, where they stay: a copy from the host would wait, and cannot be recorded."""
-    return (_traced if torch.compiler.is_compiling() else _constant)(numbers, dtype, where)
+    kept: Tensor = (_traced_constant if torch.compiler.is_compiling() else _constant)(numbers, dtype, where)
+    return kept
 
 
-def _traced(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
+@functools.cache  # for good: recorded graphs read their memory
+def _constant(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
     return torch.tensor(numbers, dtype=dtype, device=where)
 
 
-_constant = functools.lru_cache(maxsize=256)(_traced)
+@torch.library.custom_op("sunflower::constant", mutates_args=())
+def _traced_constant(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`constant`, which the compiler would copy from the host at every call."""
+    return _constant(tuple(numbers), dtype, device).clone()
+
+
+@_traced_constant.register_fake
+def _(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(len(numbers), dtype=dtype, device=device)
 
 
 def join(group: Group) -> None:

@@ -60,7 +60,9 @@ def begin(rules: Rules, learner: Learner, env: VectorEnv, actions: EnvActions, d
     collector = Collector(env, members, actions, acts, carry, rules.config.sequence, *count)
     if rules.compiled or accelerate.sees_gpu():
         rollout = _nothing(rules, collector, steps)
-        learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
+        # On a GPU twice, since every update but the first has beside it the memory that graphs hold.
+        for _ in range(1 + accelerate.sees_gpu()):
+            learn(rules, learner, whole(rollout) if rules.processes > 1 else rollout, draws, np.ones(members, bool))
     return collector
 
 
@@ -81,8 +83,8 @@ def _acts_alike(env: Halves, acts: Callable[..., Any], carry: np.ndarray | None,
 
 
 def policy(rules: Rules, learner: Learner) -> Policy:
-    """The members' policies as they are now."""
-    named = models.cut(rules.network, learner.optimizer.parameters)
+    """The members' policies as they are now; on a GPU each parameter in memory of its own, without the others' gaps."""
+    named = accelerate.kept(models.cut(rules.network, learner.optimizer.parameters))
     return Policy(named, models.log_std(rules, named), observation_scaler(rules, learner.observation_statistics))
 
 

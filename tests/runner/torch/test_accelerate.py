@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from runner.torch import Runner, accelerate, train
 from tests.runner.builders import make_config, make_env
 
+ROOT = Path(__file__).parents[3]
 STEPS = {"agent.learning_epochs": 10, "agent.mini_batches": 4, "agent.rollouts": 8, "compile": "auto"}
 
 
@@ -86,14 +90,41 @@ def test_there_are_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [1, 2, 3]
 
 
-def test_products_are_in_tf32_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerate, "sees_gpu", lambda: True)
-    kinds = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [kind.allow_tf32 for kind in kinds]
-    for asked in (True, False):
-        with accelerate._products(asked):
-            assert [kind.allow_tf32 for kind in kinds] == [asked] * 2
-        assert [kind.allow_tf32 for kind in kinds] == before
+WRITTEN = """
+torch.set_float32_matmul_precision("high")
+torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False
+torch.backends.fp32_precision = "tf32"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+torch.backends.cudnn.benchmark = True
+"""
+"""Ways in which somebody has chosen products before; torch raises where one is read after another was written."""
+
+
+@pytest.mark.parametrize("written", WRITTEN.strip().splitlines())
+def test_products_are_in_tf32_only_where_that_is_asked_for(written: str) -> None:
+    """In a process of its own, whose choices no other test finds."""
+    program = f"""
+import torch
+from runner.torch import accelerate
+
+def read():
+    b = torch.backends
+    kinds = b.cuda.matmul, b.mkldnn.matmul, b.cudnn.conv, b.cudnn.rnn
+    return [kind.fp32_precision for kind in kinds], b.cudnn.deterministic, b.cudnn.benchmark
+
+accelerate.sees_gpu = lambda: True
+{written}
+before = read()
+for asked in (True, False):
+    with accelerate._products(asked):
+        assert read() == (["tf32" if asked else "ieee"] * 4, True, False), read()
+        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
+        assert [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32] == [asked] * 2
+    assert read() == before, (before, read())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("asked", [True, False])

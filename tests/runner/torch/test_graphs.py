@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from runner.envs.envpool import EnvPoolTask
 from runner.torch import accelerate, update
-from runner.torch.accelerate import Captured
+from runner.torch.accelerate import Captured, CudaGraph
 from tests.runner.builders import TASKS, fingerprint, make_config, runner_class, told
 
 MINIBATCHES = {"agent.mini_batches": 3, "agent.kl_threshold": 0.01, "agent.entropy_loss_scale": 0.1}
@@ -106,3 +111,61 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once(caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert [function(torch.zeros(n)).sum().item() for n in (2, 3, 2)] == [2, 3, 2]
     assert caplog.text.count("no CUDA graph") == 1 and "not permitted when stream is capturing" in caplog.text
+
+
+def test_a_strict_device_trains_as_the_cpu_does() -> None:
+    """Nothing of a training mixes the device and the host, and nothing that is recorded touches the host."""
+    program = [sys.executable, "-m", "tests.runner.torch.fake_gpu"]
+    done = subprocess.run(program, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    same = json.loads(done.stdout.splitlines()[-1])
+    assert len(same) == 6 and all(same.values()), same
+    assert "no CUDA graph" not in done.stderr
+
+
+def test_what_a_function_reads_is_copied_without_the_gaps_between_members() -> None:
+    memory = torch.arange(2 * 100 * 3.0).reshape(2, 100, 3)
+    copy = accelerate._alike(memory[:, 5])
+    assert copy.equal(memory[:, 5]) and copy.untyped_storage().nbytes() == 4 * 6
+    assert accelerate._alike(memory[:, 5].t()).stride() == (1, 3), "in the order of the tensor's memory"
+
+
+class FakeStream:
+    """As `torch.cuda.Stream`: one of them is the current one."""
+
+    current: FakeStream
+
+    def wait_stream(self, other: Any) -> None:
+        """Nothing: there is no device."""
+
+
+@contextlib.contextmanager
+def within(stream: FakeStream) -> Iterator[None]:
+    before, FakeStream.current = FakeStream.current, stream
+    try:
+        yield
+    finally:
+        FakeStream.current = before
+
+
+def test_a_failed_recording_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.13 raises at the end of a recording that failed, before it goes back to the stream before."""
+    modes: list[str] = []
+
+    class Recording:
+        def __init__(self, graph: Any, capture_error_mode: str) -> None:
+            modes.append(capture_error_mode)
+
+        def __enter__(self) -> None:
+            FakeStream.current = FakeStream()
+
+        def __exit__(self, *raised: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    FakeStream.current = default = FakeStream()
+    fakes = {"Stream": FakeStream, "stream": within, "graph": Recording, "CUDAGraph": object}
+    for name, fake in (fakes | {"current_stream": lambda: FakeStream.current}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(RuntimeError, match="previous error"):
+        CudaGraph(lambda: None)
+    assert FakeStream.current is default and modes == ["thread_local"], "threads of an environment may go on"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +114,27 @@ def test_an_update_needs_no_number_on_the_host(changes: dict[str, Any], policy: 
     given = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (problem.learner, problem.rollout, orders, alive))
     after, metrics, explained = update(*given, rules)
     assert {x.device.type for x in pytree.tree_leaves((after, metrics, explained)) if x is not None} == {"meta"}
+
+
+def test_what_is_compiled_copies_no_constants_from_the_host() -> None:
+    """Which would wait at every call, and could not be recorded; in a process without this one's checks of shapes."""
+    program = """
+import torch
+from runner.torch import accelerate
+
+called = []
+
+def compiler(graph, inputs):
+    called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+    return graph.forward
+
+bounded = lambda x: x.clamp(*(accelerate.constant(bound, x.dtype, x.device) for bound in ((0.0, -1.0), (1.0, 2.0))))
+x = torch.randn(3, 2)
+assert torch.compile(bounded, fullgraph=True, backend=compiler)(x).equal(bounded(x))
+assert called == ["sunflower.constant.default"] * 2, called
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=RUNNER.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_hot_files_have_no_word_that_waits() -> None:
