@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -262,7 +263,8 @@ class _Plan:
 
     def __init__(self, inputs: Sequence[Any], graph: Any) -> None:
         self._inputs, self._graph = inputs, graph
-        self._seen: list[Any] = [(None, 0)] * len(inputs)
+        # Weakly, so that a minibatch does not lie beside the next rollout.
+        self._seen: list[tuple[Callable[[], Any], int]] = [(lambda: None, 0)] * len(inputs)
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """Replay with these arguments; what has not changed since the last time is not copied again."""
@@ -270,8 +272,8 @@ class _Plan:
         for place, given in enumerate(leaves):
             if isinstance(given, Tensor):
                 before, version = self._seen[place]
-                if given is not before or given._version != version:
-                    self._seen[place] = given, given._version
+                if given is not before() or given._version != version:
+                    self._seen[place] = weakref.ref(given), given._version
                     changed.setdefault(given.dtype, []).append((self._inputs[place], given))
         for pairs in changed.values():
             torch._foreach_copy_([own for own, _ in pairs], [given for _, given in pairs], non_blocking=True)

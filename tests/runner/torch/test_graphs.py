@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,9 @@ def test_a_replay_reads_its_arguments_and_copies_what_has_changed(monkeypatch: p
     noise.add_(1)
     assert function(second, (torch.tensor(3.0), noise))[0].tolist() == [10, 14, 18]
     assert first.tolist() == [10, 14, 18], "results hold until the next call"
+    gone = weakref.ref(noise)
+    del noise
+    assert gone() is None, "an argument is not kept"
 
 
 def test_noise_is_an_argument_so_that_replays_differ() -> None:
