@@ -187,9 +187,10 @@ def test_layers_of_the_other_role_are_told_where_they_are_shared(version: str, f
     config, (note,) = resolve({**data, "models": models})
     assert said in note and resolve(config.dump()) == (config, [])
     assert config.models.policy.network[0].layers == config.models.value.network[0].layers == [8]
-    models[second] = {**models[second], name: models[built][name]}
-    assert said not in "".join(resolve({**data, "models": models})[1])
     assert said not in "".join(resolve({**data, "models": {**models, "separate": True}})[1])
+    for silent in (models[built][name], []):
+        models[second] = {**models[second], name: silent}
+        assert said not in "".join(resolve({**data, "models": models})[1])
 
 
 # ---------------------------------------------------------------------------------------------- time limits

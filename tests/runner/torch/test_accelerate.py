@@ -90,21 +90,17 @@ def test_there_are_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -
     assert seen == [1, 2, 3]
 
 
-WRITTEN = """
-torch.set_float32_matmul_precision("high")
-torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False
-torch.backends.fp32_precision = "tf32"
-torch.backends.cuda.matmul.fp32_precision = "tf32"
-torch.backends.cudnn.conv.fp32_precision = "ieee"
-torch.backends.cudnn.benchmark = True
-"""
+WRITTEN = (
+    'torch.set_float32_matmul_precision("high")',
+    "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False",
+    'torch.backends.fp32_precision = "tf32"',
+    'torch.backends.cuda.matmul.fp32_precision = "tf32"',
+    'torch.backends.cudnn.conv.fp32_precision = "ieee"',
+    "torch.backends.cudnn.benchmark = True",
+)
 """Ways in which somebody has chosen products before; torch raises where one is read after another was written."""
-
-
-@pytest.mark.parametrize("written", WRITTEN.strip().splitlines())
-def test_products_are_in_tf32_only_where_that_is_asked_for(written: str) -> None:
-    """In a process of its own, whose choices no other test finds."""
-    program = f"""
+CHOICES = """
+import os, sys
 import torch
 from runner.torch import accelerate
 
@@ -113,17 +109,28 @@ def read():
     kinds = b.cuda.matmul, b.mkldnn.matmul, b.cudnn.conv, b.cudnn.rnn
     return [kind.fp32_precision for kind in kinds], b.cudnn.deterministic, b.cudnn.benchmark
 
-accelerate.sees_gpu = lambda: True
-{written}
-before = read()
-for asked in (True, False):
-    with accelerate._products(asked):
-        assert read() == (["tf32" if asked else "ieee"] * 4, True, False), read()
-        assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
-        assert [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32] == [asked] * 2
-    assert read() == before, (before, read())
+def check(written):
+    accelerate.sees_gpu = lambda: True
+    exec(written)
+    before = read()
+    for asked in (True, False):
+        with accelerate._products(asked):
+            assert read() == (["tf32" if asked else "ieee"] * 4, True, False), read()
+            assert torch.get_float32_matmul_precision() == ("high" if asked else "highest")
+            assert [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32] == [asked] * 2
+        assert read() == before, (before, read())
+
+for written in sys.argv[1:]:
+    if not (child := os.fork()):
+        check(written)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, written
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_products_are_in_tf32_only_where_that_is_asked_for() -> None:
+    """In processes of their own, whose choices no other test finds."""
+    done = subprocess.run([sys.executable, "-c", CHOICES, *WRITTEN], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
