@@ -12,8 +12,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from launcher.run import import_path, output
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 
 class _Terminated(BaseException):
@@ -96,7 +100,8 @@ def _explained(error: Exception, tokens: Sequence[str] = ()) -> tuple[int, str]:
     if isinstance(cause, Exception):
         error = cause
     if isinstance(error, CycloptsError):
-        return 2, f"command line: {str(error).strip()} See launch --help."
+        verb = " ".join(["launch", *(error.command_chain or ())])
+        return 2, f"command line: {str(error).strip()}{_elsewhere(error)} See {verb} --help."
     if isinstance(error, ImportRefusedError):
         return 2, f"{error}: {shlex.join(['launch', *tokens, *error.flags])}"
     if isinstance(error, UserError):
@@ -105,6 +110,20 @@ def _explained(error: Exception, tokens: Sequence[str] = ()) -> tuple[int, str]:
     if not isinstance(error, OSError):
         text += " (--debug shows where)"
     return 1, text
+
+
+def _elsewhere(error: CycloptsError) -> str:
+    """Names of the commands that have the flag which this one has not, as a sentence."""
+    from cyclopts import UnknownOptionError
+
+    from launcher.cli.commands import app
+
+    if not isinstance(error, UnknownOptionError) or error.token is None:
+        return ""
+    flag = (error.token.keyword or error.token.value).partition("=")[0]
+    verbs = {"launch CFG": app, **{f"launch {name}": app[name] for name in app if name[0] != "-" and app[name].show}}
+    having = [verb for verb, own in verbs.items() if any(flag in x.names for x in own.assemble_argument_collection())]
+    return f" {flag} is a flag of {', '.join(having)}." if having else ""
 
 
 def _say(text: str) -> None:

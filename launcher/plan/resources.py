@@ -26,9 +26,8 @@ KEPT = ("workers", "trials_per_pack")
 
 def _whole(_type: Any, tokens: Sequence[Token]) -> int:
     """A typed whole number, for cyclopts, as a file's are read; its own makes 2 of 1.5."""
-    flag, text = tokens[0].keyword, tokens[0].value
-    if (found := as_whole(text)) is None:
-        raise ValueError(f'Invalid value for {flag}: unable to convert "{text}" into int; allowed: a whole number.')
+    if (found := as_whole(tokens[0].value)) is None:
+        raise ValueError(f'unable to convert "{tokens[0].value}" into int; allowed: a whole number.')
     return found
 
 

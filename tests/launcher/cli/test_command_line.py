@@ -35,8 +35,8 @@ TYPED = {
     "missing second file": ([CARTPOLE, "more.yaml"], "more.yaml: no such configuration file"),
     "folder as file": ([CONFIGS], "configs: cannot be read: Is a directory"),
     "verb follow": (["folow", "x"], "'folow' is no file. Did you mean `launch follow`?"),
-    "follow nothing": (["follow"], "parameter NAME requires an argument. See launch --help."),
-    "follow nowhere": (["follow", "x"], "parameter --address requires an argument. See launch --help."),
+    "follow nothing": (["follow"], "parameter NAME requires an argument. See launch follow --help."),
+    "follow nowhere": (["follow", "x"], "parameter --address requires an argument. See launch follow --help."),
     "stop by a joined address": (
         ["stop", "x", "--address", "127.0.0.1:6379"],
         "--address 127.0.0.1:6379: allowed here: http://HOST:8265 or ray://HOST:10001",
@@ -64,7 +64,18 @@ TYPED = {
     "resume missing": (["resume", "runs/x"], "runs/x: not a launch directory: there is no such folder"),
     "resume a file": (["resume", CARTPOLE], "cartpole.yaml: not a launch directory: there is no such folder"),
     "unknown flag": ([CARTPOLE, "--sedes", "8"], "Unknown option: --sedes. Did you mean --seeds? See launch --help."),
-    "unknown flag of resume": (["resume", "x", "--name", "y"], "Unknown option: --name"),
+    "unknown flag of resume": (
+        ["resume", "x", "--name", "y"],
+        "Unknown option: --name. --name is a flag of launch CFG. See launch resume --help.",
+    ),
+    "flag of resume": (
+        [CARTPOLE, "--retry-failed"],
+        "Unknown option: --retry-failed. --retry-failed is a flag of launch resume. See launch --help.",
+    ),
+    "flag of eval with a value": (
+        ["status", "--episodes=3"],
+        "Unknown option: --episodes=3. --episodes is a flag of launch eval. See launch status --help.",
+    ),
     "no value": ([CARTPOLE, "--seeds"], "--seeds requires an argument"),
     "seeds 0": ([CARTPOLE, "--seeds", "0"], "--seeds '0': allowed: a count such as 8, a range such as 0-7"),
     "seeds -1": ([CARTPOLE, "--seeds", "-1"], "--seeds '-1': allowed: a count"),
