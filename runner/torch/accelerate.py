@@ -294,7 +294,11 @@ def captured(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def constant(numbers: tuple[Any, ...], dtype: torch.dtype, where: torch.device) -> Tensor:
     """These numbers on the device, where they stay: a copy from the host would wait, and cannot be recorded."""
-    kept: Tensor = (_traced_constant if torch.compiler.is_compiling() else _constant)(numbers, dtype, where)
+    if not torch.compiler.is_compiling():
+        return _constant(numbers, dtype, where)
+    if where.type == "cpu":  # whose memory is the host's; and exported programs run where this one is not installed
+        return torch.tensor(numbers, dtype=dtype, device=where)
+    kept: Tensor = _traced_constant(numbers, dtype, where)
     return kept
 
 
