@@ -29,9 +29,9 @@ from runner.training.pack import policy_key
 
 Which = Literal["last", "best", "every"]
 
-POOL, OF_PYTHON = 6400, 256
+POOL, OF_PYTHON, OF_FOOTBALL = 6400, 256, 100
 """Environments that one worker steps together: more gain nothing on a CPU, and simulators take memory; of Python's
-fewer, since each takes time to be made, too."""
+fewer, since each takes time to be made, too, and of EnvPool's football, which keeps 50 MB of each for good."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,8 @@ def known(candidates: Sequence[Candidate], terms: Terms) -> dict[str, Evaluation
 
 
 def _pool(config: Config) -> int:
+    if str(config.env.id).startswith("gfootball/"):
+        return OF_FOOTBALL
     return OF_PYTHON if config.env.of_python else POOL
 
 
@@ -252,15 +254,16 @@ class _Players:
 
         future = first_ended({future: process for future, (process, _) in self.running.items()})
         process, batch = self.running.pop(future)
-        played = cause = None
+        played, cause, full = None, None, False
         try:
             ray.get(process.ready)  # why it could not start is told by nothing else
             played = ray.get(future)
+            full = ray.get(process.worker.full.remote())
         except ray.exceptions.RayError as error:
             cause = getattr(error, "cause", error)
-            if len(batch) == 1:
+            if len(batch) == 1 and played is None:
                 self.failures.append(f"{batch[0].path}: {words_of(cause)}")
-        if cause is None or isinstance(cause, UserError):
+        if (cause is None or isinstance(cause, UserError)) and not full:
             self._processes.give(self._backend(batch), process)
         else:
             process.end()

@@ -74,6 +74,7 @@ class Worker:
             modules: that environments may import, see `runner.envs.named.imports`.
         """
         self._wanted = backend, cores, threads, sharing
+        self._empty = 0
         self._group = Group()
         imports.allow(modules or {})
         self._unready: Exception | None = None
@@ -147,9 +148,10 @@ class Worker:
         """Let checkpoints, stacked as members of one pack, play the same episodes; returns those of each, in order."""
         self._check_ready()
         from runner.config import resolve
-        from runner.envs.named.measure import step_seconds
+        from runner.envs.named.measure import resident, step_seconds
         from runner.envs.task import task
 
+        self._empty = self._empty or resident()
         config = resolve(job.config)[0]
         env = task(config.env)
         at_once, threads = _at_once(job, env), min(job.threads, usable_cores())
@@ -164,6 +166,15 @@ class Worker:
         for episode in episodes:
             found[episode.member].append(episode)
         return found
+
+    def full(self) -> bool:
+        """Evaluations have left so much memory behind that another one needs a process of its own.
+
+        Of some simulators EnvPool frees nothing, football's 50 MB each among them.
+        """
+        from runner.envs.named.measure import resident
+
+        return resident() - self._empty > POOL_BYTES
 
     def _check_ready(self) -> None:
         """Fail as `ready` has failed: Ray calls what comes after it all the same."""

@@ -49,13 +49,13 @@ def resident_bytes(env: VectorEnv) -> float:
     # The first ones load what all share, and keep it from being taken twice.
     with few.opened(range(count), 1) as first:
         first.reset()
-        before = _resident()
+        before = resident()
         with few.opened(range(count), 1) as pool:
             pool.reset()
-            return max(0, _resident() - before) / count
+            return max(0, resident() - before) / count
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process that are in memory."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

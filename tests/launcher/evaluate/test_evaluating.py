@@ -166,6 +166,9 @@ def test_batches_fill_pools_and_workers_and_mix_no_policies(launched: Path, monk
     slow = [replace(one, config=configs[0].model_copy(update={"env": env})) for one in some]
     assert max(len(batch) for batch in batches(slow, terms, workers=2)) == evaluating.OF_PYTHON // 100
     assert replace(terms, episodes=10_000).at_once(slow[0].config) == evaluating.OF_PYTHON
+    env = configs[0].env.model_copy(update={"id": "gfootball/academy_empty_goal_close-v1"})
+    football = [replace(one, config=configs[0].model_copy(update={"env": env})) for one in some]
+    assert [len(batch) for batch in batches(football, terms, workers=2)] == [1] * len(some)  # 50 MB an episode
 
 
 @pytest.mark.parametrize("kept", [True, False])

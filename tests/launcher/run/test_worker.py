@@ -29,7 +29,7 @@ from launcher.run import worker as worker_module
 from launcher.run.process import EvaluationJob, redirected
 from launcher.run.worker import Link, Worker
 from runner.envs.envpool import EnvPoolTask
-from runner.envs.named import imports
+from runner.envs.named import imports, measure
 from runner.envs.named.measure import resident_bytes
 from runner.envs.wrap import wrap_env
 from runner.errors import UserError
@@ -505,10 +505,12 @@ def test_environments_of_an_evaluation_have_limited_memory(
         return real(self, count)
 
     monkeypatch.setattr(EnvPoolTask, "of_each", of_each)
+    monkeypatch.setattr(measure, "resident", itertools.count().__next__)  # a byte more at every look
     found = []
     for room in (2**30, 1):
         monkeypatch.setattr(worker_module, "POOL_BYTES", room)
         found.append(worker.evaluate(job))
+        assert worker.full() == (room == 1)
     assert found[0] == found[1]
     assert played[-1] == (1 if deterministic else 9)  # of fewer, other actions would be drawn
 
