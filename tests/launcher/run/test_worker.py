@@ -505,7 +505,7 @@ def test_environments_of_an_evaluation_have_limited_memory(
         return real(self, count)
 
     monkeypatch.setattr(EnvPoolTask, "of_each", of_each)
-    monkeypatch.setattr(measure, "resident", itertools.count().__next__)  # a byte more at every look
+    monkeypatch.setattr(measure, "resident", itertools.count(1, 2).__next__)  # more at every look
     found = []
     for room in (2**30, 1):
         monkeypatch.setattr(worker_module, "POOL_BYTES", room)
