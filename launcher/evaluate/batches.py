@@ -93,7 +93,7 @@ def find(paths: Sequence[Path], which: Which, terms: Terms) -> list[Candidate]:
 
 
 def _at(path: Path, which: Which) -> Iterator[Candidate]:
-    if path.is_file():
+    if path.is_file() or path.suffix == ".safetensors":
         data = checkpoint.read_file(path)
         metadata = checkpoint.read_metadata(data, str(path))
         try:

@@ -122,6 +122,7 @@ def test_a_damaged_checkpoint_spares_the_others(
         (["DIR", "--every", "--best"], "give one of --every, --last and --best"),
         (["DIR", "--episodes", "0"], "--episodes 0: allowed: 1 or more"),
         (["nowhere"], "not a launch directory"),
+        (["nowhere.safetensors"], "nowhere.safetensors: cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_is_refused(
