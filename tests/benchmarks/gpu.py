@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 480
-PRESETS = {
-    "CartPole-v1": "classic/cartpole.yaml", "HalfCheetah-v4": "skrl/ppo.yaml", "Pong-v5": "atari/pong.yaml",
+FILES = {
+    "CartPole-v1": "configs/classic/cartpole.yaml", "HalfCheetah-v4": "configs/skrl/ppo.yaml",
+    "Pong-v5": "tests/benchmarks/pong.yaml",
 }  # fmt: skip
 ENVS = {"CartPole-v1": 32, "HalfCheetah-v4": 64, "Pong-v5": 64}
 BACKENDS = "torch", "jax"
@@ -93,7 +94,7 @@ def measured(item: Item, seconds: float) -> dict[str, Any]:
     }
     named = [(tuple(name.split(".")), value) for name, value in (overrides | dict(item.settings)).items()]
     named += [(("env", "id"), item.task), (("env", "num_envs"), ENVS[item.task])]
-    config, _ = load_config(ROOT / "configs" / PRESETS[item.task], named)
+    config, _ = load_config(ROOT / FILES[item.task], named)
     env = EnvPoolTask(item.task, ENVS[item.task], config.env.arguments)
     began, warm, steps, spent = time.perf_counter(), 0.0, 0, dict[str, float]()
     for number, report in enumerate(framework.Runner(env, config, seeds=range(item.members)).reports()):

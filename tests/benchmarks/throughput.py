@@ -10,8 +10,8 @@ fixed, and what is compared are medians over rounds.
 
     python -m tests.benchmarks.throughput --pong /tmp/before     # a checkout of an older version
 
-does the same for configs/atari/pong.yaml, one seed on one core, in env steps per second of processor time: this version
-in torch and JAX, the older one in torch, eager and compiled, and CleanRL's loop.
+does the same for tests/benchmarks/pong.yaml, one seed on one core, in env steps per second of processor time: this
+version in torch and JAX, the older one in torch, eager and compiled, and CleanRL's loop.
 
 Rivals (skrl, stable_baselines3, rl_games) run where they are installed: in this environment, or in another one named by
 --rivals (see rivals.py).
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.benchmarks.rivals import Work
 
 CONFIG = Path(__file__).parents[2] / "configs" / "skrl" / "ppo.yaml"
-PONG = Path(__file__).parents[2] / "configs" / "atari" / "pong.yaml"
+PONG = Path(__file__).with_name("pong.yaml")
 NUM_ENVS = 64
 RIVALS = {"skrl": "skrl", "skrl_jax": "flax", "stable_baselines3": "stable_baselines3", "rl_games": "rl_games"}
 """Name in rivals.py → a package that must be there."""
@@ -85,7 +85,7 @@ def train(task: str, members: int, timesteps: int, label: str, work: Work) -> di
 
 
 def pong(label: str, updates: int) -> dict[str, float]:
-    """Env steps per second of processor time of one seed of configs/atari/pong.yaml, its first update not counted."""
+    """Env steps per second of processor time of one seed of PONG, its first update not counted."""
     from runner.config import load_config
     from runner.envs.envpool import EnvPoolTask
 
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rivals", default=sys.executable, help="a Python that has rival libraries installed")
     parser.add_argument("--only", default="", help="measure what has this in its name")
-    parser.add_argument("--pong", metavar="DIR", help="measure configs/atari/pong.yaml, against a checkout too")
+    parser.add_argument("--pong", metavar="DIR", help="measure tests/benchmarks/pong.yaml, against a checkout too")
     parser.add_argument("--updates", type=int, default=4, help="that are counted of pong.yaml")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--one-pong", help=argparse.SUPPRESS)

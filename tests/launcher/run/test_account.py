@@ -26,8 +26,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (
             "atari/pong",
             {},
-            "policy cnn (32 of 8x8 relu, 64 of 4x4 relu, 64 of 3x3 relu, flatten, 512 relu) → 6; value the same → 1; "
-            "1,687,719 parameters a member",
+            "policy cnn (16 of 8x8 relu, 32 of 4x4 relu, flatten, 256 relu) → 6; value the same → 1; "
+            "677,943 parameters a member",
         ),
         (
             "classic/cartpole",
