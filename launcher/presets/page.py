@@ -16,7 +16,7 @@ A preset is a configuration for one task, which comes with the program: `launch 
 
 ## Scores
 
-Interquartile means over seeds with 95% intervals ([statistics](statistics.md)) after the preset's own length.
+Interquartile means over seeds, three or more with 95% intervals ([statistics](statistics.md)), after their own length.
 *Evaluation*: mean of 100 episodes of each seed's last agent, by its most probable actions (Atari, Jumanji: sampled).
 *Training*: mean of each seed's last 100 training episodes. *Random*: mean of 100 episodes of actions that are drawn
 uniformly. *Minutes*: those in which at least one seed was trained, by one or two workers of a machine of two cores that

@@ -49,10 +49,10 @@ class Row:
         )
 
     def statistic(self, kind: str) -> str:
-        """The interquartile mean of the `training` or `evaluation` with its interval."""
+        """The interquartile mean of the `training` or `evaluation` with its interval, which few seeds do not have."""
         found = self.measured[kind]
-        low, high = found["interval"] or (found["iqm"], found["iqm"])
-        return f"{number(found['iqm'])} [{number(low)}, {number(high)}]"
+        interval = found["interval"] and f" [{', '.join(map(number, found['interval']))}]"
+        return number(found["iqm"]) + (interval or "")
 
     def same_as(self, reference: Reference) -> float:
         """Our number of the protocol of a reference."""

@@ -158,6 +158,12 @@ def played(directory: Path, trials: list[Any], length: int) -> None:
     )
 
 
+def test_few_seeds_have_no_interval() -> None:
+    measured = {"training": {"iqm": 17.2, "interval": None}, "evaluation": {"iqm": 2.0, "interval": [1.0, 1500.0]}}
+    row = Row(presets()[0], measured, ())
+    assert (row.statistic("training"), row.statistic("evaluation")) == ("17.2", "2.000 [1.000, 1,500]")
+
+
 def test_scores_are_read_from_a_launch(tmp_path: Path) -> None:
     trials = report_launches.build(tmp_path / "run", seeds=4)
     with pytest.raises(UserError, match=r"cartpole_s0_\w+, .*: not evaluated; launch eval DIR --episodes 100"):
