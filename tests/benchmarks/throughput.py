@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=1600)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rivals", default=sys.executable, help="a Python that has rival libraries installed")
-    parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--only", nargs="+", default=[""], help="programs with one of these in their names")
     parser.add_argument("--pong", metavar="DIR", help="measure tests/benchmarks/pong.yaml, against a checkout too")
     parser.add_argument("--updates", type=int, default=4, help="that are counted of pong.yaml")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -217,7 +217,7 @@ def main() -> None:
         print(json.dumps(train(arguments.task, int(members), arguments.timesteps, label, WORKS[arguments.work])))
         return
     table = programs(arguments.task, arguments.timesteps, arguments.rivals, arguments.work)
-    table = {name: run for name, run in table.items() if arguments.only in name}
+    table = {name: run for name, run in table.items() if any(part in name for part in arguments.only)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in table}
     for round_ in range(arguments.rounds + 1):
         for name, run in table.items():
