@@ -38,7 +38,6 @@ ENVIRONMENTS: list[tuple[spaces.Space[Any], spaces.Space[Any]]] = [
     (spaces.Dict({"grid": spaces.Box(0, 1, (12, 12, 5))}), spaces.Discrete(4)),
     (spaces.Dict({"observation": spaces.MultiBinary((4, 4, 31))}), spaces.Discrete(4)),
     (spaces.Box(0, 255, (72, 96, 4), np.uint8), spaces.Discrete(6)),
-    (spaces.Box(0, 255, (96, 96, 3), np.uint8), TORQUES),
 ]
 FREE = (("env",), ("agent", "experiment", "wandb_kwargs"))
 """Blocks whose keys are not the configuration's own."""
